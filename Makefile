@@ -1,0 +1,42 @@
+# make demo | make test | make check | make clean. The second time only what changed is done again.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check lint clean
+
+demo: .venv/demo.stamp
+	$(BIN)/ardor demo
+
+test: .venv/test.stamp
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ardor needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+
+# A torch that is there already (a GPU build, say) is kept. The lock then stops every later install from swapping it.
+.venv/torch.lock: .venv/bin/python requirements-torch.txt constraints.txt
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q -r requirements-torch.txt -c constraints.txt
+	$(PIP) freeze | grep -iE '^(torch|triton|nvidia)' > $@.new && mv $@.new $@
+
+.venv/demo.stamp: .venv/torch.lock pyproject.toml
+	$(PIP) install -q -c .venv/torch.lock -c constraints.txt -e '.[demo]'
+	touch $@
+
+.venv/test.stamp: .venv/demo.stamp
+	$(PIP) install -q -c .venv/torch.lock -c constraints.txt -e '.[test]'
+	touch $@
+
+.venv/dev.stamp: .venv/test.stamp
+	$(PIP) install -q -c .venv/torch.lock -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache
