@@ -1,0 +1,33 @@
+"""CW_inf: Carlini and Wagner's margin (S&P 2017) climbed by projected gradient ascent, as the tables of the field use it.
+
+max over x' of min(max_{j != y} z_j - z_y, kappa), by PGD from a uniform start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ardor import losses
+from ardor.attacks.pgd import PGD
+from ardor.noise import Noise
+from ardor.threat import Linf, require_steps, step_or_default
+from ardor.types import Images, Labels, Net, Threat
+
+
+@dataclass(frozen=True)
+class CW:
+    """Margin ascent within `threat`. The margin stops counting at kappa; 50 keeps that clamp inactive."""
+
+    threat: Threat = Linf(8 / 255)
+    steps: int = 20
+    step: float | None = None
+    kappa: float = 50.0
+
+    def __post_init__(self) -> None:
+        require_steps(self.steps)
+        step_or_default(self.step, self.threat.eps)
+
+    def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
+        """Adversarial images for (x, y): the final iterate."""
+        pgd = PGD(self.threat, self.steps, self.step, start="uniform")
+        return pgd.maximise(lambda z: losses.margin(net(z), y).clamp(max=self.kappa), x, noise)

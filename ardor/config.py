@@ -1,0 +1,115 @@
+"""What was asked for, as plain text: numbers such as 8/255, objects as mappings, and the config.yaml of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from ardor.errors import ConfigError
+
+
+class Number(float):
+    """A float that remembers how it was written, so that 8/255 is saved as 8/255."""
+
+    text: str
+
+
+def number(text: str | float | int) -> Number:
+    """Read "8/255", "5/6", "1e-3" or "0.1". Raises ConfigError."""
+    words = str(text).strip()
+    try:
+        top, _, bottom = words.partition("/")
+        value = Number(float(top) / float(bottom) if bottom else float(words))
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"expected a number such as 0.1 or 8/255, got {words!r}") from None
+    if not math.isfinite(value):
+        raise ConfigError(f"expected a finite number such as 0.1 or 8/255, got {words!r}")
+    value.text = words
+    return value
+
+
+def as_text(value: float) -> str:
+    """A number as a person writes it: as it was written, else n/255 or a small fraction where that is exact."""
+    if isinstance(value, Number):
+        return value.text
+    plain = f"{value:g}"
+    if float(plain) == value:
+        return plain
+    n = round(value * 255)
+    if n / 255 == value:
+        return f"{n}/255"
+    small = Fraction(value).limit_denominator(1000)
+    return f"{small.numerator}/{small.denominator}" if small.numerator / small.denominator == value else repr(value)
+
+
+def describe(thing: Any) -> Any:
+    """Anything that takes part in a run, as YAML can say it: dataclasses become mappings with their `name` first."""
+    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        fields = [f for f in dataclasses.fields(thing) if f.init]
+        return {"name": name_of(type(thing))} | {f.name: describe(getattr(thing, f.name)) for f in fields}
+    if isinstance(thing, nn.Module):
+        return dict(getattr(thing, "built_as", {"name": name_of(type(thing))}))
+    if isinstance(thing, float):
+        return as_text(thing) if "/" in as_text(thing) else float(thing)
+    if isinstance(thing, Mapping):
+        return {str(k): describe(v) for k, v in thing.items()}
+    if isinstance(thing, list | tuple):
+        return [describe(v) for v in thing]
+    if thing is None or isinstance(thing, bool | int | str):
+        return thing
+    return str(thing) if isinstance(thing, Path) else {"name": name_of(type(thing)), "is": repr(thing)}
+
+
+def name_of(cls: type) -> str:
+    """The word that names a class at the shell: its file's name for one of ours, else file.py:Name or package.module:Name."""
+    if cls.__module__.startswith("ardor.methods."):
+        return cls.__module__.rpartition(".")[2]
+    if cls.__module__.startswith("ardor."):
+        return cls.__name__
+    if cls.__module__.startswith("ardor_user_"):  # a file of the user's, imported under a name of our own
+        return f"{sys.modules[cls.__module__].__file__}:{cls.__qualname__}"
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The keys at which two configs differ, as "method.alpha: 5/6 here, 0.9 there"."""
+    found = []
+    for key in sorted({*ours, *theirs}):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {_short(a)} here, {_short(b)} there")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) < 60 else f"{text[:57]}..."
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A recipe or config file. Raises ConfigError where it is missing or no mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"expected a readable file, got {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigError(f"expected a YAML file, got {path}: {line}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"expected `key: value` lines in {path}, got {type(content).__name__}")
+    return content
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """The text of a config file, keys in the order given."""
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,36 @@
+"""Writing files so that nothing is lost: whole or not at all, and a clear error where the disk says no."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ardor.errors import RunError
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Let `write` fill a temporary file beside `path`, make it durable, and only then put it in place. Raises RunError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise refusal(path, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+def refusal(path: Path, error: OSError) -> RunError:
+    """The system's refusal to write `path`, in one sentence."""
+    return RunError(
+        f"expected to write {path}, got {error.strerror or error}: free space or name another folder; "
+        "what was there is untouched"
+    )

@@ -1,0 +1,51 @@
+"""IAD-I (Zhu et al., ICLR 2022, arXiv 2106.04928): trust the teacher on x' as far as it is right there, else oneself.
+
+inner  max  CE(S(x'), y)
+outer  min  a KL(T^t(x) || S^t(x')) + (1 - a) KL(S(x) || S(x')),  a = T_y(x')^b
+Before epoch `begin` only the teacher term, unweighted. S(x) in the self term keeps its gradient.
+Released form: weighted_teacher=False (no factor a on the teacher term), train_mode_attack=True and the schedule of
+ARD's released code (Recipe(milestones=(100,))). Ours: Table 1's form, attack in eval mode. The self term is at
+temperature 1, as released.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ardor.attacks import PGD
+from ardor.losses import ce, kl
+from ardor.modes import attack_view
+from ardor.noise import Noise
+from ardor.types import Images, Labels, Maximiser, Net
+
+
+@dataclass
+class IAD:
+    """b: the exponent of the teacher's reliability. begin: the first epoch of the self term, counted from 1."""
+
+    b: float = 0.1
+    t: float = 1.0
+    begin: int = 60
+    weighted_teacher: bool = True
+    train_mode_attack: bool = False
+    attack: Maximiser = PGD(start="uniform")
+
+    def terms(
+        self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Per-example terms, (B,) each."""
+        soft = teacher(x).detach()
+        with attack_view(student, training=self.train_mode_attack) as net:
+            x_adv = self.attack.maximise(lambda z: ce(net(z), y), x, noise)
+
+        robust, clean = student(x_adv), student(x)
+        from_teacher = kl(soft, robust, self.t)
+        if epoch < self.begin:
+            return {"teacher": from_teacher}
+        a = teacher(x_adv).detach().softmax(1).gather(1, y[:, None]).squeeze(1) ** self.b
+        return {
+            "teacher": a * from_teacher if self.weighted_teacher else from_teacher,
+            "self": (1 - a) * kl(clean, robust),
+        }

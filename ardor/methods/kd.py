@@ -1,0 +1,33 @@
+"""KD, knowledge distillation (Hinton, Vinyals and Dean, 2015, arXiv 1503.02531): clean images only.
+
+outer  min  (1 - alpha) CE(S(x), y) + alpha t^2 KL(T^t(x) || S^t(x))
+The paper fixes neither weight nor temperature: alpha = 0.9 and t = 4 are our choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ardor.losses import ce, kl
+from ardor.noise import Noise
+from ardor.types import Images, Labels, Net
+
+
+@dataclass
+class KD:
+    """alpha: the teacher's share. t: the temperature."""
+
+    alpha: float = 0.9
+    t: float = 4.0
+
+    def terms(
+        self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Per-example terms, (B,) each."""
+        soft, logits = teacher(x).detach(), student(x)
+        return {
+            "distil": self.alpha * self.t**2 * kl(soft, logits, self.t),
+            "clean": (1 - self.alpha) * ce(logits, y),
+        }

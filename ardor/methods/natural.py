@@ -1,0 +1,25 @@
+"""Natural training: empirical risk on clean images, the baseline that falls under attack.
+
+outer  min  CE(f(x), y)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ardor.losses import ce
+from ardor.noise import Noise
+from ardor.types import Images, Labels
+
+
+@dataclass
+class Natural:
+    """Cross-entropy on clean images; no attack, no teacher."""
+
+    def terms(
+        self, student: nn.Module, teacher: None, x: Images, y: Labels, *, epoch: int, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Per-example terms, (B,) each."""
+        return {"clean": ce(student(x), y)}

@@ -1,0 +1,34 @@
+"""SAT, standard adversarial training (Madry et al., ICLR 2018, arXiv 1706.06083): Table 1 of the RSLAD paper, row 1.
+
+inner  max  CE(f(x'), y)
+outer  min  CE(f(x'), y)
+Differs from the original (TensorFlow) code: the attack runs in eval mode, as everywhere at PyTorch level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ardor.attacks import PGD
+from ardor.losses import ce
+from ardor.modes import attack_view
+from ardor.noise import Noise
+from ardor.types import Images, Labels, Maximiser
+
+
+@dataclass
+class SAT:
+    """Cross-entropy on adversarial images only."""
+
+    attack: Maximiser = PGD(start="uniform")
+
+    def terms(
+        self, student: nn.Module, teacher: None, x: Images, y: Labels, *, epoch: int, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Per-example terms, (B,) each."""
+        with attack_view(student) as net:
+            x_adv = self.attack.maximise(lambda z: ce(net(z), y), x, noise)
+
+        return {"robust": ce(student(x_adv), y)}

@@ -1,0 +1,76 @@
+"""Variance-gap alignment (Dong, Koniusz, Chen and Ong, ECCV 2024): RSLAD, and the student's feature statistics follow.
+
+inner  max  KL(T(x) || S(x'))
+outer  min  RSLAD + (lc/2) (L_cov(X) + L_cov(X')) + (lg/2) (L_gram(X) + L_gram(X'))
+       L_cov(Z)  = ||W C_S(Z) W'/s - C_T(Z)/s||_F^2 / ||C_T(X)/s||_F^2,  s = trace C_T(X) / d_T
+       L_gram(Z) = ||P_S P_S' - P_T P_T'||_F^2 / B^2,  P the (B, C) softmax scores of Z
+No code is public; the abstract fixes the idea (second-order statistics, clean and adversarial, Gram likewise). OUR
+CHOICE is every constant: lc, lg and their size, the linear warm-up of lc, both scales, scores in the Gram matrix, and
+W: absent at equal widths, else semi-orthogonal times max(1, sqrt(d_T/d_S)), which keeps the variance. A free W would
+absorb what the loss is about. RSLAD's `scale` leaves the new terms alone. A term of weight 0 is not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ardor.attacks import PGD
+from ardor.losses import kl
+from ardor.modes import attack_view
+from ardor.noise import Noise
+from ardor.types import Images, Labels, Maximiser
+from ardor.variance import Projector, answer, l_cov, l_gram
+
+
+@dataclass
+class VarianceGap:
+    """alpha, scale: RSLAD's. lc, lg: weights of covariance and Gram. warmup: epochs in which lc grows to its value."""
+
+    alpha: float = 5 / 6
+    scale: float = 1.0
+    lc: float = 0.1
+    lg: float = 1.0
+    warmup: int = 5
+    seed: int = 0
+    attack: Maximiser = PGD(start="gaussian")
+    projector_: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
+
+    def prepare(self, student: Any, teacher: Any, x: Images) -> None:
+        """Shape W by the widths of the features; equal widths need none."""
+        self.projector_ = Projector.between(student, teacher, x, self.seed) if self.lc else None
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """W's, trained without weight decay."""
+        return self.projector_.parameters() if self.projector_ else ()
+
+    def terms(
+        self, student: Any, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Per-example terms, (B,) each, and two scalars."""
+        soft = teacher(x).detach()
+        with attack_view(student) as net:
+            x_adv = self.attack.maximise(lambda z: kl(soft, net(z)), x, noise)
+
+        # one pass each serves RSLAD's terms and the statistics
+        robust, h_adv = answer(student, x_adv, self.lc)
+        clean, h = answer(student, x, self.lc)
+        terms = {
+            "robust": self.scale * self.alpha * kl(soft, robust),
+            "clean": self.scale * (1 - self.alpha) * kl(soft, clean),
+        }
+        if not (self.lc or self.lg) or len(x) < 2:  # one image has no variance
+            return terms
+        with torch.no_grad():
+            soft_adv, t_adv = answer(teacher, x_adv, self.lc)
+            t = teacher.features(x) if self.lc else None
+        if self.lc:
+            lc, w = self.lc * min(1, epoch / max(1, self.warmup)), self.projector_() if self.projector_ else None
+            terms["covariance"] = lc / 2 * (l_cov(h, t, t, w) + l_cov(h_adv, t_adv, t, w))
+        if self.lg:
+            terms["gram"] = self.lg / 2 * (l_gram(clean, soft) + l_gram(robust, soft_adv))
+        return terms

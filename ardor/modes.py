@@ -1,0 +1,55 @@
+"""The modes of a model, put in one visible place: each of these always puts the model back as it was."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeVar
+
+from torch import nn
+
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    """Put back every submodule's own mode and every parameter's own flag, whatever happened in between."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for p, requires_grad in flags:
+            p.requires_grad_(requires_grad)
+
+
+@contextlib.contextmanager
+def attack_view(model: AnyModule, *, training: bool = False) -> Iterator[AnyModule]:
+    """The net as an attack sees it: eval mode, parameters off, both restored on exit.
+
+    training=True is the released ARD and IAD: the attack runs in train mode, so batch statistics are the batch's own
+    and the running ones drift on attack iterates.
+    """
+    with _restored(model):
+        model.train(training)
+        model.requires_grad_(False)
+        yield model
+
+
+@contextlib.contextmanager
+def freeze(model: AnyModule) -> Iterator[AnyModule]:
+    """A teacher: eval mode, parameters off. Not `no_grad`: a method may differentiate through it to its input."""
+    with _restored(model):
+        model.eval()
+        model.requires_grad_(False)
+        yield model
+
+
+@contextlib.contextmanager
+def train_mode(model: AnyModule) -> Iterator[AnyModule]:
+    """A student that learns: train mode for its passes, and every submodule's own mode back afterwards."""
+    with _restored(model):
+        model.train()
+        yield model

@@ -1,0 +1,113 @@
+"""Per-image random streams: independent of batch-mates, order, sharding and resuming (DESIGN section 7).
+
+A draw is a hash of (seed, purpose, epoch, dataset index, draw number, element), so an image meets the same noise in
+any batch, on any process, after any interruption, and the global random generator is never touched. The hash is
+SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) in wrapping int64 tensor arithmetic on the images' device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+_MASK = (1 << 64) - 1
+
+
+def _signed(value: int) -> int:
+    """The same 64 bits as a signed integer, which is all that torch has on every device."""
+    value &= _MASK
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _shift(h: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's own keeps the sign."""
+    return (h >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(h: Tensor) -> Tensor:
+    h = h + _signed(_GOLDEN)
+    h = (h ^ _shift(h, 30)) * _signed(_M1)
+    h = (h ^ _shift(h, 27)) * _signed(_M2)
+    return h ^ _shift(h, 31)
+
+
+def _mix_int(h: int) -> int:
+    h = (h + _GOLDEN) & _MASK
+    h = ((h ^ (h >> 30)) * _M1) & _MASK
+    h = ((h ^ (h >> 27)) * _M2) & _MASK
+    return h ^ (h >> 31)
+
+
+@dataclass
+class Noise:
+    """The random stream of a batch: row i draws from the stream of dataset image `index[i]` and of nothing else.
+
+    seed: any integer. index: (B,) int64, the images' positions in their data set. purpose: what the draws are for, so
+    that a start and a crop never share a stream. epoch: 0 outside training. `noise[keep]` follows a subset of the
+    rows. Every draw moves on to the next draw number; results are (B, *shape).
+    """
+
+    seed: int
+    index: Tensor
+    purpose: str = ""
+    epoch: int = 0
+    draw: int = field(default=0, repr=False)
+
+    def __getitem__(self, keep: Tensor | slice) -> Noise:
+        """The streams of the rows in `keep` (a mask, positions or a slice), at the same draw number."""
+        return Noise(self.seed, self.index[keep], self.purpose, self.epoch, self.draw)
+
+    def fork(self, purpose: str) -> Noise:
+        """A stream of its own for a part of the work, whatever is drawn here before or after."""
+        return Noise(self.seed, self.index, f"{self.purpose}/{purpose}", self.epoch)
+
+    def bits(self, shape: Sequence[int]) -> Tensor:
+        """(B, *shape) int64: 64 random bits each."""
+        named = hashlib.blake2b(self.purpose.encode(), digest_size=8).digest()
+        key = _mix_int(_mix_int(self.seed & _MASK) ^ int.from_bytes(named, "little"))
+        key = _mix_int(_mix_int(key ^ self.epoch) ^ self.draw)
+        self.draw += 1
+        row = _mix(_mix(self.index.to(torch.int64) ^ _signed(key)))
+        count = math.prod(shape)
+        element = torch.arange(count, device=row.device) * _signed(_GOLDEN)
+        return _mix(row[:, None] + element).reshape(len(row), *shape)
+
+    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape), uniform in [0, 1): 24 bits, so that every dtype sees the same numbers."""
+        return (_shift(self.bits(shape), 40).to(torch.float64) * 2.0**-24).to(dtype)
+
+    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, *shape), standard normal by Box and Muller's transform.
+
+        Computed in float64 and then rounded: the last bit of a vectorised log may depend on an element's place in
+        memory, the rounded value does not.
+        """
+        h = self.bits(shape)
+        radius = (_shift(h, 32).to(torch.float64) + 0.5) * 2.0**-32
+        angle = (h & 0xFFFFFFFF).to(torch.float64) * (2 * math.pi * 2.0**-32)
+        return ((-2 * radius.log()).sqrt() * angle.cos()).to(dtype)
+
+    def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
+        """(B, *shape) int64, uniform in 0 .. high - 1 (high at most 2**31; the bias is below 2**-31)."""
+        return (_shift(self.bits(shape), 32) * high) >> 32
+
+
+def order(seed: int, purpose: str, epoch: int, index: Tensor) -> Tensor:
+    """A random permutation of 0 .. len(index) - 1, fixed by its arguments: the order in which an epoch meets its images."""
+    return Noise(seed, index, purpose, epoch).bits(()).argsort(stable=True)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run torch's own initialisers from `seed` and put the global generator back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

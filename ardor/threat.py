@@ -1,0 +1,130 @@
+"""Threats: which perturbations are allowed. A norm is a small value with three functions, not a kind of attack.
+
+Radii and steps are on the [0, 1] scale of the images. Every function returns a fresh tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from ardor.errors import ThreatError
+from ardor.noise import Noise
+
+Start: TypeAlias = Literal["uniform", "unclipped", "gaussian", "none"]
+"""uniform: in the ball, clipped to [0, 1]. unclipped: the same without the clip (released ARD). gaussian: x + 0.001
+N(0, I), not clipped before the first gradient (TRADES, MART, RSLAD). none: x itself."""
+
+GAUSSIAN_START = 0.001
+L2_LARGEST = 10.0  # beyond any published radius on images of up to 224 x 224 pixels; 128 or 36 was meant in 0-255
+
+
+@dataclass(frozen=True)
+class Linf:
+    """The L-infinity ball: each value of the image moves by at most eps, in (0, 1]."""
+
+    eps: float = 8 / 255
+
+    def __post_init__(self) -> None:
+        require_radius(self.eps, 1.0)
+
+    def start(self, x: Tensor, kind: str, noise: Noise) -> Tensor:
+        """Where an attack begins, as `Start` says."""
+        if kind in ("uniform", "unclipped"):
+            x_adv = x + self.eps * (2 * noise.uniform(x.shape[1:], x.dtype) - 1)
+            return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
+        return _plain_start(x, kind, noise)
+
+    def ascend(self, x: Tensor, grad: Tensor, step: float) -> Tensor:
+        """One step along the gradient's sign."""
+        return x + step * grad.sign()
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The nearest point of the ball around x that is an image."""
+        return x_adv.clamp(x - self.eps, x + self.eps).clamp(0, 1)
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """(B,): the size of each perturbation in this norm."""
+        return (x_adv - x).flatten(1).abs().amax(1)
+
+
+@dataclass(frozen=True)
+class L2:
+    """The Euclidean ball: the perturbation's length over all values of the image is at most eps, in (0, 10]."""
+
+    eps: float = 128 / 255
+
+    def __post_init__(self) -> None:
+        require_radius(self.eps, L2_LARGEST)
+
+    def start(self, x: Tensor, kind: str, noise: Noise) -> Tensor:
+        """Where an attack begins, as `Start` says; uniform in the ball's volume."""
+        if kind in ("uniform", "unclipped"):
+            direction = noise.normal(x.shape[1:], x.dtype)
+            radius = noise.uniform((), x.dtype) ** (1 / x[0].numel())
+            x_adv = x + _per_image(self.eps * radius / length(direction), x) * direction
+            return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
+        return _plain_start(x, kind, noise)
+
+    def ascend(self, x: Tensor, grad: Tensor, step: float) -> Tensor:
+        """One step of the given length along the gradient."""
+        return x + _per_image(step / (length(grad) + 1e-12), x) * grad
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Onto the ball around x, then into the box of images; clipping toward x in the box never leaves the ball."""
+        delta = x_adv - x
+        shrink = (self.eps / (length(delta) + 1e-12)).clamp(max=1)
+        return (x + _per_image(shrink, x) * delta).clamp(0, 1)
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """(B,): the size of each perturbation in this norm."""
+        return length(x_adv - x)
+
+
+def length(v: Tensor) -> Tensor:
+    """(B,): Euclidean length of each image-shaped row."""
+    return v.flatten(1).norm(dim=1)
+
+
+def require_radius(eps: float, largest: float) -> None:
+    """Refuse a radius that cannot be meant on the [0, 1] scale. Raises ThreatError."""
+    if 0 < eps <= largest:
+        return
+    if eps > largest:
+        raise ThreatError(
+            f"expected eps in (0, {largest:g}] on the [0, 1] scale of the images, got {eps:g}, "
+            f"which looks like 0-255: type {eps:g}/255"
+        )
+    raise ThreatError(f"expected a positive eps, got {eps:g}: type for example 8/255 (clean accuracy needs no attack)")
+
+
+def _plain_start(x: Tensor, kind: str, noise: Noise) -> Tensor:
+    if kind == "gaussian":
+        return x + GAUSSIAN_START * noise.normal(x.shape[1:], x.dtype)
+    if kind == "none":
+        return x.detach().clone()
+    raise ThreatError(f"expected a start of uniform, unclipped, gaussian or none, got {kind!r}")
+
+
+def _per_image(scale: Tensor, x: Tensor) -> Tensor:
+    return scale.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def step_or_default(step: float | None, threat_eps: float) -> float:
+    """The attack's step, or eps / 4 (2/255 in 8/255) where none is given. Raises ThreatError."""
+    resolved = threat_eps / 4 if step is None else step
+    if not resolved > 0:
+        raise ThreatError(f"expected a positive step, got {resolved:g}: type for example 2/255")
+    return resolved
+
+
+def require_steps(steps: int) -> None:
+    """Refuse an attack that takes no step: it would judge its own start. Raises ThreatError."""
+    if steps < 1:
+        raise ThreatError(f"expected at least 1 step, got {steps}: type for example 10")
+
+
+BY_NAME = {"linf": Linf, "l2": L2}
+"""The norms by the word that names them at the shell and in reports, in lower case."""
