@@ -1,0 +1,133 @@
+"""Arrays as splits: layouts recognised, labels checked; and `npz:PATH`, which is a file of such arrays."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ardor.data.split import Split
+from ardor.errors import ConfigError, DataError
+
+Layout: TypeAlias = Literal["nhwc", "nchw"]
+
+PARTS = ("train", "val", "test")
+MOST_CLASSES = 65536
+
+
+def read_npz(
+    name: str, root: Path, download: bool, *, layout: Layout | None = None, classes: int | None = None
+) -> dict[str, Split]:
+    """`npz:PATH`: the arrays x_train, y_train, x_test, y_test; optional x_val, y_val and class_names.
+
+    x_test, y_test alone (or named x, y) give a test part alone, for `load_test`. x: see `as_images`; y: integers (N,)
+    or (N, 1). layout: nhwc or nchw, None to recognise it. classes: None for the largest label of all parts + 1. Other
+    arrays are ignored. Nothing is unpickled. Raises DataError.
+    """
+    arrays = _unpack(Path(name.removeprefix("npz:")).expanduser())
+    if "x" in arrays and "y" in arrays and "x_test" not in arrays:
+        arrays["x_test"], arrays["y_test"] = arrays["x"], arrays["y"]
+    return from_arrays(name, arrays, layout=layout, classes=classes)
+
+
+def _unpack(path: Path) -> dict[str, NDArray[Any]]:
+    """Every array of the file. An object array is a pickle, and is refused rather than run."""
+    if not path.is_file():
+        raise DataError(f"expected an npz file, got {path}, which is not there: check the path in npz:PATH")
+    try:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError(f"expected named arrays in {path}, got one npy array: save with numpy.savez_compressed")
+        with file:
+            return dict(file)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise DataError(
+            f"expected plain number arrays in a whole npz file, got {path} ({path.stat().st_size:,} bytes), which does "
+            f"not read ({error}): write it anew with numpy.savez_compressed, without object arrays"
+        ) from error
+
+
+def from_arrays(
+    name: str, arrays: Mapping[str, NDArray[Any]], *, layout: Layout | None = None, classes: int | None = None
+) -> dict[str, Split]:
+    """Splits from x_train, y_train, x_val, y_val, x_test, y_test (test at least) and class_names. Raises DataError."""
+    if layout not in (None, "nhwc", "nchw"):
+        raise ConfigError(f'expected data.layout nhwc or nchw, got "{layout}": leave it out to have it recognised')
+    found = [part for part in PARTS if f"x_{part}" in arrays or f"y_{part}" in arrays]
+    wanted = [f"{axis}_{part}" for part in {*found, "test"} for axis in "xy"]
+    missing = sorted(set(wanted) - set(arrays))
+    if missing:
+        listed = ", ".join(sorted(arrays)) or "nothing"
+        raise DataError(
+            f"{name}: expected the arrays x_train, y_train, x_test, y_test, got {listed}: add {', '.join(missing)}"
+        )
+    images = {part: as_images(arrays[f"x_{part}"], f"{name} ({part})", layout) for part in found}
+    labels = {part: as_labels(arrays[f"y_{part}"], f"{name} ({part})") for part in found}
+    names = tuple(str(n) for n in np.asarray(arrays.get("class_names", ())).ravel())
+    count = _classes(name, classes, names, list(labels.values()))
+    return {part: Split(images[part], labels[part], count, name, part, class_names=names) for part in found}
+
+
+def as_images(array: Any, where: str, layout: Layout | None = None) -> Tensor:
+    """(N, C, H, W) uint8 or float32 from (N, H, W), (N, H, W, C) or (N, C, H, W).
+
+    layout: None takes the one of axes 1 and 3 that has 1 or 3 entries for the channels. Raises DataError where both or
+    neither have, and for values that are neither uint8 nor floating point; the range is checked by Split.
+    """
+    array = np.asarray(array)
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise DataError(f"{where}: expected images in uint8 or floats in [0, 1], got {array.dtype}: convert them first")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim != 4:
+        raise DataError(
+            f"{where}: expected images of shape (N, H, W), (N, H, W, C) or (N, C, H, W), got {array.shape}: reshape"
+        )
+    elif (layout or _layout(array.shape, where)) == "nhwc":
+        array = array.transpose(0, 3, 1, 2)
+    dtype = np.uint8 if array.dtype == np.uint8 else np.float32
+    # Writeable and contiguous is what torch can share; only an array that is not is copied.
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def _layout(shape: tuple[int, ...], where: str) -> Layout:
+    first, last = shape[1] in (1, 3), shape[3] in (1, 3)
+    if first == last:
+        found = "both axis 1 and axis 3" if first else "neither axis 1 nor axis 3"
+        raise DataError(
+            f"{where}: expected 1 or 3 channels on one axis, got {shape}, where {found} can be the channels: "
+            'say which with layout="nhwc" or "nchw" (--data.layout nhwc|nchw), or transpose'
+        )
+    return "nchw" if first else "nhwc"
+
+
+def as_labels(array: Any, where: str) -> Tensor:
+    """(N,) int64 from integers of shape (N,) or (N, 1). Raises DataError."""
+    array = np.asarray(array)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(
+            f"{where}: expected integer labels of shape (N,), got {array.dtype} {array.shape}: "
+            'convert with y.astype("int64"), or y.argmax(1) for one-hot rows'
+        )
+    return torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
+
+
+def _classes(name: str, classes: int | None, names: Sequence[str], labels: Sequence[Tensor]) -> int:
+    """As told, else as many as are named, else the largest label of all parts + 1."""
+    seen = max((int(y.max()) for y in labels if len(y)), default=0) + 1
+    count = classes or len(names) or seen
+    if count > MOST_CLASSES:
+        raise DataError(
+            f"{name}: expected at most {MOST_CLASSES} classes, got {count}: labels number the classes from 0, "
+            "they are not identifiers"
+        )
+    return count

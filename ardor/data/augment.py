@@ -1,0 +1,43 @@
+"""Crop and flip for a whole batch on its device: the view of each image is a number that can be drawn, kept and redone.
+
+The standard augmentation of CIFAR training: pad by 4 with zeros, crop back, mirror half of the images (He et al.,
+CVPR 2016, section 4.2). One gather does all of it; a view copies pixels, so its bytes never depend on batch-mates.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ardor.noise import Noise
+from ardor.types import Images
+
+
+def crop_flip(x: Images, noise: Noise, padding: int = 4, flip: bool = True) -> tuple[Images, Tensor]:
+    """A random view of each image, and which one: (B, C, H, W) of x's dtype and device, and (B,) int64.
+
+    Offsets are uniform in 0 .. 2 padding, both ways; half of the images are mirrored unless `flip` is off, as it must
+    be for digits and letters. view = (dy (2 padding + 1) + dx) 2 + mirrored: 0 .. 161 for padding 4, even without flip.
+    """
+    offsets = (2 * padding + 1) ** 2
+    view = noise.integers(2 * offsets) if flip else 2 * noise.integers(offsets)
+    return view_of(x, view, padding, flip), view
+
+
+def view_of(x: Images, view: Tensor, padding: int = 4, flip: bool = True) -> Images:
+    """The view of each image that `crop_flip` numbered `view` (B,). With `flip` off nothing is mirrored.
+
+    Cropped at (dy, dx) of the zero-padded image, then mirrored. The result is a fresh contiguous tensor.
+    """
+    n, channels, height, width = x.shape
+    side = 2 * padding + 1
+    offset = view // 2
+    rows = (offset // side)[:, None] + torch.arange(height, device=x.device)
+    columns = (offset % side)[:, None] + torch.arange(width, device=x.device)
+    if flip:
+        columns = torch.where((view % 2 == 1)[:, None], columns.flip(1), columns)
+    # A gather over flattened pixels: three to four times as fast as indexing with four index tensors.
+    pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
+    padded = F.pad(x, (padding,) * 4).flatten(2)
+    return padded.gather(2, pixels.reshape(n, 1, -1).expand(-1, channels, -1)).reshape(x.shape)

@@ -1,0 +1,160 @@
+"""Split: images in memory with their labels, where they come from, and which image of the data set each one is."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ardor.errors import ConfigError, DataError
+from ardor.noise import order
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set.
+
+    images: (N, C, H, W) uint8 (read as value / 255) or float32 in [0, 1]. labels: (N,) int64. index: (N,) int64, each
+    image's position in the source's file, which keys its random streams; it survives `take`. part: "train", "val" or
+    "test". source: what `ardor.data.load` was called with. marks: what every report must say about this split.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: int
+    name: str
+    part: str
+    class_names: tuple[str, ...] = ()
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    source: dict[str, Any] = field(default_factory=dict)
+    marks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not len(self.index) and len(self.images):
+            object.__setattr__(self, "index", torch.arange(len(self.images)))
+        if not self.class_names:
+            object.__setattr__(self, "class_names", tuple(str(c) for c in range(self.classes)))
+        check(self)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one image."""
+        c, h, w = self.images.shape[1:]
+        return int(c), int(h), int(w)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over images, labels and index, shortened to 16 digits: two splits with one hash are the same."""
+        digest = hashlib.sha256()
+        for part in (self.images, self.labels, self.index):
+            digest.update(str((tuple(part.shape), part.dtype)).encode())
+            digest.update(part.contiguous().cpu().numpy().data)
+        return digest.hexdigest()[:16]
+
+    def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Images as float32 in [0, 1], labels and data set indices of `rows`."""
+        return as_float(self.images[rows]), self.labels[rows], self.index[rows]
+
+    def take(self, rows: Tensor | Sequence[int] | slice) -> Split:
+        """The named rows (positions, a boolean mask or a slice) as a split; data set indices stay."""
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows)  # a mask stays a mask: as integers it would name rows 0 and 1
+            rows = rows if rows.dtype == torch.bool else rows.to(torch.int64)
+        return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+
+    def limit(self, n: int, seed: int = 0) -> Split:
+        """At most n images with the classes in proportion: a stratified subset, in the order of the split."""
+        if n < 1:
+            raise ConfigError(f"{self.name} ({self.part}): expected a limit of at least 1 image, got {n}: type 1000")
+        return self if n >= len(self) else self.take(stratified(self, n, seed, "limit"))
+
+    def to(self, device: torch.device | str) -> Split:
+        """The same split with its tensors on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
+
+
+def stratified(split: Split, n: int, seed: int, purpose: str) -> Tensor:
+    """(n,) rows of the split, ascending: drawn by `seed` and `purpose`, each class in its proportion (to one image)."""
+    labels = split.labels
+    shuffled = order(seed, purpose, 0, split.index)
+    rank = torch.empty(len(labels), dtype=torch.float64, device=labels.device)
+    for c in torch.unique(labels):
+        rows = shuffled[labels[shuffled] == c]
+        rank[rows] = (torch.arange(len(rows), dtype=torch.float64, device=labels.device) + 0.5) / len(rows)
+    return rank.argsort(stable=True)[:n].sort().values
+
+
+def cut(split: Split, share: float, seed: int, part: str = "val") -> tuple[Split, Split]:
+    """What is left, and a stratified part: a share below 1 of the images, or a count. Raises ConfigError."""
+    whole = math.isfinite(share) and share == round(share)
+    n = round(share * len(split)) if 0 < share < 1 else int(share) if whole else 0
+    if not 0 < n < len(split):
+        raise ConfigError(
+            f"{split.name}: expected {part} as a share such as 0.1 or a count from 1 to {len(split) - 1}, "
+            f"got {share:g}: type for example --data.{part} 0.1"
+        )
+    held = torch.zeros(len(split), dtype=torch.bool, device=split.labels.device)
+    held[stratified(split, n, seed, part)] = True
+    return split.take(~held), replace(split.take(held), part=part)
+
+
+def as_float(images: Tensor) -> Tensor:
+    """Images as floating point in [0, 1]: uint8 is divided by 255, anything else is passed on."""
+    return images.to(torch.float32).div_(255) if images.dtype == torch.uint8 else images
+
+
+def check(split: Split) -> None:
+    """Refuse a split that cannot be trained or judged on. Raises DataError."""
+    where = f"{split.name} ({split.part})"
+    images, labels = split.images, split.labels
+    if len(labels) == 0:
+        raise DataError(f"{where}: expected at least one image, got an empty split: add images")
+    if images.ndim != 4:
+        raise DataError(f"{where}: expected images of shape (N, C, H, W), got {tuple(images.shape)}: reshape them")
+    if not len(images) == len(labels) == len(split.index):
+        raise DataError(
+            f"{where}: expected one label and one index per image, got {len(images)} images, {len(labels)} labels "
+            f"and {len(split.index)} indices: give arrays of one length"
+        )
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise DataError(
+            f"{where}: expected int64 labels of shape (N,), got {labels.dtype} {tuple(labels.shape)}: "
+            "convert with labels.long().flatten()"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= split.classes:
+        raise DataError(
+            f"{where}: expected labels in 0 .. {split.classes - 1}, got {low} .. {high}: number the classes from 0"
+        )
+    if len(split.class_names) != split.classes:
+        raise DataError(
+            f"{where}: expected {split.classes} class names, got {len(split.class_names)}: name each class once"
+        )
+    check_images(images, where)
+
+
+def check_images(images: Tensor, where: str = "images") -> None:
+    """Refuse images that are not in [0, 1] (or uint8), with the likely cause. Raises DataError."""
+    if images.dtype == torch.uint8:
+        return
+    if not images.is_floating_point():
+        raise DataError(f"{where}: expected float images in [0, 1] or uint8, got {images.dtype}: convert them first")
+    low, high = (float(v) for v in torch.aminmax(images))
+    if not (low >= 0 and high <= 1):  # also true of NaN
+        if low != low or high != high:
+            cause = "they hold NaN: remove or repair those images"
+        elif low >= 0 and high > 2:
+            cause = "they look like 0-255: divide by 255, or pass uint8"
+        elif low < 0:
+            cause = "they look normalised: give raw images, normalisation is the model's first layer"
+        else:
+            cause = "clip or rescale them to [0, 1]"
+        raise DataError(f"{where}: expected images in [0, 1], got [{low:.4g}, {high:.4g}]; {cause}")

@@ -1,0 +1,51 @@
+"""`file.py:Name`: a user's own function that makes the data; its parameters are the options."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ardor.data.arrays import PARTS, from_arrays
+from ardor.data.split import Split
+from ardor.errors import ConfigError, DataError
+from ardor.names import resolve
+
+
+def user_reader(reference: str) -> Callable[..., dict[str, Split]]:
+    """The reader that calls what `file.py:Name` or `package.module:Name` names, with the options given to `load`.
+
+    It returns (train, val, test) as Splits, or (x_train, y_train, x_test, y_test), numpy or tensors, as `npz:PATH` has
+    them. Its own exceptions pass through. Raises ConfigError, DataError.
+    """
+    make = resolve(reference, "data set")
+    if not callable(make):
+        raise ConfigError(f"expected {reference} to be a function, got {type(make).__name__}: name a function")
+
+    @functools.wraps(make)  # so that its signature is what the shell and `load` offer as options
+    def read(name: str, root: Path, download: bool, **options: Any) -> dict[str, Split]:
+        try:  # asked first, so that a TypeError inside the function stays its own
+            inspect.signature(make).bind(**options)
+        except TypeError as error:
+            said = ", ".join(options) or "no options"
+            raise ConfigError(f"expected {reference} to take {said}, got {error}: give what it needs") from error
+        return _parts(reference, make(**options))
+
+    return read
+
+
+def _parts(reference: str, made: object) -> dict[str, Split]:
+    given = made if isinstance(made, tuple | list) else ()
+    if len(given) == 3 and all(isinstance(split, Split) for split in given):
+        return {part: replace(split, part=part) for part, split in zip(PARTS, given, strict=True)}
+    if len(given) == 4 and all(hasattr(array, "shape") for array in given):
+        keys = ("x_train", "y_train", "x_test", "y_test")
+        return from_arrays(reference, dict(zip(keys, given, strict=True)))
+    got = ", ".join(type(v).__name__ for v in given) or type(made).__name__
+    raise DataError(
+        f"{reference}: expected three Splits (train, val, test) or four arrays (x_train, y_train, x_test, y_test), "
+        f"got {got}: return one of the two"
+    )
