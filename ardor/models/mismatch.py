@@ -1,0 +1,72 @@
+"""Why a file's weights do not fit a net: what is missing, left over or of another shape, and what to type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+
+def explain(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """The differences between a net's state and a file's in one clause, or "" where the file fits exactly."""
+    missing = [name for name in own if name not in state]
+    left_over = [name for name in state if name not in own]
+    differ = [name for name in own if name in state and not _alike(own[name], state[name])]
+    parts = []
+    if missing:
+        parts.append(f"{len(missing)} names missing ({some(missing)})")
+    if left_over:
+        parts.append(f"{len(left_over)} left over ({some(left_over)})")
+    if differ:
+        shown = [f"{name}: {_shape(state[name])} in the file, {_shape(own[name])} in the net" for name in differ]
+        parts.append(f"{len(differ)} of another shape or kind ({some(shown)})")
+    if not parts:
+        return ""
+    return ", ".join(parts) + ": " + _advice(own, state, missing, left_over, differ)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of the names, and an ellipsis where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    # Half precision may fill float32 weights; integers may not, they are a quantised net.
+    return a.shape == b.shape and a.is_floating_point() == b.is_floating_point()
+
+
+def _shape(value: Tensor) -> str:
+    kind = "" if value.is_floating_point() else f" {value.dtype}".replace("torch.", "")
+    return f"{tuple(value.shape)}{kind}"
+
+
+def _advice(
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    missing: Sequence[str],
+    left_over: Sequence[str],
+    differ: Sequence[str],
+) -> str:
+    if any(name.startswith("sub_block1.") for name in left_over):
+        return "the published TRADES form: build the net with sub_block1=True (--student.sub_block1 true)"
+    if any(name.startswith("sub_block1.") for name in missing):
+        return "build the net with sub_block1=False"
+    if missing or left_over:
+        return "name the net that the file was made for, with its depth"
+    return _advice_on_shapes(own, state, differ)
+
+
+def _advice_on_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], differ: Sequence[str]) -> str:
+    shapes = [(tuple(state[name].shape), tuple(own[name].shape)) for name in differ]
+    matrices = [(a, b) for a, b in shapes if len(a) == len(b) == 2]
+    if len(differ) <= 2 and matrices and matrices[0][0][1] == matrices[0][1][1]:
+        classes = matrices[0][0][0]
+        return f"the file answers {classes} classes: build the net with classes={classes} (--student.classes {classes})"
+    stems = [(a, b) for a, b in shapes if len(a) == len(b) == 4]
+    if len(differ) == 1 and stems and stems[0][0][0] == stems[0][1][0]:
+        channels = stems[0][0][1]
+        return (
+            f"the file takes {channels} image channels: build the net with channels={channels} "
+            f"(--student.channels {channels})"
+        )
+    return "build the net with the width that the file was trained with (--student.width)"
