@@ -101,7 +101,7 @@ class Noise:
 
 
 def order(seed: int, purpose: str, epoch: int, index: Tensor) -> Tensor:
-    """A random permutation of 0 .. len(index) - 1, fixed by its arguments: the order in which an epoch meets its images."""
+    """A random permutation of 0 .. len(index) - 1, fixed by its arguments: in this order an epoch meets its images."""
     return Noise(seed, index, purpose, epoch).bits(()).argsort(stable=True)
 
 

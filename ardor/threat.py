@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from ardor.errors import ThreatError
@@ -85,7 +86,8 @@ class L2:
 
 def length(v: Tensor) -> Tensor:
     """(B,): Euclidean length of each image-shaped row."""
-    return v.flatten(1).norm(dim=1)
+    norm: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
+    return norm
 
 
 def require_radius(eps: float, largest: float) -> None:
@@ -126,5 +128,5 @@ def require_steps(steps: int) -> None:
         raise ThreatError(f"expected at least 1 step, got {steps}: type for example 10")
 
 
-BY_NAME = {"linf": Linf, "l2": L2}
+BY_NAME: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 """The norms by the word that names them at the shell and in reports, in lower case."""

@@ -34,7 +34,7 @@ def covariance(h: Tensor) -> Tensor:
         return centred.T @ centred / (len(h) - 1)
 
 
-def l_cov(h_s: Tensor, h_t: Tensor, h_t_clean: Tensor, w: Tensor | None = None) -> Tensor:
+def l_cov(h_s: Tensor, h_t: Tensor, h_t_clean: Tensor, w: Any = None) -> Tensor:
     """||W C_S W'/s - C_T/s||_F^2 / ||C_T(X)/s||_F^2 with s = trace C_T(X) / d_T: a scalar, 1 without student variance.
 
     h_s: (B, d_S) and h_t: (B, d_T), features of one batch; h_t_clean: (B, d_T), the teacher's on the clean batch, which
@@ -55,14 +55,17 @@ def l_gram(logits: Tensor, target_logits: Tensor) -> Tensor:
         return ((p_s @ p_s.T - p_t @ p_t.T) ** 2).sum() / len(p_s) ** 2
 
 
-def answer(net: Any, x: Tensor, features: float) -> tuple[Tensor, Any]:
+def answer(net: Any, x: Tensor, features: float) -> tuple[Any, Any]:
     """Logits, and the features they come from where those are asked for (else None), by one pass."""
     h = net.features(x) if features else None
     return (net(x) if h is None else net.head(h)), h
 
 
 class Projector(nn.Module):
-    """W: (d_T, d_S), semi-orthogonal throughout training, times max(1, sqrt(d_T / d_S)), which keeps the variance V."""
+    """W: (d_T, d_S), semi-orthogonal throughout training, times max(1, sqrt(d_T / d_S)).
+
+    That keeps the variance V exactly where d_T >= d_S; a narrower teacher sees a projection, and V is kept on average.
+    """
 
     def __init__(self, d_s: int, d_t: int, seed: int = 0) -> None:
         super().__init__()
@@ -72,7 +75,8 @@ class Projector(nn.Module):
 
     def forward(self) -> Tensor:
         """W itself: it maps covariances, not images."""
-        return self.gain * self.linear.weight
+        w: Tensor = self.gain * self.linear.weight
+        return w
 
     @staticmethod
     def between(student: Any, teacher: Any, x: Tensor, seed: int) -> Projector | None:
@@ -131,7 +135,7 @@ class GapPoint:
 def variance_gap(
     net: Any, data: Split, radii: tuple[float, ...] = RADII, *, steps: int = 20, batch: int = 256, seed: int = 0
 ) -> list[GapPoint]:
-    """Robust accuracy and variance gap of `net` on `data` over Linf `radii`: PGD on cross-entropy, uniform start, step eps/4.
+    """Robust accuracy and variance gap of `net` on `data` over Linf `radii`: PGD on cross-entropy, step eps / 4.
 
     radii are on the [0, 1] scale; 0 (the clean images) is measured whether named or not.
     """
@@ -142,6 +146,8 @@ def variance_gap(
         c, accuracy = _attacked_covariance(net, data, attack, batch, seed)
         clean_c = c if clean_c is None else clean_c
         v, v0 = float(c.diagonal().mean()), float(clean_c.diagonal().mean())
+        if not v0 > 0:
+            raise ModelError("expected features that vary over the images, got constants: check the net's weights")
         points.append(GapPoint(eps, accuracy, v, v - v0, (v - v0) / v0, float((c - clean_c).norm())))
     return points
 
@@ -162,6 +168,6 @@ def _attacked_covariance(net: Any, data: Split, attack: PGD | None, batch: int, 
 
 
 def pearson(points: list[GapPoint]) -> float:
-    """Pearson's r between the gap and the robust accuracy over the radii, eps = 0 included; NaN where either is constant."""
+    """Pearson's r between gap and robust accuracy over the radii, eps = 0 included; NaN where either is constant."""
     table = torch.tensor([[p.gap, p.accuracy] for p in points], dtype=torch.float64)
     return float(torch.corrcoef(table.T)[0, 1])

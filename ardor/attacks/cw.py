@@ -1,4 +1,4 @@
-"""CW_inf: Carlini and Wagner's margin (S&P 2017) climbed by projected gradient ascent, as the tables of the field use it.
+"""CW_inf: Carlini and Wagner's margin (S&P 2017) climbed by projected gradient ascent, as the field's tables use it.
 
 max over x' of min(max_{j != y} z_j - z_y, kappa), by PGD from a uniform start.
 """

@@ -17,7 +17,7 @@ from ardor.types import Attack, Threat
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks by name, all under `threat`; each starts from every correctly classified image, independent of the others.
+    """Attacks by name, all under `threat`; each starts from every correctly classified image, whatever the others do.
 
     An image is robust under the suite if it survives every attack in it.
     """

@@ -3,9 +3,9 @@
 inner  max  CE(S(x'), y)
 outer  min  a KL(T^t(x) || S^t(x')) + (1 - a) KL(S(x) || S(x')),  a = T_y(x')^b
 Before epoch `begin` only the teacher term, unweighted. S(x) in the self term keeps its gradient.
-Released form: weighted_teacher=False (no factor a on the teacher term), train_mode_attack=True and the schedule of
-ARD's released code (Recipe(milestones=(100,))). Ours: Table 1's form, attack in eval mode. The self term is at
-temperature 1, as released.
+Released form: weighted_teacher=False (no factor a on the teacher term), train_mode_attack=True,
+attack=PGD(start="unclipped") and the schedule of ARD's released code (Recipe(milestones=(100,))); its epochs count from
+0, so its 60 may be 61 here. Ours: Table 1's form, attack in eval mode. The self term is at temperature 1, as released.
 """
 
 from __future__ import annotations

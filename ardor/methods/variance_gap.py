@@ -6,8 +6,9 @@ outer  min  RSLAD + (lc/2) (L_cov(X) + L_cov(X')) + (lg/2) (L_gram(X) + L_gram(X
        L_gram(Z) = ||P_S P_S' - P_T P_T'||_F^2 / B^2,  P the (B, C) softmax scores of Z
 No code is public; the abstract fixes the idea (second-order statistics, clean and adversarial, Gram likewise). OUR
 CHOICE is every constant: lc, lg and their size, the linear warm-up of lc, both scales, scores in the Gram matrix, and
-W: absent at equal widths, else semi-orthogonal times max(1, sqrt(d_T/d_S)), which keeps the variance. A free W would
-absorb what the loss is about. RSLAD's `scale` leaves the new terms alone. A term of weight 0 is not computed.
+W: absent at equal widths, else semi-orthogonal times max(1, sqrt(d_T/d_S)), which keeps the variance where d_T >= d_S
+(a narrower teacher sees a projection). A free W would absorb what the loss is about. RSLAD's `scale` leaves the new
+terms alone. A term of weight 0 is not computed.
 """
 
 from __future__ import annotations
@@ -41,36 +42,31 @@ class VarianceGap:
     projector_: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
 
     def prepare(self, student: Any, teacher: Any, x: Images) -> None:
-        """Shape W by the widths of the features; equal widths need none."""
+        """Shape W by the widths of the features."""
         self.projector_ = Projector.between(student, teacher, x, self.seed) if self.lc else None
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """W's, trained without weight decay."""
         return self.projector_.parameters() if self.projector_ else ()
 
-    def terms(
-        self, student: Any, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise
-    ) -> dict[str, Tensor]:
+    def terms(self, student: Any, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise) -> dict[str, Tensor]:
         """Per-example terms, (B,) each, and two scalars."""
-        soft = teacher(x).detach()
+        with torch.no_grad():
+            soft, t = answer(teacher, x, self.lc)
         with attack_view(student) as net:
             x_adv = self.attack.maximise(lambda z: kl(soft, net(z)), x, noise)
 
-        # one pass each serves RSLAD's terms and the statistics
         robust, h_adv = answer(student, x_adv, self.lc)
         clean, h = answer(student, x, self.lc)
-        terms = {
-            "robust": self.scale * self.alpha * kl(soft, robust),
-            "clean": self.scale * (1 - self.alpha) * kl(soft, clean),
-        }
+        terms = {"robust": self.scale * self.alpha * kl(soft, robust)}
+        terms["clean"] = self.scale * (1 - self.alpha) * kl(soft, clean)
         if not (self.lc or self.lg) or len(x) < 2:  # one image has no variance
             return terms
         with torch.no_grad():
             soft_adv, t_adv = answer(teacher, x_adv, self.lc)
-            t = teacher.features(x) if self.lc else None
         if self.lc:
-            lc, w = self.lc * min(1, epoch / max(1, self.warmup)), self.projector_() if self.projector_ else None
-            terms["covariance"] = lc / 2 * (l_cov(h, t, t, w) + l_cov(h_adv, t_adv, t, w))
+            ramp, w = min(1, epoch / max(1, self.warmup)), self.projector_ and self.projector_()
+            terms["covariance"] = ramp * self.lc / 2 * (l_cov(h, t, t, w) + l_cov(h_adv, t_adv, t, w))
         if self.lg:
             terms["gram"] = self.lg / 2 * (l_gram(clean, soft) + l_gram(robust, soft_adv))
         return terms
