@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
+
+from ardor.twin import twin_of
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -26,16 +28,17 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attack_view(model: AnyModule, *, training: bool = False) -> Iterator[AnyModule]:
+def attack_view(model: nn.Module, *, training: bool = False) -> Iterator[Any]:
     """The net as an attack sees it: eval mode, parameters off, both restored on exit.
 
-    training=True is the released ARD and IAD: the attack runs in train mode, so batch statistics are the batch's own
-    and the running ones drift on attack iterates.
+    What is handed out is the net's twin (ardor.twin): the same function with batch norm folded away, faster and equal
+    but for rounding; a net that has none is handed out itself. training=True is the released ARD and IAD: the attack
+    runs on the net itself in train mode, so batch statistics are the batch's own and the running ones drift.
     """
     with _restored(model):
         model.train(training)
         model.requires_grad_(False)
-        yield model
+        yield model if training else twin_of(model)
 
 
 @contextlib.contextmanager

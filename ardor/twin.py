@@ -1,0 +1,126 @@
+"""The attack's twin: the same function as a net in eval mode, with batch norm folded into convolutions, channels last.
+
+In eval mode a batch norm is one scale and shift per channel, so after a convolution it disappears into its weights:
+fewer passes over memory, exact but for rounding. The twin is traced once per net and takes the net's current weights
+each time it is asked for. A net that cannot be traced, or answers otherwise than its twin, keeps itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+log = logging.getLogger(__name__)
+
+_traced: weakref.WeakKeyDictionary[nn.Module, Twin | None] = weakref.WeakKeyDictionary()
+
+
+def twin_of(net: nn.Module) -> nn.Module:
+    """The twin of `net`, which must be in eval mode, with its present weights; `net` itself where there can be none."""
+    if net not in _traced:
+        _traced[net] = _trace(net)
+    twin = _traced[net]
+    if twin is None:
+        return net
+    twin.refresh()
+    return twin
+
+
+class Twin(nn.Module):
+    """A traced net whose convolutions carry the batch norms behind them. Anything but a call is the net's own."""
+
+    def __init__(self, net: nn.Module, graph: fx.GraphModule, folded: list[Folded]) -> None:
+        super().__init__()
+        # past nn.Module's bookkeeping: what is the net's shall not be the twin's too
+        self.__dict__.update(net=weakref.proxy(net), key=weakref.ref(net), graph=graph, folded=folded, agreed=False)
+
+    def refresh(self) -> None:
+        """Take the net's present weights."""
+        for pair in self.__dict__["folded"]:
+            pair.refresh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images to logits, as the net in eval mode."""
+        if not self.__dict__["agreed"]:
+            if not self._agrees(x):
+                _traced[self.__dict__["key"]()] = None
+                return self.__dict__["net"](x)  # type: ignore[no-any-return]
+            self.__dict__["agreed"] = True
+        return self.__dict__["graph"](x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["net"], name)
+
+    @torch.no_grad()
+    def _agrees(self, x: Tensor) -> bool:
+        """Whether net and twin give the same logits: a trace is blind to what Python decides anew at each call."""
+        ours, theirs = self.__dict__["graph"](x), self.__dict__["net"](x)
+        same = ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True)
+        if not same:
+            log.warning("a %s answers otherwise than its trace: attacked as it is", type(self.__dict__["net"]).__name__)
+        return same
+
+
+class Folded(nn.Module):
+    """A convolution and the batch norm behind it as one convolution: W' = W g, b' = (b - mean) g + beta."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+        super().__init__()
+        self.__dict__.update(conv=conv, norm=norm)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Fold again, from the present weights and running statistics."""
+        conv, norm = self.__dict__["conv"], self.__dict__["norm"]
+        weight, bias = conv.weight, conv.bias
+        if norm is not None:
+            gain = (norm.running_var + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight)
+            bias = ((0 if bias is None else bias) - norm.running_mean) * gain + (0 if norm.bias is None else norm.bias)
+            weight = weight * gain[:, None, None, None]
+        weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        self.__dict__.update(weight=weight, bias=bias if bias is None else bias.detach())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H', W')."""
+        conv, own = self.__dict__["conv"], self.__dict__
+        return F.conv2d(x, own["weight"], own["bias"], conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _trace(net: nn.Module) -> Twin | None:
+    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules()):
+        return None  # somebody watches the passes, and would miss what is folded away
+    try:
+        graph = fx.symbolic_trace(net)
+    except Exception as error:
+        log.info("%s cannot be traced and is attacked as it is: %s", type(net).__name__, error)
+        return None
+    return Twin(net, graph, _fold(graph))
+
+
+def _fold(traced: fx.GraphModule) -> list[Folded]:
+    """Replace each convolution, and the batch norm behind it where nothing else reads it, by one folded convolution."""
+    modules = dict(traced.named_modules())
+    folded = []
+    for node in list(traced.graph.nodes):
+        conv = modules.get(node.target) if node.op == "call_module" else None
+        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
+            continue
+        behind: Any = next(iter(node.users), None)
+        norm = modules.get(behind.target) if behind is not None and behind.op == "call_module" else None
+        foldable = len(node.users) == 1 and type(norm) is nn.BatchNorm2d and norm.track_running_stats
+        pair = Folded(conv, norm if isinstance(norm, nn.BatchNorm2d) and foldable else None)
+        folded.append(pair)
+        name = f"folded_{len(folded)}"
+        traced.add_submodule(name, pair)
+        node.target = name
+        if foldable:
+            behind.replace_all_uses_with(node)
+            traced.graph.erase_node(behind)
+    traced.recompile()
+    return folded
