@@ -1,0 +1,82 @@
+"""What a reader needs to doubt and to repeat the figures: protocol, findings, hyperparameters, hashes, seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ardor.config import as_text, to_yaml
+from ardor.report.entry import Entry
+
+
+def protocols(entries: list[Entry]) -> list[str]:
+    """What was judged and under what: one sentence for each protocol on the page, which should be one."""
+    said = {}
+    for report in (report for entry in entries for report in entry.reports):
+        threat = report.threat.get("name", "unnamed threat")
+        under = f"suite “{report.suite}” under {threat} with eps {plain(report.threat.get('eps'))}"
+        said[f"{report.n:,} images of {report.data['name']} ({report.data['part']}), {under}"] = True
+    return list(said)
+
+
+def findings(entries: list[Entry]) -> list[dict[str, str]]:
+    """Every finding and mark, with the nets it was found on."""
+    seen: dict[tuple[str, str], dict[str, bool]] = {}
+    for entry in entries:
+        for report in entry.reports:
+            for mark in report.data.get("marks", []):
+                seen.setdefault(("mark", mark), {})[entry.name] = True
+            for finding in report.findings:
+                seen.setdefault((finding.severity, f"{finding.evidence}; {finding.next}"), {})[entry.name] = True
+    return [
+        {"severity": severity, "text": text, "nets": "all nets" if len(on) == len(entries) > 1 else ", ".join(on)}
+        for (severity, text), on in seen.items()
+    ]
+
+
+def attacks(entries: list[Entry]) -> list[dict[str, str]]:
+    """The resolved hyperparameters of every attack, once where all reports agree."""
+    seen = {}
+    for report in (report for entry in entries for report in entry.reports):
+        for name, settings in report.attacks.items():
+            seen[name, plain(settings)] = {
+                "attack": name,
+                "kind": str(settings.get("name", "")),
+                "settings": plain({k: v for k, v in settings.items() if k != "name"}),
+            }
+    return list(seen.values())
+
+
+def plain(value: Any) -> str:
+    """Hyperparameters as a person would say them: "threat Linf (eps 8/255), steps 20"."""
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k} {plain(v)}" for k, v in value.items() if k != "name")
+        return f"{value['name']} ({inner})" if "name" in value else inner
+    if isinstance(value, list | tuple):
+        return ", ".join(map(plain, value))
+    return as_text(value) if isinstance(value, float) else str(value)
+
+
+def nets(entries: list[Entry]) -> list[dict[str, str]]:
+    """Who each net is: enough to find the weights and the data again."""
+    rows = []
+    for entry in entries:
+        for report in entry.reports:
+            worst, share = min(report.per_class().items(), key=lambda item: item[1].value)
+            rows.append(
+                {
+                    "name": entry.name,
+                    "model": str(report.model.get("name", "")),
+                    "hash": str(report.model.get("hash", "")),
+                    "data": str(report.data.get("hash", "")),
+                    "seed": str(report.seed),
+                    "worst": f"{worst}: {share.k} of {share.n}",
+                    "training": to_yaml(report.training) if report.training else "",
+                }
+            )
+    return rows
+
+
+def versions(entries: list[Entry]) -> str:
+    """The versions of the programs that judged."""
+    found = {f"{k} {v}": True for entry in entries for report in entry.reports for k, v in report.versions.items()}
+    return ", ".join(found)
