@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import sys
 from collections.abc import Mapping
@@ -65,18 +66,31 @@ def describe(thing: Any) -> Any:
         return [describe(v) for v in thing]
     if thing is None or isinstance(thing, bool | int | str):
         return thing
-    return str(thing) if isinstance(thing, Path) else {"name": name_of(type(thing)), "is": repr(thing)}
+    if isinstance(thing, Path):
+        return str(thing)
+    # an object of a user's own: what it holds, not its repr, which may say where it lies in memory
+    return {"name": name_of(type(thing))} | {k: describe(v) for k, v in vars(thing).items() if not k.endswith("_")}
 
 
 def name_of(cls: type) -> str:
-    """The word that names a class at the shell: its file's name for one of ours, else file.py:Name or package.module:Name."""
+    """The word for a class at the shell: its file's name for a method of ours, file.py:Name for a user's class."""
     if cls.__module__.startswith("ardor.methods."):
         return cls.__module__.rpartition(".")[2]
     if cls.__module__.startswith("ardor."):
         return cls.__name__
     if cls.__module__.startswith("ardor_user_"):  # a file of the user's, imported under a name of our own
-        return f"{sys.modules[cls.__module__].__file__}:{cls.__qualname__}"
+        path = Path(str(sys.modules[cls.__module__].__file__))
+        here = Path.cwd()
+        return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{cls.__qualname__}"
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def code_of(cls: type) -> str | None:
+    """A hash of the file that defines a user's class, so that an edited method is another method; None for ours."""
+    if cls.__module__.partition(".")[0] == "ardor":
+        return None
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else None
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

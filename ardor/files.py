@@ -12,7 +12,7 @@ from ardor.errors import RunError
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let `write` fill a temporary file beside `path`, make it durable, and only then put it in place. Raises RunError."""
+    """Let `write` fill a temporary file beside `path`, and put it in place once it is durable. Raises RunError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,180 @@
+"""A run's folder: what it was asked, what it did, its weights, and the state to go on from. No pickled object anywhere.
+
+config.yaml         the resolved configuration; a folder belongs to one configuration
+metrics.jsonl       one line per epoch
+best.safetensors    the student at its highest validation robust accuracy
+last.safetensors    the student after the last finished epoch
+state.safetensors   student, optimiser and method after the last finished epoch: what resuming reads
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ardor.config import differences, read_yaml, to_yaml
+from ardor.errors import CheckpointError, RunError
+from ardor.files import refusal, write_atomic
+
+if TYPE_CHECKING:
+    from ardor.train import Epoch
+
+
+def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
+    """Make or enter the folder of a run. Raises RunError where it holds another configuration or cannot be written."""
+    if run is None:
+        return None
+    folder, path = Path(run), Path(run) / "config.yaml"
+    if folder.is_dir() and any(folder.iterdir()) and not path.exists():
+        raise RunError(
+            f"expected an empty folder or a run of ardor, got {folder} with other files: type --run with a new name"
+        )
+    if path.exists():
+        there = read_yaml(path)
+        found = [d for d in differences(config, there) if not d.startswith("fingerprint.ardor:")]
+        if found:
+            raise RunError(
+                f"expected the configuration that {folder} was made with, got another ({'; '.join(found[:4])}"
+                f"{f'; and {len(found) - 4} more' if len(found) > 4 else ''}): type --run with a new name"
+            )
+    else:
+        write_atomic(path, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
+    return folder
+
+
+def save(
+    folder: Path | None,
+    record: Epoch,
+    best: float,
+    student: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    method: object,
+) -> None:
+    """Keep what an epoch made. Each file is replaced whole, the state last: a kill loses one epoch at most."""
+    if folder is None:
+        return
+    metadata = {"epoch": str(record.epoch), "val_robust": repr(record.val_robust)}
+    if record.best:
+        _write_tensors(folder / "best.safetensors", student.state_dict(), metadata)
+    _write_tensors(folder / "last.safetensors", student.state_dict(), metadata)
+    _log(folder / "metrics.jsonl", {k: v for k, v in asdict(record).items() if k != "run"})
+    state = _state(student, optimiser, method)
+    _write_tensors(folder / "state.safetensors", state, {"epoch": str(record.epoch), "best": repr(best)})
+
+
+def resume(
+    folder: Path | None, student: nn.Module, optimiser: torch.optim.Optimizer, method: object
+) -> tuple[int, float]:
+    """Load the state of a run, if it has one: epochs done and the best validation robust accuracy so far."""
+    path = folder / "state.safetensors" if folder else None
+    if folder is None or path is None or not path.exists():
+        return 0, -1.0
+    tensors, metadata = read_tensors(path)
+    parts: dict[str, dict[str, Tensor]] = {"student": {}, "method": {}, "momentum": {}}
+    try:
+        for key, value in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = value
+        epoch, best = int(metadata["epoch"]), float(metadata["best"])
+        student.load_state_dict(parts["student"])
+        for name, learned in _learned(method).items():
+            _load_learned(method, name, learned, parts["method"])
+        _load_momentum(optimiser, parts["momentum"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"expected the state of this run, got {path} made for another: type --run with a new name"
+        ) from error
+    _forget_after(folder / "metrics.jsonl", epoch)
+    return epoch, best
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file. Raises CheckpointError where it is truncated or foreign."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"expected a whole safetensors file, got {path} ({error}): delete it or take an earlier copy"
+        ) from error
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    # a copy, because tensors that share memory are refused by the format
+    plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(plain, temporary, metadata)
+        except SafetensorError as error:  # it wraps the system's refusal: a full disk, say
+            raise OSError(str(error)) from error
+
+    write_atomic(path, write)
+
+
+def _state(student: nn.Module, optimiser: torch.optim.Optimizer, method: object) -> dict[str, Tensor]:
+    tensors = {f"student/{k}": v for k, v in student.state_dict().items()}
+    for name, value in _learned(method).items():
+        if isinstance(value, nn.Module):
+            tensors |= {f"method/{name}.{k}": v for k, v in value.state_dict().items()}
+        else:
+            tensors[f"method/{name}"] = value
+    for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"]):
+        momentum = optimiser.state.get(p, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum/{i}"] = momentum
+    return tensors
+
+
+def _learned(method: object) -> dict[str, Any]:
+    """A method's learned state: tensors and modules in attributes that end in one underscore."""
+    own = (
+        {k: v for k, v in vars(method).items() if k.endswith("_") and not k.endswith("__")}
+        if hasattr(method, "__dict__")
+        else {}
+    )
+    return {k: v for k, v in own.items() if isinstance(v, Tensor | nn.Module)}
+
+
+def _load_learned(method: object, name: str, value: Any, saved: Mapping[str, Tensor]) -> None:
+    if isinstance(value, nn.Module):
+        value.load_state_dict({k.removeprefix(f"{name}."): v for k, v in saved.items() if k.startswith(f"{name}.")})
+    else:
+        setattr(method, name, saved[name].to(value.device))
+
+
+def _load_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"]):
+        if str(i) in saved:
+            optimiser.state[p]["momentum_buffer"] = saved[str(i)].to(p.device).clone()
+
+
+def _log(path: Path, line: Mapping[str, Any]) -> None:
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def _forget_after(path: Path, epoch: int) -> None:
+    """Drop the lines of epochs that the state does not know: they will be done again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _epoch_of(line) <= epoch]
+    if kept != lines:
+        write_atomic(path, lambda temporary: temporary.write_text("".join(f"{k}\n" for k in kept), encoding="utf-8"))
+
+
+def _epoch_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["epoch"])
+    except (ValueError, KeyError):  # a line that a kill cut short
+        return float("inf")

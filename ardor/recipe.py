@@ -1,0 +1,82 @@
+"""How to train: the numbers of a recipe, the rate they give at any moment, and the device they name."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ardor.errors import ConfigError
+from ardor.types import Attack
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: SGD, its schedule, the augmentation, and how the best checkpoint is chosen. Defaults: RSLAD's.
+
+    epochs: passes over train. batch: images per step; the last partial batch is kept. lr: the highest rate.
+    momentum: SGD's. nesterov: Nesterov's form of it. weight_decay: on all parameters of the student.
+    schedule: milestones; cosine from lr to 0; or one-cycle, up from lr / 25 in the first 30 % and then down to 0.
+    milestones: epochs, counted from 1, after which the rate drops; None keeps the places of 215, 260, 285 in 300.
+    drop: the factor at each milestone. augment: random crop and flip, crop alone (digits, letters), or none.
+    padding: of the crop, in pixels. seed: of order, augmentation and attack starts.
+    val_attack: chooses the best checkpoint; None is PGD-10 on cross-entropy under the method's own threat.
+    val_size: how many images of val it attacks, classes in proportion; 0 is all. val_every: epochs between two looks.
+    device: auto is a GPU if there is one.
+    """
+
+    epochs: int = 300
+    batch: int = 128
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 2e-4
+    schedule: Literal["milestones", "cosine", "one-cycle"] = "milestones"
+    milestones: tuple[int, ...] | None = None
+    drop: float = 0.1
+    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
+    padding: int = 4
+    seed: int = 0
+    val_attack: Attack | None = None
+    val_size: int = 1000
+    val_every: int = 1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "lr", "val_every"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(
+                    f"expected recipe.{name} above 0, got {value}: type --recipe.{name} with such a number"
+                )
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """The epochs after which the rate drops."""
+        if self.milestones is not None:
+            return self.milestones
+        return tuple(round(self.epochs * m / 300) for m in (215, 260, 285))
+
+
+def lr_at(recipe: Recipe, epochs_done: float) -> float:
+    """The rate after `epochs_done` epochs (a fraction inside an epoch), before the next step."""
+    if recipe.schedule == "milestones":
+        return recipe.lr * recipe.drop ** sum(m <= math.floor(epochs_done + 1e-9) for m in recipe.drops)
+    share = epochs_done / recipe.epochs
+    if recipe.schedule == "cosine":
+        return recipe.lr * (1 + math.cos(math.pi * share)) / 2
+    if share < 0.3:
+        return recipe.lr * (1 / 25 + (1 - 1 / 25) * share / 0.3)
+    return recipe.lr * (1 + math.cos(math.pi * (share - 0.3) / 0.7)) / 2
+
+
+def find_device(name: str) -> torch.device:
+    """The device that `name` means; "auto" is a GPU if there is one. Raises ConfigError."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"expected a device that this machine has, got {name!r}: type --recipe.device cpu") from error
