@@ -35,7 +35,7 @@ def build(
     name: a builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), or `file.py:Name` or `package.module:Name`
     for your own callable that returns an nn.Module; classes and channels reach it only if its signature takes them.
     channels: None is the builder's own default, 1 for small_cnn and 3 for the rest. options: the builder's others,
-    such as width or mean. `net.built_as` records the arguments: `build(**net.built_as)` is the same architecture.
+    such as width or mean. `net.built_as` records the arguments: `build(**net.built_as)` is the same net.
     Raises ConfigError for a name, option or number that does not exist or fit, ModelError if no nn.Module comes back.
     """
     _check_count("classes", classes)
@@ -49,7 +49,7 @@ def build(
     if not isinstance(net, nn.Module):
         raise ModelError(f"expected {name} to return an nn.Module, got {type(net).__name__}: name what builds the net")
     # Written past nn.Module's own bookkeeping, which is for tensors and modules.
-    vars(net)["built_as"] = {"name": name, **wanted, **options}
+    vars(net)["built_as"] = {"name": name, **wanted, **options, "seed": seed}
     return net
 
 

@@ -38,7 +38,7 @@ def load(
     net = build(name, **options)
     if weights is not None:
         load_weights(net, weights)
-    return net.eval()
+    return _marked(net, weights)
 
 
 def _refuse_without_weights(name: str) -> None:
@@ -74,6 +74,13 @@ def _from_run(folder: Path, checkpoint: str, options: dict[str, Any]) -> nn.Modu
         )
     net = build(**student)
     load_weights(net, path)
+    return _marked(net, path)
+
+
+def _marked(net: nn.Module, weights: str | Path | None) -> nn.Module:
+    """In eval mode, and saying where its weights come from instead of which seed they once began with."""
+    vars(net)["built_as"] = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
+    vars(net)["loaded_from"] = None if weights is None else str(weights)
     return net.eval()
 
 

@@ -1,0 +1,7 @@
+"""`python -m ardor` is `ardor`."""
+
+import sys
+
+from ardor.cli import main
+
+sys.exit(main())

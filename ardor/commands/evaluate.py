@@ -1,0 +1,138 @@
+"""`ardor evaluate`: a run, or any net with weights, to a verdict per image and attack."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from torch import nn
+
+from ardor import data as datasets
+from ardor import models
+from ardor.attacks import Suite
+from ardor.commands import draw
+from ardor.commands.nets import data_options, make_net, net_options
+from ardor.commands.words import SUITES, find_threat, first_stage
+from ardor.config import as_text, number, read_yaml
+from ardor.data.split import Split
+from ardor.errors import ConfigError
+from ardor.evaluate import evaluate as judge
+from ardor.options import grouped, options_for, values, with_options
+from ardor.recipe import find_device
+from ardor.report import Report
+from ardor.threat import BY_NAME, Linf
+from ardor.types import Threat
+
+NAMES = ("data", "model", "threat")
+
+HELP = """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
+
+RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others.
+Without RUN, name a net, its weights and the data.
+
+Examples:
+
+`ardor evaluate runs/rslad`
+
+`ardor evaluate --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15`
+
+The report is saved as JSON in the run's folder (or where --out says), one verdict per image and attack.
+"""
+
+
+def app(argv: Sequence[str]) -> App:
+    """The command with the options of what `argv` names."""
+    asked = first_stage(argv, NAMES)
+    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
+    trained = read_yaml(config) if config and config.is_file() else {}
+    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
+    if "model" in asked.names:
+        pieces["model"] = net_options(asked.names["model"])
+    rows = [(key, piece, dataclasses.field(default_factory=piece)) for key, piece in pieces.items()]
+    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
+    command = App(name="evaluate", help=HELP)
+    command.default(with_options(evaluate, options))
+    return command
+
+
+def evaluate(
+    run: Annotated[Path | None, Parameter(name="RUN", help="a run's folder; must come first")] = None,
+    /,
+    *,
+    model: Annotated[str | None, Parameter(help="a net's name or file.py:Name, instead of RUN")] = None,
+    weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
+    data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
+    suite: Annotated[Literal["paper", "quick"], Parameter(help="which attacks")] = "paper",
+    threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
+    checkpoint: Annotated[Literal["best", "last"], Parameter(help="of the run")] = "best",
+    part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
+    limit: Annotated[int | None, Parameter(help="at most so many images, classes in proportion")] = None,
+    batch: Annotated[int | None, Parameter(help="images at a time; default 256, or all if fewer")] = None,
+    seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
+    out: Annotated[Path | None, Parameter(help="the report's file; default in RUN")] = None,
+    more: Any = None,
+) -> int:
+    """Judge what the words and `more` describe."""
+    if (run is None) == (model is None):
+        got = "none" if run is None else f"the run {run} and the model {model}"
+        raise ConfigError(f"expected one net, got {got}: type ardor evaluate RUN, or --model NAME --weights FILE")
+    net = None if run is None else models.load(run, checkpoint=checkpoint)
+    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
+    options = {k: v for k, v in values(more.data).items() if data is not None or k in typed}
+    split = find_split(more.trained, data, part, options)
+    split = split if limit is None else split.limit(limit)
+    if net is None:
+        named = values(more.model) | ({"weights": weights} if weights else {})
+        net = make_net("model", str(model), named, split, fresh=False)
+    attacks = SUITES[suite](more.resolved_threat)
+    report = run_suite(net.to(find_device(device)), split, attacks, batch or min(256, len(split)), seed)
+    report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
+    where = out or default_out(run, attacks, checkpoint)
+    report.save(where)
+    draw.say(f"{report.table()}\n\nSaved to {where}.")
+    return 0
+
+
+def run_suite(net: nn.Module, split: Split, suite: Suite, batch: int = 256, seed: int = 0) -> Report:
+    """`ardor.evaluate` with a bar for each attack."""
+    names = list(suite.attacks)
+    with draw.progress("attack", len(names) * 1000) as move:
+        return judge(
+            net,
+            split,
+            suite,
+            batch=batch,
+            seed=seed,
+            progress=lambda name, done, todo: move(1000 * names.index(name) + 1000 * done // max(1, todo), name),
+        )
+
+
+def find_split(trained: dict[str, Any], name: str | None, part: str, options: dict[str, Any]) -> Split:
+    """The split to judge on: the one that is named, else the run's own. Raises ConfigError and DataError."""
+    source = (trained.get("data", {}) if name is None else {"name": name}) | options
+    if "name" not in source:
+        raise ConfigError("expected --data with a name, got none: type for example --data digits")
+    if part == "test":
+        return datasets.load_test(**source)
+    return datasets.load(**source)[0 if part == "train" else 1]
+
+
+def trained_threat(trained: dict[str, Any]) -> Threat | None:
+    """The threat that a run's method was trained under, or else validated under."""
+    for attack in (trained.get("method", {}).get("attack"), trained.get("recipe", {}).get("val_attack")):
+        said = attack.get("threat") if isinstance(attack, dict) else None
+        if isinstance(said, dict) and str(said.get("name")).lower() in BY_NAME:
+            return BY_NAME[said["name"].lower()](number(said["eps"]))
+    return None
+
+
+def default_out(run: Path | None, suite: Suite, checkpoint: str) -> Path:
+    """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one."""
+    eps = as_text(suite.threat.eps).replace("/", "_")
+    name = f"report-{suite.name}-{type(suite.threat).__name__.lower()}-{eps}"
+    return run / f"{name}-{checkpoint}.json" if run else Path(f"{name}.json")

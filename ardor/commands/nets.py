@@ -1,0 +1,55 @@
+"""From the words for nets and data to options, splits and nets."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ardor import data, models
+from ardor.data.split import Split
+from ardor.errors import ConfigError
+from ardor.options import options_for
+
+
+def data_options(name: str | None) -> type:
+    """The options of the data set called `name`: those of `load`, and those of its source."""
+    if name is None:
+        return options_for(data.load, skip=("name",))
+    source: Any = options_for(data.reader(name), skip=("name", "root", "download"))
+    also = {field.name: (field.type, field.default) for field in dataclasses.fields(source)}
+    return options_for(data.load, skip=("name",), also=also)
+
+
+def net_options(name: str) -> type:
+    """The options of the net called `name`: its builder's, and which weights."""
+    if Path(name).is_dir():
+        return options_for(_run, also={"checkpoint": (str, "best")})
+    also: dict[str, Any] = {"weights": (str | None, None), "seed": (int | None, None)}
+    also |= {"classes": (int | None, None), "channels": (int | None, None)}
+    return options_for(models.find_builder(name)[1], skip=tuple(also), also=also)
+
+
+def _run() -> None:
+    """A run's folder has no options of its own."""
+
+
+def make_net(who: str, name: str, options: dict[str, Any], split: Split, fresh: bool) -> nn.Module:
+    """The net that `--who NAME` names, for the data at hand; fresh weights, or those that the options name.
+
+    Classes and channels that nobody gave are the data's. Raises ConfigError, ModelError, CheckpointError.
+    """
+    options = {k: v for k, v in options.items() if v is not None}
+    if Path(name).is_dir():
+        if fresh:
+            raise ConfigError(
+                f"expected a net's name for the {who}, got the folder {name}: type --{who} small_cnn, say"
+            )
+        return models.load(name, **options)
+    channels, classes = split.shape[0], split.classes
+    options = {"classes": classes, "channels": channels} | options
+    if fresh and "weights" not in options:
+        return models.build(name, **options)
+    return models.load(name, **options)

@@ -1,0 +1,110 @@
+"""`ardor train`: a recipe, or names and options, to a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from ardor import data as datasets
+from ardor.attacks import PGD
+from ardor.commands import draw
+from ardor.commands.nets import data_options, make_net, net_options
+from ardor.commands.words import METHODS, Asked, find_method, find_threat, first_stage, given, with_named, with_threat
+from ardor.errors import ConfigError
+from ardor.models.build import BUILDERS
+from ardor.options import built, grouped, options_for, values, with_options
+from ardor.recipe import Recipe
+from ardor.threat import Linf
+from ardor.train import epochs
+
+NAMES = ("data", "student", "teacher", "method", "threat")
+
+HELP = """Train a student, from a teacher where the method has one, and keep the run in a folder.
+
+RECIPE is a YAML file with the keys below (see recipes/); every key can be typed instead, and what is typed wins. The
+options of a method, net or data set are those of the one you name: `ardor train --method trades --help` shows TRADES's.
+The same command again goes on with the run where it stopped.
+
+Examples:
+
+`ardor train --data digits --student small_cnn --method sat --threat.eps 0.15 --recipe.epochs 20 --run runs/teacher`
+
+`ardor train --data digits --student small_cnn --student.width 4 --teacher runs/teacher --method mine.py:Mine`
+"""
+
+
+def app(argv: Sequence[str]) -> App:
+    """The command with the options of what `argv` names."""
+    asked = first_stage(argv, NAMES, recipe=True)
+    options = _options(asked, argv)  # takes the names of inner attacks out of the recipe, so it comes first
+    command = App(name="train", help=HELP, config=asked.config)
+    command.default(with_options(train, options))
+    return command
+
+
+def train(
+    recipe_file: Annotated[Path | None, Parameter(name="RECIPE", help="a YAML file; must come first")] = None,
+    /,
+    *,
+    run: Annotated[Path | None, Parameter(help="the run's folder; default runs/METHOD-STUDENT-DATA-sSEED")] = None,
+    data: Annotated[
+        str | None, Parameter(help="digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name")
+    ] = None,
+    student: Annotated[str | None, Parameter(help=f"{', '.join(BUILDERS)} or file.py:Name")] = None,
+    teacher: Annotated[str | None, Parameter(help="a run's folder, or a net's name and --teacher.weights FILE")] = None,
+    method: Annotated[str, Parameter(help=f"{', '.join(METHODS)} or file.py:Name")] = "rslad",
+    threat: Annotated[str | None, Parameter(help="linf or l2, for the method's attack and for validation")] = None,
+    more: Any = None,
+) -> int:
+    """Train what the words and `more` describe."""
+    asked, argv = more.asked, more.argv
+    if recipe_file != asked.path:
+        raise ConfigError(f"expected RECIPE as the first word, got {recipe_file} behind an option: type --option=VALUE")
+    for key in ("data", "student"):
+        if key not in asked.names:
+            raise ConfigError(f"expected --{key} with a name, got none: type say --data digits --student small_cnn")
+    images, val, _ = datasets.load(asked.names["data"], **values(more.data))
+    method_, recipe = built(more.method), built(more.recipe)
+    threat = getattr(getattr(method_, "attack", None), "threat", None)
+    if threat is not None and not given(argv, asked, "recipe.val_attack.threat"):
+        # validation follows the threat that the method trains under
+        recipe = dataclasses.replace(recipe, val_attack=dataclasses.replace(recipe.val_attack, threat=threat))
+    of_student = {"seed": recipe.seed} | {k: v for k, v in values(more.student).items() if v is not None}
+    net = make_net("student", asked.names["student"], of_student, images, fresh=True)
+    from_net = None
+    if "teacher" in asked.names:
+        from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
+    folder = run or default_run(asked, recipe.seed)
+    records = epochs(net, from_net, method_, images, recipe, val=val, run=folder)
+    draw.training(records, recipe.epochs, str(folder))
+    draw.say(f"Kept in {folder}. Next: ardor evaluate {folder}")
+    return 0
+
+
+def default_run(asked: Asked, seed: int) -> Path:
+    """runs/METHOD-STUDENT-DATA-sSEED, of letters that every file system takes."""
+    words = [asked.names.get("method", "rslad"), asked.names["student"], asked.names["data"], f"s{seed}"]
+    return Path("runs") / "-".join(Path(word.replace(":", "_")).name for word in words)
+
+
+def _options(asked: Asked, argv: Sequence[str]) -> type:
+    """One dataclass with the options of every piece that is named."""
+    threat = find_threat(asked, argv, None)
+    make = find_method(asked.names.get("method", "rslad"))
+    complete = all(p.default is not p.empty for p in inspect.signature(make).parameters.values())
+    default = with_named(with_threat(make(), threat), asked.content.get("method")) if complete else None
+    recipe = with_named(Recipe(val_attack=PGD(threat or Linf(), steps=10)), asked.content.get("recipe"))
+    pieces: dict[str, Any] = {
+        "method": options_for(make, default),
+        "recipe": options_for(Recipe, recipe),
+        "threat": options_for(type(threat or Linf()), threat or Linf()),
+        "data": data_options(asked.names.get("data")),
+    }
+    pieces |= {who: net_options(asked.names[who]) for who in ("student", "teacher") if who in asked.names}
+    rows = [(key, piece, dataclasses.field(default_factory=piece)) for key, piece in pieces.items()]
+    return grouped(rows, asked=asked, argv=list(argv))

@@ -1,0 +1,144 @@
+"""The first stage of reading a command: which method, nets, data and threat are named, before their options."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from cyclopts.config import Dict
+
+from ardor import attacks, methods
+from ardor import threat as threats
+from ardor.config import number, read_yaml
+from ardor.errors import ConfigError
+from ardor.names import nearest, resolve
+from ardor.types import Threat
+
+METHODS: dict[str, Callable[..., Any]] = {
+    getattr(methods, name).__module__.rpartition(".")[2]: getattr(methods, name) for name in methods.__all__
+}
+SUITES: dict[str, Callable[[Threat], attacks.Suite]] = {"paper": attacks.paper, "quick": attacks.quick}
+PIECES: dict[str, Callable[..., Any]] = {**threats.BY_NAME, "pgd": attacks.PGD, "fgsm": attacks.FGSM}
+
+
+@dataclasses.dataclass
+class Asked:
+    """What the recipe and the words of a command name.
+
+    names: "method", "student", ... -> the name. content: the rest of the recipe, by the same keys.
+    """
+
+    names: dict[str, str]
+    content: dict[str, Any] = dataclasses.field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def config(self) -> Dict:
+        """The recipe's options as cyclopts reads them."""
+        return Dict(_without_none(self.content), source=str(self.path), use_commands_as_keys=False)
+
+
+def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) -> Asked:
+    """Read only names: `--key NAME` from the words, and `key: NAME` or `key: {name: NAME}` from a recipe file.
+
+    A recipe's options of a piece are dropped where the words name another piece in its place. Raises ConfigError.
+    """
+    path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
+    content = read_yaml(path) if path else {}
+    content.pop("fingerprint", None)  # a run's own config.yaml is a recipe too
+    names: dict[str, str] = {}
+    for key in keys:
+        said = content.get(key)
+        own = said if isinstance(said, dict) else {}
+        name = own.pop("name", None) if own else said
+        typed = _last(argv, key)
+        if typed is not None and typed != name:
+            own = {}
+        content[key] = own
+        if typed is not None or name is not None:
+            names[key] = str(typed if typed is not None else name)
+    return Asked(names, {k: v for k, v in content.items() if v != {}}, path)
+
+
+def find_method(name: str) -> Callable[..., Any]:
+    """The class that `--method` names. Raises ConfigError."""
+    plain = name.lower().replace("-", "_")
+    if plain in METHODS:
+        return METHODS[plain]
+    if ":" in name:
+        found = resolve(name, "method")
+        if not callable(found):
+            raise ConfigError(f"expected {name} to be a class with `terms`, got {type(found).__name__}: name the class")
+        return cast(Callable[..., Any], found)
+    raise ConfigError(
+        f'expected a method, got "{name}"{nearest(plain, METHODS)}: type one of {", ".join(METHODS)}, or file.py:Name'
+    )
+
+
+def find_threat(asked: Asked, argv: Sequence[str], default: Threat | None) -> Threat | None:
+    """The threat that `--threat` and `--threat.eps` name, else `default`. Raises ConfigError and ThreatError."""
+    name = asked.names.get("threat")
+    eps = _last(argv, "threat.eps") or asked.content.get("threat", {}).get("eps")
+    if name is None and eps is None:
+        return default
+    kind: Any = pick(name or "linf", threats.BY_NAME, "a threat") if name or default is None else type(default)
+    threat: Threat = kind() if eps is None else kind(number(eps))
+    return threat
+
+
+def pick(name: str, choices: dict[str, Any], what: str) -> Any:
+    """The choice called `name`, whatever its case. Raises ConfigError."""
+    if name.lower() in choices:
+        return choices[name.lower()]
+    raise ConfigError(f'expected {what}, got "{name}"{nearest(name, choices)}: type one of {", ".join(choices)}')
+
+
+def with_threat(thing: Any, threat: Threat | None) -> Any:
+    """A method whose attack is under `threat`; one without an attack stays as it is."""
+    attack = getattr(thing, "attack", None)
+    if threat is None or not dataclasses.is_dataclass(attack) or not hasattr(attack, "threat"):
+        return thing
+    return dataclasses.replace(thing, attack=dataclasses.replace(attack, threat=threat))  # type: ignore[type-var]
+
+
+def with_named(thing: Any, content: Any) -> Any:
+    """The default `thing`, its pieces swapped for those that a recipe names inside it; the names leave the recipe."""
+    if not isinstance(content, dict) or not dataclasses.is_dataclass(thing) or isinstance(thing, type):
+        return thing
+    name = content.pop("name", None)
+    if name is not None and name.lower() != type(thing).__name__.lower():
+        thing = pick(name, PIECES, "an attack or a threat")()
+    inner = {
+        f.name: with_named(getattr(thing, f.name), content.get(f.name)) for f in dataclasses.fields(thing) if f.init
+    }
+    return dataclasses.replace(thing, **inner)
+
+
+def given(argv: Sequence[str], asked: Asked, key: str) -> bool:
+    """Whether anything under `key` (dotted) was typed or stands in the recipe."""
+    node: Any = asked.content
+    for word in key.split("."):
+        node = node.get(word) if isinstance(node, dict) else None
+    return node is not None or any(word.startswith(f"--{key}.") for word in argv)
+
+
+def _last(argv: Sequence[str], key: str) -> str | None:
+    """The value of the last `--key VALUE` or `--key=VALUE`."""
+    found = None
+    for word, after in zip(argv, [*argv, ""][1:], strict=True):
+        if word == f"--{key}":
+            if not after or after.startswith("--"):
+                raise ConfigError(f"expected a name after --{key}, got {after or 'nothing'}: type --{key} NAME")
+            found = after
+        elif word.startswith(f"--{key}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _without_none(content: Any) -> Any:
+    """null in a recipe means the default."""
+    if isinstance(content, dict):
+        return {k: _without_none(v) for k, v in content.items() if v is not None}
+    return content
