@@ -5,8 +5,10 @@ Radii and steps are on the [0, 1] scale of the images. Every function returns a 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
@@ -64,14 +66,16 @@ class L2:
         """Where an attack begins, as `Start` says; uniform in the ball's volume."""
         if kind in ("uniform", "unclipped"):
             direction = noise.normal(x.shape[1:], x.dtype)
-            radius = noise.uniform((), x.dtype) ** (1 / x[0].numel())
+            radius = noise.uniform((), x.dtype) ** (1 / math.prod(x.shape[1:]))
             x_adv = x + _per_image(self.eps * radius / length(direction), x) * direction
             return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
         return _plain_start(x, kind, noise)
 
     def ascend(self, x: Tensor, grad: Tensor, step: float) -> Tensor:
-        """One step of the given length along the gradient."""
-        return x + _per_image(step / (length(grad) + 1e-12), x) * grad
+        """One step of the given length along the gradient, however small it is; none where it is zero."""
+        largest = grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
+        direction = grad / _per_image(largest, x)  # a confident net's gradients vanish, its weakness does not
+        return x + _per_image(step / (length(direction) + 1e-12), x) * direction
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Onto the ball around x, then into the box of images; clipping toward x in the box never leaves the ball."""
@@ -92,6 +96,8 @@ def length(v: Tensor) -> Tensor:
 
 def require_radius(eps: float, largest: float) -> None:
     """Refuse a radius that cannot be meant on the [0, 1] scale. Raises ThreatError."""
+    if not isinstance(eps, int | float):
+        raise ThreatError(f"expected eps as a number, got {eps!r}: type for example Linf(8 / 255)")
     if 0 < eps <= largest:
         return
     if eps > largest:
@@ -107,7 +113,8 @@ def _plain_start(x: Tensor, kind: str, noise: Noise) -> Tensor:
         return x + GAUSSIAN_START * noise.normal(x.shape[1:], x.dtype)
     if kind == "none":
         return x.detach().clone()
-    raise ThreatError(f"expected a start of uniform, unclipped, gaussian or none, got {kind!r}")
+    require_word(kind, get_args(Start), "a start")
+    raise AssertionError(kind)  # the caller has dealt with the other two
 
 
 def _per_image(scale: Tensor, x: Tensor) -> Tensor:
@@ -126,6 +133,12 @@ def require_steps(steps: int) -> None:
     """Refuse an attack that takes no step: it would judge its own start. Raises ThreatError."""
     if steps < 1:
         raise ThreatError(f"expected at least 1 step, got {steps}: type for example 10")
+
+
+def require_word(word: str, choices: Iterable[str], what: str) -> None:
+    """Refuse a misspelt start or loss when the attack is made, not when it runs. Raises ThreatError."""
+    if word not in choices:
+        raise ThreatError(f"expected {what} as one of {', '.join(choices)}, got {word!r}: type one of these")
 
 
 BY_NAME: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}

@@ -40,6 +40,11 @@ def l_cov(h_s: Tensor, h_t: Tensor, h_t_clean: Tensor, w: Any = None) -> Tensor:
     h_s: (B, d_S) and h_t: (B, d_T), features of one batch; h_t_clean: (B, d_T), the teacher's on the clean batch, which
     alone sets the scale: divided by the student's own norm, the loss would lose the variance. w: (d_T, d_S) or None.
     """
+    if w is None and h_s.shape[1] != h_t.shape[1]:
+        raise ModelError(
+            f"expected a projector between features of widths {h_s.shape[1]} and {h_t.shape[1]}, got none: "
+            "call method.prepare(student, teacher, x) first, as the loop does"
+        )
     c_s, c_t, c_clean = covariance(h_s), covariance(h_t), covariance(h_t_clean)
     s = c_clean.diagonal().mean().detach()
     with exact_float32(c_s):

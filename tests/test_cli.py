@@ -292,7 +292,7 @@ def test_the_demo_runs_twice_and_keeps_its_figures(folder, capsys):
     first = capsys.readouterr().out
     assert "The naturally trained student falls to" in first
     results = json.loads((folder / "runs/demo-quick/results.json").read_text())
-    assert set(results["nets"]) == {"teacher (TRADES)", "natural", "sat", "rslad", "variance_gap"}
+    assert set(results["nets"]) == {"teacher (SAT)", "natural", "sat", "rslad", "variance_gap"}
     page = (folder / "runs/demo-quick/page.html").read_bytes()
     before = tree(folder)
     assert main(["demo", "--quick"]) == 0

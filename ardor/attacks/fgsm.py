@@ -12,7 +12,7 @@ import torch
 
 from ardor import losses
 from ardor.noise import Noise
-from ardor.threat import Linf
+from ardor.threat import Linf, require_word
 from ardor.types import Images, Labels, Net, Objective, Threat
 
 
@@ -23,9 +23,14 @@ class FGSM:
     threat: Threat = Linf(8 / 255)
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
+    def __post_init__(self) -> None:
+        require_word(self.loss, losses.BY_NAME, "a loss")
+
+    @torch.enable_grad()
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
         """One step up `objective`, (B, C, H, W) -> (B,), from x."""
-        x_adv = x.detach().clone().requires_grad_()
+        x = x.detach()
+        x_adv = x.clone().requires_grad_()
         (grad,) = torch.autograd.grad(objective(x_adv).sum(), x_adv)
         return self.threat.project(self.threat.ascend(x, grad, self.threat.eps), x)
 

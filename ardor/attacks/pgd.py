@@ -8,13 +8,13 @@ fakes robustness.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from ardor import losses
 from ardor.noise import Noise
-from ardor.threat import Linf, require_steps, step_or_default
+from ardor.threat import Linf, Start, require_steps, require_word, step_or_default
 from ardor.types import Images, Labels, Net, Objective, Threat
 
 
@@ -31,10 +31,13 @@ class PGD:
     def __post_init__(self) -> None:
         require_steps(self.steps)
         step_or_default(self.step, self.threat.eps)
+        require_word(self.start, get_args(Start), "a start")
+        require_word(self.loss, losses.BY_NAME, "a loss")
 
+    @torch.enable_grad()
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
         """Climb `objective`, (B, C, H, W) -> (B,), from a random start near x."""
-        step = step_or_default(self.step, self.threat.eps)
+        x, step = x.detach(), step_or_default(self.step, self.threat.eps)
         x_adv = self.threat.start(x, self.start, noise)
         for _ in range(self.steps):
             x_adv.requires_grad_()

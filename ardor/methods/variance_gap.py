@@ -34,8 +34,8 @@ class VarianceGap:
 
     alpha: float = 5 / 6
     scale: float = 1.0
-    lc: float = 0.1
-    lg: float = 1.0
+    lc: float = 0.001
+    lg: float = 10.0
     warmup: int = 5
     seed: int = 0
     attack: Maximiser = PGD(start="gaussian")

@@ -1,0 +1,109 @@
+"""What the README and the docs say is run, in order, in an empty folder."""
+
+import io
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ardor.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^(<!-- run -->\n)?```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page):
+    return [(bool(run), kind, text) for run, kind, text in FENCE.findall(page.read_text(encoding="utf-8"))]
+
+
+def shell(text):
+    """`ardor ...` lines in this process, which has torch loaded; anything else by bash."""
+    for command in re.split(r"\n(?=\S)", text.replace("\\\n", " ").strip()):
+        words = shlex.split(command, comments=True)
+        if words[:1] == ["ardor"]:
+            assert main(words[1:]) == 0, command
+        else:
+            subprocess.run(["bash", "-c", command], check=True)
+
+
+def heredocs(text):
+    """Commands of a block, a here-document kept whole."""
+    parts, rest = [], text
+    while match := re.search(r"^cat > \S+ <<'EOF'\n.*?^EOF$", rest, re.MULTILINE | re.DOTALL):
+        parts += [rest[: match.start()], match[0]]
+        rest = rest[match.end() :]
+    return [part for part in [*parts, rest] if part.strip()]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if any(run for run, _, _ in blocks(p))], ids=lambda p: p.name)
+def test_marked_blocks_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for run, kind, text in blocks(page):
+        if not run:
+            continue
+        if kind == "python":
+            (tmp_path / "block.py").write_text(text)
+            runpy.run_path("block.py", run_name="__main__")
+        else:
+            for part in heredocs(text):
+                if part.startswith("cat >"):
+                    subprocess.run(["bash", "-c", part], check=True)
+                else:
+                    shell(part)
+
+
+def test_readme_python_and_own_method_run(tmp_path, monkeypatch, capsys):
+    """The README's example, its method of 15 lines and its shell lines, on a teacher that one epoch made."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    short = ["--recipe.epochs", "1", "--recipe.batch", "256", "--recipe.device", "cpu"]
+    assert main(["train", "recipes/digits_teacher.yaml", "--run", "runs/teacher", "--student.width", "8", *short]) == 0
+    shutil.copytree("runs/teacher", "runs/demo/seed0/teacher")
+    python = [text for _, kind, text in blocks(ROOT / "README.md") if kind == "python"]
+    (tmp_path / "example.py").write_text(python[0].replace("epochs=3", "epochs=1"))
+    (tmp_path / "mine.py").write_text(python[1])
+    with redirect_stdout(io.StringIO()) as shown:
+        runpy.run_path("example.py")
+    assert "worst_case" in shown.getvalue()
+    lines = [text for _, kind, text in blocks(ROOT / "README.md") if kind == "sh"]
+    (tmp_path / "runs" / "rslad").mkdir(parents=True)
+    for text in lines[1:]:
+        for command in text.splitlines():
+            if command.startswith("ardor train recipes/digits_rslad") or "mine.py" in command:
+                assert main([*shlex.split(command)[1:], *short]) == 0, command
+    for command in ("evaluate runs/rslad --suite quick", "evaluate runs/teacher --suite quick"):
+        assert main(command.split()) == 0
+    assert main(["report", "runs/teacher", "runs/rslad", "--out", "report.html", "--limit", "40"]) == 0
+    assert "<html" in (tmp_path / "report.html").read_text()
+
+
+def test_the_readmes_own_method_is_fifteen_lines_or_fewer():
+    text = [text for _, kind, text in blocks(ROOT / "README.md") if kind == "python"][1]
+    assert len([line for line in text.splitlines() if line.strip() and not line.startswith("#")]) <= 15
+    assert len((ROOT / "docs/examples/mine.py").read_text().split('"""', 2)[2].strip().splitlines()) <= 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_recipes_are_read_and_name_what_exists(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for path in sorted((ROOT / "recipes").glob("*.yaml")):
+        assert main(["train", str(path), "--help"]) == 0
+        assert isinstance(yaml.safe_load(path.read_text()), dict)
+
+
+def test_every_method_has_a_card():
+    cards = {path.stem for path in (ROOT / "docs" / "cards").glob("*.md")}
+    files = {path.stem for path in (ROOT / "ardor" / "methods").glob("[a-z]*.py")}
+    assert cards == files
