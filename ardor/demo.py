@@ -31,7 +31,7 @@ THREAT = Linf(0.2)
 """A fifth of the range from white to black: a person still reads the digit."""
 
 TEACHER_WIDTH, STUDENT_WIDTH = 32, 8
-TEACHER = "teacher (TRADES)"
+TEACHER = "teacher (SAT)"
 SHORT = ("natural", "sat", "rslad", "variance_gap")
 ALL = ("natural", "sat", "trades", "mart", "kd", "ard", "iad", "rslad", "variance_gap")
 METHODS: dict[str, Any] = {
@@ -86,7 +86,7 @@ def jobs(out: Path, names: Iterable[str] = SHORT, seeds: Iterable[int] = (0,), q
         teacher = folder / "teacher"
         teacher_width, width = (8, 4) if quick else (TEACHER_WIDTH, STUDENT_WIDTH)
         teacher_epochs, length = (2, 2) if quick else (12, 15)
-        yield Job(TEACHER, _under(TRADES()), teacher_width, seed, teacher, epochs=teacher_epochs)
+        yield Job(TEACHER, _under(SAT()), teacher_width, seed, teacher, epochs=teacher_epochs)
         for name in names:
             yield Job(name, _under(METHODS[name]), width, seed, folder / name, teacher, length)
 

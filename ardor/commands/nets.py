@@ -11,6 +11,7 @@ from torch import nn
 from ardor import data, models
 from ardor.data.split import Split
 from ardor.errors import ConfigError
+from ardor.models.build import known
 from ardor.options import options_for
 
 
@@ -23,9 +24,9 @@ def data_options(name: str | None) -> type:
     return options_for(data.load, skip=("name",), also=also)
 
 
-def net_options(name: str) -> type:
-    """The options of the net called `name`: its builder's, and which weights."""
-    if Path(name).is_dir():
+def net_options(name: str, runs: bool = False) -> type:
+    """The options of the net called `name`: its builder's, and which weights; or of a run, where that may be named."""
+    if runs and not (known(name) or ":" in name):  # a run's folder, or nothing: loading it says which
         return options_for(_run, also={"checkpoint": (str, "best")})
     also: dict[str, Any] = {"weights": (str | None, None), "seed": (int | None, None)}
     also |= {"classes": (int | None, None), "channels": (int | None, None)}

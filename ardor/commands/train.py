@@ -105,6 +105,10 @@ def _options(asked: Asked, argv: Sequence[str]) -> type:
         "threat": options_for(type(threat or Linf()), threat or Linf()),
         "data": data_options(asked.names.get("data")),
     }
-    pieces |= {who: net_options(asked.names[who]) for who in ("student", "teacher") if who in asked.names}
+    pieces |= {
+        who: net_options(asked.names[who], runs=who == "teacher")
+        for who in ("student", "teacher")
+        if who in asked.names
+    }
     rows = [(key, piece, dataclasses.field(default_factory=piece)) for key, piece in pieces.items()]
     return grouped(rows, asked=asked, argv=list(argv))
