@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from ardor.train import Epoch
 
 
+# A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
+WHERE_THINGS_LIE = ("fingerprint.ardor", "teacher.weights", "data.root", "data.download")
+
+
 def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
     """Make or enter the folder of a run. Raises RunError where it holds another configuration or cannot be written."""
     if run is None:
@@ -39,7 +43,7 @@ def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
         )
     if path.exists():
         there = read_yaml(path)
-        found = [d for d in differences(config, there) if not d.startswith("fingerprint.ardor:")]
+        found = [d for d in differences(config, there) if d.partition(":")[0] not in WHERE_THINGS_LIE]
         if found:
             raise RunError(
                 f"expected the configuration that {folder} was made with, got another ({'; '.join(found[:4])}"

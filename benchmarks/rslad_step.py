@@ -70,11 +70,13 @@ def main() -> int:
     small = asked.net == "small_cnn"
     shape = (1, 8, 8) if small else (3, 32, 32)
     ratios, differences = [], []
+    teacher = models.build(asked.net, channels=shape[0], seed=1)
+    ours = models.build(asked.net, channels=shape[0], seed=2)
+    theirs, weights = copy.deepcopy(ours), copy.deepcopy(ours.state_dict())
     for pair in range(asked.pairs + 1):
+        ours.load_state_dict(weights)
+        theirs.load_state_dict(weights)
         x = Noise(pair, torch.arange(asked.batch), "images").uniform(shape)
-        teacher = models.build(asked.net, channels=shape[0], seed=1)
-        ours = models.build(asked.net, channels=shape[0], seed=2)
-        theirs = copy.deepcopy(ours)
         index = torch.arange(asked.batch)
         method = methods.RSLAD(scale=0.1, attack=PGD(Linf(EPS), steps=10, step=STEP, start="gaussian"))
         start = 0.001 * Noise(0, index, "method", 1).normal(shape)

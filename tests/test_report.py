@@ -441,6 +441,11 @@ def test_the_headline_names_the_fallen_and_the_standing(page, tmp_path):
     assert 'class="headline"' not in write(tmp_path / "a.html", without).read_text()
     worse = [Entry("natural", "student", [share(9)]), Entry("sat", "student", [share(8)])]
     assert 'class="headline"' not in write(tmp_path / "b.html", worse).read_text()
+    three = [Entry("natural", "student", [share(1)]), Entry("sat", "student", [share(8)])]
+    three.append(Entry("rslad", "student", [share(6)]))
+    named = write_page(tmp_path / "c.html", three, [], title="t", intro="", notes=[], distilled="rslad").read_text()
+    assert "<strong>rslad</strong>, distilled from the teacher, stands" in named
+    assert "<strong>sat</strong>, the most robust" not in named
 
 
 def test_missing_pieces_leave_their_section_out(tmp_path):

@@ -361,3 +361,14 @@ def test_terms_that_are_no_terms():
 
     with pytest.raises(ConfigError, match="named terms"):
         distill(net(), None, Wrong(), splits()[0], recipe())
+
+
+def test_a_moved_teacher_is_the_same_teacher(tmp_path):
+    train, val = splits()
+    for place in ("here", "there"):
+        teacher = net(1)
+        vars(teacher)["loaded_from"] = place
+        records = distill(net(), teacher, rslad(), train, recipe(), val=val, run=tmp_path / "run")
+    assert records == []
+    with pytest.raises(RunError, match="fingerprint.teacher"):
+        distill(net(), net(2), rslad(), train, recipe(), val=val, run=tmp_path / "run")

@@ -97,6 +97,7 @@ def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], t
         title="ardor: small nets that stand",
         intro=INTRO.format(n=len(test), eps=plan.THREAT.eps),
         notes=NOTES,
+        distilled="rslad",
     )
     plan.results(entries, folder / "results.json")
     draw.say(f"\n{comparison(entries)}\n")

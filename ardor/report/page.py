@@ -21,10 +21,18 @@ __all__ = ["Entry", "Example", "write"]
 
 
 def write(
-    path: Path, entries: list[Entry], examples: list[Example], *, title: str, intro: str, notes: list[str]
+    path: Path,
+    entries: list[Entry],
+    examples: list[Example],
+    *,
+    title: str,
+    intro: str,
+    notes: list[str],
+    distilled: str | None = None,
 ) -> Path:
     """Write the page; a section without material is left out.
 
+    distilled: the student that the headline sets against the natural one, by name; None for the most robust.
     Raises RunError where it cannot be written, ConfigError where a net comes without a report.
     """
     from jinja2 import Environment, StrictUndefined  # here, for a page is rare and what it needs is slow to import
@@ -41,7 +49,7 @@ def write(
         title=title,
         intro=intro,
         notes=notes,
-        headline=_headline(entries, rows),
+        headline=_headline(entries, rows, distilled),
         protocols=evidence.protocols(entries),
         columns=compare.columns(rows),
         results=_results(entries, rows),
@@ -58,18 +66,24 @@ def write(
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _headline(entries: list[Entry], rows: Rows) -> list[dict[str, str]]:
-    """The undefended student and the most robust of the others, where the page has both and the other is better."""
+def _headline(entries: list[Entry], rows: Rows, distilled: str | None) -> list[dict[str, str]]:
+    """The undefended student and the one that stands, where the page has both and the other is better."""
     students = [i for i, entry in enumerate(entries) if entry.role == "student" and "worst_case" in rows[i]]
     natural = [i for i in students if entries[i].name.lower() == "natural"]
-    others = [i for i in students if i not in natural]
+    others = [i for i in students if i not in natural and distilled in (None, entries[i].name)]
     if not natural or not others:
         return []
     top = max(others, key=lambda i: rows[i]["worst_case"].value)
     if not rows[top]["worst_case"].value > rows[natural[0]]["worst_case"].value:
         return []
+    says = "the most robust student here, stands" if distilled is None else "distilled from the teacher, stands"
     return [
-        {"name": entries[i].name, "clean": _percent(rows[i]["clean"]), "worst": _percent(rows[i]["worst_case"])}
+        {
+            "name": entries[i].name,
+            "clean": _percent(rows[i]["clean"]),
+            "worst": _percent(rows[i]["worst_case"]),
+            "says": says,
+        }
         for i in (natural[0], top)
     ]
 
