@@ -26,7 +26,7 @@ L2_LARGEST = 10.0  # beyond any published radius on images of up to 224 x 224 pi
 
 @dataclass(frozen=True)
 class Linf:
-    """The L-infinity ball: each value of the image moves by at most eps, in (0, 1]."""
+    """The L-infinity ball. eps: how far each value of the image may move, in (0, 1]."""
 
     eps: float = 8 / 255
 
@@ -55,7 +55,7 @@ class Linf:
 
 @dataclass(frozen=True)
 class L2:
-    """The Euclidean ball: the perturbation's length over all values of the image is at most eps, in (0, 10]."""
+    """The Euclidean ball. eps: how long the perturbation may be over all values of the image, in (0, 10]."""
 
     eps: float = 128 / 255
 

@@ -75,6 +75,10 @@ def test_numbers_are_read_as_fractions_and_saved_as_written(folder):
     assert config["recipe"]["lr"] == "1/100"
     assert config["recipe"]["val_attack"]["threat"]["eps"] == "24/255"
     assert config["teacher"]["weights"] == "runs/t/best.safetensors"
+    words = ["--method", "sat", *ONE_STEP, "--method.attack.threat.eps", "0.07", "--recipe.val_attack.steps", "3"]
+    assert main(["train", *QUICK, *words, "--run", "runs/s"]) == 0
+    validation = yaml.safe_load((folder / "runs/s/config.yaml").read_text())["recipe"]["val_attack"]
+    assert (validation["threat"]["eps"], validation["steps"]) == (0.07, 3), "under the threat of the method"
 
 
 def test_a_recipe_and_words_and_which_wins(folder, capsys):

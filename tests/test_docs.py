@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from ardor.cli import main
+from ardor.names import resolve
+from ardor.testing import check_method
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -107,3 +109,11 @@ def test_every_method_has_a_card():
     cards = {path.stem for path in (ROOT / "docs" / "cards").glob("*.md")}
     files = {path.stem for path in (ROOT / "ardor" / "methods").glob("[a-z]*.py")}
     assert cards == files
+
+
+def test_the_examples_keep_the_contract(tmp_path):
+    (tmp_path / "readme.py").write_text([text for _, kind, text in blocks(ROOT / "README.md") if kind == "python"][1])
+    for name in (f"{ROOT}/docs/examples/mine.py:AdaAD", f"{tmp_path}/readme.py:Mine"):
+        check_method(resolve(name, "method")())
+    assert (ROOT / "docs/examples/mine.py").read_text() in (ROOT / "docs/guide.md").read_text()
+    assert (ROOT / "docs/examples/net.py").read_text() in (ROOT / "docs/guide.md").read_text()

@@ -144,6 +144,17 @@ def test_going_on_equals_never_having_stopped(tmp_path, stop):
         assert all(torch.equal(x[0][k], y[0][k]) for k in x[0])
 
 
+def test_lines_of_epochs_that_a_kill_took_back_are_not_kept(tmp_path):
+    train, val = splits()
+    next(iter(epochs(net(), None, methods.Natural(), train, recipe(), val=val, run=tmp_path / "run")))
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 2}) + "\n" + '{"epoch": 3, "lo')
+    distill(net(), None, methods.Natural(), train, recipe(), val=val, run=tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    assert all("loss" in line for line in lines)
+
+
 def test_a_finished_run_does_nothing_more(tmp_path):
     train, val = splits()
     distill(net(), None, methods.Natural(), train, recipe(), val=val, run=tmp_path / "run")
@@ -165,6 +176,7 @@ def test_teacher_is_frozen_and_put_back_and_the_global_generator_untouched():
     teacher = net(1).train()
     teacher.layers[1].eval()
     modes = [m.training for m in teacher.modules()]
+    torch.manual_seed(20_260_101)  # a state that nobody else sets
     before, state = weights(teacher), torch.get_rng_state()
     student = net()
     for _ in epochs(student, teacher, rslad(), train, recipe(epochs=1), val=val):
@@ -282,7 +294,8 @@ except RunError as error:
 
 
 ENDLESS = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would have inherited that it is ignored
 sys.path.insert(0, {tests!r})
 from test_train import *
 train, val = splits()

@@ -18,7 +18,7 @@ from ardor.types import Images, Labels, Net, Objective, Threat
 
 @dataclass(frozen=True)
 class FGSM:
-    """The fast gradient method within `threat`."""
+    """The fast gradient method within `threat`. loss: what an evaluation climbs, unlike a training method."""
 
     threat: Threat = Linf(8 / 255)
     loss: Literal["ce", "margin", "dlr"] = "ce"

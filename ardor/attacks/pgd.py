@@ -20,7 +20,11 @@ from ardor.types import Images, Labels, Net, Objective, Threat
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent within `threat`. step None means eps / 4; `start` is explained in ardor.threat."""
+    """Projected gradient ascent within `threat`.
+
+    steps: of ascent. step: the length of each, in the threat's norm; None is eps / 4. start: where it begins, as
+    ardor.threat.Start says. loss: what an evaluation climbs; a training method climbs its own objective instead.
+    """
 
     threat: Threat = Linf(8 / 255)
     steps: int = 10

@@ -22,5 +22,5 @@ class AdaAD:
         """Per-example terms, (B,) each."""
         with attack_view(student) as net:
             x_adv = self.attack.maximise(lambda z: kl(teacher(z), net(z)), x, noise)
-        robust = self.alpha * kl(teacher(x_adv), student(x_adv))
-        return {"robust": robust, "clean": (1 - self.alpha) * kl(teacher(x), student(x))}
+        robust = self.alpha * kl(teacher(x_adv).detach(), student(x_adv))
+        return {"robust": robust, "clean": (1 - self.alpha) * kl(teacher(x).detach(), student(x))}
