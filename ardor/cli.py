@@ -42,6 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sentence = " ".join(str(error).split())
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"ardor: {sentence}", markup=False)
         return 2
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"ardor: expected this to work, got {cause}: type the same with --debug to see where", markup=False
+        )
+        return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("\nardor: stopped; what was finished is kept, and the same command goes on with it.")
         return INTERRUPTED

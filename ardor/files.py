@@ -13,6 +13,8 @@ from ardor.errors import RunError
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     """Let `write` fill a temporary file beside `path`, and put it in place once it is durable. Raises RunError."""
+    if path.is_dir() or not path.name:
+        raise RunError(f"expected a file to write, got the folder {path}: type a name in it")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

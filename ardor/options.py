@@ -38,8 +38,9 @@ def options_for(
     ]
     fields: list[Any] = [row for row in rows if row is not None]
     fields += [(name, annotation, value) for name, (annotation, value) in (also or {}).items()]
-    fields.sort(key=len)  # required ones first, as a dataclass wants them
-    return grouped(fields, make=staticmethod(make))
+    empty = inspect.Parameter.empty
+    required = tuple(name for name, _, value in _parameters(make, default) if value is empty and name not in skip)
+    return grouped(fields, make=staticmethod(make), required=tuple(n for n in required if n in {f[0] for f in fields}))
 
 
 def grouped(rows: Sequence[Any], **found: Any) -> type:
@@ -47,6 +48,11 @@ def grouped(rows: Sequence[Any], **found: Any) -> type:
     made = dataclasses.make_dataclass("Options", rows, kw_only=True, namespace=found)
     made.__module__ = __name__  # cyclopts takes what make_dataclass writes there for a builtin, and looks no further
     return made
+
+
+def piece(name: str, options: type) -> tuple[Any, ...]:
+    """A field that holds `options` with their defaults."""
+    return name, options, dataclasses.field(default_factory=options)
 
 
 def built(parsed: Any) -> Any:
@@ -57,6 +63,10 @@ def built(parsed: Any) -> Any:
 def values(parsed: Any) -> dict[str, Any]:
     """The arguments in a parsed options dataclass, its inner ones built."""
     found = {f.name: getattr(parsed, f.name) for f in dataclasses.fields(parsed)}
+    for name in type(parsed).required:
+        if found[name] is None:
+            whose = getattr(type(parsed).make, "__name__", "it")
+            raise ConfigError(f"expected a value for {name} of {whose}, got none: type it with that option")
     return {name: built(v) if hasattr(type(v), "make") else v for name, v in found.items()}
 
 
@@ -79,20 +89,23 @@ def _row(name: str, hint: Any, value: Any, text: str) -> tuple[Any, ...] | None:
     """A field for `make_dataclass`, or None for a parameter that a command line cannot give."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         inner = options_for(type(value), value)
-        return name, inner, dataclasses.field(default_factory=inner)
+        return piece(name, inner)
     empty = value is inspect.Parameter.empty
     if hint is None:
         hint = str if empty or value is None else type(value)
     plain = [t for t in _members(hint) if t is not type(None)]
+    hint = hint | None if empty else hint  # asked for when it is missed, in words of our own
     annotation: Any
-    if plain == [float]:
+    if plain == [int]:
+        annotation = Annotated[hint, Parameter(converter=_to_integer, help=text)]
+    elif plain == [float]:
         annotation = Annotated[hint, Parameter(converter=_to_number, show_default=_shown, help=text)]
     elif all(_is_text(t) for t in plain):
         several = any(typing.get_origin(t) in (tuple, list) for t in plain)
         annotation = Annotated[hint, Parameter(help=text, negative="", consume_multiple=several)]
     else:
         return None
-    return (name, annotation) if empty else (name, annotation, value)
+    return name, annotation, None if empty else value
 
 
 def _members(hint: Any) -> tuple[Any, ...]:
@@ -116,6 +129,19 @@ def _to_number(hint: Any, tokens: Sequence[Token]) -> float | None:
         return number(text)
     except ConfigError as error:
         raise CycloptsError(msg=f"{tokens[0].keyword or tokens[0].keys}: {error}") from error
+
+
+def _to_integer(hint: Any, tokens: Sequence[Token]) -> int | None:
+    """A whole number; 2.5 is none, and is not rounded to one."""
+    text = tokens[0].value
+    if text.lower() in ("none", "null", "") and type(None) in _members(hint):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise CycloptsError(
+            msg=f"{tokens[0].keyword or tokens[0].keys}: expected a whole number, got {text!r}"
+        ) from None
 
 
 def _shown(value: Any) -> str | None:

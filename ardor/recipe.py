@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
 from ardor.errors import ConfigError
 from ardor.types import Attack
+
+SCHEDULE: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
+AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none"]
 
 
 @dataclass(frozen=True)
@@ -33,10 +37,10 @@ class Recipe:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 2e-4
-    schedule: Literal["milestones", "cosine", "one-cycle"] = "milestones"
+    schedule: SCHEDULE = "milestones"
     milestones: tuple[int, ...] | None = None
     drop: float = 0.1
-    augment: Literal["crop-flip", "crop", "none"] = "crop-flip"
+    augment: AUGMENT = "crop-flip"
     padding: int = 4
     seed: int = 0
     val_attack: Attack | None = None
@@ -46,11 +50,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr", "val_every"):
-            value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(
-                    f"expected recipe.{name} above 0, got {value}: type --recipe.{name} with such a number"
-                )
+            _require(self, name, "a number above 0", lambda v: v > 0)
+        for name in ("epochs", "batch", "val_every", "val_size", "padding", "seed"):
+            _require(self, name, "a whole number of 0 or more, below 2**63", lambda v: v == int(v) and 0 <= v < 2**63)
+        _require(self, "momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
+        _require(self, "nesterov", "false where momentum is 0", lambda v: not v or self.momentum > 0)
+        _require(self, "weight_decay", "a number of 0 or more", lambda v: v >= 0)
+        _require(self, "drop", "a factor above 0, at most 1", lambda v: 0 < v <= 1)
+        _require(self, "schedule", "one of milestones, cosine, one-cycle", get_args(SCHEDULE).__contains__)
+        _require(self, "augment", "one of crop-flip, crop, none", get_args(AUGMENT).__contains__)
+        _require(self, "milestones", "epochs from 1 up", lambda v: v is None or all(m >= 1 for m in v))
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -58,6 +67,16 @@ class Recipe:
         if self.milestones is not None:
             return self.milestones
         return tuple(round(self.epochs * m / 300) for m in (215, 260, 285))
+
+
+def _require(recipe: Recipe, name: str, what: str, holds: Callable[[Any], bool]) -> None:
+    value = getattr(recipe, name)
+    try:
+        fits = holds(value)
+    except TypeError:  # a word where a number belongs
+        fits = False
+    if not fits:
+        raise ConfigError(f"expected recipe.{name} as {what}, got {value!r}: type --recipe.{name} with such a value")
 
 
 def lr_at(recipe: Recipe, epochs_done: float) -> float:
@@ -77,6 +96,7 @@ def find_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()  # a device that only describes tensors cannot give one back
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(f"expected a device that this machine has, got {name!r}: type --recipe.device cpu") from error

@@ -6,6 +6,7 @@ Radii and steps are on the [0, 1] scale of the images. Every function returns a 
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -96,7 +97,7 @@ def length(v: Tensor) -> Tensor:
 
 def require_radius(eps: float, largest: float) -> None:
     """Refuse a radius that cannot be meant on the [0, 1] scale. Raises ThreatError."""
-    if not isinstance(eps, int | float):
+    if not isinstance(eps, numbers.Real):
         raise ThreatError(f"expected eps as a number, got {eps!r}: type for example Linf(8 / 255)")
     if 0 < eps <= largest:
         return

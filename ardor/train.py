@@ -74,20 +74,21 @@ def epochs(
     device = find_device(recipe.device)
     _require_fit(student, teacher, method, train, val)
     student.to(device)
-    with freeze(teacher.to(device)) if teacher is not None else contextlib.nullcontext() as frozen:
-        _prepare(method, student, frozen, train, recipe, device)
-        optimiser = make_optimiser(student, method, recipe)
-        folder = checkpoint.open_run(run, _config(student, teacher, method, train, val, recipe))
-        done, best = checkpoint.resume(folder, student, optimiser, method)
-        for epoch in range(done + 1, recipe.epochs + 1):
-            record = train_epoch(student, frozen, method, train, recipe, optimiser, epoch)
-            if val is not None and (epoch % recipe.val_every == 0 or epoch == recipe.epochs):
-                record.val_clean, record.val_robust = validate(student, val, method, recipe)
-                record.best = record.val_robust > best
-                best = max(best, record.val_robust)
-            record.run = str(folder) if folder else None
-            checkpoint.save(folder, record, best, student, optimiser, method)
-            yield record
+    with _frozen(teacher, device) as teaching:
+        _prepare(method, student, teaching, train, recipe, device)
+    optimiser = make_optimiser(student, method, recipe)
+    folder = checkpoint.open_run(run, _config(student, teacher, method, train, val, recipe))
+    done, best = checkpoint.resume(folder, student, optimiser, method)
+    for epoch in range(done + 1, recipe.epochs + 1):
+        with _frozen(teacher, device) as teaching:  # put back before every yield: two runs may share a teacher
+            record = train_epoch(student, teaching, method, train, recipe, optimiser, epoch)
+        if val is not None and (epoch % recipe.val_every == 0 or epoch == recipe.epochs):
+            record.val_clean, record.val_robust = validate(student, val, method, recipe)
+            record.best = record.val_robust > best
+            best = max(best, record.val_robust)
+        record.run = str(folder) if folder else None
+        checkpoint.save(folder, record, best, student, optimiser, method)
+        yield record
 
 
 def distill(*args: Any, **kwargs: Any) -> list[Epoch]:
@@ -197,6 +198,12 @@ def _prepare(
 def _require_fit(
     student: nn.Module, teacher: nn.Module | None, method: Method, train: Split, val: Split | None
 ) -> None:
+    if isinstance(method, type) or not callable(getattr(method, "terms", None)):
+        raise ConfigError(
+            f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), say, not the class"
+        )
+    if next(student.parameters(), None) is None:
+        raise ModelError("expected a student with parameters to train, got none: pass a net that has weights")
     require_fit(student, train.shape, train.classes, "student")
     if teacher is not None:
         require_fit(teacher, train.shape, train.classes, "teacher")
@@ -211,9 +218,13 @@ def _require_fit(
 
 
 def _asks_for_a_teacher(method: Method) -> bool:
-    """A method says by the type of its `teacher` whether it wants one; who says nothing is believed to know."""
-    said = inspect.signature(method.terms).parameters["teacher"].annotation
-    return said not in ("None", None, inspect.Parameter.empty)
+    """One of ours says by the type of its `teacher` whether it wants one; a user's is believed to know."""
+    own = type(method).__module__.startswith("ardor.methods.")
+    return own and inspect.signature(method.terms).parameters["teacher"].annotation != "None"
+
+
+def _frozen(teacher: nn.Module | None, device: torch.device) -> contextlib.AbstractContextManager[nn.Module | None]:
+    return contextlib.nullcontext() if teacher is None else freeze(teacher.to(device))
 
 
 def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:

@@ -1,8 +1,12 @@
 """The attack's twin: the same function as a net in eval mode, with batch norm folded into convolutions, channels last.
 
 In eval mode a batch norm is one scale and shift per channel, so after a convolution it disappears into its weights:
-fewer passes over memory, exact but for rounding. The twin is traced once per net and takes the net's current weights
-each time it is asked for. A net that cannot be traced, or answers otherwise than its twin, keeps itself.
+fewer passes over memory, exact but for rounding. The twin takes the net's present weights each time it is asked for.
+
+A trace cannot see what Python code decides anew at each call, and loses the backward pass of a custom autograd
+function, which would hide gradients and fake robustness. So only a net made of torch's and ardor's own layers has a
+twin; the first time, its logits and input gradients must be the net's; and a net with other layers, parameters or hooks
+than when it was traced is traced again. Any other net is attacked as it is.
 """
 
 from __future__ import annotations
@@ -17,18 +21,36 @@ from torch import Tensor, fx, nn
 
 log = logging.getLogger(__name__)
 
-_traced: weakref.WeakKeyDictionary[nn.Module, Twin | None] = weakref.WeakKeyDictionary()
+_traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Twin | None]] = weakref.WeakKeyDictionary()
+_OURS = ("torch.nn.", "ardor.models.", "ardor.testing.")
 
 
 def twin_of(net: nn.Module) -> nn.Module:
     """The twin of `net`, which must be in eval mode, with its present weights; `net` itself where there can be none."""
-    if net not in _traced:
-        _traced[net] = _trace(net)
-    twin = _traced[net]
+    if not _is_known(net):
+        return net
+    parts = _parts(net)
+    if net not in _traced or _traced[net][0] != parts:
+        _traced[net] = (parts, _trace(net))
+    twin = _traced[net][1]
     if twin is None:
         return net
     twin.refresh()
     return twin
+
+
+def _is_known(net: nn.Module) -> bool:
+    """Whether every layer is torch's or ours, and nobody watches the passes, who would miss what is folded away."""
+    return all(
+        f"{type(m).__module__}.".startswith(_OURS)
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
+        for m in net.modules()
+    )
+
+
+def _parts(net: nn.Module) -> tuple[int, ...]:
+    """What a trace holds on to: a layer, parameter or buffer that is another object makes another net."""
+    return tuple(id(part) for group in (net.modules(), net.parameters(), net.buffers()) for part in group)
 
 
 class Twin(nn.Module):
@@ -48,21 +70,22 @@ class Twin(nn.Module):
         """Images to logits, as the net in eval mode."""
         if not self.__dict__["agreed"]:
             if not self._agrees(x):
-                _traced[self.__dict__["key"]()] = None
-                return self.__dict__["net"](x)  # type: ignore[no-any-return]
+                net = self.__dict__["key"]()
+                _traced[net] = (_parts(net), None)
+                return net(x)  # type: ignore[no-any-return]
             self.__dict__["agreed"] = True
         return self.__dict__["graph"](x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["net"], name)
 
-    @torch.no_grad()
     def _agrees(self, x: Tensor) -> bool:
-        """Whether net and twin give the same logits: a trace is blind to what Python decides anew at each call."""
-        ours, theirs = self.__dict__["graph"](x), self.__dict__["net"](x)
-        same = ours.shape == theirs.shape and torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3, equal_nan=True)
+        """Whether net and twin give the same logits and the same input gradients."""
+        net = self.__dict__["key"]()
+        ours, theirs = _logits_and_gradient(self.__dict__["graph"], x), _logits_and_gradient(net, x)
+        same = all(_close(a, b) for a, b in zip(ours, theirs, strict=True))
         if not same:
-            log.warning("a %s answers otherwise than its trace: attacked as it is", type(self.__dict__["net"]).__name__)
+            log.warning("a %s answers otherwise than its trace: attacked as it is", type(net).__name__)
         return same
 
 
@@ -92,9 +115,20 @@ class Folded(nn.Module):
         return F.conv2d(x, own["weight"], own["bias"], conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
+def _logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        z = x.detach().clone().requires_grad_()
+        logits = net(z)
+        (grad,) = torch.autograd.grad(logits.square().sum(), z)
+    return logits.detach(), grad
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    """Equal but for rounding and a rare kink: the length of the difference beside the length of the values."""
+    return a.shape == b.shape and bool((a - b).norm() <= 1e-2 * b.norm() + 1e-12)
+
+
 def _trace(net: nn.Module) -> Twin | None:
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in net.modules()):
-        return None  # somebody watches the passes, and would miss what is folded away
     try:
         graph = fx.symbolic_trace(net)
     except Exception as error:

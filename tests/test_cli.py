@@ -302,3 +302,70 @@ def test_the_demo_runs_twice_and_keeps_its_figures(folder, capsys):
     assert main(["demo", "--quick"]) == 0
     assert (folder / "runs/demo-quick/page.html").read_bytes() == page
     assert tree(folder) == before
+
+
+def test_what_a_user_must_give_is_asked_for_and_taken(folder, capsys):
+    (folder / "mine.py").write_text(MINE.replace("beta: float = 0.5", "beta: float"))
+    words = [*QUICK, "--method", "mine.py:Mine", "--run", "m"]
+    assert "beta" in refused(capsys, "train", *words)
+    assert main(["train", *words, "--method.beta", "1/4"]) == 0
+    assert yaml.safe_load((folder / "m/config.yaml").read_text())["method"]["beta"] == "1/4"
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "threat: {eps: 0.2}\nmethod: {name: sat, attack: [1]}",
+        "method: {name: sat, attack: {name: 3}}",
+        "method: {name: sat, attack: {threat: 0.1}}",
+        "method: 3",
+        "student: [1]",
+        "recipe: 5",
+        "recipe: [1, 2]",
+        "recipe: {epochs: 2.5}",
+        "recipe: {epochs: many}",
+        "recipe: {schedule: foo}",
+        "1: 2",
+        "threat: linf2",
+    ],
+)
+def test_recipes_of_the_wrong_shape_train_nothing(folder, capsys, recipe):
+    base = {"data": "digits", "student": {"name": "small_cnn", "width": 4}, "method": "natural"}
+    said = yaml.safe_load(recipe)
+    (folder / "r.yaml").write_text(yaml.safe_dump(base | said))
+    refused(capsys, "train", "r.yaml")
+    assert list(tree(folder)) == ["r.yaml"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--recipe.momentum", "-1"],
+        ["--recipe.momentum", "2"],
+        ["--recipe.padding", "-1"],
+        ["--recipe.drop", "-1"],
+        ["--recipe.milestones", "0"],
+        ["--recipe.seed", "99999999999999999999999"],
+        ["--recipe.weight_decay", "-1"],
+        ["--recipe.nesterov", "--recipe.momentum", "0"],
+        ["--method", "os:getcwd"],
+        ["--method", "builtins:dict"],
+        ["--run", "x" * 300],
+    ],
+)
+def test_numbers_that_cannot_be_meant(folder, capsys, words):
+    refused(capsys, "train", *QUICK, "--method", "natural", *words)
+    assert tree(folder) == {}
+
+
+def test_an_unexpected_error_is_one_sentence_too(folder, capsys):
+    (folder / "net.py").write_text("def build(classes=10):\n    raise ValueError('my own mistake')\n")
+    words = ["--data", "digits", "--student", "net.py:build", "--method", "natural"]
+    sentence = refused(capsys, "train", *words)
+    assert "ValueError: my own mistake" in sentence
+    assert "--debug" in sentence
+
+
+def test_a_folder_is_no_file_to_write(run, capsys):
+    assert "expected a file to write" in refused(capsys, "evaluate", "runs/sat", "--suite", "quick", "--out", ".")
+    assert "batch" in refused(capsys, "evaluate", "runs/sat", "--batch", "0")

@@ -79,7 +79,7 @@ def test_readme_python_and_own_method_run(tmp_path, monkeypatch, capsys):
     for text in lines[1:]:
         for command in text.splitlines():
             if command.startswith("ardor train recipes/digits_rslad") or "mine.py" in command:
-                assert main([*shlex.split(command)[1:], *short]) == 0, command
+                assert main([*shlex.split(command, comments=True)[1:], *short]) == 0, command
     for command in ("evaluate runs/rslad --suite quick", "evaluate runs/teacher --suite quick"):
         assert main(command.split()) == 0
     assert main(["report", "runs/teacher", "runs/rslad", "--out", "report.html", "--limit", "40"]) == 0

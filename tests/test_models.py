@@ -277,7 +277,7 @@ class Answers(nn.Module):
 
 
 def test_require_fit_passes_and_restores_modes():
-    net = models.build("small_cnn", width=4).double()
+    net = models.build("small_cnn", width=4)
     net.train()
     net.layers[1].eval()
     net.linear.weight.requires_grad_(False)
@@ -290,6 +290,8 @@ def test_require_fit_passes_and_restores_modes():
     with pytest.raises(ModelError):
         models.require_fit(net, (3, 8, 8), 10)
     assert condition() == before
+    with pytest.raises(ModelError, match="Double"):  # images are float32, and a net that cannot take them is refused
+        models.require_fit(net.double(), (1, 8, 8), 10)
 
 
 @pytest.mark.parametrize(

@@ -178,10 +178,18 @@ def test_teacher_is_frozen_and_put_back_and_the_global_generator_untouched():
     modes = [m.training for m in teacher.modules()]
     torch.manual_seed(20_260_101)  # a state that nobody else sets
     before, state = weights(teacher), torch.get_rng_state()
-    student = net()
-    for _ in epochs(student, teacher, rslad(), train, recipe(epochs=1), val=val):
-        assert not any(p.requires_grad for p in teacher.parameters())
-        assert not any(m.training for m in teacher.modules())
+    student, frozen = net(), []
+
+    class Watch(methods.RSLAD):
+        def terms(self, student, teacher, x, y, *, epoch, noise):
+            on = [p.requires_grad for p in teacher.parameters()] + [m.training for m in teacher.modules()]
+            frozen.append(not any(on))
+            return super().terms(student, teacher, x, y, epoch=epoch, noise=noise)
+
+    for _ in epochs(student, teacher, Watch(attack=PGD2), train, recipe(epochs=2), val=val):
+        assert [m.training for m in teacher.modules()] == modes, "two runs may share a teacher"
+    assert len(frozen) == 6
+    assert all(frozen)
     assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
     assert [m.training for m in teacher.modules()] == modes
     assert torch.equal(weights(teacher), before)

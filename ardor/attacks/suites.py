@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ardor.attacks.cw import CW
 from ardor.attacks.fgsm import FGSM
 from ardor.attacks.pgd import PGD
+from ardor.errors import ConfigError
 from ardor.threat import Linf
 from ardor.types import Attack, Threat
 
@@ -25,6 +26,10 @@ class Suite:
     name: str
     threat: Threat
     attacks: dict[str, Attack]
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise ConfigError(f"expected at least one attack in the suite {self.name}, got none: add PGD(threat), say")
 
 
 def paper(threat: Threat) -> Suite:

@@ -117,6 +117,8 @@ NOTES = [
     "8x8 digits are a toy: these figures say which way things go, not how a method ranks on natural images.",
     "The suite is white-box PGD and CW; AutoAttack, which can only lower the figures, is not part of it yet.",
     "One seed shows no spread: ardor demo --all gives mean and SD over three.",
+    "Here plain adversarial training without a teacher (sat) does as well as distillation: the images are few and the "
+    "teacher is hardly more robust than its students. Do not expect the order of the papers from this page.",
     "The recipe is short (12 to 15 epochs) and shared by all methods; none was tuned for itself.",
     "Best checkpoints were chosen on a validation split cut from train; the test images took no part.",
     "Reproduce with: ardor demo",

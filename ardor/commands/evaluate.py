@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +19,7 @@ from ardor.config import as_text, number, read_yaml
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.evaluate import evaluate as judge
-from ardor.options import grouped, options_for, values, with_options
+from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.recipe import find_device
 from ardor.report import Report
 from ardor.threat import BY_NAME, Linf
@@ -52,7 +51,7 @@ def app(argv: Sequence[str]) -> App:
     pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
     if "model" in asked.names:
         pieces["model"] = net_options(asked.names["model"])
-    rows = [(key, piece, dataclasses.field(default_factory=piece)) for key, piece in pieces.items()]
+    rows = [piece(key, options) for key, options in pieces.items()]
     options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
     command = App(name="evaluate", help=HELP)
     command.default(with_options(evaluate, options))
@@ -90,7 +89,9 @@ def evaluate(
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
     attacks = SUITES[suite](more.resolved_threat)
-    report = run_suite(net.to(find_device(device)), split, attacks, batch or min(256, len(split)), seed)
+    report = run_suite(
+        net.to(find_device(device)), split, attacks, min(256, len(split)) if batch is None else batch, seed
+    )
     report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
     where = out or default_out(run, attacks, checkpoint)
     report.save(where)

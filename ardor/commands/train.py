@@ -17,7 +17,7 @@ from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import METHODS, Asked, find_method, find_threat, first_stage, given, with_named, with_threat
 from ardor.errors import ConfigError
 from ardor.models.build import BUILDERS
-from ardor.options import built, grouped, options_for, values, with_options
+from ardor.options import built, grouped, options_for, piece, values, with_options
 from ardor.recipe import Recipe
 from ardor.threat import Linf
 from ardor.train import epochs
@@ -110,5 +110,5 @@ def _options(asked: Asked, argv: Sequence[str]) -> type:
         for who in ("student", "teacher")
         if who in asked.names
     }
-    rows = [(key, piece, dataclasses.field(default_factory=piece)) for key, piece in pieces.items()]
+    rows = [piece(key, options) for key, options in pieces.items()]
     return grouped(rows, asked=asked, argv=list(argv))

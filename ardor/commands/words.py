@@ -47,10 +47,16 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
     """
     path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
     content = read_yaml(path) if path else {}
+    if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
     content.pop("fingerprint", None)  # a run's own config.yaml is a recipe too
     names: dict[str, str] = {}
     for key in keys:
         said = content.get(key)
+        if not isinstance(said, dict | str | None):
+            raise ConfigError(
+                f"expected {key}: NAME or {key}: {{name: NAME}} in {path}, got {said!r}: write one of them"
+            )
         own = said if isinstance(said, dict) else {}
         name = own.pop("name", None) if own else said
         typed = _last(argv, key)
@@ -105,8 +111,10 @@ def with_threat(thing: Any, threat: Threat | None) -> Any:
 
 def with_named(thing: Any, content: Any) -> Any:
     """The default `thing`, its pieces swapped for those that a recipe names inside it; the names leave the recipe."""
-    if not isinstance(content, dict) or not dataclasses.is_dataclass(thing) or isinstance(thing, type):
+    if content is None or not dataclasses.is_dataclass(thing) or isinstance(thing, type):
         return thing
+    if not isinstance(content, dict) or not isinstance(content.get("name", ""), str):
+        raise ConfigError(f"expected the options of {type(thing).__name__} as `key: value` lines, got {content!r}")
     name = content.pop("name", None)
     if name is not None and name.lower() != type(thing).__name__.lower():
         thing = pick(name, PIECES, "an attack or a threat")()

@@ -18,7 +18,7 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
     """
     _require_statistics(net, shape[0], who)
     first = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(0))
-    image = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
+    image = torch.zeros(1, *shape, device=first.device)  # float32, which the contract says
     with torch.no_grad(), attack_view(net):
         try:
             logits = net(image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -54,7 +55,12 @@ def split_of(run: Path) -> Split:
 def curve_of(run: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics.jsonl; none where it has none."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a kill may have cut the last one short
+            found.append(json.loads(line))
+    return found
 
 
 def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
@@ -71,9 +77,10 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     radii = tuple(threat.eps * k / 4 for k in range(9))
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
     path = run / "variance_gap.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if kept.get("key") == key:
-        return [GapPoint(**point) for point in kept["points"]]
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return [GapPoint(**point) for point in kept["points"]]
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,140 @@
+"""The twin must never be easier to defend than the net: what cannot be traced faithfully is attacked as it is."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import ardor
+from ardor.attacks import PGD, quick
+from ardor.losses import ce
+from ardor.modes import attack_view
+from ardor.noise import Noise
+from ardor.threat import Linf
+from ardor.twin import Twin, twin_of
+
+X = Noise(0, torch.arange(12), "x").uniform((3, 32, 32))
+Y = torch.arange(12) % 10
+
+
+def lively(net):
+    """Batch statistics and affine parts that matter."""
+    for k, m in enumerate(m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
+        for tensor, low in ((m.running_mean, -0.3), (m.running_var, 0.5), (m.weight.data, 0.5), (m.bias.data, -0.2)):
+            tensor.copy_(low + Noise(k, torch.tensor([0]), str(low)).uniform(tensor.shape)[0])
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("small_cnn", {}), ("resnet18", {}), ("resnet50", {}), ("mobilenet_v2", {"mean": (0.5,) * 3, "std": (0.2,) * 3}),
+     ("wide_resnet", {"depth": 10, "width": 1}), ("wide_resnet_silu", {"depth": 10, "width": 1})],
+)  # fmt: skip
+def test_every_net_of_ours_has_a_twin_of_the_same_logits_and_gradients(name, options):
+    net = lively(ardor.models.build(name, channels=3, **options))
+    x = X[:3]
+    twin = twin_of(net)
+    assert isinstance(twin, Twin)
+    answers = []
+    for f in (net, twin):
+        z = x.clone().requires_grad_()
+        logits = f(z)
+        answers.append((logits.detach(), torch.autograd.grad(ce(logits, Y[:3]).sum(), z)[0]))
+    for a, b in zip(*answers, strict=True):
+        assert (a - b).norm() <= 1e-3 * b.norm()
+
+
+def test_it_follows_training():
+    net = lively(ardor.models.build("small_cnn", channels=3))
+    before = twin_of(net)(X)
+    net.train()(X)  # batch statistics move
+    with torch.no_grad():
+        net.linear.weight.mul_(-1)
+    torch.testing.assert_close(twin_of(net.eval())(X), net(X), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(net(X), before)
+
+
+class Round(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return (8 * x).round() / 8
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+class Quantised(nn.Module):
+    """A straight-through quantiser: a trace keeps its forward and loses its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = ardor.models.build("small_cnn", channels=3)
+
+    def forward(self, x):
+        return self.net(Round.apply(x))
+
+
+def test_a_custom_gradient_is_not_lost():
+    net = lively(Quantised())
+    assert twin_of(net) is net
+    z = X.clone().requires_grad_()
+    with attack_view(net) as view:
+        (grad,) = torch.autograd.grad(ce(view(z), Y).sum(), z)
+    assert (grad != 0).float().mean() > 0.9
+
+
+def test_a_users_own_layers_are_attacked_as_they_are():
+    class Slow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.m = torch.zeros(3, 1, 1)
+            self.net = ardor.models.build("small_cnn", channels=3)
+
+        def forward(self, x):
+            if self.training:
+                self.m = (0.9 * self.m + 0.1 * x.mean((0, 2, 3))[:, None, None]).detach()
+            return self.net(x - self.m)
+
+    net = Slow().eval()
+    assert twin_of(net) is net
+
+
+def test_a_replaced_layer_is_seen():
+    net = lively(ardor.models.build("small_cnn", channels=3))
+    twin_of(net)(X)
+    net.linear = nn.Linear(64, 10)
+    torch.testing.assert_close(twin_of(net)(X), net(X), rtol=1e-4, atol=1e-5)
+    net.layers[0][0].weight = nn.Parameter(torch.ones_like(net.layers[0][0].weight))
+    torch.testing.assert_close(twin_of(net)(X), net(X), rtol=1e-4, atol=1e-5)
+
+
+def test_a_hook_is_heard_whenever_it_was_hung():
+    net = lively(ardor.models.build("small_cnn", channels=3))
+    twin_of(net)(X)
+    heard = []
+    handle = net.layers[0].register_forward_hook(lambda *_: heard.append(1))
+    with attack_view(net) as view:
+        PGD(Linf(0.1), steps=4)(view, X, Y, Noise(0, torch.arange(12)))
+    assert len(heard) == 4
+    handle.remove()
+    assert isinstance(twin_of(net), Twin)
+
+
+def test_a_trace_that_answers_otherwise_is_given_up(caplog):
+    net = lively(ardor.models.build("small_cnn", channels=3))
+    twin = twin_of(net)
+    twin.__dict__["folded"][0].__dict__["weight"] = torch.zeros_like(net.layers[0][0].weight)
+    assert torch.equal(twin(X), net(X))
+    assert "SmallCNN answers otherwise" in caplog.text
+    assert twin_of(net) is net
+
+
+def test_verdicts_with_and_without_twins_are_the_same(monkeypatch):
+    net = lively(ardor.models.build("small_cnn", channels=3))
+    data = ardor.data.Split(X, Y, 10, "x", "test")
+    with_twin = ardor.evaluate(net, data, quick(Linf(0.03)))
+    monkeypatch.setattr("ardor.modes.twin_of", lambda net: net)
+    without = ardor.evaluate(copy.deepcopy(net), data, quick(Linf(0.03)))
+    assert with_twin.verdicts == without.verdicts
