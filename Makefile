@@ -23,6 +23,7 @@ lint: .venv/dev.stamp
 
 # A torch that is there already (a GPU build, say) is kept. The lock then stops every later install from swapping it.
 .venv/torch.lock: .venv/bin/python requirements-torch.txt constraints.txt
+	@echo "Installing into .venv: a minute or so, once."
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q -r requirements-torch.txt -c constraints.txt
 	$(PIP) freeze | grep -iE '^(torch|triton|nvidia)' > $@.new && mv $@.new $@
 
