@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ardor import models
+from ardor import __version__, models
 from ardor.attacks import PGD, paper
 from ardor.data import Split, load
 from ardor.evaluate import Progress, evaluate
@@ -106,12 +106,12 @@ def train(job: Job, train: Split, val: Split) -> Iterator[Epoch]:
 
 
 def judge(job: Job, test: Split, progress: Progress | None = None) -> Report:
-    """Attack a trained job's net on the test split, unless a report of the same weights and images is there."""
+    """Attack a trained job's net on the test split, unless a report of the same weights, images and version exists."""
     net: nn.Module = models.load(job.run)
-    suite, path = paper(THREAT), job.run / "report-paper-linf-0.2-best.json"
+    suite, path = paper(THREAT), job.run / f"report-paper-linf-{THREAT.eps:g}-best.json"
     if path.exists():
         kept = Report.load(path)
-        if (kept.model["hash"], kept.data["hash"]) == (hash_of(net), test.hash):
+        if (kept.model["hash"], kept.data["hash"], kept.versions["ardor"]) == (hash_of(net), test.hash, __version__):
             return kept
     report = evaluate(net, test, suite, batch=len(test), progress=progress)
     report.title = job.name
