@@ -1,9 +1,9 @@
-# make demo | make test | make check | make clean. The second time only what changed is done again.
+# make demo | make test | make check | make soak | make clean. The second time only what changed is done again.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check soak lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/ardor demo
@@ -12,6 +12,9 @@ test: .venv/test.stamp
 	$(BIN)/python -m pytest
 
 check: lint test
+
+soak: .venv/test.stamp
+	$(BIN)/python -m pytest -m soak -s
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

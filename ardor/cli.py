@@ -10,20 +10,22 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import ardor
-from ardor.commands import demo, evaluate, report, train
+from ardor.commands import demo, doctor, evaluate, report, train
 from ardor.errors import ArdorError
 
 COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
     "demo": demo.app,
     "train": train.app,
     "evaluate": evaluate.app,
+    "doctor": doctor.app,
     "report": report.app,
 }
 
 HELP = """From a robust teacher to a small model whose robustness is proven.
 
-Start with `ardor demo`; then `ardor train`, `ardor evaluate RUN`, `ardor report RUN...`. Numbers may be written 8/255.
-A method, net or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
+Start with `ardor demo`; then `ardor train`, `ardor doctor RUN`, `ardor evaluate RUN`, `ardor report RUN...`. Numbers
+may be written 8/255. A method, net or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an
+error's traceback.
 """
 
 INTERRUPTED = 130  # what a shell expects of a program that was stopped by Ctrl-C

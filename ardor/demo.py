@@ -18,7 +18,7 @@ from torch import nn
 from ardor import __version__, models
 from ardor.attacks import PGD, paper
 from ardor.data import Split, load
-from ardor.evaluate import Progress, evaluate
+from ardor.evaluate import Tell, evaluate
 from ardor.files import write_atomic
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.models import hash_of
@@ -105,7 +105,7 @@ def train(job: Job, train: Split, val: Split) -> Iterator[Epoch]:
     yield from epochs(student, teacher, job.method, train, job.recipe, val=val, run=job.run)
 
 
-def judge(job: Job, test: Split, progress: Progress | None = None) -> Report:
+def judge(job: Job, test: Split, progress: Tell | None = None) -> Report:
     """Attack a trained job's net on the test split, unless a report of the same weights, images and version exists."""
     net: nn.Module = models.load(job.run)
     suite, path = paper(THREAT), job.run / f"report-paper-linf-{THREAT.eps:g}-best.json"

@@ -1,115 +1,207 @@
 """evaluate: a verdict per image and attack, from which every accuracy derives.
 
-The attacks of a suite are independent: each starts from all correctly classified images and is judged at its final
-iterate. Work is done in batches of one fixed shape, a short one padded by repetition, and every image has its own
-random stream, so neither order nor company can change a verdict.
+The attacks of an independent suite each start from all correctly classified images and are judged at their final
+iterate. Those of a sequential one each see the survivors of the attacks before, and any iterate counts. Work is cut
+into batches that follow from the data and earlier verdicts alone, and every image has its own random stream; so neither
+order, nor company, nor who does the work, nor an interruption can change a verdict.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import ardor
 from ardor import checks
 from ardor.attacks import Suite
+from ardor.attacks.rounds import fitted, rounds_of
 from ardor.config import describe
 from ardor.data.split import Split
-from ardor.errors import DataError, ModelError, ThreatError
+from ardor.errors import ConfigError, DataError, ModelError, ThreatError
+from ardor.files import write_atomic
+from ardor.journal import Batch, Entry, Journal
 from ardor.models import hash_of, require_fit
 from ardor.modes import attack_view
-from ardor.noise import Noise
+from ardor.noise import Noise, seeded
+from ardor.passes import Counted
+from ardor.progress import Meter, Progress
 from ardor.report.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.types import Attack, Images, Labels, Net, Threat
 
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with the attack's name, images done and images to do."""
+Tell: TypeAlias = Callable[[Progress], None]
+"""Called while work goes on, a few times a second at most, and after each batch."""
 
 
 def evaluate(
-    net: nn.Module, data: Split, suite: Suite, *, batch: int = 256, seed: int = 0, progress: Progress | None = None
+    net: nn.Module,
+    data: Split,
+    suite: Suite,
+    *,
+    batch: int = 256,
+    seed: int = 0,
+    journal: str | Path | None = None,
+    images: bool = False,
+    progress: Tell | None = None,
 ) -> Report:
     """Judge `net` on every image of `data` under every attack of `suite`.
 
-    batch: the fixed shape in which everything is computed. seed: of the attacks' random starts. progress: called after
-    each batch. Modes, parameter gradients and the global random generator are as before afterwards. Raises ModelError
-    where net and data do not fit or logits are not finite, ThreatError where an attack leaves its threat.
+    batch: how many images are computed at once, part of a result's identity. seed: of the attacks' random starts.
+    journal: a folder that keeps the verdicts of every finished batch, so that a stopped evaluation goes on and other
+    processes may take a share of it. images: keep there, as adversarial.npy (N, C, H, W) float32, for each image the
+    first adversarial one found, else the image itself. progress: see `Tell`.
+
+    Modes, parameter gradients and the global random generator are as before afterwards. Raises ModelError where net and
+    data do not fit or logits are not finite, ThreatError where an attack leaves its threat, RunError where the journal
+    is of another evaluation or cannot be written.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
+    if images and journal is None:
+        raise ConfigError("expected a journal to keep the images in, got none: pass journal='runs/mine/journal', say")
     require_fit(net, data.shape, data.classes)
-    tell = progress or (lambda name, done, todo: None)
-    seconds: dict[str, float] = {}
-    with attack_view(net) as view:
-        clean = torch.cat(
-            [_logits(net, x)[:real] for x, _, _, real in _batches(net, data, torch.arange(len(data)), batch)]
-        )
-        correct = clean.argmax(1) == data.labels.to(clean.device)
-        todo = correct.nonzero().squeeze(1).cpu()
-        verdicts = {}
-        for name, attack in suite.attacks.items():
-            began = time.perf_counter()
-            letters = [NOT_ATTEMPTED] * len(data)
-            for rows, broken in _judge(view, net, data, todo, name, attack, suite.threat, batch, seed):
-                for row, b in zip(rows.tolist(), broken.tolist(), strict=True):
-                    letters[row] = BROKEN if b else ROBUST
-                tell(name, sum(letter != NOT_ATTEMPTED for letter in letters), len(todo))
-            verdicts[name] = "".join(letters)
-            seconds[name] = round(time.perf_counter() - began, 3)
-    report = _report(net, data, suite, verdicts, seed, batch)
-    report.seconds = seconds
-    robust = {name: report.robust(name).k for name in verdicts}
-    found = [
-        checks.selection(data),
-        checks.training_mode(net),
-        checks.probabilities(clean),
-        checks.one_step_wins(robust),
-    ]
-    report.findings = [f for f in found if f is not None]
+    attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
+    report = _report(net, data, suite, attacks, seed, batch)
+    meter = Meter(attacks, len(data), data.classes, suite.sequential, progress)
+    with attack_view(net) as view, Journal.open(journal, _identity(report, images)) as book:
+        judge = _Judge(net, Counted(view, meter.tick), data, suite.threat, batch, seed, images)
+        _settle(report, suite, attacks, judge, book, meter)
+        if images:
+            _merge_images(Path(str(journal)), book, data, attacks, report)
+    report.findings = _findings(net, data, report, suite, attacks)
     return report
 
 
 def adversarial(net: nn.Module, data: Split, name: str, attack: Attack, *, batch: int = 256, seed: int = 0) -> Tensor:
     """The images (N, C, H, W) that `evaluate` judges for this attack of a suite, for every image of `data`."""
     with attack_view(net) as view:
-        done = [
-            attack(view, x, y, Noise(seed, index, name))[:real].cpu()
-            for x, y, index, real in _batches(net, data, torch.arange(len(data)), batch)
-        ]
+        done = []
+        for rows in torch.arange(len(data)).split(batch):
+            x, y, index = _take(net, data, rows[torch.arange(batch) % len(rows)])
+            done.append(attack(view, x, y, Noise(seed, index, name))[: len(rows)].cpu())
     return torch.cat(done)
 
 
-def _judge(
-    view: Net,
-    net: nn.Module,
-    data: Split,
-    todo: Tensor,
-    name: str,
-    attack: Attack,
-    threat: Threat,
-    batch: int,
-    seed: int,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of `data` and whether each was broken, batch by batch: attacked on the view, judged on the net as given."""
-    start = 0
-    for x, y, index, real in _batches(net, data, todo, batch):
-        x_adv = attack(view, x, y, Noise(seed, index, name))
-        _require_inside(x_adv, x, threat, name)
-        yield todo[start : start + real], (_logits(net, x_adv).argmax(1) != y)[:real]
-        start += real
+def _settle(
+    report: Report, suite: Suite, attacks: dict[str, Attack], judge: _Judge, book: Journal, meter: Meter
+) -> None:
+    """Fill the report's verdicts, stage by stage."""
+    data = judge.data
+    clean = [NOT_ATTEMPTED] * len(data)
+    _stage(book, "clean", torch.arange(len(data)), judge, judge.clean, clean, meter)
+    alive = correct = _rows(clean)
+    for name, attack in attacks.items():
+        began, forwards, backwards = time.perf_counter(), 0, 0
+        left = alive if suite.sequential else correct
+        letters = [NOT_ATTEMPTED] * len(data)
+        rounds = rounds_of(attack, data.classes) if len(left) else []
+        for number, one in enumerate(rounds):
+            stage = f"{name}/{number}"
+            meter.enter(name, number, len(left))
+            work = partial(judge.attacked, stage, name, one, number if hasattr(attack, "rounds") else None)
+            for entry in _stage(book, stage, left, judge, work, letters, meter):
+                forwards, backwards = forwards + entry.forwards, backwards + entry.backwards
+            left = _rows(letters)
+        alive = left if suite.sequential else alive
+        report.verdicts[name] = "".join(letters)
+        report.passes[name] = [forwards, backwards]
+        if book.folder is None:  # a journal's own time depends on who took part
+            report.seconds[name] = round(time.perf_counter() - began, 3)
 
 
-def _batches(net: nn.Module, data: Split, rows: Tensor, batch: int) -> Iterator[tuple[Images, Labels, Tensor, int]]:
-    """Batches of exactly `batch` images on the net's device, and how many of them are real."""
+def _stage(
+    book: Journal,
+    stage: str,
+    rows: Tensor,
+    judge: _Judge,
+    work: Callable[[Batch], tuple[Entry, np.ndarray[Any, Any] | None]],
+    letters: list[str],
+    meter: Meter,
+) -> list[Entry]:
+    """Have every batch of a stage judged, by whomever, and write its letters down."""
+    index = judge.data.index.cpu()
+    chunks = rows.tensor_split(math.ceil(len(rows) / judge.batch)) if len(rows) else ()  # of even size, to share
+    batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
+    entries = []
+    for one, entry, fresh in book.settle(stage, batches, work):
+        for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
+            letters[row] = letter
+        entries.append(entry)
+        meter.add(entry, fresh)
+    return entries
+
+
+def _rows(letters: Sequence[str]) -> Tensor:
+    """The rows that are robust so far."""
+    return torch.tensor([row for row, letter in enumerate(letters) if letter == ROBUST], dtype=torch.int64)
+
+
+@dataclass
+class _Judge:
+    """Judges one batch: attacked on the view, decided by the net as given."""
+
+    net: nn.Module
+    view: Counted
+    data: Split
+    threat: Threat
+    batch: int
+    seed: int
+    images: bool
+
+    def clean(self, batch: Batch) -> tuple[Entry, None]:
+        """Right or wrong without an attack."""
+        began = time.perf_counter()
+        x, y, _ = _take(self.net, self.data, self._padded(batch.rows))
+        right = (_logits(self.net, x).argmax(1) == y)[: len(batch.rows)].tolist()
+        letters = "".join(ROBUST if r else NOT_ATTEMPTED for r in right)
+        return Entry("clean", batch.number, batch.index, letters, len(x), 0, _since(began)), None
+
+    def attacked(
+        self, stage: str, name: str, attack: Attack, number: int | None, batch: Batch
+    ) -> tuple[Entry, np.ndarray[Any, Any] | None]:
+        """Robust or broken under one round (`number`) of an attack, or under one that has no rounds (None)."""
+        began, size = time.perf_counter(), len(batch.rows)
+        # an attack that keeps its batch whole is computed in one fixed shape, a short batch padded by repetition
+        x, y, index = _take(self.net, self.data, self._padded(batch.rows) if number is None else batch.rows)
+        noise = Noise(self.seed, index, name)
+        self.view.forwards = self.view.backwards = 0
+        with seeded(_unit_seed(self.seed, stage, batch.number)):  # a net that is random itself meets the same numbers
+            x_adv = attack(self.view, x, y, noise if number is None else noise.fork(str(number)))
+            _require_inside(x_adv, x, self.threat, name)
+            broken = (_logits(self.net, x_adv).argmax(1) != y)[:size]
+        letters = "".join(BROKEN if b else ROBUST for b in broken.tolist())
+        kept = x_adv[:size][broken].float().cpu().contiguous().numpy() if self.images and broken.any() else None
+        entry = Entry(
+            stage, batch.number, batch.index, letters, self.view.forwards, self.view.backwards, _since(began)
+        )
+        return entry, kept
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        return rows[torch.arange(self.batch) % len(rows)]
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 3)
+
+
+def _unit_seed(seed: int, stage: str, number: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/{number}".encode(), digest_size=7).digest(), "little")
+
+
+def _take(net: nn.Module, data: Split, rows: Tensor) -> tuple[Images, Labels, Tensor]:
+    """Images, labels and data set indices on the net's device."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    for chunk in rows.split(batch) if len(rows) else ():
-        padded = chunk[torch.arange(batch) % len(chunk)]
-        x, y, index = (v.to(device) for v in data.batch(padded))
-        yield x, y, index, len(chunk)
+    x, y, index = (v.to(device) for v in data.batch(rows.to(data.labels.device)))
+    return x, y, index
 
 
 @torch.no_grad()
@@ -133,12 +225,54 @@ def _require_inside(x_adv: Images, x: Images, threat: Threat, name: str) -> None
         )
 
 
-def _report(net: nn.Module, data: Split, suite: Suite, verdicts: dict[str, str], seed: int, batch: int) -> Report:
+def _findings(
+    net: nn.Module, data: Split, report: Report, suite: Suite, run: dict[str, Attack]
+) -> list[checks.Finding]:
+    """What could make the figures wrong: seen on the data, on the first batch, and in the verdicts."""
+    x, y, _ = _take(net, data, torch.arange(min(report.batch, len(data))))
+    found = [*checks.of_data(data), *checks.of_net(net, x, y), *checks.of_report(report)]
+    few = checks.few_classes(suite.attacks, run, data.classes)
+    return checks.without_consequences([*found, *([few] if few else [])])
+
+
+def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, Attack], report: Report) -> None:
+    """One array of the whole set, written row by row: memory does not grow with it."""
+
+    def write(temporary: Path) -> None:
+        shape = (len(data), *data.shape)
+        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
+        for rows in torch.arange(len(data)).split(report.batch):
+            whole[rows.numpy()] = data.batch(rows.to(data.labels.device))[0].cpu().numpy()
+        row_of = {index: row for row, index in enumerate(report.index)}
+        seen: set[int] = set()
+        for entry in book.entries(attacks):
+            broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
+            for row, image in zip(broken, book.images_of(entry.stage, entry.number) if broken else (), strict=True):
+                if row not in seen:
+                    whole[row] = image
+            seen.update(broken)
+        whole.flush()
+
+    write_atomic(folder / "adversarial.npy", write)
+
+
+def _identity(report: Report, images: bool) -> dict[str, Any]:
+    """What makes two evaluations the same one."""
+    words = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
+    said = {word: getattr(report, word) for word in words}
+    said["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
+    return {**said, "images": images, "n": report.n}
+
+
+def _report(
+    net: nn.Module, data: Split, suite: Suite, attacks: dict[str, Attack], seed: int, batch: int
+) -> Report:
     return Report(
         model={**describe(net), "hash": hash_of(net), "parameters": sum(p.numel() for p in net.parameters())},
         data={
             "name": data.name,
             "part": data.part,
+            "of": data.of or len(data),
             "classes": data.classes,
             "class_names": list(data.class_names),
             "hash": data.hash,
@@ -146,14 +280,15 @@ def _report(net: nn.Module, data: Split, suite: Suite, verdicts: dict[str, str],
             "marks": list(data.marks),
         },
         suite=suite.name,
+        sequential=suite.sequential,
         threat=describe(suite.threat),
-        attacks={name: _resolved(attack) for name, attack in suite.attacks.items()},
+        attacks={name: _resolved(attack) for name, attack in attacks.items()},
         index=data.index.tolist(),
         labels=data.labels.tolist(),
-        verdicts=verdicts,
+        verdicts={},
         seed=seed,
         batch=batch,
-        versions={"ardor": ardor.__version__, "torch": torch.__version__},
+        versions={"ardor": ardor.__version__, "torch": str(torch.__version__)},
     )
 
 

@@ -41,6 +41,23 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """z_t - z_y: positive where the target is ahead of the true class: -> (B,)."""
+    both = logits.gather(1, torch.stack((target, y), 1))
+    return both[:, 0] - both[:, 1]
+
+
+def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
+    """-(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2 + 1e-12) (Croce and Hein, ICML 2020): -> (B,).
+
+    The denominator keeps its gradient. Raises ModelError with fewer than 4 classes.
+    """
+    if logits.shape[1] < 4:
+        raise ModelError(f"the targeted DLR loss expected at least 4 classes, got {logits.shape[1]}: use the margin")
+    top = logits.topk(4, 1).values
+    return margin_targeted(logits, y, target) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
+
+
 def _without(logits: Tensor, y: Tensor) -> Tensor:
     """The logits with the true class at minus infinity."""
     true = F.one_hot(y, logits.shape[1]).bool()
@@ -49,3 +66,6 @@ def _without(logits: Tensor, y: Tensor) -> Tensor:
 
 BY_NAME = {"ce": ce, "margin": margin, "dlr": dlr}
 """The losses of an evaluation attack, by the name in its `loss` field."""
+
+TARGETED = {"margin": margin_targeted, "dlr": dlr_targeted}
+"""Their targeted forms, (logits, y, target) -> (B,)."""

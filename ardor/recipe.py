@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from torch.distributed import get_node_local_rank
 
 from ardor.errors import ConfigError
 from ardor.types import Attack
@@ -94,7 +95,10 @@ def lr_at(recipe: Recipe, epochs_done: float) -> float:
 def find_device(name: str) -> torch.device:
     """The device that `name` means; "auto" is a GPU if there is one. Raises ConfigError."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        # each of the processes that torchrun starts on a machine gets a GPU of its own, as far as there are any
+        return torch.device("cuda", get_node_local_rank(fallback_rank=0) % torch.cuda.device_count())
     try:
         torch.zeros(1, device=name).cpu()  # a device that only describes tensors cannot give one back
         return torch.device(name)

@@ -17,9 +17,10 @@ from torch import Tensor
 from ardor.errors import ThreatError
 from ardor.noise import Noise
 
-Start: TypeAlias = Literal["uniform", "unclipped", "gaussian", "none"]
-"""uniform: in the ball, clipped to [0, 1]. unclipped: the same without the clip (released ARD). gaussian: x + 0.001
-N(0, I), not clipped before the first gradient (TRADES, MART, RSLAD). none: x itself."""
+Start: TypeAlias = Literal["uniform", "unclipped", "surface", "gaussian", "none"]
+"""uniform: in the ball, clipped to [0, 1]. unclipped: the same without the clip (released ARD). surface: at distance
+eps, then clipped (APGD, FAB). gaussian: x + 0.001 N(0, I), not clipped before the first gradient (TRADES, MART, RSLAD).
+none: x itself."""
 
 GAUSSIAN_START = 0.001
 L2_LARGEST = 10.0  # beyond any published radius on images of up to 224 x 224 pixels; 128 or 36 was meant in 0-255
@@ -39,11 +40,15 @@ class Linf:
         if kind in ("uniform", "unclipped"):
             x_adv = x + self.eps * (2 * noise.uniform(x.shape[1:], x.dtype) - 1)
             return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
+        if kind == "surface":
+            u = 2 * noise.uniform(x.shape[1:], x.dtype) - 1
+            largest = u.flatten(1).abs().amax(1)
+            return (x + self.eps * (u / (_per_image(largest, x) + 1e-12))).clamp(0, 1)
         return _plain_start(x, kind, noise)
 
-    def ascend(self, x: Tensor, grad: Tensor, step: float) -> Tensor:
-        """One step along the gradient's sign."""
-        return x + step * grad.sign()
+    def ascend(self, x: Tensor, grad: Tensor, step: float | Tensor) -> Tensor:
+        """One step along the gradient's sign, of one length or of one for each image (B,)."""
+        return x + (_per_image(step, x) if isinstance(step, Tensor) else step) * grad.sign()
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The nearest point of the ball around x that is an image."""
@@ -70,10 +75,13 @@ class L2:
             radius = noise.uniform((), x.dtype) ** (1 / math.prod(x.shape[1:]))
             x_adv = x + _per_image(self.eps * radius / length(direction), x) * direction
             return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
+        if kind == "surface":
+            direction = noise.normal(x.shape[1:], x.dtype)
+            return (x + self.eps * (direction / _per_image(length(direction) + 1e-12, x))).clamp(0, 1)
         return _plain_start(x, kind, noise)
 
-    def ascend(self, x: Tensor, grad: Tensor, step: float) -> Tensor:
-        """One step of the given length along the gradient, however small it is; none where it is zero."""
+    def ascend(self, x: Tensor, grad: Tensor, step: float | Tensor) -> Tensor:
+        """One step of the given length, or of one for each image, along the gradient, however small; none at zero."""
         largest = grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
         direction = grad / _per_image(largest, x)  # a confident net's gradients vanish, its weakness does not
         return x + _per_image(step / (length(direction) + 1e-12), x) * direction

@@ -53,6 +53,11 @@ def _parts(net: nn.Module) -> tuple[int, ...]:
     return tuple(id(part) for group in (net.modules(), net.parameters(), net.buffers()) for part in group)
 
 
+def as_given(view: Any) -> Any:
+    """The net that was given, where `view` stands in for it; any other net is itself."""
+    return view.as_given() if hasattr(type(view), "as_given") else view
+
+
 class Twin(nn.Module):
     """A traced net whose convolutions carry the batch norms behind them. Anything but a call is the net's own."""
 
@@ -60,6 +65,10 @@ class Twin(nn.Module):
         super().__init__()
         # past nn.Module's bookkeeping: what is the net's shall not be the twin's too
         self.__dict__.update(net=weakref.proxy(net), key=weakref.ref(net), graph=graph, folded=folded, agreed=False)
+
+    def as_given(self) -> nn.Module:
+        """The net itself."""
+        return self.__dict__["key"]()  # type: ignore[no-any-return]
 
     def refresh(self) -> None:
         """Take the net's present weights."""

@@ -44,8 +44,8 @@ class Threat(Protocol):
         """Return a fresh tensor: where an attack begins."""
         ...
 
-    def ascend(self, x: Images, grad: Tensor, step: float) -> Images:
-        """One step of steepest ascent in this norm."""
+    def ascend(self, x: Images, grad: Tensor, step: float | Tensor) -> Images:
+        """One step of steepest ascent in this norm: of the same length for all, or of one for each image (B,)."""
         ...
 
     def project(self, x_adv: Images, x: Images) -> Images:

@@ -17,7 +17,9 @@ def test_public_names_are_pinned():
         "L2", "ArdorError", "Epoch", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks", "data", "distill",
         "epochs", "errors", "evaluate", "freeze", "losses", "methods", "models", "variance_gap",
     ]  # fmt: skip
-    assert ardor.attacks.__all__ == ["CW", "FGSM", "PGD", "Suite", "paper", "quick"]
+    assert ardor.attacks.__all__ == [
+        "APGD", "CW", "FAB", "FGSM", "PGD", "Square", "Suite", "autoattack", "paper", "plus", "quick", "rand", "suites",
+    ]  # fmt: skip
     assert ardor.methods.__all__ == [
         "ARD", "IAD", "KD", "MART", "RSLAD", "SAT", "TRADES", "Natural", "VarianceGap",
     ]  # fmt: skip

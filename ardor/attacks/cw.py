@@ -31,3 +31,7 @@ class CW:
         """Adversarial images for (x, y): the final iterate."""
         pgd = PGD(self.threat, self.steps, self.step, start="uniform")
         return pgd.maximise(lambda z: losses.margin(net(z), y).clamp(max=self.kappa), x, noise)
+
+    def cost(self, classes: int) -> int:
+        """Passes an image costs, forward or back."""
+        return 2 * self.steps

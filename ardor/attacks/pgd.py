@@ -29,7 +29,7 @@ class PGD:
     threat: Threat = Linf(8 / 255)
     steps: int = 10
     step: float | None = None
-    start: Literal["uniform", "unclipped", "gaussian", "none"] = "uniform"
+    start: Literal["uniform", "unclipped", "surface", "gaussian", "none"] = "uniform"
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     def __post_init__(self) -> None:
@@ -52,3 +52,7 @@ class PGD:
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
         """Adversarial images for (x, y): the final iterate."""
         return self.maximise(lambda z: losses.BY_NAME[self.loss](net(z), y), x, noise)
+
+    def cost(self, classes: int) -> int:
+        """Passes an image costs, forward or back."""
+        return 2 * self.steps

@@ -8,24 +8,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ardor.attacks.apgd import APGD
 from ardor.attacks.cw import CW
+from ardor.attacks.fab import FAB
 from ardor.attacks.fgsm import FGSM
 from ardor.attacks.pgd import PGD
-from ardor.errors import ConfigError
-from ardor.threat import Linf
+from ardor.attacks.square import Square
+from ardor.errors import ConfigError, ThreatError
+from ardor.threat import L2, Linf
 from ardor.types import Attack, Threat
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks by name, all under `threat`; each starts from every correctly classified image, whatever the others do.
+    """Attacks by name, all under `threat`. An image is robust under the suite if it survives every attack in it.
 
-    An image is robust under the suite if it survives every attack in it.
+    sequential: each attack sees the survivors of those before it, as AutoAttack does; else each starts from every
+    correctly classified image, whatever the others do.
     """
 
     name: str
     threat: Threat
     attacks: dict[str, Attack]
+    sequential: bool = False
 
     def __post_init__(self) -> None:
         if not self.attacks:
@@ -50,3 +55,61 @@ def paper(threat: Threat) -> Suite:
 def quick(threat: Threat) -> Suite:
     """For validation and a first look, not for a claim: PGD-10 on cross-entropy."""
     return Suite("quick", threat, {"pgd_10": PGD(threat, steps=10)})
+
+
+def autoattack(threat: Threat) -> Suite:
+    """AutoAttack `standard` (Croce and Hein, ICML 2020), what robust accuracy means in the field's tables."""
+    return Suite(
+        "autoattack",
+        threat,
+        {
+            "apgd_ce": APGD(threat),
+            "apgd_t": APGD(threat, loss="dlr", targets=9),
+            "fab_t": FAB(_norm(threat)),
+            "square": Square(_norm(threat)),
+        },
+        sequential=True,
+    )
+
+
+def plus(threat: Threat) -> Suite:
+    """AutoAttack `plus`: the untargeted attacks with five restarts, and the targeted ones."""
+    return Suite(
+        "plus",
+        threat,
+        {
+            "apgd_ce": APGD(threat, restarts=5),
+            "apgd_dlr": APGD(threat, loss="dlr", restarts=5),
+            "fab": FAB(_norm(threat), targets=0, restarts=5),
+            "square": Square(_norm(threat)),
+            "apgd_t": APGD(threat, loss="dlr", targets=9),
+            "fab_t": FAB(_norm(threat)),
+        },
+        sequential=True,
+    )
+
+
+def rand(threat: Threat) -> Suite:
+    """AutoAttack `rand`, for a net that is random itself: each gradient is the mean of 20 draws."""
+    attacks: dict[str, Attack] = {
+        "apgd_ce": APGD(threat, draws=20),
+        "apgd_dlr": APGD(threat, loss="dlr", draws=20),
+    }
+    return Suite("rand", threat, attacks, sequential=True)
+
+
+def apgd(threat: Threat) -> Suite:
+    """APGD alone, on cross-entropy and DLR: AutoAttack's first look, at a fiftieth of its cost."""
+    return Suite("apgd", threat, {"apgd_ce": APGD(threat), "apgd_dlr": APGD(threat, loss="dlr")}, sequential=True)
+
+
+def square(threat: Threat) -> Suite:
+    """Square alone: what 5,000 queries find without a gradient."""
+    return Suite("square", threat, {"square": Square(_norm(threat))}, sequential=True)
+
+
+def _norm(threat: Threat) -> Linf | L2:
+    """FAB and Square know these two norms by heart."""
+    if isinstance(threat, Linf | L2):
+        return threat
+    raise ThreatError(f"expected Linf or L2 for FAB and Square, got {type(threat).__name__}: use apgd(threat), say")

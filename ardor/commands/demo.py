@@ -68,7 +68,7 @@ def _one(job: plan.Job, place: str, train: Split, val: Split, test: Split) -> Re
             move(record.epoch, f"loss {record.loss:.3f}")
     names = list(paper(plan.THREAT).attacks)
     with draw.progress(f"{place} {job.name}: attacks", len(names)) as move:
-        report = plan.judge(job, test, lambda name, done, todo: move(names.index(name), name))
+        report = plan.judge(job, test, lambda p: move(["clean", *names].index(p.attack), p.attack))
     clean, worst = report.clean, report.worst_case
     seconds = time.perf_counter() - began
     draw.say(

@@ -7,8 +7,17 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
+from ardor.progress import Progress as Moment
 from ardor.train import Epoch
 
 out = Console(highlight=False, soft_wrap=True)
@@ -46,3 +55,32 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
     with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as bars:
         task = bars.add_task(title, total=total, word="")
         yield lambda done, word: bars.update(task, completed=done, word=word)
+
+
+@contextmanager
+def evaluation(quiet: bool = False) -> Iterator[Callable[[Moment], None]]:
+    """A bar over the whole suite on a terminal, with a line for each attack that is done; nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[word]}"))
+    with Progress(*columns, console=err, transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
+        task = bars.add_task("", total=1, word="")
+        last: Moment | None = None
+
+        def tell(now: Moment) -> None:
+            nonlocal last
+            if last is not None and last.attack != now.attack and not bars.disable:
+                bars.console.print(f"{last.attack}: {100 * last.robust:.2f} % robust", markup=False)
+            last = now
+            where = f" {now.round}/{now.rounds}" if now.rounds > 1 else ""
+            left = "" if now.seconds is None else f", at most {_duration(now.seconds)} left"
+            word = f"{now.done}/{now.todo} images, {100 * now.robust:.2f} % robust so far{left}"
+            total = max(1, now.passes + now.left)
+            bars.update(task, description=now.attack + where, completed=now.passes, total=total, word=word)
+
+        yield tell
+
+
+def _duration(seconds: float) -> str:
+    """As a person says it: 45 s, 12 min, 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from torch import nn
+from torch.distributed import get_node_local_rank, is_torchelastic_launched
 
 from ardor import data as datasets
 from ardor import models
@@ -21,7 +21,6 @@ from ardor.errors import ConfigError
 from ardor.evaluate import evaluate as judge
 from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.recipe import find_device
-from ardor.report import Report
 from ardor.threat import BY_NAME, Linf
 from ardor.types import Threat
 
@@ -39,6 +38,10 @@ Examples:
 `ardor evaluate --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15`
 
 The report is saved as JSON in the run's folder (or where --out says), one verdict per image and attack.
+
+`ardor evaluate RUN --suite autoattack` keeps a journal beside it: stop it at any moment, and the same command goes
+on. The same command in a second terminal, on another machine that shares the folder, or as
+`torchrun --nproc-per-node 4 -m ardor evaluate RUN --suite autoattack` takes a share of the images.
 """
 
 
@@ -65,7 +68,9 @@ def evaluate(
     model: Annotated[str | None, Parameter(help="a net's name or file.py:Name, instead of RUN")] = None,
     weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
     data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
-    suite: Annotated[Literal["paper", "quick"], Parameter(help="which attacks")] = "paper",
+    suite: Annotated[
+        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square"], Parameter(help="which attacks")
+    ] = "paper",
     threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
     checkpoint: Annotated[Literal["best", "last"], Parameter(help="of the run")] = "best",
     part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
@@ -74,6 +79,10 @@ def evaluate(
     seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
     device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
     out: Annotated[Path | None, Parameter(help="the report's file; default in RUN")] = None,
+    journal: Annotated[
+        Path | None, Parameter(help="folder of finished verdicts; default in RUN, for all but paper and quick")
+    ] = None,
+    images: Annotated[bool, Parameter(help="keep the adversarial images in the journal", negative="")] = False,
     more: Any = None,
 ) -> int:
     """Judge what the words and `more` describe."""
@@ -89,28 +98,29 @@ def evaluate(
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
     attacks = SUITES[suite](more.resolved_threat)
-    report = run_suite(
-        net.to(find_device(device)), split, attacks, min(256, len(split)) if batch is None else batch, seed
-    )
-    report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
-    where = out or default_out(run, attacks, checkpoint)
-    report.save(where)
-    draw.say(f"{report.table()}\n\nSaved to {where}.")
-    return 0
-
-
-def run_suite(net: nn.Module, split: Split, suite: Suite, batch: int = 256, seed: int = 0) -> Report:
-    """`ardor.evaluate` with a bar for each attack."""
-    names = list(suite.attacks)
-    with draw.progress("attack", len(names) * 1000) as move:
-        return judge(
-            net,
+    where = default_out(run, attacks, checkpoint, data, part, limit)
+    shared = is_torchelastic_launched()
+    if journal is None and (attacks.sequential or shared or images):
+        journal = where.with_name(where.stem.replace("report-", "journal-", 1))
+    first = get_node_local_rank(fallback_rank=0) == 0  # of those that torchrun started here, the one that speaks
+    with draw.evaluation(quiet=not first) as tell:
+        report = judge(
+            net.to(find_device(device)),
             split,
-            suite,
-            batch=batch,
+            attacks,
+            batch=min(256, len(split)) if batch is None else batch,
             seed=seed,
-            progress=lambda name, done, todo: move(1000 * names.index(name) + 1000 * done // max(1, todo), name),
+            journal=journal,
+            images=images,
+            progress=tell,
         )
+    report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
+    where = out or where
+    report.save(where)
+    if first:
+        kept = f", the adversarial images to {Path(str(journal)) / 'adversarial.npy'}" if images else ""
+        draw.say(f"{report.table()}\n\nSaved to {where}{kept}.")
+    return 0
 
 
 def find_split(trained: dict[str, Any], name: str | None, part: str, options: dict[str, Any]) -> Split:
@@ -132,8 +142,18 @@ def trained_threat(trained: dict[str, Any]) -> Threat | None:
     return None
 
 
-def default_out(run: Path | None, suite: Suite, checkpoint: str) -> Path:
-    """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one."""
-    eps = as_text(suite.threat.eps).replace("/", "_")
-    name = f"report-{suite.name}-{type(suite.threat).__name__.lower()}-{eps}"
-    return run / f"{name}-{checkpoint}.json" if run else Path(f"{name}.json")
+def default_out(
+    run: Path | None,
+    suite: Suite,
+    checkpoint: str,
+    data: str | None = None,
+    part: str = "test",
+    limit: int | None = None,
+) -> Path:
+    """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one; other images, another name."""
+    words = [suite.name, type(suite.threat).__name__.lower(), as_text(suite.threat.eps).replace("/", "_")]
+    words += [] if run is None else [checkpoint]
+    words += [] if data is None or run is None else ["".join(c if c.isalnum() else "_" for c in data)]
+    words += [] if part == "test" else [part]
+    words += [] if limit is None else [f"limit{limit}"]
+    return (run or Path()) / f"report-{'-'.join(words)}.json"

@@ -19,8 +19,17 @@ from ardor.types import Threat
 METHODS: dict[str, Callable[..., Any]] = {
     getattr(methods, name).__module__.rpartition(".")[2]: getattr(methods, name) for name in methods.__all__
 }
-SUITES: dict[str, Callable[[Threat], attacks.Suite]] = {"paper": attacks.paper, "quick": attacks.quick}
-PIECES: dict[str, Callable[..., Any]] = {**threats.BY_NAME, "pgd": attacks.PGD, "fgsm": attacks.FGSM}
+SUITES: dict[str, Callable[[Threat], attacks.Suite]] = {
+    "paper": attacks.paper,
+    "quick": attacks.quick,
+    "autoattack": attacks.autoattack,
+    "plus": attacks.plus,
+    "rand": attacks.rand,
+    "apgd": attacks.suites.apgd,
+    "square": attacks.suites.square,
+}
+INNER: dict[str, Callable[..., Any]] = {"pgd": attacks.PGD, "fgsm": attacks.FGSM, "apgd": attacks.APGD}
+PIECES: dict[str, Callable[..., Any]] = {**threats.BY_NAME, **INNER}
 
 
 @dataclasses.dataclass

@@ -22,6 +22,7 @@ class Split:
     images: (N, C, H, W) uint8 (read as value / 255) or float32 in [0, 1]. labels: (N,) int64. index: (N,) int64, each
     image's position in the source's file, which keys its random streams; it survives `take`. part: "train", "val" or
     "test". source: what `ardor.data.load` was called with. marks: what every report must say about this split.
+    of: how many images the part had before `limit` took a subset; 0 where it is whole.
     """
 
     images: Tensor
@@ -33,6 +34,7 @@ class Split:
     index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     source: dict[str, Any] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
+    of: int = 0
 
     def __post_init__(self) -> None:
         if not len(self.index) and len(self.images):
@@ -74,7 +76,9 @@ class Split:
         """At most n images with the classes in proportion: a stratified subset, in the order of the split."""
         if n < 1:
             raise ConfigError(f"{self.name} ({self.part}): expected a limit of at least 1 image, got {n}: type 1000")
-        return self if n >= len(self) else self.take(stratified(self, n, seed, "limit"))
+        if n >= len(self):
+            return self
+        return replace(self.take(stratified(self, n, seed, "limit")), of=self.of or len(self))
 
     def to(self, device: torch.device | str) -> Split:
         """The same split with its tensors on `device`."""

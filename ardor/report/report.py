@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ class Report:
     """One net, one split, one suite.
 
     verdicts: attack name -> one letter per image: "r" robust, "b" broken, "-" not attempted (misclassified when clean,
-    so no attack was needed). index: each image's position in the data set. attacks: the resolved hyperparameters.
-    model, data: what they were, with hashes. marks and findings: how the figures could be wrong. The suite `paper` is
-    independent (each attack starts from all correctly classified images, judged at its final iterate).
+    so no attack was needed; in a sequential suite also broken by an attack before). index: each image's position in the
+    data set. attacks: the resolved hyperparameters. model, data: what they were, with hashes. marks and findings: how
+    the figures could be wrong. sequential: each attack saw only the survivors of those before, so its accuracy is that
+    after all of them, and any iterate counted; else each started from all correctly classified images and was judged at
+    its final iterate. passes: images that each attack sent through the net, forward and back.
     """
 
     model: dict[str, Any]
@@ -42,6 +45,8 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     title: str = ""
+    sequential: bool = False
+    passes: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -54,7 +59,7 @@ class Report:
         return self._share(lambda i: next(iter(self.verdicts.values()))[i] != NOT_ATTEMPTED)
 
     def robust(self, attack: str) -> Proportion:
-        """Correct on the clean image and under `attack`, of all n images."""
+        """Correct on the clean image and under `attack`, in a sequential suite also under those before; of all n."""
         return self._share(lambda i: self.verdicts[attack][i] == ROBUST)
 
     @property
@@ -104,7 +109,8 @@ class Report:
         eps = self.threat.get("eps")
         lines = [
             f"{self.title or self.model['name']} on {self.data['name']} ({self.data['part']}), "
-            f"{self.threat['name']} eps {eps}, n = {self.n}",
+            f"{self.threat['name']} eps {eps}, n = {self.n}{self._subset()}",
+            *(["Each attack saw the survivors of those above it."] if self.sequential else []),
             "",
             "| attack | accuracy % | 95 % interval | robust of n |",
             "|:--|--:|:-:|--:|",
@@ -118,13 +124,20 @@ class Report:
 
     __str__ = table
 
+    def _subset(self) -> str:
+        of = self.data.get("of", self.n)
+        return f" of {of}, classes in proportion" if of != self.n else ""
+
     def _require_sound(self) -> None:
-        """One letter per image and attack, and one opinion on which images were wrong without an attack."""
+        """One letter per image and attack, and one opinion on which images were left for each attack."""
         letters = {ROBUST, BROKEN, NOT_ATTEMPTED}
-        skipped = {tuple(v == NOT_ATTEMPTED for v in verdict) for verdict in self.verdicts.values()}
         lengths = {len(self.labels), *map(len, self.verdicts.values())}
-        if lengths != {self.n} or len(skipped) != 1 or not letters.issuperset("".join(self.verdicts.values())):
+        if lengths != {self.n} or not self.verdicts or not letters.issuperset("".join(self.verdicts.values())):
             raise ValueError("verdicts that do not fit the images")
+        for before, after in pairwise(self.verdicts.values()):
+            gone = {NOT_ATTEMPTED, BROKEN} if self.sequential else {NOT_ATTEMPTED}
+            if any((a in gone) != (b == NOT_ATTEMPTED) for a, b in zip(before, after, strict=True)):
+                raise ValueError("verdicts that do not fit each other")
 
     def _survives(self, i: int) -> bool:
         return all(verdict[i] == ROBUST for verdict in self.verdicts.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
 from collections.abc import Mapping
@@ -67,9 +68,13 @@ def problem(channels: int = 1, size: int = 8, classes: int = 10, seed: int = 0, 
     return (3 * (0.7 * alike + 0.3 * own) - 1).clamp(0, 1), y, index
 
 
-@functools.lru_cache(maxsize=8)
 def trained(channels: int, size: int, classes: int, seed: int) -> TinyNet:
-    """A net that is right about its images, in float64; kept, for it costs as much as an attack."""
+    """A net that is right about its images, in float64: a copy, for the first is kept; it costs as much as an attack."""
+    return copy.deepcopy(_trained(channels, size, classes, seed))
+
+
+@functools.lru_cache(maxsize=8)
+def _trained(channels: int, size: int, classes: int, seed: int) -> TinyNet:
     x, y, _ = problem(channels, size, classes, seed)
     net = TinyNet(channels, classes, 8, seed).double()
     optimiser = torch.optim.SGD(net.parameters(), lr=0.2, momentum=0.9)

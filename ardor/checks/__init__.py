@@ -1,0 +1,35 @@
+"""Functions that distrust the model and the data: each returns a finding with its evidence, or None.
+
+Each has one threshold, the constant above it, and a section in docs/findings.md. A point is 1 % of all images judged.
+`of_data`, `of_net` and `of_report` gather what can be seen there; what one disease does to other figures is not
+reported as a second one: `without_consequences`. `ardor.doctor` runs the attacks that the last group judges.
+"""
+
+from ardor.checks.attacks import black_box as black_box
+from ardor.checks.attacks import more_steps as more_steps
+from ardor.checks.attacks import of_report as of_report
+from ardor.checks.attacks import one_step_wins as one_step_wins
+from ardor.checks.attacks import pgd_above_autoattack as pgd_above_autoattack
+from ardor.checks.attacks import record as record
+from ardor.checks.attacks import restarts as restarts
+from ardor.checks.attacks import sweep as sweep
+from ardor.checks.classes import few_classes as few_classes
+from ardor.checks.data import image_range as image_range
+from ardor.checks.data import of_data as of_data
+from ardor.checks.data import selection as selection
+from ardor.checks.finding import EXPLAINS as EXPLAINS
+from ardor.checks.finding import SYMPTOMS as SYMPTOMS
+from ardor.checks.finding import Finding as Finding
+from ardor.checks.finding import explained as explained
+from ardor.checks.finding import present as present
+from ardor.checks.finding import without_consequences as without_consequences
+from ardor.checks.net import answer as answer
+from ardor.checks.net import batch_mates as batch_mates
+from ardor.checks.net import constant as constant
+from ardor.checks.net import float16 as float16
+from ardor.checks.net import nan_gradients as nan_gradients
+from ardor.checks.net import of_net as of_net
+from ardor.checks.net import probabilities as probabilities
+from ardor.checks.net import randomised as randomised
+from ardor.checks.net import training_mode as training_mode
+from ardor.checks.net import zero_gradients as zero_gradients

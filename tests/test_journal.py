@@ -1,0 +1,406 @@
+"""The journal: nothing is lost or done for nothing, whatever interrupts it and whoever shares the work."""
+
+import json
+import multiprocessing
+import os
+import resource
+import time
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from ardor import data as datasets
+from ardor.attacks import APGD, PGD, Suite, paper
+from ardor.errors import ConfigError, RunError
+from ardor.evaluate import evaluate
+from ardor.journal import Batch, Entry, Journal
+from ardor.models import build
+from ardor.report import Report
+from ardor.threat import Linf
+
+IDENTITY = {"model": {"hash": "a"}, "seed": 0}
+THREAT = Linf(0.1)
+
+
+def batches(count=4, size=3):
+    return [
+        Batch(n, torch.arange(size * n, size * n + size), list(range(size * n, size * n + size))) for n in range(count)
+    ]
+
+
+def entry_of(stage, batch, letters=None):
+    return Entry(stage, batch.number, batch.index, letters or "rbr"[: len(batch.index)], 3, 1, 0.5)
+
+
+def settle(folder, stage="apgd/0", work=None, identity=IDENTITY, **kwargs):
+    """What a whole stage says, and which batches were worked on here."""
+    done = []
+
+    def plain(batch):
+        done.append(batch.number)
+        return entry_of(stage, batch), None
+
+    with Journal.open(folder, identity) as book:
+        settled = sorted(book.settle(stage, batches(**kwargs), work or plain), key=lambda row: row[0].number)
+    return [(entry, fresh) for _, entry, fresh in settled], done
+
+
+def test_every_batch_is_done_once_and_read_ever_after(tmp_path):
+    first, done = settle(tmp_path / "j")
+    assert done == [0, 1, 2, 3]
+    assert all(fresh for _, fresh in first)
+    again, none = settle(tmp_path / "j")
+    assert none == []
+    assert [e for e, _ in again] == [e for e, _ in first]
+    assert not any(fresh for _, fresh in again)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entries, done = settle(None)
+    assert len(entries) == 4
+    assert done == [0, 1, 2, 3]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_is_only_added_to(tmp_path):
+    path = tmp_path / "j" / "journal.jsonl"
+    settle(tmp_path / "j", count=2)
+    before = path.read_bytes()
+    settle(tmp_path / "j", count=4)
+    assert path.read_bytes().startswith(before)
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+@pytest.mark.parametrize("cut", [1, 7, 60])
+def test_a_line_that_a_kill_cut_short_is_done_again(tmp_path, cut):
+    whole, _ = settle(tmp_path / "j")
+    path = tmp_path / "j" / "journal.jsonl"
+    text = path.read_bytes()
+    path.write_bytes(text[:-cut])
+    again, done = settle(tmp_path / "j")
+    assert done == [3]
+    assert [e for e, _ in again] == [e for e, _ in whole]
+    assert path.read_bytes() == text  # the torn end is gone, not left in the middle
+
+
+def test_a_damaged_line_is_not_believed(tmp_path, caplog):
+    settle(tmp_path / "j")
+    path = tmp_path / "j" / "journal.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace('"rbr"', '"rrr"')  # a flipped bit that is still JSON
+    path.write_text("\n".join(lines) + "\n")
+    again, done = settle(tmp_path / "j")
+    assert done == [1]
+    assert again[1][0].letters == "rbr"
+    assert "damaged line" in caplog.text
+
+
+def test_a_batch_of_other_images_is_refused(tmp_path):
+    settle(tmp_path / "j")
+    with pytest.raises(RunError, match="to be of the images that earlier verdicts leave"):
+        settle(tmp_path / "j", size=2)
+
+
+def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
+    settle(tmp_path / "j")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()}
+    other = {"model": {"hash": "b"}, "seed": 0}
+    with pytest.raises(RunError, match="model.hash: b here, a there.*type --journal"):
+        settle(tmp_path / "j", identity=other)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()} == before
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="with other files"):
+        settle(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_kill_while_the_folder_was_made_does_no_harm(tmp_path):
+    (tmp_path / "claims.lock").touch()
+    (tmp_path / ".identity.yaml.1.tmp").write_text("half")
+    assert settle(tmp_path)[1] == [0, 1, 2, 3]
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="expected to write"):
+        settle(tmp_path / "file" / "j")
+
+
+def test_a_work_that_fails_leaves_its_batch_to_others(tmp_path):
+    def fail(batch):
+        if batch.number == 1:
+            raise KeyboardInterrupt
+        return entry_of("apgd/0", batch), None
+
+    with pytest.raises(KeyboardInterrupt):
+        settle(tmp_path / "j", work=fail)
+    assert settle(tmp_path / "j")[1] == [1, 2, 3]
+
+
+def test_a_full_disk_leaves_the_journal_whole(tmp_path):
+    """A limit on the size of a file, in a process of its own: the system refuses the line half way."""
+    settle(tmp_path / "j", count=2)
+    before = (tmp_path / "j" / "journal.jsonl").read_bytes()
+    child = multiprocessing.get_context("fork").Process(target=_fill, args=(tmp_path / "j", len(before) + 40))
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert (tmp_path / "j" / "journal.jsonl").read_bytes().startswith(before)
+    _, done = settle(tmp_path / "j")
+    assert done == [2, 3]
+    lines = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["entry"]["number"] for line in lines] == [0, 1, 2, 3]
+
+
+def _fill(folder, size):
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        settle(folder)
+    except RunError as error:
+        os._exit(7 if "expected to write" in str(error) and "free space" in str(error) else 8)
+    os._exit(9)
+
+
+def _share(folder, out):
+    done = []
+
+    def slow(batch):
+        done.append(batch.number)
+        time.sleep(0.02)
+        return entry_of("apgd/0", batch), None
+
+    entries, _ = settle(folder, work=slow, count=20)
+    out.put((done, [e.letters for e, _ in entries]))
+
+
+def test_two_processes_share_and_never_do_the_same(tmp_path):
+    context = multiprocessing.get_context("fork")
+    out = context.Queue()
+    children = [context.Process(target=_share, args=(tmp_path / "j", out)) for _ in range(3)]
+    for child in children:
+        child.start()
+    results = [out.get(timeout=60) for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(number for done, _ in results for number in done) == list(range(20))
+    assert sum(bool(done) for done, _ in results) >= 2
+    assert all(letters == results[0][1] for _, letters in results)
+
+
+def _hang(folder, ready):
+    def work(batch):
+        ready.put(batch.number)
+        time.sleep(60)
+
+    settle(folder, work=work)
+
+
+def test_a_dead_process_frees_its_batch(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Queue()
+    child = context.Process(target=_hang, args=(tmp_path / "j", ready))
+    child.start()
+    assert ready.get(timeout=60) == 0
+    with Journal.open(tmp_path / "j", IDENTITY) as book:
+        work = lambda batch: (entry_of("apgd/0", batch), None)  # noqa: E731
+        settled = book.settle("apgd/0", batches(), work)
+        assert sorted(next(settled)[0].number for _ in range(3)) == [1, 2, 3]
+        child.kill()
+        child.join()
+        assert next(settled)[0].number == 0
+        assert list(settled) == []
+
+
+# evaluations with a journal
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """A net that stands against some of it, and images of digits."""
+    test = datasets.load("digits")[2].limit(50)
+    net = build("small_cnn", channels=1, width=4, seed=0)
+    with torch.enable_grad():
+        optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        train = datasets.load("digits")[0]
+        x, y, _ = train.batch(slice(0, 600))
+        for _ in range(30):
+            optimiser.zero_grad()
+            torch.nn.functional.cross_entropy(net(x), y).backward()
+            optimiser.step()
+    return net.eval(), test
+
+
+def suite(threat=THREAT, steps=12):
+    attacks = {"apgd_ce": APGD(threat, steps), "apgd_t": APGD(threat, steps, loss="dlr", targets=3)}
+    return Suite("short", threat, attacks, sequential=True)
+
+
+def judge(judged, folder, **kwargs):
+    net, test = judged
+    return evaluate(net, kwargs.pop("data", test), kwargs.pop("suite", suite()), batch=kwargs.pop("batch", 16),
+                    journal=folder, images=kwargs.pop("images", True), **kwargs)  # fmt: skip
+
+
+def left_behind(report, folder, tmp_path):
+    """The bytes a reader sees."""
+    path = report.save(tmp_path / "report.json")
+    return report.table(), path.read_bytes(), (folder / "adversarial.npy").read_bytes()
+
+
+def test_the_net_makes_these_tests_worth_something(judged):
+    report = judge(judged, None, images=False)
+    assert report.clean.value > 0.6
+    assert "b" in report.verdicts["apgd_ce"]
+    assert "b" in report.verdicts["apgd_t"]
+    assert 0 < report.worst_case.value < report.robust("apgd_ce").value < report.clean.value
+
+
+def test_a_journal_changes_nothing(judged, tmp_path):
+    assert judge(judged, tmp_path / "j").verdicts == judge(judged, None, images=False).verdicts
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 9])
+def test_stopped_anywhere_it_goes_on_to_the_same_bytes(judged, tmp_path, stop):
+    whole = left_behind(judge(judged, tmp_path / "whole"), tmp_path / "whole", tmp_path)
+    told = []
+
+    def stopper(progress):
+        told.append(progress)
+        if len(told) == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        judge(judged, tmp_path / "j", progress=stopper)
+    lines = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
+    report = judge(judged, tmp_path / "j")
+    assert (tmp_path / "j" / "journal.jsonl").read_text().splitlines()[: len(lines)] == lines
+    assert left_behind(report, tmp_path / "j", tmp_path) == whole
+
+
+def test_the_images_are_those_of_the_verdicts(judged, tmp_path):
+    net, test = judged
+    report = judge(judged, tmp_path / "j")
+    images = torch.from_numpy(np.load(tmp_path / "j" / "adversarial.npy"))
+    x, y, _ = test.batch(slice(None))
+    broken = torch.tensor(["b" in {report.verdicts[a][i] for a in report.verdicts} for i in range(len(test))])
+    assert images.dtype == torch.float32
+    assert float((images - x).abs().max()) <= THREAT.eps + 1e-6
+    assert torch.equal(images[~broken], x[~broken])
+    with torch.no_grad():
+        assert bool((net(images[broken]).argmax(1) != y[broken]).all())
+        assert int((net(images).argmax(1) == y).sum()) == report.worst_case.k
+
+
+def test_images_of_an_independent_suite_are_the_first_found(judged, tmp_path):
+    net, test = judged
+    report = judge(judged, tmp_path / "j", suite=paper(THREAT))
+    images = torch.from_numpy(np.load(tmp_path / "j" / "adversarial.npy"))
+    with torch.no_grad():
+        right = net(images).argmax(1) == test.labels
+    assert int(right.sum()) == report.worst_case.k
+    first = evaluate(net, test, paper(THREAT), batch=16)
+    assert first.verdicts == report.verdicts
+
+
+def test_verdicts_agree_across_batch_sizes(judged):
+    small, large = (judge(judged, None, batch=size, images=False) for size in (7, 50))
+    assert small.verdicts == large.verdicts
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (dict(suite=suite(Linf(0.11))), "threat.eps: 0.11 here, 0.1 there"),
+        (dict(suite=suite(steps=13)), "attacks.apgd_ce.steps: 13 here, 12 there"),
+        (dict(suite=paper(THREAT)), "suite: paper here, short there"),
+        (dict(batch=8), "batch: 8 here, 16 there"),
+        (dict(seed=1), "seed: 1 here, 0 there"),
+        (dict(images=False), "images: False here, True there"),
+        (dict(data="half"), "n: 25 here, 50 there; data.hash: "),
+        (dict(net="other"), "model.hash: "),
+    ],
+)
+def test_a_journal_of_another_evaluation_is_refused(judged, tmp_path, change, named):
+    judge(judged, tmp_path / "j")
+    test = judged[1]
+    change = dict(change)
+    if change.get("data"):
+        change["data"] = test.limit(25)
+    if change.pop("net", None):
+        judged = build("small_cnn", channels=1, width=4, seed=1), test
+    before = (tmp_path / "j" / "journal.jsonl").read_bytes()
+    with pytest.raises(RunError, match=named):
+        judge(judged, tmp_path / "j", **change)
+    assert (tmp_path / "j" / "journal.jsonl").read_bytes() == before
+
+
+def test_images_need_a_journal(judged):
+    with pytest.raises(ConfigError, match="a journal to keep the images in"):
+        judge(judged, None)
+
+
+def test_lost_images_are_missed(judged, tmp_path):
+    judge(judged, tmp_path / "j")
+    next((tmp_path / "j" / "images").iterdir()).unlink()
+    (tmp_path / "j" / "adversarial.npy").unlink()
+    with pytest.raises(RunError, match="images that the journal names"):
+        judge(judged, tmp_path / "j")
+
+
+def test_a_sequential_report_reads_back(judged, tmp_path):
+    report = judge(judged, None, images=False)
+    assert Report.load(report.save(tmp_path / "r.json")) == report
+    broken = replace(report, verdicts={**report.verdicts, "apgd_t": "r" * report.n})
+    with pytest.raises(ConfigError):
+        Report.load(broken.save(tmp_path / "b.json"))
+
+
+def test_survivors_only(judged):
+    report = judge(judged, None, images=False)
+    first, second = report.verdicts["apgd_ce"], report.verdicts["apgd_t"]
+    assert all((a == "r") == (b != "-") for a, b in zip(first, second, strict=True))
+    assert report.robust("apgd_t") == report.worst_case
+
+
+def test_progress_says_how_far_it_is(judged):
+    told = []
+    report = judge(judged, None, images=False, progress=told.append)
+    assert told[0].attack == "clean"
+    assert told[-1].left == 0
+    assert told[-1].robust == pytest.approx(report.worst_case.value)
+    assert told[-1].passes == 64 + sum(sum(pair) for pair in report.passes.values())  # clean: 4 batches of 16
+    for before, after in pairwise(told):
+        assert after.passes >= before.passes
+        assert after.robust <= before.robust
+        assert after.left <= before.left
+    assert all(p.seconds is None or p.seconds >= 0 for p in told)
+    assert {(p.attack, p.round, p.rounds) for p in told} >= {("apgd_ce", 1, 1), ("apgd_t", 3, 3)}
+
+
+def test_the_estimate_is_an_upper_bound_that_a_robust_net_meets():
+    """On a net that nothing breaks, the passes that were announced are those that were made."""
+    test = datasets.load("digits")[2].limit(20)
+
+    class Still(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.names = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, x):
+            return torch.nn.functional.one_hot(test.labels[: len(x)], 10) + 0 * x.sum() + self.names
+
+    told = []
+    attacks = {"apgd": APGD(THREAT, 5, loss="dlr", targets=2), "pgd": PGD(THREAT, steps=3)}
+    one = Suite("two", THREAT, attacks, sequential=True)
+    evaluate(Still(), test, one, batch=20, progress=told.append)
+    assert told[0].left + told[0].passes == told[-1].passes - 20 * 2  # each target costs a pass to choose it

@@ -1,0 +1,109 @@
+"""The suites of AutoAttack: what is in them, what they cost, and what they say where they cannot be themselves."""
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from ardor.attacks import APGD, FAB, Suite, autoattack, plus, rand, suites
+from ardor.data import Split
+from ardor.errors import ThreatError
+from ardor.evaluate import evaluate
+from ardor.testing import problem
+from ardor.testing.shared import trained
+from ardor.threat import Linf
+
+THREAT = Linf(0.1)
+
+
+@pytest.fixture
+def data():
+    x, y, index = problem(1, 8, 10, 0, 16)
+    return Split(x, y, 10, "made", "test", index=index)
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        (2, "apgd_t ran with loss margin instead of dlr, targets 1 instead of 9; fab_t ran with targets 1"),
+        (3, "apgd_t ran with loss margin instead of dlr, targets 2 instead of 9; fab_t ran with targets 2"),
+        (4, "apgd_t ran with targets 3 instead of 9; fab_t ran with targets 3"),
+        (10, None),
+    ],
+)
+def test_fewer_classes_than_the_suite_is_for_are_said(classes, says):
+    x, y, index = problem(1, 8, classes, 0, 12)
+    few = Split(x, y, classes, "few", "test", index=index)
+    attacks = {"apgd_t": APGD(THREAT, steps=3, loss="dlr", targets=9), "fab_t": FAB(THREAT, steps=3)}
+    net = copy.deepcopy(trained(1, 8, classes, 0)).float().eval()
+    report = evaluate(net, few, Suite("two", THREAT, attacks, sequential=True), batch=12)
+    found = {f.name: f for f in report.findings}
+    assert report.attacks["apgd_t"]["targets"] == min(9, classes - 1)
+    assert ("few_classes" in found) == (says is not None)
+    if says:
+        assert found["few_classes"].evidence == f"with {classes} classes {says} instead of 9"
+        assert found["few_classes"].severity == "note"
+
+
+@pytest.mark.parametrize("suite", [autoattack, plus, rand, suites.apgd, suites.square], ids=lambda s: s.__name__)
+def test_the_suites_of_autoattack_are_the_official_ones(suite):
+    made = suite(Linf(8 / 255))
+    assert made.sequential
+    assert {
+        "autoattack": ["apgd_ce", "apgd_t", "fab_t", "square"],
+        "plus": ["apgd_ce", "apgd_dlr", "fab", "square", "apgd_t", "fab_t"],
+        "rand": ["apgd_ce", "apgd_dlr"],
+        "apgd": ["apgd_ce", "apgd_dlr"],
+        "square": ["square"],
+    }[made.name] == list(made.attacks)
+    several = made.name == "plus"
+    for name, attack in made.attacks.items():
+        assert attack.threat == Linf(8 / 255)
+        assert attack.restarts == (5 if several and name in ("apgd_ce", "apgd_dlr", "fab") else 1)
+        assert getattr(attack, "draws", 1) == (20 if made.name == "rand" else 1)
+        assert getattr(attack, "steps", 100) == 100
+        assert getattr(attack, "queries", 5000) == 5000
+        assert getattr(attack, "targets", 0) == (9 if name.endswith("_t") else 0)
+        assert getattr(attack, "loss", None) == {"apgd_ce": "ce", "apgd_dlr": "dlr", "apgd_t": "dlr"}.get(name)
+
+
+def test_fab_and_square_know_two_norms():
+    @dataclass(frozen=True)
+    class Other(Linf):
+        pass
+
+    class Foreign:
+        eps = 0.1
+
+    assert autoattack(Other(0.1)).attacks["square"].threat == Other(0.1)
+    with pytest.raises(ThreatError, match="expected Linf or L2 for FAB and Square, got Foreign"):
+        autoattack(Foreign())
+
+
+def test_autoattack_costs_what_the_spec_says():
+    costs = {name: attack.cost(10) for name, attack in autoattack(Linf(8 / 255)).attacks.items()}
+    assert costs == {"apgd_ce": 2 * 101, "apgd_t": 2 * 9 * 101, "fab_t": 3 * 9 * 100, "square": 5001}
+
+
+def test_a_net_that_is_random_itself_meets_the_same_numbers_again(data):
+    """And the global generator is left as it was."""
+
+    class Noisy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = trained(1, 8, 10, 0)
+
+        def forward(self, x):
+            return self.net(x.double() + 0.1 * torch.randn_like(x)).float()
+
+    state = torch.get_rng_state()
+    short = Suite("rand", THREAT, {"apgd_ce": APGD(THREAT, 3, draws=4)}, sequential=True)
+    noisy = Noisy().eval()
+    torch.manual_seed(1)
+    one = evaluate(noisy, data, short, batch=8)
+    torch.manual_seed(2)
+    other = evaluate(noisy, data, short, batch=8)
+    assert one.verdicts == other.verdicts
+    assert "randomised" in [f.name for f in one.findings]
+    torch.set_rng_state(state)
