@@ -69,7 +69,7 @@ def problem(channels: int = 1, size: int = 8, classes: int = 10, seed: int = 0, 
 
 
 def trained(channels: int, size: int, classes: int, seed: int) -> TinyNet:
-    """A net that is right about its images, in float64: a copy, for the first is kept; it costs as much as an attack."""
+    """A net that is right about its images, in float64: a copy, for the first is kept, being as dear as an attack."""
     return copy.deepcopy(_trained(channels, size, classes, seed))
 
 
