@@ -14,7 +14,10 @@ def protocols(entries: list[Entry]) -> list[str]:
     for report in (report for entry in entries for report in entry.reports):
         threat = report.threat.get("name", "unnamed threat")
         under = f"suite “{report.suite}” under {threat} with eps {plain(report.threat.get('eps'))}"
-        said[f"{report.n:,} images of {report.data['name']} ({report.data['part']}), {under}"] = True
+        order = ", each attack on the survivors of those before it" if report.sequential else ""
+        of = report.data.get("of", report.n)
+        count = f"{report.n:,} images" if of == report.n else f"{report.n:,} of {of:,} images, classes in proportion,"
+        said[f"{count} of {report.data['name']} ({report.data['part']}), {under}{order}"] = True
     return list(said)
 
 
