@@ -71,7 +71,7 @@ def evaluate(
     require_fit(net, data.shape, data.classes)
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = _report(net, data, suite, attacks, seed, batch)
-    meter = Meter(attacks, len(data), data.classes, suite.sequential, progress)
+    meter = Meter(attacks, len(data), data.classes, batch, suite.sequential, progress)
     with attack_view(net) as view, Journal.open(journal, _identity(report, images)) as book:
         judge = _Judge(net, Counted(view, meter.tick), data, suite.threat, batch, seed, images)
         _settle(report, suite, attacks, judge, book, meter)
@@ -173,7 +173,7 @@ class _Judge:
         # an attack that keeps its batch whole is computed in one fixed shape, a short batch padded by repetition
         x, y, index = _take(self.net, self.data, self._padded(batch.rows) if number is None else batch.rows)
         noise = Noise(self.seed, index, name)
-        self.view.forwards = self.view.backwards = 0
+        self.view.reset()
         with seeded(_unit_seed(self.seed, stage, batch.number)):  # a net that is random itself meets the same numbers
             x_adv = attack(self.view, x, y, noise if number is None else noise.fork(str(number)))
             _require_inside(x_adv, x, self.threat, name)

@@ -46,11 +46,15 @@ class Recalls(Memory):
 
 
 class Turns(Memory):
-    """From 0.3 to 1.5 eps from what it knows, gradients point the wrong way. The answers are the net's."""
+    """From 0.3 to `until` eps from what it knows, gradients point the wrong way. The answers are the net's."""
+
+    def __init__(self, net, images, eps, until=1.5):
+        super().__init__(net, images, eps)
+        self.until = until
 
     def forward(self, x):
         distance, _ = self.near(x)
-        wrong = (distance > 0.3 * self.eps) & (distance < 1.5 * self.eps)
+        wrong = (distance > 0.3 * self.eps) & (distance < self.until * self.eps)
         return self.net(slope(x, torch.where(wrong, -1.0, 1.0)))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ardor import losses
 from ardor.attacks import APGD, PGD
-from ardor.attacks.apgd import _checkpoints
+from ardor.attacks.apgd import _Ascent, _checkpoints
 from ardor.attacks.rounds import fooled, rival
 from ardor.errors import ModelError, ThreatError
 from ardor.modes import attack_view
@@ -47,6 +47,26 @@ def test_the_checkpoints_are_the_papers():
     assert sorted(_checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
     assert sorted(_checkpoints(10)) == [2, 3, 4, 5, 6, 7, 8, 9, 10]
     assert sorted(_checkpoints(1)) == [1]
+
+
+def test_the_first_rise_is_one_above_zero():
+    """As in the original, whose list of losses has a zero where the start's would be."""
+    x = torch.zeros(3, 1, 2, 2)
+    a = _Ascent.at(x, x, 0.1)
+    a.note(torch.tensor([-2.0, -2.0, 2.0]), first=True)
+    a.note(torch.tensor([-1.0, 0.5, 1.0]), first=False)
+    assert a.rises.tolist() == [0, 1, 1]
+    a.note(torch.tensor([-0.5, 0.4, 1.5]), first=False)
+    assert a.rises.tolist() == [1, 1, 2]
+
+
+def test_the_best_point_is_the_first_of_equals():
+    x = torch.zeros(2, 1, 2, 2)
+    a = _Ascent.at(x, x, 0.1)
+    a.note(torch.tensor([1.0, 1.0]), first=True)
+    a.x_adv = x + 1
+    a.note(torch.tensor([1.0, 1.5]), first=False)
+    assert a.best_x.flatten(1).amax(1).tolist() == [0, 1]
 
 
 def slowly(net, x, y, target, threat, steps, loss, start):

@@ -146,6 +146,9 @@ def test_the_table_of_consequences_names_findings_and_has_no_circle():
         return set(EXPLAINS.get(name, ())).union(*map(below, EXPLAINS.get(name, ())))
 
     assert all(name not in below(name) for name in EXPLAINS)
+    assert all(below(name) == {*SYMPTOMS[i:]} for i, name in enumerate(SYMPTOMS, 1)), "the plainest sign speaks for all"
+    for cause in ("randomised", "batch_mates", "probabilities", "constant", "nan_gradients", "zero_gradients"):
+        assert below(cause) >= {*SYMPTOMS}
 
 
 def test_a_consequence_is_dropped_but_nothing_worse_than_its_cause():

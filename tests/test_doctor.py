@@ -116,6 +116,7 @@ ONE_BATCH = {
 }
 ATTACKED = {
     "sweep": lambda net, x: Recalls(net, x, EPS),
+    "sweep and what follows": lambda net, x: Turns(net, x, EPS, until=10),
     "more_steps": lambda net, x: Turns(net, x, EPS),
     "black_box": lambda net, x: Blind(net, x, EPS),
     "pgd_above_autoattack": lambda net, x: Decoys(net, x, EPS),
@@ -464,6 +465,6 @@ def test_the_shells_options_are_few(run, capsys):
 
 def test_every_sign_is_measured_by_someone(seen):
     """What the doctor skips when all signs are explained is all that it could have found."""
-    assert set(SYMPTOMS) == {*ATTACKED, "one_step_wins"}
+    assert set(SYMPTOMS) == {*(flaw.partition(" ")[0] for flaw in ATTACKED), "one_step_wins"}
     assert isinstance(seen, Examination)
     assert CW in {type(a) for a in attacks.paper(THREAT).attacks.values()}

@@ -138,6 +138,17 @@ def test_a_row_does_not_see_its_batch_mates(threat, n):
     assert torch.equal(project(threat, x[back], w[back], c[back]), d[back])
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("threat", NORMS, ids=repr)
+def test_it_ends_where_rounding_decides_whether_the_vertex_is_reached(threat):
+    for seed in range(10):
+        x, w, c = planes(64, 20, seed, torch.float32)
+        d = project(threat, x, w, c)
+        near = torch.arange(64) % 8 != 4  # within reach, but for rounding
+        assert float(((w * d).sum(1) + c)[near].abs().max()) < 1e-5
+        assert float((x + d - (x + d).clamp(0, 1)).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize("threat", NORMS, ids=repr)
 def test_out_of_reach_it_goes_to_the_vertex(threat):
     x = torch.tensor([[0.25, 0.5, 1.0, 0.0, 0.75]])

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import resource
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +18,7 @@ from ardor.errors import ConfigError, RunError
 from ardor.evaluate import evaluate
 from ardor.journal import Batch, Entry, Journal
 from ardor.models import build
+from ardor.progress import Meter
 from ardor.report import Report
 from ardor.threat import Linf
 
@@ -376,31 +377,92 @@ def test_progress_says_how_far_it_is(judged):
     told = []
     report = judge(judged, None, images=False, progress=told.append)
     assert told[0].attack == "clean"
-    assert told[-1].left == 0
+    assert (told[-1].share, told[-1].seconds) == (1.0, 0.0)
     assert told[-1].robust == pytest.approx(report.worst_case.value)
-    assert told[-1].passes == 64 + sum(sum(pair) for pair in report.passes.values())  # clean: 4 batches of 16
     for before, after in pairwise(told):
-        assert after.passes >= before.passes
         assert after.robust <= before.robust
-        assert after.left <= before.left
-    assert all(p.seconds is None or p.seconds >= 0 for p in told)
+        assert after.share >= before.share
+    assert all(p.done <= p.todo and 0 <= p.share <= 1 for p in told)
     assert {(p.attack, p.round, p.rounds) for p in told} >= {("apgd_ce", 1, 1), ("apgd_t", 3, 3)}
 
 
-def test_the_estimate_is_an_upper_bound_that_a_robust_net_meets():
-    """On a net that nothing breaks, the passes that were announced are those that were made."""
+def meter(told, sequential=True, batch=10, images=40):
+    """Two attacks of 100 and 60 passes, the second in three rounds."""
+
+    @dataclass(frozen=True)
+    class Costs:
+        passes: int
+        parts: int
+
+        def rounds(self, classes):
+            return [None] * self.parts
+
+        def cost(self, classes):
+            return self.passes
+
+    return Meter({"one": Costs(100, 1), "two": Costs(60, 3)}, images, 10, batch, sequential, told.append)
+
+
+def done(stage, number, letters, seconds=1.0):
+    index = list(range(10 * number, 10 * number + len(letters)))
+    return Entry(stage, number, index, letters, 1, 1, seconds)
+
+
+def test_the_time_left_is_that_of_the_batches_left(monkeypatch):
+    """40 images in batches of 10: 4 x 100 + 4 x 60 passes at most, at a tenth of a second each."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    told = []
+    m = meter(told)
+    for number in range(4):
+        m.add(done("clean", number, "r" * 10, 0.0), True)
+    assert told[-1].seconds is None  # there is no pace yet
+    m.enter("one", 0, 40)
+    now[0] += 5.0
+    m.tick(50)
+    assert told[-1].seconds == pytest.approx((50 + 300 + 240) / 10)
+    now[0] += 5.0
+    m.tick(100)
+    m.add(done("one/0", 0, "b" * 10, 10.0), True)
+    assert told[-1].seconds == pytest.approx((300 + 3 * 60) / 10)
+    assert told[-1].share == pytest.approx((4 + 100) / (4 + 100 + 300 + 180))
+    assert told[-1].robust == 0.75
+    now[0] += 0.1
+    m.add(done("one/0", 1, "r" * 10, 10.0), True)  # from another process, as fast as this one
+    assert told[-1].seconds == pytest.approx((200 + 3 * 60) / 10 / (20 / 10.1))
+    m.add(done("one/0", 2, "r" * 10, 50.0), False)  # from the journal: says nothing about who is at work
+    assert told[-1].seconds == pytest.approx((100 + 3 * 60) / 10 / (20 / 10.1))
+
+
+def test_in_an_independent_suite_each_attack_meets_all_that_were_right(monkeypatch):
+    told = []
+    m = meter(told, sequential=False)
+    for number, letters in enumerate(["r" * 10, "r" * 10, "r" * 10, "-" * 10]):
+        m.add(done("clean", number, letters), True)
+    m.enter("one", 0, 30)
+    for number in range(3):
+        m.add(done("one/0", number, "b" * 10), True)
+    assert told[-1].robust == 0
+    assert told[-1].share == pytest.approx((4 + 300) / (4 + 300 + 3 * 60))
+    m.enter("two", 0, 30)
+    m.add(done("two/0", 0, "r" * 10), True)
+    assert told[-1].robust == 0.75
+
+
+def test_an_evaluation_makes_the_passes_that_were_announced():
+    """On a net that nothing breaks."""
     test = datasets.load("digits")[2].limit(20)
 
     class Still(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.names = torch.nn.Parameter(torch.zeros(1))
+            self.none = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, x):
-            return torch.nn.functional.one_hot(test.labels[: len(x)], 10) + 0 * x.sum() + self.names
+            return torch.nn.functional.one_hot(test.labels[: len(x)], 10) + 0 * x.sum() + self.none
 
-    told = []
     attacks = {"apgd": APGD(THREAT, 5, loss="dlr", targets=2), "pgd": PGD(THREAT, steps=3)}
-    one = Suite("two", THREAT, attacks, sequential=True)
-    evaluate(Still(), test, one, batch=20, progress=told.append)
-    assert told[0].left + told[0].passes == told[-1].passes - 20 * 2  # each target costs a pass to choose it
+    report = evaluate(Still(), test, Suite("two", THREAT, attacks, sequential=True), batch=20)
+    for name, attack in attacks.items():
+        chosen = 20 * 2 if name == "apgd" else 0  # each target costs a pass to choose it
+        assert sum(report.passes[name]) == 20 * attack.cost(10) + chosen

@@ -5,8 +5,8 @@ d1, d2 = the shortest ways in the box from x_k and from x to that plane, or to t
 alpha  = min(|d1| / (|d1| + |d2|), alpha_max)
 x_k+1  = clip((x_k + eta d1) (1 - alpha) + (x + eta d2) alpha), and where that is misclassified, on from
          x + beta (x_k+1 - x)
-The steps ignore eps: a success is the first iterate that is misclassified and within it. The original keeps the
-nearest iterate to the end, which gives the same verdicts for more passes.
+The steps ignore eps: a success is the first iterate that is misclassified and within it. The original goes on and
+keeps the nearest: the same verdicts, for more passes.
 """
 
 from __future__ import annotations
@@ -159,6 +159,7 @@ def project(threat: Linf | L2, x: Tensor, w: Tensor, c: PerExample) -> Tensor:
     d = g min(lambda, until): every value moves at its rate g, sign(w) or w toward the plane, until it meets its wall.
     What is reached, sum w g min(lambda, until), is concave and piecewise linear in lambda, so Newton's method rises
     to the end in a few passes and needs no sort. It only asks which values still move: a row that is done stays so.
+    The original's for L2 takes |w_i| < 1e-8 for 0, and leaves the box where the plane just touches the vertex.
     """
     tiny = torch.finfo(w.dtype).tiny
     toward = w * -c.sign()[:, None]
@@ -174,7 +175,7 @@ def project(threat: Linf | L2, x: Tensor, w: Tensor, c: PerExample) -> Tensor:
         longer = (reach - stopped) / (gain * moves).sum(1).clamp(min=tiny)
         if not bool((longer > lam).any()):
             return g * torch.minimum(lam[:, None], until)
-        lam = torch.maximum(longer, lam)
+        lam = torch.maximum(longer, lam)  # near the vertex rounding would send it to and fro
 
 
 def _size(threat: Linf | L2, d: Tensor) -> PerExample:

@@ -73,8 +73,7 @@ def evaluation(quiet: bool = False) -> Iterator[Callable[[Moment], None]]:
             where = f" {now.round}/{now.rounds}" if now.rounds > 1 else ""
             left = "" if now.seconds is None else f", at most {_duration(now.seconds)} left"
             word = f"{now.done}/{now.todo} images, {100 * now.robust:.2f} % robust so far{left}"
-            total = max(1, now.passes + now.left)
-            bars.update(task, description=now.attack + where, completed=now.passes, total=total, word=word)
+            bars.update(task, description=now.attack + where, completed=now.share, word=word)
 
         yield tell
 
