@@ -115,11 +115,11 @@ class APGD:
     def _gradient(self, value: Callable[[Images], tuple[PerExample, Tensor]], z: Images) -> tuple[Tensor, ...]:
         """What `value` gives beside its loss, the loss, and its gradient at z, the mean over the draws."""
         z = z.detach().requires_grad_()
-        total = torch.zeros_like(z)
+        grads = []
         for _ in range(self.draws):
             loss, beside = value(z)
-            total += torch.autograd.grad(loss.sum(), z)[0]
-        return beside.detach(), loss.detach(), total / self.draws
+            grads.append(torch.autograd.grad(loss.sum(), z)[0])
+        return beside.detach(), loss.detach(), torch.stack(grads).mean(0) if self.draws > 1 else grads[0]
 
     def _climb(self, look: Look, x: Images, noise: Noise) -> Images:
         """The ascent itself: where each image's loss was largest, as far as `look` let it climb."""
