@@ -21,8 +21,9 @@ class Progress:
 
     attack: "clean" at first. round, rounds: of this attack, counted from 1. done, todo: images of this round. robust:
     the share of all images that this attack, and in a sequential suite those before it, have not broken yet. share: of
-    the whole work that is done, and seconds: left for the rest, at the pace of this process so far and with as many others
-    as have helped; None before there is a pace. Both suppose that every survivor withstands the rest: at most so long.
+    the whole work that is done, and seconds: left for the rest, at the pace of this process so far and with as many
+    others as have helped; None before there is a pace. Both suppose that every survivor withstands the rest, so they
+    are bounds.
     """
 
     attack: str
