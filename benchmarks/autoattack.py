@@ -1,6 +1,7 @@
 """AutoAttack `standard`: ours beside the official code and torchattacks, verdict by verdict and pass by pass.
 
     python benchmarks/autoattack.py NET EPS [--norm Linf] [--n 1000] [--third] [--twin] [--shared FOLDER] [--out FILE]
+    python benchmarks/autoattack.py --table FILE
 
 NET is a net of FOLDER/checkpoints (archs.py, index.json, safetensors) with its data in FOLDER/data (packs.py, packs),
 or a run of `ardor train`, judged on its own test images. The attacks run in the order of `standard` in batches of 250,
@@ -33,7 +34,7 @@ from ardor import data as datasets
 from ardor import models, twin
 from ardor.attacks import APGD, FAB, Square
 from ardor.attacks.rounds import in_rounds, rounds_of
-from ardor.config import read_yaml
+from ardor.config import as_text, read_yaml
 from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.passes import Counted
@@ -174,8 +175,8 @@ def load(words: Any) -> tuple[nn.Module, Tensor, Tensor]:
 
 def main() -> int:
     parser = argparse.ArgumentParser()
-    parser.add_argument("net")
-    parser.add_argument("eps")
+    parser.add_argument("net", nargs="?", default="")
+    parser.add_argument("eps", nargs="?", default="8/255")
     parser.add_argument("--norm", default="Linf")
     parser.add_argument("--n", type=int, default=1000)
     parser.add_argument("--third", action="store_true")
@@ -183,7 +184,11 @@ def main() -> int:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--attacks", nargs="+", default=["apgd_ce", "apgd_t", "fab_t", "square"])
+    parser.add_argument("--table", type=Path, help="print what --out kept as Markdown, and do nothing else")
     words = parser.parse_args()
+    if words.table:
+        print(table([json.loads(line) for line in words.table.read_text().splitlines()]))
+        return 0
     torch.set_num_threads(1)
     top, _, bottom = words.eps.partition("/")
     threat = (L2 if words.norm == "L2" else Linf)(float(top) / float(bottom or 1))
@@ -236,6 +241,26 @@ def judge(net: nn.Module, x: Tensor, y: Tensor, threat: Linf | L2, words: Any) -
     if words.out:
         with words.out.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A line for each net and attack: what was seen and left, differences to the official code, cost and speed."""
+    lines = [
+        "| net, threat | attack | seen | robust: official | ours differ | twin differs | torchattacks differs "
+        "| official / ours | forwards + backwards: official | ours |",
+        "|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        if row["attack"] == "standard":
+            continue
+        cells = [str(row.get(who, {}).get("differ", "–")) for who in ("ours", "twin", "third")]
+        ratio = row["official"]["seconds"] / row["ours"]["seconds"]
+        passes = [f"{row[who]['forwards']:,} + {row[who]['backwards']:,}" for who in ("official", "ours")]
+        norm, _, eps = row["threat"].rstrip(")").partition("(eps=")
+        name = f"{Path(row['net']).name}, {norm} {as_text(float(eps))}, n = {row['n']}"
+        left = [name, row["attack"], str(row["seen"]), str(row["official"]["robust"])]
+        lines.append("| " + " | ".join([*left, *cells, f"{ratio:.2f}", *passes]) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -311,7 +311,7 @@ def test_its_verdicts_are_the_official_codes(net, threat, targets):
     net = copy.deepcopy(net).float()
     x, _, index = problem(1, 8, 10, 2, 60)
     y = net(x).argmax(1)
-    attack = FAB(threat, 25, targets)
+    attack = FAB(threat, 20 if targets else 12, targets)
     right = official_verdicts(net, x, y, attack, 10)
     x_adv = attack(net, x, y, Noise(0, index, "t"))
     assert torch.equal(net(x_adv).argmax(1) == y, right)
@@ -328,7 +328,7 @@ def test_with_few_classes_too(threat, classes, targets):
     net = filled(TinyNet(1, classes), 5).eval().float()
     x, _, index = problem(1, 8, classes, 2, 60)
     y = net(x).argmax(1)
-    attack = FAB(threat, 30, targets)
+    attack = FAB(threat, 15, targets)
     right = official_verdicts(net, x, y, attack, classes)
     assert torch.equal(net(attack(net, x, y, Noise(0, index, "t"))).argmax(1) == y, right)
     assert 0 < int(right.sum()) < 60
