@@ -237,21 +237,24 @@ def _findings(
 
 def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, Attack], report: Report) -> None:
     """One array of the whole set, written row by row: memory does not grow with it."""
+    row_of = {index: row for row, index in enumerate(report.index)}
 
     def write(temporary: Path) -> None:
-        shape = (len(data), *data.shape)
-        whole = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float32, shape=shape)
-        for rows in torch.arange(len(data)).split(report.batch):
-            whole[rows.numpy()] = data.batch(rows.to(data.labels.device))[0].cpu().numpy()
-        row_of = {index: row for row, index in enumerate(report.index)}
-        seen: set[int] = set()
-        for entry in book.entries(attacks):
-            broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
-            for row, image in zip(broken, book.images_of(entry.stage, entry.number) if broken else (), strict=True):
-                if row not in seen:
-                    whole[row] = image
-            seen.update(broken)
-        whole.flush()
+        with temporary.open("wb") as file:
+            header = {"descr": "<f4", "fortran_order": False, "shape": (len(data), *data.shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            start = file.tell()
+            for rows in torch.arange(len(data)).split(report.batch):
+                file.write(data.batch(rows.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
+            seen: set[int] = set()
+            for entry in book.entries(attacks):
+                broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
+                images = book.images_of(entry.stage, entry.number) if broken else ()
+                for row, image in zip(broken, images, strict=True):
+                    if row not in seen:
+                        file.seek(start + row * 4 * math.prod(data.shape))
+                        file.write(image.astype("<f4").tobytes())
+                seen.update(broken)
 
     write_atomic(folder / "adversarial.npy", write)
 
