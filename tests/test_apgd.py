@@ -13,7 +13,7 @@ from torch import nn
 from ardor import losses
 from ardor.attacks import APGD, PGD
 from ardor.attacks.apgd import _Ascent, _checkpoints
-from ardor.attacks.rounds import fooled, rival
+from ardor.attacks.rounds import fooled, in_rounds, rival
 from ardor.errors import ModelError, ThreatError
 from ardor.modes import attack_view
 from ardor.noise import Noise
@@ -347,3 +347,21 @@ def test_the_targeted_losses_are_their_formulas():
     assert float(grad[0, 1]) != 0  # the denominator keeps its gradient
     with pytest.raises(ModelError, match="at least 4 classes"):
         losses.dlr_targeted(logits[:, :3], y, t)
+
+
+def test_a_later_round_sees_only_the_survivors(net, images):
+    """And what broke before stays as it was found."""
+    x, y, index = images
+    seen = []
+
+    def breaks_half(net, x, y, noise):
+        seen.append(len(x))
+        found = x.clone()
+        half = slice(None, None, 2)
+        found[half] = APGD(Linf(1.0), steps=30).rounds(10)[0](net, x[half], y[half], noise[half])
+        return found
+
+    x_adv = in_rounds([breaks_half, breaks_half, breaks_half], net, x, y, Noise(0, index, "t"))
+    with torch.no_grad():
+        assert seen == [24, 12, 6]
+        assert int((net(x_adv).argmax(1) == y).sum()) == 3
