@@ -24,8 +24,8 @@ from torch import Tensor, nn
 import ardor
 from ardor import checks
 from ardor.attacks import Suite
-from ardor.attacks.rounds import fitted, rounds_of
-from ardor.config import describe
+from ardor.attacks.rounds import fitted, has_rounds, rounds_of
+from ardor.config import code_of, describe
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError, ModelError, ThreatError
 from ardor.files import write_atomic
@@ -68,11 +68,13 @@ def evaluate(
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     if images and journal is None:
         raise ConfigError("expected a journal to keep the images in, got none: pass journal='runs/mine/journal', say")
-    require_fit(net, data.shape, data.classes)
+    with seeded(seed):  # whatever the net itself draws: the global generator is as before afterwards
+        require_fit(net, data.shape, data.classes)
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = _report(net, data, suite, attacks, seed, batch)
     meter = Meter(attacks, len(data), data.classes, batch, suite.sequential, progress)
-    with attack_view(net) as view, Journal.open(journal, _identity(report, images)) as book:
+    book_of = partial(Journal.open, journal, _identity(report, net, attacks), images=images)
+    with seeded(seed), attack_view(net) as view, book_of() as book:
         judge = _Judge(net, Counted(view, meter.tick), data, suite.threat, batch, seed, images)
         _settle(report, suite, attacks, judge, book, meter)
         if images:
@@ -104,10 +106,12 @@ def _settle(
         left = alive if suite.sequential else correct
         letters = [NOT_ATTEMPTED] * len(data)
         rounds = rounds_of(attack, data.classes) if len(left) else []
+        if len(left) and not rounds:
+            raise ConfigError(f"expected at least one round of {name}, got none: let rounds(classes) list one")
         for number, one in enumerate(rounds):
             stage = f"{name}/{number}"
             meter.enter(name, number, len(left))
-            work = partial(judge.attacked, stage, name, one, number if hasattr(attack, "rounds") else None)
+            work = partial(judge.attacked, stage, name, one, number if has_rounds(attack) else None)
             for entry in _stage(book, stage, left, judge, work, letters, meter):
                 forwards, backwards = forwards + entry.forwards, backwards + entry.backwards
             left = _rows(letters)
@@ -161,7 +165,8 @@ class _Judge:
         """Right or wrong without an attack."""
         began = time.perf_counter()
         x, y, _ = _take(self.net, self.data, self._padded(batch.rows))
-        right = (_logits(self.net, x).argmax(1) == y)[: len(batch.rows)].tolist()
+        with seeded(_unit_seed(self.seed, "clean", batch.number)):
+            right = (_logits(self.net, x).argmax(1) == y)[: len(batch.rows)].tolist()
         letters = "".join(ROBUST if r else NOT_ATTEMPTED for r in right)
         return Entry("clean", batch.number, batch.index, letters, len(x), 0, _since(began)), None
 
@@ -177,13 +182,11 @@ class _Judge:
         with seeded(_unit_seed(self.seed, stage, batch.number)):  # a net that is random itself meets the same numbers
             x_adv = attack(self.view, x, y, noise if number is None else noise.fork(str(number)))
             _require_inside(x_adv, x, self.threat, name)
-            broken = (_logits(self.net, x_adv).argmax(1) != y)[:size]
+            broken = (_logits(self.net, x_adv, f" under {name}").argmax(1) != y)[:size]
         letters = "".join(BROKEN if b else ROBUST for b in broken.tolist())
         kept = x_adv[:size][broken].float().cpu().contiguous().numpy() if self.images and broken.any() else None
-        entry = Entry(
-            stage, batch.number, batch.index, letters, self.view.forwards, self.view.backwards, _since(began)
-        )
-        return entry, kept
+        forwards, backwards = (n * size // len(x) for n in (self.view.forwards, self.view.backwards))
+        return Entry(stage, batch.number, batch.index, letters, forwards, backwards, _since(began)), kept
 
     def _padded(self, rows: Tensor) -> Tensor:
         return rows[torch.arange(self.batch) % len(rows)]
@@ -205,15 +208,24 @@ def _take(net: nn.Module, data: Split, rows: Tensor) -> tuple[Images, Labels, Te
 
 
 @torch.no_grad()
-def _logits(net: Net, x: Images) -> Tensor:
+def _logits(net: Net, x: Images, where: str = "") -> Tensor:
     logits = net(x)
     if not bool(logits.isfinite().all()):
-        raise ModelError("expected finite logits, got NaN or infinity: check the weights and the normalisation")
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise ModelError(
+            f"expected finite logits{where}, got NaN or infinity on {bad} of {len(x)} images: check the weights and "
+            "the normalisation"
+        )
     return logits
 
 
 def _require_inside(x_adv: Images, x: Images, threat: Threat, name: str) -> None:
     """An attack that leaves its threat would count as a success what nobody allowed."""
+    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
+        got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
+        raise ThreatError(
+            f"expected {name} to return images of shape {tuple(x.shape)}, got {got}: return one for each it was given"
+        )
     allowed = threat.eps * (1 + 1e-4) + 1e-6
     distance = getattr(threat, "distance", None)
     far = float(distance(x_adv, x).max()) if distance else 0.0
@@ -259,12 +271,24 @@ def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, A
     write_atomic(folder / "adversarial.npy", write)
 
 
-def _identity(report: Report, images: bool) -> dict[str, Any]:
+def _identity(report: Report, net: nn.Module, attacks: dict[str, Attack]) -> dict[str, Any]:
     """What makes two evaluations the same one."""
     words = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
     said = {word: getattr(report, word) for word in words}
     said["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
-    return {**said, "images": images, "n": report.n}
+    foreign = [m for m in net.modules() if type(m).__module__.partition(".")[0] not in ("torch", "ardor")]
+    plain = [describe({k: v for k, v in vars(m).items() if isinstance(v, int | float | str)}) for m in foreign]
+    code = {name: _code(attack) for name, attack in attacks.items()} | {"net": [_code(type(m)) for m in foreign]}
+    digest = hashlib.sha256(repr((plain, code)).encode()).hexdigest()[:16]  # of a user's own files and settings
+    return {**said, "n": report.n, "code": digest}
+
+
+def _code(thing: Any) -> Any:
+    """Who made an attack or a layer, and from which file: an edited one is another, whatever its fields say."""
+    if isinstance(thing, partial):
+        return [_code(thing.func), describe(list(thing.args)), describe(thing.keywords)]
+    made = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{made.__module__}.{made.__qualname__}", code_of(made)
 
 
 def _report(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     """Let `write` fill a temporary file beside `path`, and put it in place once it is durable. Raises RunError."""
     if path.is_dir() or not path.name:
         raise RunError(f"expected a file to write, got the folder {path}: type a name in it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # other machines may write here too
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)

@@ -23,16 +23,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import numpy as np
 from torch import Tensor
 
 from ardor.config import differences, read_yaml, to_yaml
-from ardor.errors import RunError
+from ardor.errors import ConfigError, RunError
 from ardor.files import refusal, write_atomic
 
 log = logging.getLogger(__name__)
 
+_OPEN: set[Path] = set()
 POLL = 0.1
 """Seconds between two looks at what the other processes have done."""
 
@@ -69,8 +71,8 @@ Work = Callable[[Batch], tuple[Entry, np.ndarray[Any, Any] | None]]
 class Journal:
     """Where verdicts are kept: in `folder`, or only in memory where it is None."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, images: bool = False) -> None:
+        self.folder, self.images = folder, images
         self._known: dict[tuple[str, int], Entry] = {}
         self._old: set[tuple[str, int]] = set()
         self._read_to = 0
@@ -79,16 +81,21 @@ class Journal:
 
     @staticmethod
     @contextmanager
-    def open(folder: str | Path | None, identity: Mapping[str, Any]) -> Iterator[Journal]:
-        """Make or enter a journal. Raises RunError where it is of something else, or cannot be written or locked."""
-        journal = Journal(None if folder is None else Path(folder))
+    def open(folder: str | Path | None, identity: Mapping[str, Any], images: bool = False) -> Iterator[Journal]:
+        """Make or enter a journal; images: keep them. Raises RunError where it is another's or cannot be used."""
+        journal = Journal(None if folder is None else Path(folder), images)
         if journal.folder is None:
             yield journal
             return
+        name = journal.folder.resolve()
+        if name in _OPEN:  # the system's locks are a process's, not a thread's
+            raise RunError(f"expected one evaluation on {folder} in a process, got a second: start another process")
+        _OPEN.add(name)
         try:
             journal._enter(journal.folder, identity)
             yield journal
         finally:
+            _OPEN.discard(name)
             if journal._claims is not None:
                 journal._claims.close()
 
@@ -102,7 +109,7 @@ class Journal:
         pending = {batch.number: batch for batch in batches}
         while pending:
             self._read()
-            for number in [n for n in pending if (stage, n) in self._known]:
+            for number in [n for n in pending if self._is_done(stage, n)]:
                 batch = pending.pop(number)
                 yield batch, self._require_same(batch, self._known[stage, number]), (stage, number) not in self._old
             for batch in pending.values():
@@ -123,7 +130,7 @@ class Journal:
             name, _, number = key[0].rpartition("/")
             return order[name], int(number), key[1]
 
-        for key in sorted((key for key in self._known if key[0] != "clean"), key=place):
+        for key in sorted((key for key in self._known if key[0].rpartition("/")[0] in order), key=place):
             yield self._known[key]
 
     def images_of(self, stage: str, number: int) -> np.ndarray[Any, Any]:
@@ -131,11 +138,25 @@ class Journal:
         path = self._images(stage, number)
         try:
             return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
-        except (OSError, ValueError) as error:
-            raise RunError(f"expected the images that the journal names, got {path}: {error}") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise RunError(
+                f"expected the images that the journal names, got {path} ({error}): type the same again"
+            ) from error
+
+    def _is_done(self, stage: str, number: int) -> bool:
+        """Whether a batch is known, with its images where they are wanted; lost or damaged ones are made again."""
+        entry = self._known.get((stage, number))
+        if entry is None or not self.images or "b" not in entry.letters:
+            return entry is not None
+        try:
+            return len(self.images_of(stage, number)) == entry.letters.count("b")
+        except RunError:
+            return False
 
     def _enter(self, folder: Path, identity: Mapping[str, Any]) -> None:
         path = folder / "identity.yaml"
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"expected a folder for the journal, got the file {folder}: type --journal with a new name")
         others = {p.name for p in folder.iterdir() if p.suffix != ".tmp"} if folder.is_dir() else set()
         if others - {"claims.lock"} and not path.exists():
             raise RunError(f"expected an empty folder or a journal, got {folder} with other files: name a new one")
@@ -147,7 +168,11 @@ class Journal:
         with self._locked(0):
             if not path.exists():
                 write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
-        found = sorted(differences(identity, read_yaml(path)), key=lambda text: text.partition(":")[0].count("."))
+        try:
+            there = read_yaml(path)
+        except ConfigError as error:
+            raise RunError(f"expected the identity of a journal, got {path}: type --journal with a new name") from error
+        found = sorted(differences(identity, there), key=lambda text: text.partition(":")[0].count("."))
         if found:
             raise RunError(
                 f"expected the journal of this evaluation, got {folder} made for another ({'; '.join(found[:4])}"
@@ -165,7 +190,7 @@ class Journal:
             return None
         try:
             self._read()
-            if (stage, batch.number) in self._known:
+            if self._is_done(stage, batch.number):
                 return None
             entry, images = work(batch)
             if images is not None:
@@ -177,7 +202,7 @@ class Journal:
 
     def _images(self, stage: str, number: int) -> Path:
         assert self.folder is not None
-        return self.folder / "images" / f"{stage.replace('/', '-')}-{number}.npy"
+        return self.folder / "images" / f"{quote(stage, safe='')}-{number}.npy"
 
     def _append(self, entry: Entry) -> None:
         """One line, whole and durable before anybody relies on it; what a kill cut short is cleared away first."""
@@ -187,10 +212,8 @@ class Journal:
         line = json.dumps({"sum": zlib.crc32(text.encode()), "entry": asdict(entry)}) + "\n"
         with self._locked(0):
             try:
-                with path.open("ab") as file:
-                    whole = _whole(path)
-                    if file.tell() > whole:
-                        file.truncate(whole)
+                with path.open("ab+") as file:
+                    _cut(file)
                     file.write(line.encode())
                     file.flush()
                     os.fsync(file.fileno())
@@ -208,7 +231,7 @@ class Journal:
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read_to += len(whole)
-        for line in whole.splitlines():
+        for line in filter(None, whole.splitlines()):
             entry = _parse(line)
             if entry is None:
                 log.warning("a damaged line in %s is ignored: its batch is judged again", path)
@@ -235,8 +258,12 @@ class Journal:
         return self._lock(place, wait=False)
 
     def _lock(self, place: int, wait: bool) -> bool:
-        import fcntl  # here, for Windows has none: only a journal needs it
-
+        try:
+            import fcntl  # here, for Windows has none: only a journal needs it
+        except ImportError as error:
+            raise RunError(
+                "expected a system with file locks for a journal, got one without: call ardor.evaluate without one"
+            ) from error
         assert self._claims is not None
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
@@ -261,10 +288,14 @@ def _save(path: Path, images: np.ndarray[Any, Any]) -> None:
         np.save(file, images, allow_pickle=False)
 
 
-def _whole(path: Path) -> int:
-    """How many bytes of the file are whole lines."""
-    text = path.read_bytes()
-    return text.rfind(b"\n") + 1
+def _cut(file: BinaryIO) -> None:
+    """Clear away the end of a line that a kill cut short."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if size and file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
 
 
 def _parse(line: bytes) -> Entry | None:

@@ -108,6 +108,9 @@ def order(seed: int, purpose: str, epoch: int, index: Tensor) -> Tensor:
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Run torch's own initialisers from `seed` and put the global generator back as it was."""
-    with torch.random.fork_rng(devices=[]):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed(seed)
         yield

@@ -53,8 +53,10 @@ class Meter:
     ) -> None:
         self._progress, self._images, self._batch, self._sequential = progress, images, batch, sequential
         self._rounds = {"clean": 1} | {name: len(rounds_of(attack, classes)) for name, attack in attacks.items()}
-        # what an attack costs a batch that withstands it; an attack of a user's own may not say
-        self._cost = {name: getattr(attack, "cost", lambda classes: 1)(classes) for name, attack in attacks.items()}
+        # what an attack costs a batch that withstands it; where one of a user's own does not say, nobody knows the rest
+        costs = {name: getattr(attack, "cost", None) for name, attack in attacks.items()}
+        self._known = all(callable(cost) for cost in costs.values())
+        self._cost = {name: cost(classes) if callable(cost) else 1 for name, cost in costs.items()}
         self._began = self._told = self._since = time.monotonic()
         self._wrong: set[int] = set()
         self._fallen: set[int] = set()
@@ -110,8 +112,10 @@ class Meter:
         """The rest at this process's pace, over as many processes as were at work on average."""
         here = self._told - self._since if self._inside else 0.0
         passes, seconds = self._own_passes + self._inside, self._own_seconds + here
-        if not passes:
-            return None if left else 0.0
+        if not left:
+            return 0.0
+        if not passes or not self._known:
+            return None
         hands = max(1.0, (self._all_seconds + here) / max(self._told - self._began, 1e-9))
         return left * seconds / passes / hands
 

@@ -129,7 +129,7 @@ def test_gradients_that_only_cross_entropy_loses_are_no_error():
 
 def test_evidence_has_the_curve_and_the_culprit():
     found = checks.sweep({0.5: Proportion(30, 200), 0.1: Proportion(90, 200)})
-    assert "45.0 % at 0.1, 15.0 % at 0.5" in found.evidence
+    assert "30 of 200 images are still right at radius 0.5 (45.0 % at 0.1, 15.0 % at 0.5)" in found.evidence
     found = checks.more_steps({"fgsm": 90, "pgd_10": 99, "pgd_50": 20}, 200)
     assert "fgsm leaves 90" in found.evidence
     assert "pgd_10, with more steps, 99" in found.evidence
@@ -369,7 +369,6 @@ def in_order(**robust):
         (in_order(pgd_sat=70, apgd_ce=40), ["pgd_above_autoattack"]),
         (in_order(pgd_sat=60, fgsm=40), []),
     ],
-    ids=str,
 )  # fmt: skip
 def test_what_verdicts_show(made, expected):
     assert names(checks.of_report(made)) == expected

@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import resource
+import sys
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -326,7 +328,6 @@ def test_verdicts_agree_across_batch_sizes(judged):
         (dict(suite=paper(THREAT)), "suite: paper here, short there"),
         (dict(batch=8), "batch: 8 here, 16 there"),
         (dict(seed=1), "seed: 1 here, 0 there"),
-        (dict(images=False), "images: False here, True there"),
         (dict(data="half"), "n: 25 here, 50 there; data.hash: "),
         (dict(net="other"), "model.hash: "),
     ],
@@ -350,12 +351,92 @@ def test_images_need_a_journal(judged):
         judge(judged, None)
 
 
-def test_lost_images_are_missed(judged, tmp_path):
-    judge(judged, tmp_path / "j")
-    next((tmp_path / "j" / "images").iterdir()).unlink()
-    (tmp_path / "j" / "adversarial.npy").unlink()
-    with pytest.raises(RunError, match="images that the journal names"):
-        judge(judged, tmp_path / "j")
+@pytest.mark.parametrize("how", ["lost", "empty", "fewer", "foreign"])
+def test_lost_or_damaged_images_are_made_again(judged, tmp_path, how):
+    whole = left_behind(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path)
+    path = sorted((tmp_path / "j" / "images").iterdir())[0]
+    kept = path.read_bytes()
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "foreign": b"hello"}.get(how, b""))
+    if how == "fewer":
+        np.save(path, np.zeros((0, 1, 8, 8), np.float32))
+    assert left_behind(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path) == whole
+    assert path.read_bytes() == kept
+
+
+def test_images_may_be_asked_for_later(judged, tmp_path):
+    """Only batches that broke something are judged again, and a journal with images serves one who wants none."""
+    whole = left_behind(judge(judged, tmp_path / "whole"), tmp_path / "whole", tmp_path)
+    judge(judged, tmp_path / "j", images=False)
+    assert left_behind(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path) == whole
+    before = (tmp_path / "j" / "journal.jsonl").read_bytes()
+    judge(judged, tmp_path / "j", images=False)
+    assert (tmp_path / "j" / "journal.jsonl").read_bytes() == before
+
+
+def test_attacks_whose_names_look_alike_keep_their_own_images(judged, tmp_path):
+    attacks = {"a/0": PGD(THREAT, steps=1), "a-0": PGD(THREAT, steps=10), "a": PGD(THREAT, steps=5)}
+    report = judge(judged, tmp_path / "j", suite=Suite("alike", THREAT, attacks))
+    net, test = judged
+    with torch.no_grad():
+        right = net(torch.from_numpy(np.load(tmp_path / "j" / "adversarial.npy"))).argmax(1) == test.labels
+    assert int(right.sum()) == report.worst_case.k
+
+
+class Signed(torch.nn.Module):
+    """What it answers is in a plain attribute, which no weight shows."""
+
+    def __init__(self, net, sign):
+        super().__init__()
+        self.net, self.sign = net, sign
+
+    def forward(self, x):
+        return self.sign * self.net(x)
+
+
+def test_settings_and_code_of_ones_own_are_part_of_the_identity(judged, tmp_path, monkeypatch):
+    net, test = judged
+    judge((Signed(net, 1), test), tmp_path / "j")
+    with pytest.raises(RunError, match="code: "):
+        judge((Signed(net, -1), test), tmp_path / "j")
+
+    def attack(net, x, y, noise, steps):
+        return PGD(THREAT, steps=steps)(net, x, y, noise)
+
+    def mine(steps):
+        return Suite("mine", THREAT, {"mine": partial(attack, steps=steps)})
+
+    judge(judged, tmp_path / "k", suite=mine(1))
+    with pytest.raises(RunError, match="code: |keywords"):
+        judge(judged, tmp_path / "k", suite=mine(2))
+    judge(judged, tmp_path / "k", suite=mine(1))
+    monkeypatch.setattr(sys.modules["ardor.evaluate"], "code_of", lambda made: "another file")
+    with pytest.raises(RunError, match="code: "):
+        judge(judged, tmp_path / "k", suite=mine(1))
+
+
+def test_a_second_evaluation_in_one_process_is_refused(tmp_path):
+    with Journal.open(tmp_path / "j", IDENTITY), pytest.raises(RunError, match="one evaluation .* in a process"):
+        settle(tmp_path / "j")
+    assert settle(tmp_path / "j")[1] == [0, 1, 2, 3]
+
+
+def test_a_file_in_the_journals_place_and_an_emptied_identity_are_refused(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(RunError, match="got the file"):
+        settle(tmp_path / "file")
+    settle(tmp_path / "j")
+    (tmp_path / "j" / "identity.yaml").write_text("")
+    with pytest.raises(RunError, match="expected the identity of a journal"):
+        settle(tmp_path / "j")
+
+
+def test_where_a_system_has_no_locks_a_journal_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(RunError, match="file locks"):
+        settle(tmp_path / "j")
 
 
 def test_a_sequential_report_reads_back(judged, tmp_path):

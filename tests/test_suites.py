@@ -8,7 +8,7 @@ import torch
 
 from ardor.attacks import APGD, FAB, PGD, Suite, autoattack, plus, rand, suites
 from ardor.data import Split
-from ardor.errors import ThreatError
+from ardor.errors import ConfigError, ThreatError
 from ardor.evaluate import evaluate
 from ardor.report import Entry
 from ardor.report.evidence import protocols
@@ -97,18 +97,21 @@ def test_a_net_that_is_random_itself_meets_the_same_numbers_again(data):
             self.net = trained(1, 8, 10, 0)
 
         def forward(self, x):
-            return self.net(x.double() + 0.1 * torch.randn_like(x)).float()
+            return self.net(x.double() + 0.3 * torch.randn_like(x)).float()
 
-    state = torch.get_rng_state()
+    before = torch.get_rng_state()
     short = Suite("rand", THREAT, {"apgd_ce": APGD(THREAT, 3, draws=4)}, sequential=True)
     noisy = Noisy().eval()
-    torch.manual_seed(1)
-    one = evaluate(noisy, data, short, batch=8)
-    torch.manual_seed(2)
-    other = evaluate(noisy, data, short, batch=8)
+    reports = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        reports.append(evaluate(noisy, data, short, batch=8))
+        assert torch.equal(torch.get_rng_state(), state)
+    one, other = reports
     assert one.verdicts == other.verdicts
+    torch.set_rng_state(before)
     assert "randomised" in [f.name for f in one.findings]
-    torch.set_rng_state(state)
 
 
 def test_the_page_says_what_was_judged(data):
@@ -125,3 +128,48 @@ def test_the_page_says_what_was_judged(data):
     (said,) = protocols([Entry("net", "student", [whole])])
     assert said.startswith("16 images of made")
     assert "survivors" not in said + whole.table()
+
+
+class Own:
+    """An attack of a user's: what `give` says."""
+
+    threat = THREAT
+    rounds = 3  # a field of that name makes no rounds
+    cost = 1.0
+
+    def __init__(self, give):
+        self.give = give
+
+    def __call__(self, net, x, y, noise):
+        return self.give(x)
+
+
+@pytest.mark.parametrize("give", [lambda x: None, lambda x: x[:1]], ids=["nothing", "fewer"])
+def test_an_attack_that_returns_something_else_is_refused(data, give):
+    net = trained(1, 8, 10, 0).float().eval()
+    with pytest.raises(ThreatError, match="expected own to return images of shape"):
+        evaluate(net, data, Suite("own", THREAT, {"own": Own(give)}), batch=16)
+
+
+def test_fields_called_rounds_and_cost_are_only_fields(data):
+    net, told = trained(1, 8, 10, 0).float().eval(), []
+    own = Suite("own", THREAT, {"own": Own(lambda x: x.clone())})
+    report = evaluate(net, data, own, batch=16, progress=told.append)
+    assert report.worst_case == report.clean
+    assert all(p.seconds is None for p in told[:-1])  # what it costs, nobody said
+
+
+def test_an_attack_without_rounds_left_is_refused(data):
+    class Empty(Own):
+        def rounds(self, classes):
+            return []
+
+    with pytest.raises(ConfigError, match="at least one round of own"):
+        evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("own", THREAT, {"own": Empty(None)}), batch=16)
+
+
+def test_padding_is_not_counted(data):
+    net = trained(1, 8, 10, 0).float().eval()
+    report = evaluate(net, data.limit(10), Suite("one", THREAT, {"pgd": PGD(THREAT, 3)}), batch=64)
+    attacked = sum(letter != "-" for letter in report.verdicts["pgd"])
+    assert report.passes["pgd"] == [3 * attacked, 3 * attacked]

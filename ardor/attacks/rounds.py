@@ -73,11 +73,16 @@ def per_image(value: Tensor, like: Tensor) -> Tensor:
     return value.reshape(-1, *(1,) * (like.ndim - 1))
 
 
+def has_rounds(attack: Any) -> bool:
+    """Whether the attack consists of rounds; a field of that name makes none."""
+    return callable(getattr(attack, "rounds", None))
+
+
 def rounds_of(attack: Any, classes: int) -> list[Attack]:
     """The rounds of an attack; one that has none is a round of its own."""
-    return list(attack.rounds(classes)) if hasattr(attack, "rounds") else [attack]
+    return list(attack.rounds(classes)) if has_rounds(attack) else [attack]
 
 
 def fitted(attack: Any, classes: int) -> Any:
     """The attack as it runs on a net of so few classes: see `APGD.fitted`."""
-    return attack.fitted(classes) if hasattr(attack, "fitted") else attack
+    return attack.fitted(classes) if callable(getattr(attack, "fitted", None)) else attack

@@ -112,4 +112,4 @@ def _norm(threat: Threat) -> Linf | L2:
     """FAB and Square know these two norms by heart."""
     if isinstance(threat, Linf | L2):
         return threat
-    raise ThreatError(f"expected Linf or L2 for FAB and Square, got {type(threat).__name__}: use apgd(threat), say")
+    raise ThreatError(f"expected Linf or L2 for FAB and Square, got {type(threat).__name__}: try suites.apgd(threat)")

@@ -98,7 +98,7 @@ def evaluate(
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
     attacks = SUITES[suite](more.resolved_threat)
-    where = default_out(run, attacks, checkpoint, data, part, limit)
+    where = default_out(run, attacks, checkpoint, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
         journal = where.with_name(where.stem.replace("report-", "journal-", 1))
@@ -149,6 +149,7 @@ def default_out(
     data: str | None = None,
     part: str = "test",
     limit: int | None = None,
+    seed: int = 0,
 ) -> Path:
     """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one; other images, another name."""
     words = [suite.name, type(suite.threat).__name__.lower(), as_text(suite.threat.eps).replace("/", "_")]
@@ -156,4 +157,5 @@ def default_out(
     words += [] if data is None or run is None else ["".join(c if c.isalnum() else "_" for c in data)]
     words += [] if part == "test" else [part]
     words += [] if limit is None else [f"limit{limit}"]
+    words += [] if seed == 0 else [f"seed{seed}"]
     return (run or Path()) / f"report-{'-'.join(words)}.json"
