@@ -61,7 +61,14 @@ def run(words: Sequence[str]) -> int:
     """Find the command and run it with what follows its name. Raises ArdorError and CycloptsError."""
     # options are spelt as in Python and in recipes, with underscores; hyphens are understood
     spelling = Parameter(name_transform=lambda name: name)
-    shell = App("ardor", help=HELP, version=ardor.__version__, result_action="return_value", default_parameter=spelling)
+    shell = App(
+        "ardor",
+        help=HELP,
+        version=ardor.__version__,
+        result_action="return_value",
+        default_parameter=spelling,
+        suppress_keyboard_interrupt=False,  # Ctrl-C is answered by `main`, with what to do next
+    )
     for name, make in COMMANDS.items():
         shell.command(make(words[1:] if words[:1] == [name] else ()))
     code = shell(words, exit_on_error=False, print_error=False)

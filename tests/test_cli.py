@@ -370,3 +370,13 @@ def test_an_unexpected_error_is_one_sentence_too(folder, capsys):
 def test_a_folder_is_no_file_to_write(run, capsys):
     assert "expected a file to write" in refused(capsys, "evaluate", "runs/sat", "--suite", "quick", "--out", ".")
     assert "batch" in refused(capsys, "evaluate", "runs/sat", "--batch", "0")
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(run, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ardor.commands.evaluate.judge", interrupted)
+    capsys.readouterr()
+    assert main(["evaluate", "runs/sat", "--suite", "quick"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
