@@ -547,3 +547,21 @@ def test_an_evaluation_makes_the_passes_that_were_announced():
     for name, attack in attacks.items():
         chosen = 20 * 2 if name == "apgd" else 0  # each target costs a pass to choose it
         assert sum(report.passes[name]) == 20 * attack.cost(10) + chosen
+
+
+def test_the_first_adversarial_image_found_is_kept(judged, tmp_path):
+    judge(judged, tmp_path / "one", suite=Suite("one", THREAT, {"a": PGD(THREAT, steps=4)}))
+    both = Suite("both", THREAT, {"a": PGD(THREAT, steps=4), "b": PGD(THREAT, steps=9)})
+    judge(judged, tmp_path / "both", suite=both)
+    one, two = (np.load(tmp_path / name / "adversarial.npy") for name in ("one", "both"))
+    clean = judged[1].batch(slice(None))[0].numpy()
+    moved = (one != clean).any((1, 2, 3))
+    assert moved.any()
+    assert (one[moved] == two[moved]).all()
+
+
+def test_a_batch_of_as_many_other_images_is_refused(tmp_path):
+    settle(tmp_path / "j", count=1)
+    moved = Batch(0, torch.arange(3), [7, 8, 9])
+    with Journal.open(tmp_path / "j", IDENTITY) as book, pytest.raises(RunError, match="the file was changed"):
+        list(book.settle("apgd/0", [moved], lambda batch: (entry_of("apgd/0", batch), None)))

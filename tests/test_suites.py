@@ -173,3 +173,19 @@ def test_padding_is_not_counted(data):
     report = evaluate(net, data.limit(10), Suite("one", THREAT, {"pgd": PGD(THREAT, 3)}), batch=64)
     attacked = sum(letter != "-" for letter in report.verdicts["pgd"])
     assert report.passes["pgd"] == [3 * attacked, 3 * attacked]
+
+
+def test_each_round_has_a_stream_of_its_own(data):
+    """The one that the attack itself would give it."""
+    seen = []
+
+    class Two(Own):
+        def rounds(self, classes):
+            return [self, self]
+
+        def __call__(self, net, x, y, noise):
+            seen.append(noise.purpose)
+            return x.clone()
+
+    evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("own", THREAT, {"two": Two(None)}), batch=16)
+    assert seen == ["two/0", "two/1"]

@@ -197,3 +197,10 @@ def test_values_are_frozen():
     for thing, name in ((Linf(), "eps"), (L2(), "eps"), (PGD(), "steps"), (FGSM(), "threat"), (CW(), "kappa")):
         with pytest.raises(AttributeError):
             setattr(thing, name, 1)
+
+
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1)], ids=repr)
+def test_a_surface_start_is_at_distance_eps(threat):
+    x = torch.full((5, 1, 8, 8), 0.5, dtype=torch.float64)
+    start = threat.start(x, "surface", Noise(0, torch.arange(5), "t"))
+    assert torch.allclose(threat.distance(start, x), torch.full((5,), 0.1, dtype=torch.float64))
