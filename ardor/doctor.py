@@ -21,8 +21,7 @@ from torch import Tensor, nn
 
 from ardor import attacks, checks
 from ardor import data as datasets
-from ardor.attacks import APGD, CW, FGSM, PGD
-from ardor.attacks.square import Square
+from ardor.attacks import APGD, CW, FGSM, PGD, Square
 from ardor.checkpoint import read_tensors
 from ardor.checks import Finding
 from ardor.config import number, read_yaml
@@ -42,7 +41,7 @@ LIMIT = 200
 RECORD_LIMIT = 1000
 """How many the record is compared on."""
 
-STARTS, QUERIES, TARGETS, RADII = 5, 300, 9, 4
+STARTS, QUERIES, TARGETS, RADII = 5, 300, 4, 4
 
 Tell: TypeAlias = Callable[[str, int, int], None]
 """Called with what is done next, and how many parts are done of how many."""
