@@ -6,12 +6,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 from rich.console import Console
 
 import ardor
 from ardor.commands import demo, doctor, evaluate, report, train
 from ardor.errors import ArdorError
+from ardor.options import SPELLING
 
 COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
     "demo": demo.app,
@@ -59,14 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(words: Sequence[str]) -> int:
     """Find the command and run it with what follows its name. Raises ArdorError and CycloptsError."""
-    # options are spelt as in Python and in recipes, with underscores; hyphens are understood
-    spelling = Parameter(name_transform=lambda name: name)
     shell = App(
         "ardor",
         help=HELP,
         version=ardor.__version__,
         result_action="return_value",
-        default_parameter=spelling,
+        default_parameter=SPELLING,
         suppress_keyboard_interrupt=False,  # Ctrl-C is answered by `main`, with what to do next
     )
     for name, make in COMMANDS.items():

@@ -22,6 +22,9 @@ from ardor.errors import ConfigError
 
 Make = Callable[..., Any]
 
+SPELLING = Parameter(name_transform=lambda name: name)
+"""Options are spelt as in Python and in recipes, with underscores; the shell understands hyphens."""
+
 
 def options_for(
     make: Make, default: Any = None, skip: Collection[str] = (), also: dict[str, Any] | None = None

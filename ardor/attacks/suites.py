@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from ardor.attacks.apgd import APGD
 from ardor.attacks.cw import CW
 from ardor.attacks.fab import FAB
 from ardor.attacks.fgsm import FGSM
 from ardor.attacks.pgd import PGD
 from ardor.attacks.square import Square
+from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError, ThreatError
+from ardor.models.weights import hash_of
 from ardor.threat import L2, Linf
 from ardor.types import Attack, Threat
 
@@ -106,6 +110,20 @@ def apgd(threat: Threat) -> Suite:
 def square(threat: Threat) -> Suite:
     """Square alone: what 5,000 queries find without a gradient."""
     return Suite("square", threat, {"square": Square(_norm(threat))}, sequential=True)
+
+
+def transfer(threat: Threat, source: nn.Module) -> Suite:
+    """PGD-20 and CW-20 made against `source`, a net with the same classes: what whoever has another net can do."""
+    margin = "transfer_cw_inf" if isinstance(threat, Linf) else "transfer_cw_l2"
+    weights = hash_of(source)
+    return Suite(
+        "transfer",
+        threat,
+        {
+            "transfer_pgd20": Transfer(PGD(threat, steps=20, step=threat.eps / 4), source, weights),
+            margin: Transfer(CW(threat, steps=20, step=threat.eps / 4), source, weights),
+        },
+    )
 
 
 def _norm(threat: Threat) -> Linf | L2:

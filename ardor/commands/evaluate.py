@@ -11,7 +11,8 @@ from torch.distributed import get_node_local_rank, is_torchelastic_launched
 
 from ardor import data as datasets
 from ardor import models
-from ardor.attacks import Suite
+from ardor.attacks import Suite, suites
+from ardor.attacks.transfer import Transfer
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import SUITES, find_threat, first_stage
@@ -69,8 +70,12 @@ def evaluate(
     weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
     data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
     suite: Annotated[
-        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square"], Parameter(help="which attacks")
+        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square", "transfer"],
+        Parameter(help="which attacks"),
     ] = "paper",
+    transfer_from: Annotated[
+        str | None, Parameter(help="for --suite transfer: the run, or known teacher, that images are made against")
+    ] = None,
     threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
     checkpoint: Annotated[Literal["best", "last"], Parameter(help="of the run")] = "best",
     part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
@@ -97,7 +102,7 @@ def evaluate(
     if net is None:
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
-    attacks = SUITES[suite](more.resolved_threat)
+    attacks = find_suite(suite, more.resolved_threat, transfer_from, split)
     where = default_out(run, attacks, checkpoint, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
@@ -121,6 +126,21 @@ def evaluate(
         kept = f", the adversarial images to {Path(str(journal)) / 'adversarial.npy'}" if images else ""
         draw.say(f"{report.table()}\n\nSaved to {where}{kept}.")
     return 0
+
+
+def find_suite(name: str, threat: Threat, source: str | None, split: Split) -> Suite:
+    """The suite called `name`; `transfer` needs the net that the images are made against. Raises ConfigError."""
+    if (name == "transfer") != (source is not None):
+        got = "none" if source is None else f"{source} for --suite {name}"
+        raise ConfigError(
+            f"expected --transfer_from for --suite transfer, and only there, got {got}: type --suite transfer "
+            "--transfer_from RUN"
+        )
+    if source is None:
+        return SUITES[name](threat)
+    net = make_net("surrogate", source, {}, split, fresh=False)
+    models.require_fit(net, split.shape, split.classes, "surrogate")
+    return suites.transfer(threat, net)
 
 
 def find_split(trained: dict[str, Any], name: str | None, part: str, options: dict[str, Any]) -> Split:
@@ -153,6 +173,7 @@ def default_out(
 ) -> Path:
     """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one; other images, another name."""
     words = [suite.name, type(suite.threat).__name__.lower(), as_text(suite.threat.eps).replace("/", "_")]
+    words += [f"from_{attack.weights[:6]}" for attack in suite.attacks.values() if isinstance(attack, Transfer)][:1]
     words += [] if run is None else [checkpoint]
     words += [] if data is None or run is None else ["".join(c if c.isalnum() else "_" for c in data)]
     words += [] if part == "test" else [part]

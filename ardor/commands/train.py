@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from cyclopts import App, Parameter
+from torch import nn
 
 from ardor import data as datasets
 from ardor.attacks import PGD
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import METHODS, Asked, find_method, find_threat, first_stage, given, with_named, with_threat
+from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.models.build import BUILDERS
-from ardor.options import built, grouped, options_for, piece, values, with_options
+from ardor.options import SPELLING, built, grouped, options_for, piece, values, with_options
 from ardor.recipe import Recipe
 from ardor.threat import Linf
 from ardor.train import epochs
@@ -38,16 +42,40 @@ Examples:
 """
 
 
+@dataclass
+class Job:
+    """A run as the words of a command describe it, ready to begin."""
+
+    student: nn.Module
+    teacher: nn.Module | None
+    method: Any
+    train: Split
+    val: Split
+    recipe: Recipe
+    run: Path
+    gate: bool = True
+
+
 def app(argv: Sequence[str]) -> App:
     """The command with the options of what `argv` names."""
+    return _app(argv, train)
+
+
+def job_of(argv: Sequence[str]) -> Job:
+    """What `ardor train ARGV` would do, options spelt with underscores. Raises as that does, and CycloptsError."""
+    command = _app(argv, described, result_action="return_value", default_parameter=SPELLING)
+    return cast(Job, command(list(argv), exit_on_error=False, print_error=False))
+
+
+def _app(argv: Sequence[str], function: Callable[..., Any], **settings: Any) -> App:
     asked = first_stage(argv, NAMES, recipe=True)
     options = _options(asked, argv)  # takes the names of inner attacks out of the recipe, so it comes first
-    command = App(name="train", help=HELP, config=asked.config)
-    command.default(with_options(train, options))
+    command = App(name="train", help=HELP, config=asked.config, **settings)
+    command.default(with_options(function, options))
     return command
 
 
-def train(
+def described(
     recipe_file: Annotated[Path | None, Parameter(name="RECIPE", help="a YAML file; must come first")] = None,
     /,
     *,
@@ -59,9 +87,11 @@ def train(
     teacher: Annotated[str | None, Parameter(help="a run's folder, or a net's name and --teacher.weights FILE")] = None,
     method: Annotated[str, Parameter(help=f"{', '.join(METHODS)} or file.py:Name")] = "rslad",
     threat: Annotated[str | None, Parameter(help="linf or l2, for the method's attack and for validation")] = None,
+    smoke: Annotated[bool, Parameter(help="RECIPE's `smoke:` form, to see that all runs", negative="")] = False,
+    gate: Annotated[bool, Parameter(help="examine the teacher first; =false trains from it all the same")] = True,
     more: Any = None,
-) -> int:
-    """Train what the words and `more` describe."""
+) -> Job:
+    """What the words and `more` describe."""
     asked, argv = more.asked, more.argv
     if recipe_file != asked.path:
         raise ConfigError(f"expected RECIPE as the first word, got {recipe_file} behind an option: type --option=VALUE")
@@ -79,16 +109,23 @@ def train(
     from_net = None
     if "teacher" in asked.names:
         from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
-    folder = run or default_run(asked, recipe.seed)
-    records = epochs(net, from_net, method_, images, recipe, val=val, run=folder)
-    draw.training(records, recipe.epochs, str(folder))
-    draw.say(f"Kept in {folder}. Next: ardor evaluate {folder}")
+    return Job(net, from_net, method_, images, val, recipe, run or default_run(asked, recipe.seed, smoke), gate)
+
+
+@functools.wraps(described)
+def train(*args: Any, **kwargs: Any) -> int:
+    """Train what the words describe."""
+    job = described(*args, **kwargs)
+    records = epochs(job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run)
+    draw.training(records, job.recipe.epochs, str(job.run))
+    draw.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
     return 0
 
 
-def default_run(asked: Asked, seed: int) -> Path:
+def default_run(asked: Asked, seed: int, smoke: bool = False) -> Path:
     """runs/METHOD-STUDENT-DATA-sSEED, of letters that every file system takes."""
-    words = [asked.names.get("method", "rslad"), asked.names["student"], asked.names["data"], f"s{seed}"]
+    words = ["smoke"] if smoke else []
+    words += [asked.names.get("method", "rslad"), asked.names["student"], asked.names["data"], f"s{seed}"]
     return Path("runs") / "-".join(Path(word.replace(":", "_")).name for word in words)
 
 

@@ -56,6 +56,7 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
     """
     path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
     content = read_yaml(path) if path else {}
+    content = _smoked(content, content.pop("smoke", None), "--smoke" in argv, path)
     if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
     content.pop("fingerprint", None)  # a run's own config.yaml is a recipe too
@@ -75,6 +76,22 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
         if typed is not None or name is not None:
             names[key] = str(typed if typed is not None else name)
     return Asked(names, {k: v for k, v in content.items() if v != {}}, path)
+
+
+def _smoked(content: dict[str, Any], smoke: Any, asked: bool, path: Path | None) -> dict[str, Any]:
+    """The recipe with its `smoke:` block laid over it, where that is asked for."""
+    if asked and not isinstance(smoke, dict):
+        raise ConfigError(f"expected a recipe with a `smoke:` block for --smoke, got {path or 'none'}: see recipes/")
+    return _laid_over(content, smoke) if asked else content
+
+
+def _laid_over(below: Any, above: dict[str, Any]) -> dict[str, Any]:
+    """Keys of `above` win, those inside too; `data: NAME` below is `data: {name: NAME}`."""
+    below = {"name": below} if isinstance(below, str) else below or {}
+    return {
+        **below,
+        **{k: _laid_over(below.get(k), v) if isinstance(v, dict) else v for k, v in above.items()},
+    }
 
 
 def find_method(name: str) -> Callable[..., Any]:

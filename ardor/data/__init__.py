@@ -37,6 +37,7 @@ def load(
     root: str = "data",
     val: float = 0.1,
     seed: int = 0,
+    limit: int = 0,
     protocol: Protocol = "holdout",
     download: bool = False,
     **options: Any,
@@ -46,8 +47,9 @@ def load(
     name: `digits`, `cifar10`, `cifar100`, `npz:PATH` (see read_npz), `folder:PATH` (see read_folder) or `file.py:Name`
     (see user_reader). root: the folder where archives lie or are downloaded to. val: a share below 1 or a count, cut
     from train with the classes in proportion; a source that brings its own val keeps that one. seed: draws which images
-    are val. protocol: holdout, or paper for the whole train set and the test set as val. download: fetch the official
-    archive where it is absent. options: the source's own.
+    are val. limit: at most so many train images, classes in proportion; 0 is all. protocol: holdout, or paper for the
+    whole train set and the test set as val. download: fetch the official archive where it is absent. options: the
+    source's own.
 
     `load(**split.source)` gives the same splits again. Raises ConfigError for a name or option that does not exist,
     DataError for data that are absent, damaged or not what they must be, RunError where root cannot be written.
@@ -65,7 +67,8 @@ def load(
         held = parts["val"]
     else:
         train, held = cut(train, val, seed)
-    source = {"name": name, "root": str(root), "val": val, "seed": seed, "protocol": protocol, **options}
+    train = train.limit(limit, seed) if limit else train  # after val was cut: another limit has the same val
+    source = _source(name, root, val, seed, limit, protocol, options)
     return _signed(train, source), _signed(held, source), _signed(test, source)
 
 
@@ -75,18 +78,26 @@ def load_test(
     root: str = "data",
     val: float = 0.1,
     seed: int = 0,
+    limit: int = 0,
     protocol: Protocol = "holdout",
     download: bool = False,
     **options: Any,
 ) -> Split:
     """The test part of a data set, for evaluation; the source need not have a train part.
 
-    Takes what `load` takes, so that `load_test(**split.source)` works, and raises the same. val and seed are kept in
-    the source and change nothing here.
+    Takes what `load` takes, so that `load_test(**split.source)` works, and raises the same. val, seed and
+    limit are kept in the source and change nothing here.
     """
     test = _parts(name, root, download, protocol, options)["test"]
-    source = {"name": name, "root": str(root), "val": val, "seed": seed, "protocol": protocol, **options}
-    return _signed(test, source)
+    return _signed(test, _source(name, root, val, seed, limit, protocol, options))
+
+
+def _source(
+    name: str, root: str, val: float, seed: int, limit: int, protocol: str, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What `load` was called with. A limit of 0 is left out: runs of before there was one are the same runs."""
+    said = {"name": name, "root": str(root), "val": val, "seed": seed, "protocol": protocol}
+    return {**said, **({"limit": limit} if limit else {}), **options}
 
 
 def _signed(split: Split, source: dict[str, Any]) -> Split:
@@ -129,7 +140,7 @@ def _require_known(name: str, parameters: Collection[inspect.Parameter], options
     allowed = [p.name for p in parameters if p.name not in ("name", "root", "download")]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        every = ["root", "val", "seed", "protocol", "download", *allowed]
+        every = ["root", "val", "seed", "limit", "protocol", "download", *allowed]
         raise ConfigError(
             f'expected for data "{name}" the options {", ".join(every)}, got "{unknown[0]}"{nearest(unknown[0], every)}'
         )

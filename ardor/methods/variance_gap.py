@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,13 @@ from ardor.variance import Projector, answer, l_cov, l_gram
 
 @dataclass
 class VarianceGap:
-    """alpha, scale: RSLAD's. lc, lg: weights of covariance and Gram. warmup: epochs in which lc grows to its value."""
-
+    """alpha, scale: RSLAD's. lc, lg: of covariance and Gram, on X, X' or both (sets). warmup: epochs of lc's growth."""
     alpha: float = 5 / 6
     scale: float = 1.0
     lc: float = 0.001
     lg: float = 10.0
     warmup: int = 5
+    sets: Literal["both", "clean", "adversarial"] = "both"
     seed: int = 0
     attack: Maximiser = PGD(start="gaussian")
     projector_: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
@@ -64,9 +64,10 @@ class VarianceGap:
             return terms
         with torch.no_grad():
             soft_adv, t_adv = answer(teacher, x_adv, self.lc)
+        on_x, on_adv = self.sets != "adversarial", self.sets != "clean"
+        ramp, w = min(1, epoch / max(1, self.warmup)), self.projector_ and self.projector_()
         if self.lc:
-            ramp, w = min(1, epoch / max(1, self.warmup)), self.projector_ and self.projector_()
-            terms["covariance"] = ramp * self.lc / 2 * (l_cov(h, t, t, w) + l_cov(h_adv, t_adv, t, w))
+            terms["covariance"] = ramp * self.lc / 2 * (on_x * l_cov(h, t, t, w) + on_adv * l_cov(h_adv, t_adv, t, w))
         if self.lg:
-            terms["gram"] = self.lg / 2 * (l_gram(clean, soft) + l_gram(robust, soft_adv))
+            terms["gram"] = self.lg / 2 * (on_x * l_gram(clean, soft) + on_adv * l_gram(robust, soft_adv))
         return terms

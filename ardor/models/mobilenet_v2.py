@@ -2,6 +2,7 @@
 
 Differs from the paper as that code does: the stem and the second stage have stride 1, ReLU instead of ReLU6, and a
 block of stride 1 always adds a residual, through a 1x1 convolution where the channels change. Names are that code's.
+A width below 1 scales every layer, the last too (which the paper keeps), to multiples of 4 (the paper's are of 8).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ardor.errors import ConfigError
 from ardor.models.normalise import Numbers, normalise
 
 # (expansion, channels out, repeats, stride of the first block)
@@ -43,24 +45,29 @@ class Block(nn.Module):
 class MobileNetV2(nn.Module):
     """Seventeen inverted residual blocks. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
 
-    def __init__(self, classes: int, channels: int, mean: Numbers | None, std: Numbers | None) -> None:
+    def __init__(
+        self, classes: int, channels: int, width: float, mean: Numbers | None, std: Numbers | None
+    ) -> None:
         super().__init__()
+        if not width > 0:
+            raise ConfigError(f"expected a width above 0, got {width:g}: type --student.width 1")
+        stem, wide, last = (_scaled(planes, width) for planes in (32, 320, 1280))
         self.normalise = normalise(channels, mean, std)
-        self.conv1 = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(32)
-        self.layers = nn.Sequential(*_blocks(32))
-        self.conv2 = nn.Conv2d(320, 1280, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(1280)
-        self.linear = nn.Linear(1280, classes)
+        self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.layers = nn.Sequential(*_blocks(stem, width))
+        self.conv2 = nn.Conv2d(wide, last, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(last)
+        self.linear = nn.Linear(last, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """(B, channels, H, W) -> (B, 1280), the input of the last linear layer."""
+        """(B, channels, H, W) -> (B, 1280 width), the input of the last linear layer."""
         out = F.relu(self.bn1(self.conv1(self.normalise(x))))
         out = F.relu(self.bn2(self.conv2(self.layers(out))))
         return out.mean((2, 3))
 
     def head(self, features: Tensor) -> Tensor:
-        """(B, 1280) -> (B, classes)."""
+        """(B, 1280 width) -> (B, classes)."""
         logits: Tensor = self.linear(features)
         return logits
 
@@ -69,9 +76,14 @@ class MobileNetV2(nn.Module):
         return self.head(self.features(x))
 
 
-def _blocks(fan_in: int) -> list[Block]:
+def _scaled(planes: int, width: float) -> int:
+    return max(4, 4 * round(planes * width / 4))
+
+
+def _blocks(fan_in: int, width: float) -> list[Block]:
     blocks = []
-    for expansion, fan_out, repeats, first_stride in _STAGES:
+    for expansion, planes, repeats, first_stride in _STAGES:
+        fan_out = _scaled(planes, width)
         for k in range(repeats):
             blocks.append(Block(fan_in, fan_out, expansion, first_stride if k == 0 else 1))
             fan_in = fan_out
@@ -79,10 +91,16 @@ def _blocks(fan_in: int) -> list[Block]:
 
 
 def mobilenet_v2(
-    classes: int = 10, channels: int = 3, *, mean: Numbers | None = None, std: Numbers | None = None
+    classes: int = 10,
+    channels: int = 3,
+    *,
+    width: float = 1.0,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> MobileNetV2:
     """MobileNetV2: 2,296,922 parameters for 10 classes, 1280 features, 0.09 GMAC at 32x32.
 
+    width: of all channels, as a factor; 0.25 has 165,586 parameters and costs 0.5 MMAC at 8x8.
     mean, std: one number per channel on the [0, 1] scale, or None for raw images. Raises ConfigError.
     """
-    return MobileNetV2(classes, channels, mean, std)
+    return MobileNetV2(classes, channels, width, mean, std)
