@@ -10,7 +10,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 import ardor
-from ardor.commands import demo, doctor, evaluate, report, train
+from ardor.commands import bench, compare, demo, doctor, evaluate, gate, report, train
 from ardor.errors import ArdorError
 from ardor.options import SPELLING
 
@@ -19,6 +19,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
     "train": train.app,
     "evaluate": evaluate.app,
     "doctor": doctor.app,
+    "gate": gate.app,
+    "compare": compare.app,
+    "bench": bench.app,
     "report": report.app,
 }
 

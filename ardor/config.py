@@ -57,7 +57,7 @@ def describe(thing: Any) -> Any:
         fields = [f for f in dataclasses.fields(thing) if f.init]
         return {"name": name_of(type(thing))} | {f.name: describe(getattr(thing, f.name)) for f in fields}
     if isinstance(thing, nn.Module):
-        return dict(getattr(thing, "built_as", {"name": name_of(type(thing))}))
+        return describe(getattr(thing, "built_as", {"name": name_of(type(thing))}))
     if isinstance(thing, float):
         return as_text(thing) if "/" in as_text(thing) else float(thing)
     if isinstance(thing, Mapping):

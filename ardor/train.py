@@ -77,7 +77,7 @@ def epochs(
     with _frozen(teacher, device) as teaching:
         _prepare(method, student, teaching, train, recipe, device)
     optimiser = make_optimiser(student, method, recipe)
-    folder = checkpoint.open_run(run, _config(student, teacher, method, train, val, recipe))
+    folder = checkpoint.open_run(run, config_of(student, teacher, method, train, val, recipe))
     done, best = checkpoint.resume(folder, student, optimiser, method)
     for epoch in range(done + 1, recipe.epochs + 1):
         with _frozen(teacher, device) as teaching:  # put back before every yield: two runs may share a teacher
@@ -237,7 +237,7 @@ def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:
     )
 
 
-def _config(
+def config_of(
     student: nn.Module, teacher: nn.Module | None, method: Method, train: Split, val: Split | None, recipe: Recipe
 ) -> dict[str, Any]:
     """Everything that decides the result, resolved."""

@@ -221,12 +221,6 @@ def test_load_a_builder_and_a_users_net(run, net, user, tmp_path):
     assert not models.load(f"{user}:fixed").training  # a callable may bring its own weights
 
 
-@pytest.mark.parametrize("name", ["robustbench:Chen2021LTD_WRN34_10", "hf:someone/net", "timm:resnet18"])
-def test_names_of_a_later_release_say_so(name):
-    with refused(ConfigError, "not downloaded", "weights="):
-        models.load(name)
-
-
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [

@@ -1,8 +1,8 @@
 """Functions that distrust the model and the data: each returns a finding with its evidence, or None.
 
 Each has one threshold, the constant above it, and a section in docs/findings.md. A point is 1 % of all images judged.
-`of_data`, `of_net` and `of_report` gather what can be seen there; what one disease does to other figures is not
-reported as a second one: `without_consequences`. `ardor.doctor` runs the attacks that the last group judges.
+`of_data`, `of_net`, `of_report` and `of_recipe` gather what can be seen there; what one disease does to other figures
+is not reported as a second one: `without_consequences`. `ardor.doctor` runs the attacks that `of_report` judges.
 """
 
 from ardor.checks.attacks import black_box as black_box
@@ -33,3 +33,4 @@ from ardor.checks.net import probabilities as probabilities
 from ardor.checks.net import randomised as randomised
 from ardor.checks.net import training_mode as training_mode
 from ardor.checks.net import zero_gradients as zero_gradients
+from ardor.checks.recipe import of_recipe as of_recipe

@@ -12,6 +12,7 @@ from ardor import data, models
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.models.build import known
+from ardor.models.load import source_of
 from ardor.options import options_for
 
 
@@ -26,6 +27,8 @@ def data_options(name: str | None) -> type:
 
 def net_options(name: str, runs: bool = False) -> type:
     """The options of the net called `name`: its builder's, and which weights; or of a run, where that may be named."""
+    if source := source_of(name):
+        return options_for(_published, also=_of_published(source))
     if runs and not (known(name) or ":" in name):  # a run's folder, or nothing: loading it says which
         return options_for(_run, also={"checkpoint": (str, "best")})
     also: dict[str, Any] = {"weights": (str | None, None), "seed": (int | None, None)}
@@ -35,6 +38,17 @@ def net_options(name: str, runs: bool = False) -> type:
 
 def _run() -> None:
     """A run's folder has no options of its own."""
+
+
+def _published() -> None:
+    """A published net is built as it was published."""
+
+
+def _of_published(source: str) -> dict[str, Any]:
+    weights: dict[str, Any] = {"weights": (str | None, None)}
+    if source == "robustbench":
+        return weights | {"root": (str, "models"), "download": (bool, False)}
+    return {} if source == "hf" else weights
 
 
 def make_net(who: str, name: str, options: dict[str, Any], split: Split, fresh: bool) -> nn.Module:
@@ -49,8 +63,15 @@ def make_net(who: str, name: str, options: dict[str, Any], split: Split, fresh: 
                 f"expected a net's name for the {who}, got the folder {name}: type --{who} small_cnn, say"
             )
         return models.load(name, **options)
+    if fresh and source_of(name):
+        raise ConfigError(
+            f"expected a net's name for the {who}, got {name}: type --{who} wide_resnet, say, "
+            f"and --{who}.weights FILE to begin from published weights"
+        )
     channels, classes = split.shape[0], split.classes
     options = {"classes": classes, "channels": channels} | options
     if fresh and "weights" not in options:
         return models.build(name, **options)
-    return models.load(name, **options)
+    net = models.load(name, **options)
+    models.require_known(net, split.shape, split.classes, who)
+    return net

@@ -15,16 +15,19 @@ from torch import nn
 
 from ardor import data as datasets
 from ardor.attacks import PGD
+from ardor.checks import Finding, of_recipe
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import METHODS, Asked, find_method, find_threat, first_stage, given, with_named, with_threat
 from ardor.data.split import Split
 from ardor.errors import ConfigError
+from ardor.gate import Gate, claim_of, require, wants_robust
+from ardor.gate import gate as judge_teacher
 from ardor.models.build import BUILDERS
 from ardor.options import SPELLING, built, grouped, options_for, piece, values, with_options
-from ardor.recipe import Recipe
+from ardor.recipe import Recipe, find_device
 from ardor.threat import Linf
-from ardor.train import epochs
+from ardor.train import config_of, epochs
 
 NAMES = ("data", "student", "teacher", "method", "threat")
 
@@ -53,6 +56,7 @@ class Job:
     val: Split
     recipe: Recipe
     run: Path
+    taught_by: str | None = None
     gate: bool = True
 
 
@@ -61,14 +65,21 @@ def app(argv: Sequence[str]) -> App:
     return _app(argv, train)
 
 
-def job_of(argv: Sequence[str]) -> Job:
-    """What `ardor train ARGV` would do, options spelt with underscores. Raises as that does, and CycloptsError."""
-    command = _app(argv, described, result_action="return_value", default_parameter=SPELLING)
-    return cast(Job, command(list(argv), exit_on_error=False, print_error=False))
+def job_of(argv: Sequence[str], taught: bool = True) -> Job:
+    """What `ardor train ARGV` would do, words as --option=VALUE with underscores; taught=False leaves the teacher out.
+
+    Raises as that command does, and CycloptsError.
+    """
+    words = [word for word in argv if taught or not word.startswith("--teacher")]
+    command = _app(words, described, taught, result_action="return_value", default_parameter=SPELLING)
+    return cast(Job, command(words, exit_on_error=False, print_error=False))
 
 
-def _app(argv: Sequence[str], function: Callable[..., Any], **settings: Any) -> App:
+def _app(argv: Sequence[str], function: Callable[..., Any], taught: bool = True, **settings: Any) -> App:
     asked = first_stage(argv, NAMES, recipe=True)
+    if not taught:
+        asked.names.pop("teacher", None)
+        asked.content.pop("teacher", None)
     options = _options(asked, argv)  # takes the names of inner attacks out of the recipe, so it comes first
     command = App(name="train", help=HELP, config=asked.config, **settings)
     command.default(with_options(function, options))
@@ -109,17 +120,45 @@ def described(
     from_net = None
     if "teacher" in asked.names:
         from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
-    return Job(net, from_net, method_, images, val, recipe, run or default_run(asked, recipe.seed, smoke), gate)
+    folder = run or default_run(asked, recipe.seed, smoke)
+    return Job(net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate)
 
 
 @functools.wraps(described)
 def train(*args: Any, **kwargs: Any) -> int:
     """Train what the words describe."""
     job = described(*args, **kwargs)
+    for finding in findings_of(job):
+        draw.err.print(str(finding), markup=False)
+    if (seen := gate_of(job)) is not None:
+        draw.say(f"teacher {job.taught_by}\n{seen.text()}\n")
+        require(seen)
     records = epochs(job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run)
     draw.training(records, job.recipe.epochs, str(job.run))
     draw.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
     return 0
+
+
+def findings_of(job: Job) -> list[Finding]:
+    """What in the recipe silently changes results."""
+    return of_recipe(config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe))
+
+
+def gate_of(job: Job) -> Gate | None:
+    """What the teacher is worth, on the validation images; None for a run without one, or one that goes on."""
+    if job.teacher is None or not job.gate or (job.run / "state.safetensors").exists():
+        return None
+    trains_under = getattr(getattr(job.method, "attack", None), "threat", None)
+    threat = trains_under or getattr(job.recipe.val_attack, "threat", None) or Linf()
+    with draw.progress("teacher gate", 100) as move:
+        return judge_teacher(
+            job.teacher.to(find_device(job.recipe.device)),
+            job.val,
+            threat,
+            record=claim_of(job.taught_by, job.teacher),
+            robust=wants_robust(job.method),
+            progress=lambda name, done, todo: move(100 * done // todo, name),
+        )
 
 
 def default_run(asked: Asked, seed: int, smoke: bool = False) -> Path:

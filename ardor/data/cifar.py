@@ -15,8 +15,8 @@ import numpy as np
 
 from ardor.data.archives import ARCHIVES, TEST, TRAIN, Archive
 from ardor.data.arrays import from_arrays
-from ardor.data.download import fetch
 from ardor.data.split import Split
+from ardor.download import fetch
 from ardor.errors import DataError
 
 URL = "https://www.cs.toronto.edu/~kriz/"
@@ -68,7 +68,7 @@ def _download(name: str, root: Path, allowed: bool) -> tuple[Archive, Path]:
             f"expected {name} in {root}, got none of {', '.join(looked)}: type --data.download true "
             f"(download=True), or put {archive.file} from {URL}{archive.file} into {root}"
         )
-    return archive, fetch(URL + archive.file, archive.md5, root / archive.file)
+    return archive, fetch(URL + archive.file, root / archive.file, md5=archive.md5)
 
 
 def _contents(place: Path, wanted: Collection[str]) -> dict[str, bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,38 @@ from ardor.models.build import BUILDERS, build, known
 from ardor.models.weights import load_weights
 from ardor.names import nearest
 
+PUBLISHED = ("robustbench", "hf", "timm")
+"""What stands before the colon in the name of a net that somebody else trained."""
+
 
 def load(
-    name: str | Path, *, weights: str | Path | None = None, checkpoint: str = "best", **options: Any
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    checkpoint: str = "best",
+    root: str | Path = "models",
+    download: bool = False,
+    **options: Any,
 ) -> nn.Module:
     """A net with weights, in eval mode.
 
     name: a run folder of ours, whose config.yaml names the student and whose `checkpoint` ("best" or "last") is
     loaded; or a builder's name, or `file.py:Name`, with `weights` as the path of a file (see `load_weights`) and
-    `options` as in `build`. A `file.py:Name` without weights brings its own. Raises ConfigError, RunError for a
-    folder that is no run, CheckpointError for weights that are missing, damaged or made for another net.
+    `options` as in `build`. A `file.py:Name` without weights brings its own. Or a net that somebody published:
+
+    `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else with
+    ROOT/DATA/Linf/ID.pt, where RobustBench keeps it; else, where `download`, from its plain address to there; else by
+    the package robustbench, if that is installed. `hf:OWNER/NAME@REVISION`: see `hub`; the commit is recorded.
+    `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`. These take
+    classes and channels, those of the data, only to refuse a net for others (timm with `weights` is built for them).
+
+    `net.built_as` records what was loaded, `known_of(net)` what is known of it. Raises ConfigError, RunError for a
+    folder that is no run, ModelError for a published net with other classes, CheckpointError for weights that are
+    missing, damaged or made for another net.
     """
     name = str(name)
-    if prefix := re.match(r"(robustbench|hf|timm):", name):
-        raise ConfigError(
-            f'expected a net on this machine, got "{name}": {prefix[0]} names are not downloaded by this release; '
-            'download the file yourself and type, say, load("wide_resnet", weights="FILE.pt")'
-        )
+    if source_of(name):
+        return _published(name, weights, root, download, options)
     if weights is None and not known(name) and Path(name).is_dir():
         return _from_run(Path(name), checkpoint, options)
     if weights is None:
@@ -39,6 +53,45 @@ def load(
     if weights is not None:
         load_weights(net, weights)
     return _marked(net, weights)
+
+
+def source_of(name: str) -> str | None:
+    """Which of `PUBLISHED` a name begins with, or None."""
+    source, colon, _ = name.partition(":")
+    return source if colon and source in PUBLISHED else None
+
+
+def _published(
+    name: str, weights: str | Path | None, root: str | Path, download: bool, options: dict[str, Any]
+) -> nn.Module:
+    from ardor.models import hub, published
+
+    _refuse_options(name, weights, options)
+    classes, channels = options.get("classes"), options.get("channels")
+    path: str | Path | None = weights
+    sizes: dict[str, Any] = {}
+    if source_of(name) == "robustbench":
+        net, name, path = published.from_robustbench(
+            name, weights=weights, root=root, download=download, classes=classes
+        )
+    elif source_of(name) == "hf":
+        net, name = hub.from_hub(name, classes)
+    else:
+        net = published.from_timm(name, weights, classes, channels)
+        sizes = {} if weights is None else options
+    vars(net)["built_as"] = {"name": name, **sizes}
+    return _marked(net, path)
+
+
+def _refuse_options(name: str, weights: str | Path | None, options: dict[str, Any]) -> None:
+    """A published net is what it is: another width would be another net under its name."""
+    if extra := [option for option in options if option not in ("classes", "channels")]:
+        raise ConfigError(
+            f"expected no options for {name}, which is built as it was published, got {', '.join(extra)}: leave them "
+            'out, or name the network, as load("wide_resnet", weights="FILE.pt", ...)'
+        )
+    if weights is not None and source_of(name) == "hf":
+        raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
 
 
 def _refuse_without_weights(name: str) -> None:

@@ -26,7 +26,8 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     path: `.safetensors`, or a file of torch.save (.pt, .pth, .tar, .model), which is read without running any code
     that it may hold. A dict around the state dict is opened (`reading.WRAPPERS`). A prefix such as `module.` goes
     only if every name has it and no name of the net does: so a net with a part called `model` keeps it, and a file
-    that holds two nets is refused and not mixed. Batch norm's `num_batches_tracked`, which old files lack, may be
+    that holds two nets is refused and not mixed. Any other prefix that every name has, such as `backbone.`, goes if the
+    rest are then exactly the net's names. Batch norm's `num_batches_tracked`, which old files lack, may be
     missing: it does not affect the output. A mean and std in the file must be those of the net's first layer.
 
     Raises CheckpointError: not there, truncated, foreign, pickled code, not finite, or made for another net. The net
@@ -64,6 +65,17 @@ def _without_prefixes(state: State, own: Iterable[str]) -> State:
     for prefix in (*PREFIXES, *PREFIXES):  # twice: they come in any order, one inside the other
         if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return _without_foreign_prefix(state, set(own))
+
+
+def _without_foreign_prefix(state: State, own: set[str]) -> State:
+    """As a wrapper of the user's own wrote it. Only an exact fit proves that the prefix is none of the net's parts."""
+    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    first = next(iter(state), "")
+    for end in (i + 1 for i, letter in enumerate(first) if letter == "."):
+        rest = {name[end:] for name in state if name.startswith(first[:end])}
+        if len(rest) == len(state) and needed <= rest <= own:
+            return {name[end:]: value for name, value in state.items()}
     return state
 
 

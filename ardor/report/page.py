@@ -36,6 +36,7 @@ def write(
     Raises RunError where it cannot be written, ConfigError where a net comes without a report.
     """
     from jinja2 import Environment, StrictUndefined  # here, for a page is rare and what it needs is slow to import
+    from markupsafe import Markup
 
     from ardor.report import pictures
 
@@ -47,6 +48,7 @@ def write(
     rows = [entry.accuracies for entry in entries]
     text = template.render(
         title=title,
+        style=Markup(files("ardor.report").joinpath("style.css").read_text(encoding="utf-8")),
         intro=intro,
         notes=notes,
         headline=_headline(entries, rows, distilled),

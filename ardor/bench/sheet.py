@@ -1,0 +1,176 @@
+"""A table on disk: CSV with every number, Markdown to read and to commit, and one HTML page that opens offline."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+import ardor
+from ardor import models
+from ardor.bench.cell import note_of, state_of
+from ardor.bench.rows import Row, Value, gap_of, rows_of
+from ardor.bench.says import TITLES, doubts, notes, pairs
+from ardor.bench.tables import Table
+from ardor.bench.work import Trouble
+from ardor.files import write_atomic
+from ardor.models.cost import macs
+
+CSV_HEAD = (
+    "checkpoint", "figure", "n", "seeds", "mean", "sd", "low95", "high95", "paper", "difference", "difference_low95",
+    "difference_high95", "values",
+)  # fmt: skip
+
+
+def write_sheets(table: Table, command: str, trouble: Sequence[Trouble] = ()) -> list[Path]:
+    """Write KIND.csv, KIND.md and KIND.html into the bench's folder, from what is finished so far. Raises RunError."""
+    rows = rows_of(table)
+    texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, trouble)}
+    texts["html"] = as_html(table, rows, command, trouble)
+    return [_write(table.asked.folder / f"{table.asked.kind}.{ending}", text) for ending, text in texts.items()]
+
+
+def _write(path: Path, text: str) -> Path:
+    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def as_csv(table: Table, rows: Sequence[Row]) -> str:
+    """A line for each figure of each row; shares of 1, empty where there is nothing; `values` has one for each seed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*table.head, *CSV_HEAD])
+    for row in rows:
+        for name, value in row.values.items():
+            sd = "" if math.isnan(value.sd) else f"{value.sd:.5f}"
+            paper = ["", "", "", ""]
+            if value.paper is not None and value.difference is not None:
+                paper = [f"{value.paper:.4f}", *(f"{x:.5f}" for x in value.difference)]
+            low, high = value.interval
+            seeds = " ".join(f"{p.value:.5f}" for p in value.seeds)
+            numbers = [row.n[name], len(value.seeds), f"{value.mean:.5f}", sd, f"{low:.5f}", f"{high:.5f}"]
+            writer.writerow([*row.parts, row.checkpoint, name, *numbers, *paper, seeds])
+        for name, (mean, sd) in gap_of(row, table.asked.eps).items():
+            spread = "" if math.isnan(sd) else f"{sd:.5f}"
+            writer.writerow([*row.parts, row.checkpoint, name, "", len(row.gaps), f"{mean:.5f}", spread, *[""] * 7])
+    return out.getvalue()
+
+
+def as_markdown(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[Trouble] = ()) -> str:
+    """The table with what it is of, what it shows and what it cannot."""
+    lines = [f"# {TITLES[table.asked.kind]}", "", *(f"- {line}" for line in facts(table, rows, command)), ""]
+    for title, head, body in blocks(table, rows):
+        lines += [f"## {title}", "", f"| {' | '.join(head)} |"]
+        lines += ["|" + ":--|" * len(table.head) + "--:|" * (len(head) - len(table.head))]
+        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in body] + [""]
+    for title, said in remarks(table, rows, trouble):
+        lines += [f"## {title}", "", *(f"- {line}" for line in said), ""]
+    return "\n".join(lines)
+
+
+def as_html(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[Trouble] = ()) -> str:
+    """The same as one self-contained page."""
+    from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("ardor.bench").joinpath("sheet.html").read_text(encoding="utf-8"))
+    return template.render(
+        title=TITLES[table.asked.kind],
+        style=Markup(files("ardor.report").joinpath("style.css").read_text(encoding="utf-8")),
+        facts=facts(table, rows, command),
+        parts=len(table.head),
+        blocks=blocks(table, rows),
+        remarks=remarks(table, rows, trouble),
+        words={cell.name: " ".join(["ardor train", *cell.words]) for cell in table.cells},
+    )
+
+
+def facts(table: Table, rows: Sequence[Row], command: str) -> Iterator[str]:
+    """What the table is of."""
+    asked = table.asked
+    states = [state_of(asked, cell)[0] for cell in table.shown]
+    yield f"command: `{command}`"
+    yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seeds"
+    yield f"ardor {ardor.__version__}, torch {torch.__version__}"
+    yield f"{states.count('done')} of {len(states)} nets finished"
+    if asked.scale.widest:
+        limit = f"{asked.train:,} train images at most" if asked.train else "all train images"
+        yield f"{asked.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
+        nets = asked.nets
+        for role, (name, options) in {"teacher": nets.teacher, **nets.students}.items():
+            net: nn.Module = models.build(name, channels=asked.shape[0], **cast(Any, options))
+            cost, count = macs(net, asked.shape) / 1e6, sum(p.numel() for p in net.parameters())
+            said = ", ".join(f"{key} {value:g}" for key, value in options.items())
+            if role in ("teacher", *asked.students):
+                yield f"{role}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
+    for mark in sorted({mark for row in rows for mark in row.marks}):
+        yield f"**{mark}**"
+
+
+def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    """Title, head and lines of each part of the table: ours, the paper's, the difference; then the variance gap."""
+    for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
+        some = [row for row in rows if row.checkpoint == checkpoint]
+        names = list(dict.fromkeys(name for row in some for name in row.values))
+        ns = {name: max(row.n.get(name, 0) for row in some) for name in names}
+        head = [*table.head, "seeds", *(f"{name} (n = {ns[name]:,})" for name in names)]
+        yield (
+            f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval",
+            head,
+            [[*row.parts, f"{len(row.seeds)} of {row.of}", *(_cell(row.values.get(n)) for n in names)] for row in some],
+        )
+        if any(value.paper is not None for row in some for value in row.values.values()):
+            yield (
+                f"The paper's, {checkpoint} checkpoint, and ours minus the paper's with 95 % interval, in points",
+                [*table.head, *names],
+                [[*row.parts, *(_beside(row.values.get(name)) for name in names)] for row in some if row.values],
+            )
+    gaps = [(row, gap_of(row, table.asked.eps)) for row in rows if row.gaps]
+    if gaps:
+        yield (
+            f"Variance gap at eps {table.asked.eps}, ± SD over seeds; r between gap and robust accuracy over radii",
+            [*table.head, "seeds", *gaps[0][1]],
+            [[*row.parts, str(len(row.gaps)), *(_number(*pair) for pair in gap.values())] for row, gap in gaps],
+        )
+
+
+def remarks(table: Table, rows: Sequence[Row], trouble: Sequence[Trouble]) -> Iterator[tuple[str, list[str]]]:
+    """What it shows, what could be wrong with it, and what is missing."""
+    shown = list(pairs(table, rows))
+    if shown:
+        yield "Paired, on the same images", shown
+    yield "How this could be wrong", [*notes(table.asked), *doubts(rows)]
+    if trouble:
+        said = [f"{t.cell.name} ({note_of(table.asked, t.cell)}): {t.why}; left as it is" for t in trouble]
+        yield "Cells that could not be made", said
+
+
+def _cell(value: Value | None) -> str:
+    if value is None:
+        return "–"
+    low, high = value.interval
+    sd = "" if math.isnan(value.sd) else f" ± {100 * value.sd:.1f}"
+    return f"{100 * value.mean:.1f}{sd} ({100 * low:.1f}–{100 * high:.1f})"
+
+
+def _beside(value: Value | None) -> str:
+    if value is None or value.paper is None or value.difference is None:
+        return "–"
+    mean, low, high = (100 * x for x in value.difference)
+    return f"{100 * value.paper:.2f}, {mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _number(mean: float, sd: float) -> str:
+    return f"{mean:.3g}" + ("" if math.isnan(sd) else f" ± {sd:.2g}")
+
+
+def missing(table: Table) -> list[Any]:
+    """The cells that are not finished."""
+    return [cell for cell in table.cells if state_of(table.asked, cell)[0] != "done"]

@@ -1,0 +1,175 @@
+"""Take the cells that nobody has taken, train and judge each, until none is left.
+
+Any number of processes may do this on one folder at once. A killed one loses what its cell did since its last
+checkpoint: the run goes on from there, and a journal keeps the verdicts of AutoAttack batch by batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import nn
+
+from ardor import data as datasets
+from ardor import models
+from ardor.attacks import Suite, suites
+from ardor.bench.cell import Claims, left, note, report_path, state_of
+from ardor.bench.labels import Both
+from ardor.bench.tables import Cell, Judgement, Table
+from ardor.commands.train import Job, gate_of, job_of
+from ardor.commands.words import SUITES
+from ardor.config import number, read_yaml
+from ardor.data.split import Split
+from ardor.errors import DivergedError, ModelError, RunError
+from ardor.evaluate import evaluate
+from ardor.gate import require
+from ardor.progress import Progress
+from ardor.recipe import find_device
+from ardor.report.runs import gaps_of
+from ardor.threat import Linf
+from ardor.train import Epoch, epochs
+
+POLL = 1.0
+"""Seconds between two looks at cells that others work on."""
+
+Tell: TypeAlias = Callable[[Cell, "Epoch | Progress | str"], None]
+"""Called with the cell, and an epoch that is done, the progress of an attack, or a sentence."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A cell that could not be made: foreign, failed, or taught by such a one; and why."""
+
+    cell: Cell
+    why: str
+
+
+def work(table: Table, tell: Tell, after: Callable[[Cell], Any] = lambda cell: None) -> list[Trouble]:
+    """Make every cell that is missing; what is foreign or failed is left as it is and handed back.
+
+    after: called with each cell that is finished. Waits for cells in other processes' hands, and takes a dead one's.
+    """
+    claims = Claims(table.asked.folder)
+    try:
+        trouble: dict[str, Trouble] = {}
+        waited = False
+        while True:
+            waiting = _pass(table, claims, trouble, tell, after)
+            if not waiting:
+                return list(trouble.values())
+            if not waited:
+                tell(waiting[0], f"waits for other processes, {len(waiting)} cells")
+            waited = True
+            time.sleep(POLL)
+    finally:
+        claims.close()
+
+
+def _pass(
+    table: Table, claims: Claims, trouble: dict[str, Trouble], tell: Tell, after: Callable[[Cell], Any]
+) -> list[Cell]:
+    """Look at every cell once, in order; those that must wait."""
+    waiting, done = [], set()
+    for cell in table.cells:
+        if cell.name in trouble:
+            continue
+        state, why = state_of(table.asked, cell)
+        missing = [need for need in cell.needs if need not in done]
+        if state in ("foreign", "failed"):
+            trouble[cell.name] = Trouble(cell, why)
+        elif state == "done":
+            done.add(cell.name)
+        elif any(need in trouble for need in missing):
+            trouble[cell.name] = Trouble(cell, f"it needs {missing[0]}")
+        elif missing:
+            waiting.append(cell)
+        elif _make(table, cell, claims, trouble, tell):
+            if cell.name not in trouble:
+                done.add(cell.name)
+                after(cell)
+        else:
+            waiting.append(cell)
+    return waiting
+
+
+def _make(table: Table, cell: Cell, claims: Claims, trouble: dict[str, Trouble], tell: Tell) -> bool:
+    """Train and judge a cell; False where another process has it."""
+    with claims.take(cell.name) as mine:
+        if not mine:
+            return False
+        state, _ = state_of(table.asked, cell)  # another process may have done it since
+        try:
+            if state == "open":
+                _train(table, cell, tell)
+            for judgement in left(table.asked, cell):
+                _judge(table, cell, judgement, tell)
+        except (DivergedError, ModelError, RunError) as error:
+            trouble[cell.name] = Trouble(cell, str(error))
+            if isinstance(error, DivergedError):  # so it would again: nothing in it is left to chance
+                note(table.asked, cell, failed=str(error))
+        return True
+
+
+def _train(table: Table, cell: Cell, tell: Tell) -> None:
+    """From the beginning, or from the last checkpoint."""
+    began = time.perf_counter()
+    run = table.asked.run(cell.name)
+    job = job_of([*cell.words, f"--run={run}"])
+    note(table.asked, cell)
+    _require_teacher(cell, job, tell)
+    for record in _records(job):
+        tell(cell, record)
+    seconds = round(time.perf_counter() - began, 1)  # of this sitting
+    note(table.asked, cell, trained=True, epochs=job.recipe.epochs, images=len(job.train), seconds=seconds)
+
+
+def _require_teacher(cell: Cell, job: Job, tell: Tell) -> None:
+    """Refuse a teacher that is not what it claims to be; the labels' natural teacher is meant to be weak."""
+    seen = None if isinstance(job.teacher, Both) else gate_of(job)
+    if seen is not None:
+        figures = ", ".join(f"{name} {p} %" for name, p in (("clean", seen.clean), ("PGD-20", seen.robust)) if p)
+        tell(cell, f"taught by {job.taught_by}: {figures}; {'refused' if seen.refused else 'passed'}")
+        require(seen)
+
+
+def _records(job: Job) -> Iterator[Epoch]:
+    return epochs(job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run)
+
+
+def _judge(table: Table, cell: Cell, judgement: Judgement, tell: Tell) -> None:
+    """Write the report of one judgement."""
+    asked, run = table.asked, table.asked.run(cell.name)
+    threat = Linf(number(asked.eps))
+    if judgement.suite == "gap":
+        gaps_of(run, threat, judgement.limit or 1000)
+        return
+    config = read_yaml(run / "config.yaml")
+    net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
+    split = _part(datasets.load_test(**config["data"]), judgement.limit)
+    where = report_path(asked, cell, judgement)
+    suite = _suite(table, judgement, threat)
+    journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
+    batch = min(256, len(split))
+    report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: tell(cell, p))
+    report.title, report.training = f"{run} ({judgement.checkpoint})", config
+    report.save(where)
+
+
+def _part(split: Split, limit: int) -> Split:
+    return split.limit(limit) if limit else split
+
+
+def _suite(table: Table, judgement: Judgement, threat: Linf) -> Suite:
+    if judgement.suite == "transfer":
+        return suites.transfer(threat, _source(table, judgement.source))
+    return SUITES[judgement.suite](threat)
+
+
+def _source(table: Table, name: str) -> nn.Module:
+    """The net that transfer is from: a cell of this bench, or what --transfer_from names."""
+    run = table.asked.run(name)
+    return models.load(run if run.is_dir() else Path(name))

@@ -1,0 +1,85 @@
+"""What PGD-20 says of a teacher that should be robust."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ardor.checks import Finding
+from ardor.config import as_text
+from ardor.gate.bench import STEPS, Bench, Mask, pgd, right, share_of
+from ardor.gate.causes import SIGMAS
+from ardor.gate.claim import AUTOATTACK, Claim
+from ardor.gate.result import Gate
+from ardor.report.stats import Proportion, wilson
+from ardor.types import Threat
+
+ROUNDED = 0.01
+"""Beyond the interval: published figures are rounded, machines differ."""
+
+WEAKER = 0.05
+"""The same where the record was made by an attack weaker than PGD-20, such as the ten steps of a run's validation."""
+
+SAME_EPS = 0.02
+"""A radius within this share of another is the same: 0.031 stands for 8/255 in the oldest records."""
+
+
+def not_robust(bench: Bench, clean: Mask, seen: Gate) -> Finding | None:
+    """PGD-20 below what the record says at its own eps, or below chance at the threat's."""
+    claim, robust = seen.claim, seen.robust or Proportion(0, 0)
+    missed = ""
+    if claim is not None and claim.robust is not None and claim.norm == _norm(seen.threat):
+        there = robust if _same_eps(claim, seen.threat) else within(bench, clean, seen.threat, claim.eps or 0)
+        if short(there, claim.robust, ROUNDED if claim.attack == AUTOATTACK else WEAKER):
+            said = f"{claim.attack} {100 * claim.robust:.1f} % at eps {as_text(claim.eps or 0)}"
+            missed = f", and the record of {claim.of} says {said}"
+            missed += "" if there is robust else f", where it leaves {there} %"
+    if not missed and robust.interval[1] >= 1 / bench.data.classes:
+        return None
+    half, quarter = (within(bench, clean, seen.threat, seen.threat.eps / k) for k in (2, 4))
+    eps = as_text(seen.threat.eps)
+    evidence = (
+        f"PGD-{STEPS} at eps {eps} leaves {robust} % of {robust.n} images right{missed}; "
+        f"at half of this eps {half} %, at a quarter {quarter} %"
+    )
+    return Finding("not_robust", "error", evidence, _weakness(seen, half, quarter))
+
+
+def _weakness(seen: Gate, half: Proportion, quarter: Proportion) -> str:
+    """Natural, or trained for a smaller eps: the widest at which half of the clean accuracy is left says for which."""
+    least = seen.clean.value / 2 if seen.clean else 0.0
+    for share, k in ((half, 2), (quarter, 4)):
+        if share.value >= least:
+            eps = f"{seen.threat.eps / k:.3g}"
+            return f"it looks trained for a smaller eps, about {eps}, or natural: choose a robust one"
+    return "it looks natural, for nothing withstands a quarter either: choose a robust one, or a method such as kd"
+
+
+def other_eps(claim: Claim | None, threat: Threat) -> Finding | None:
+    """The record is for another threat than the student is to withstand."""
+    if claim is None or claim.robust is None or (claim.norm == _norm(threat) and _same_eps(claim, threat)):
+        return None
+    evidence = (
+        f"the record of {claim.of} is for {claim.norm} eps {as_text(claim.eps or 0)}, and the threat is "
+        f"{_norm(threat)} eps {as_text(threat.eps)}"
+    )
+    return Finding("other_eps", "warning", evidence, "know that it was made for another threat than the student's")
+
+
+def _same_eps(claim: Claim, threat: Threat) -> bool:
+    return abs((claim.eps or 0) / threat.eps - 1) <= SAME_EPS
+
+
+def _norm(threat: Threat) -> str:
+    return type(threat).__name__.lower()
+
+
+def within(bench: Bench, clean: Mask, threat: Threat, eps: float) -> Proportion:
+    """Accuracy under PGD-20 at another radius."""
+    other: Any = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
+    return share_of(clean & right(bench.logits(pgd(other)), bench.labels))
+
+
+def short(seen: Proportion, said: float, slack: float) -> bool:
+    """Whether an accuracy is below the record by more than chance and `slack` explain."""
+    return wilson(seen.k, seen.n, SIGMAS)[1] + slack < said

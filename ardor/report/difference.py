@@ -1,0 +1,116 @@
+"""The difference of two nets in one figure, over the seeds that there are, with what it is worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ardor.report.significance import LEVEL, Z80, Interval, detectable, mcnemar, t_cdf, t_quantile, t_shift, tango
+from ardor.report.stats import Z95, Proportion, mean_sd
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One seed: of n images, those that A has right, that only A has right, and that only B has right."""
+
+    n: int
+    right: int
+    only_a: int
+    only_b: int
+
+    @property
+    def a(self) -> Proportion:
+        """The accuracy of A."""
+        return Proportion(self.right, self.n)
+
+    @property
+    def b(self) -> Proportion:
+        """The accuracy of B."""
+        return Proportion(self.right - self.only_a + self.only_b, self.n)
+
+    @property
+    def value(self) -> float:
+        """Accuracy of A less that of B."""
+        return (self.only_a - self.only_b) / self.n
+
+    @property
+    def p(self) -> float:
+        """McNemar's exact two-sided p."""
+        return mcnemar(self.only_a, self.only_b)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure of A less that of B, as a share of n images.
+
+    pairs: one per seed. squares: over images, the sum of the squared mean difference over seeds, each in [-1, 1].
+    """
+
+    pairs: tuple[Pair, ...]
+    squares: float
+
+    @property
+    def n(self) -> int:
+        """Images."""
+        return self.pairs[0].n
+
+    @property
+    def value(self) -> float:
+        """The mean over the seeds."""
+        return mean_sd([pair.value for pair in self.pairs])[0]
+
+    @property
+    def sd(self) -> float:
+        """The standard deviation over the seeds; NaN for one."""
+        return mean_sd([pair.value for pair in self.pairs])[1]
+
+    @property
+    def images(self) -> Interval:
+        """95 % over other test images, with these nets: Tango's for one seed, Bonett and Price's for several."""
+        if len(self.pairs) == 1:
+            return tango(self.pairs[0].only_a, self.pairs[0].only_b, self.n)
+        centre, error = self._adjusted
+        return max(centre - Z95 * error, -1.0), min(centre + Z95 * error, 1.0)
+
+    @property
+    def seeds(self) -> Interval | None:
+        """95 % over other trainings, on these images: Student's; None for one seed."""
+        k = len(self.pairs)
+        half = t_quantile(1 - LEVEL / 2, k - 1) * self.sd / math.sqrt(k) if k > 1 else math.nan
+        return (self.value - half, self.value + half) if k > 1 else None
+
+    @property
+    def p(self) -> float:
+        """McNemar's for one seed; for several the larger of those over seeds and over images, as both must be small."""
+        if len(self.pairs) == 1:
+            return self.pairs[0].p
+        centre, error = self._adjusted
+        return max(math.erfc(abs(centre) / error / math.sqrt(2)), self._p_of_seeds)
+
+    @property
+    def shown(self) -> bool:
+        """Whether p is below 0.05 and no interval holds 0: of these nets for one seed, of the methods from three on."""
+        spans = [span for span in (self.images, self.seeds) if span is not None]
+        return len(self.pairs) != 2 and self.p < LEVEL and not any(low <= 0 <= high for low, high in spans)
+
+    @property
+    def least(self) -> float:
+        """The smallest difference that would have been shown four times in five; NaN where none would."""
+        pair, k = self.pairs[0], len(self.pairs)
+        if k == 1:
+            return detectable(self.n, (pair.only_a + pair.only_b) / self.n)
+        return max((Z95 + Z80) * self._adjusted[1], t_shift(k - 1) * self.sd / math.sqrt(k))
+
+    @property
+    def _adjusted(self) -> tuple[float, float]:
+        """Mean and standard error over images, with one won and one lost image added (Bonett and Price, 2012)."""
+        n = self.n + 2
+        centre = self.value * self.n / n
+        return centre, math.sqrt(((self.squares + 2) / n - centre**2) / n)
+
+    @property
+    def _p_of_seeds(self) -> float:
+        error = self.sd / math.sqrt(len(self.pairs))
+        if error < 1e-12:  # every seed says the same, up to rounding
+            return 1.0 if abs(self.value) < 1e-12 else 0.0
+        return 2 * (1 - t_cdf(abs(self.value) / error, len(self.pairs) - 1))
