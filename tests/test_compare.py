@@ -218,6 +218,12 @@ def test_the_detectable_difference_is_detected_four_times_in_five(n, share):
     assert np.mean(shown) == pytest.approx(0.785, abs=0.03)
 
 
+def test_the_detectable_difference_solves_connors_formula():
+    delta, share = detectable(45, 0.2), 0.2
+    n = (1.959964 * share**0.5 + 0.841621 * (share - delta**2) ** 0.5) ** 2 / delta**2
+    assert n == pytest.approx(45, rel=1e-5)
+
+
 def test_five_images_can_show_nothing():
     assert mcnemar(0, 5) > 0.05 > mcnemar(0, 6)
     assert math.isnan(detectable(5, 0.5))
@@ -280,6 +286,12 @@ def test_the_interval_alone_is_no_claim():
     assert not worst.shown
 
 
+def test_what_is_shown_leaves_0_out_of_the_interval():
+    for n in range(6, 120):
+        lost = max((c for c in range(n // 2) if mcnemar(n - c, c) < 0.05), default=0)
+        assert tango(n - lost, lost, 200)[0] > 0
+
+
 def test_two_seeds_are_no_claim_on_methods():
     found = paired(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
     assert not found.figures["worst_case"].shown
@@ -324,6 +336,7 @@ def test_seeds_that_agree_on_a_few_images_show_nothing():
     worst = paired(a, b).figures["worst_case"]
     assert worst.seeds == pytest.approx((0.05, 0.05))
     assert worst.images[0] < 0
+    assert worst.p == pytest.approx(2 * stats.norm.sf(2 / 42 / math.sqrt((4 / 42 - (2 / 42) ** 2) / 42)))
     assert not worst.shown
     none = paired(*pairs_of(40, (0, 0, 20), (0, 0, 20), (0, 0, 20))).figures["worst_case"]
     assert (none.p, none.shown, none.sd) == (1.0, False, 0.0)
@@ -341,6 +354,7 @@ def test_the_interval_of_several_seeds_is_over_images_not_over_nets_times_images
     share, centre = 50 / 402, 32 / 402
     error = math.sqrt((share - centre**2) / 402)
     assert three.images == pytest.approx((centre - 1.959964 * error, centre + 1.959964 * error))
+    assert three.least == pytest.approx((1.959964 + 0.841621) * error, rel=1e-6)
     # nets that differ on images of their own, each on 10 of 90: a mean difference of 1 / 3 on 30
     a = [report(letters(90, 10, 10 * s), f"a{s}", config(s)) for s in range(3)]
     b = [report(letters(90, 0), f"b{s}", config(s, "sat")) for s in range(3)]
@@ -351,6 +365,10 @@ def test_holm_over_the_classes():
     found = paired(*pairs_of(400, (30, 8, 200)))
     p = {name: d.p for name, d in found.classes.items()}
     assert found.adjusted == holm(p) != p
+    assert {name: said["p_holm"] for name, said in found.as_dict()["classes"].items()} == holm(p)
+    cat = next(line for line in found.text().splitlines() if line.startswith("| cat"))
+    assert f" {holm(p)['cat']:.2g} |" in cat
+    assert f" {p['cat']:.2g} |" not in cat
 
 
 SAME = {
@@ -416,7 +434,8 @@ def test_findings_on_how_the_comparison_could_be_wrong():
     assert all(str(finding) in found.text() for finding in found.findings)
     marked = config(0, "sat", fingerprint={"marks": ["test set took part in selection"]})
     assert [f.name for f in paired(a, [replace(b[0], training=marked)]).findings] == ["selection"]
-    assert paired([replace(a[0], training={})], b).differ == []
+    unknown = paired([replace(a[0], training={})], b)
+    assert unknown.differ == unknown.findings == []
 
 
 def test_another_teacher_is_a_difference_between_the_sides():

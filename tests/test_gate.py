@@ -307,6 +307,8 @@ def test_channels_in_another_order_and_published_statistics(digits, val):
 
 def test_8_bit_images(sound, val, record):
     bits = dataclasses.replace(val, images=(val.images * 255).round().to(torch.uint8))
+    assert "mean 0.303" in repairs(sound, val)[0].seen
+    assert "mean 0.303" in repairs(sound, bits)[0].seen
     assert gate(sound, bits, THREAT, record=record).findings == []
     assert names(gate(Wrapped(sound, before=lambda x: x / 255), bits, THREAT, record=record)) == ["mis_normalised"]
 
@@ -385,17 +387,17 @@ def test_trained_for_a_smaller_eps_or_natural(digits, natural, val):
 
 def test_the_record_is_compared_at_its_own_eps(sound, val, record):
     small = dataclasses.replace(record, robust=0.9, eps=0.03)
-    (found,) = gate(sound, val, THREAT, record=small).findings
+    (found,) = gate(sound, val, THREAT, record=small, limit=200).findings
     assert (found.name, found.severity) == ("other_eps", "warning")
     assert "linf eps 0.03, and the threat is linf eps 0.1" in found.evidence
-    seen = gate(sound, val, THREAT, record=dataclasses.replace(small, robust=0.99))
+    seen = gate(sound, val, THREAT, record=dataclasses.replace(small, robust=0.99), limit=200)
     assert names(seen) == ["not_robust"], "the warning goes with it"
     assert "where it leaves" in seen.findings[0].evidence
-    assert names(gate(sound, val, THREAT, record=dataclasses.replace(record, eps=EPS * 0.985))) == []
-    far = gate(sound, val, THREAT, record=dataclasses.replace(record, norm="l2", robust=0.99))
+    assert names(gate(sound, val, THREAT, record=dataclasses.replace(record, eps=EPS * 0.985), limit=200)) == []
+    far = gate(sound, val, THREAT, record=dataclasses.replace(record, norm="l2", robust=0.99), limit=200)
     assert names(far) == ["other_eps"], "of another norm nothing follows"
     assert not far.refused
-    assert names(gate(sound, val, L2(0.2), record=record)) == ["other_eps"]
+    assert names(gate(sound, val, L2(0.2), record=record, limit=200)) == ["other_eps"]
 
 
 def test_a_weaker_attack_leaves_more_right_than_pgd_20(sound, val, record):
@@ -504,6 +506,7 @@ def test_the_record_of_a_run_is_of_the_checkpoint_that_was_loaded(run):
     claim = claim_of(run, ardor.models.load(run, checkpoint="last"))
     last = [line for line in lines if line.get("epoch") == 2][-1]
     assert (claim.clean, claim.robust) == (last["val_clean"], last["val_robust"])
+    assert claim.of == f"{run} (last)"
     best = claim_of(str(run), ardor.models.load(run))
     assert best.robust == max(line["val_robust"] for line in lines if "val_robust" in line)
     assert (best.eps, best.attack, best.norm, best.data) == (EPS, "PGD-7", "linf", "digits")

@@ -25,13 +25,13 @@ from ardor.commands.train import Job, job_of
 from ardor.commands.words import SUITES
 from ardor.config import number, read_yaml
 from ardor.data.split import Split
-from ardor.models.known import KNOWN
+from ardor.models.known import find
 from ardor.modes import attack_view, freeze, train_mode
 from ardor.noise import Noise, seeded
 from ardor.recipe import find_device
 from ardor.report.runs import curve_of
 from ardor.threat import Linf
-from ardor.train import make_optimiser, step
+from ardor.train import make_optimiser, set_rate, step
 
 STEPS = 3
 """Real steps for each kind of cell; the first, which warms up, is not counted."""
@@ -77,6 +77,7 @@ def _speed(table: Table, cell: Cell) -> tuple[float, float, Job]:
     if hasattr(job.method, "prepare"):
         job.method.prepare(student, teacher, x)
     optimiser = make_optimiser(student, job.method, job.recipe)
+    set_rate(optimiser, 0.0)  # only the time counts, and with a teacher that knows nothing a loss may run away
     noise = Noise(0, index, "plan")
     frozen = nullcontext() if teacher is None else freeze(teacher.to(device))
 
@@ -112,7 +113,7 @@ def _teacher(table: Table, cell: Cell, split: Split) -> nn.Module | None:
     name = words.get("teacher") or _in_recipe(cell)
     if name is None:
         return None
-    known = KNOWN.get(name.removeprefix("robustbench:"))
+    known = find(name.removeprefix("robustbench:"), split.classes) if name.startswith("robustbench:") else None
     if known is not None:
         return models.build(known.builder, classes=known.classes, **known.options)
     return models.load(name)

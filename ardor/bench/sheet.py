@@ -16,6 +16,7 @@ from torch import nn
 import ardor
 from ardor import models
 from ardor.bench.cell import note_of, state_of
+from ardor.bench.drawn import drawn
 from ardor.bench.rows import Row, Value, gap_of, rows_of
 from ardor.bench.says import TITLES, doubts, notes, pairs
 from ardor.bench.tables import Table
@@ -87,6 +88,7 @@ def as_html(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[T
         facts=facts(table, rows, command),
         parts=len(table.head),
         blocks=blocks(table, rows),
+        drawn=drawn(rows, table.asked.eps),
         remarks=remarks(table, rows, trouble),
         words={cell.name: " ".join(["ardor train", *cell.words]) for cell in table.cells},
     )
@@ -146,7 +148,8 @@ def remarks(table: Table, rows: Sequence[Row], trouble: Sequence[Trouble]) -> It
     shown = list(pairs(table, rows))
     if shown:
         yield "Paired, on the same images", shown
-    yield "How this could be wrong", [*notes(table.asked), *doubts(rows)]
+    odd = [] if table.asked.scale.name == "smoke" else doubts(rows)
+    yield "How this could be wrong", [*notes(table.asked), *odd]
     if trouble:
         said = [f"{t.cell.name} ({note_of(table.asked, t.cell)}): {t.why}; left as it is" for t in trouble]
         yield "Cells that could not be made", said

@@ -71,11 +71,11 @@ class Known:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of build."""
-        options: dict[str, Any] = {"name": self.builder, "classes": self.classes, "channels": self.shape[0]}
-        if self.builder != "resnet18":
-            options |= {"depth": self.depth, "width": self.width}
-        return options | ({"sub_block1": True} if self.sub_block1 else {})
+        """The builder's own, beside classes."""
+        if self.builder == "resnet18":
+            return {}
+        sub_block1 = {"sub_block1": True} if self.sub_block1 else {}
+        return {"depth": self.depth, "width": self.width, **sub_block1}
 
     @property
     def page(self) -> str:

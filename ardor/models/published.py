@@ -37,7 +37,7 @@ def from_robustbench(
     path = Path(weights) if weights is not None else known.place(root)
     if weights is None and not path.is_file():
         _download(known, path, root)
-    net = build(**known.options)
+    net = build(known.builder, classes=known.classes, **known.options)
     load_weights(net, path)
     return net, known.name, path
 
