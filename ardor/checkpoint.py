@@ -37,6 +37,15 @@ def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
     if run is None:
         return None
     folder, path = Path(run), Path(run) / "config.yaml"
+    require_own(folder, config)
+    if not path.exists():
+        write_atomic(path, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
+    return folder
+
+
+def require_own(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run, or other files. Raises RunError."""
+    path = folder / "config.yaml"
     if folder.is_dir() and any(folder.iterdir()) and not path.exists():
         raise RunError(
             f"expected an empty folder or a run of ardor, got {folder} with other files: type --run with a new name"
@@ -49,9 +58,6 @@ def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
                 f"expected the configuration that {folder} was made with, got another ({'; '.join(found[:4])}"
                 f"{f'; and {len(found) - 4} more' if len(found) > 4 else ''}): type --run with a new name"
             )
-    else:
-        write_atomic(path, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
-    return folder
 
 
 def save(

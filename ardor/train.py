@@ -22,6 +22,7 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError, DivergedError, ModelError
 from ardor.evaluate import evaluate
 from ardor.models import hash_of, require_fit
+from ardor.models.known import require_known
 from ardor.modes import freeze, train_mode
 from ardor.noise import Noise, order
 from ardor.recipe import Recipe, find_device, lr_at
@@ -72,7 +73,7 @@ def epochs(
     the weights, RunError where the folder is unusable or holds another run, ModelError where nets and data do not fit.
     """
     device = find_device(recipe.device)
-    _require_fit(student, teacher, method, train, val)
+    require_ready(student, teacher, method, train, val)
     student.to(device)
     with _frozen(teacher, device) as teaching:
         _prepare(method, student, teaching, train, recipe, device)
@@ -195,9 +196,10 @@ def _prepare(
         method.prepare(student, teacher, train.batch(slice(0, recipe.batch))[0].to(device))
 
 
-def _require_fit(
+def require_ready(
     student: nn.Module, teacher: nn.Module | None, method: Method, train: Split, val: Split | None
 ) -> None:
+    """Refuse nets, method and data that do not fit each other. Raises ConfigError and ModelError."""
     if isinstance(method, type) or not callable(getattr(method, "terms", None)):
         raise ConfigError(
             f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), say, not the class"
@@ -207,6 +209,7 @@ def _require_fit(
     require_fit(student, train.shape, train.classes, "student")
     if teacher is not None:
         require_fit(teacher, train.shape, train.classes, "teacher")
+        require_known(teacher, train.shape, train.classes)
     elif _asks_for_a_teacher(method):
         name = type(method).__name__
         raise ModelError(f"{name} expected a teacher, got none: type --teacher with a run's folder, or pass a net")

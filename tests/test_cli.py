@@ -68,6 +68,7 @@ def test_train_evaluate_and_a_report_file(run, capsys):
 def test_numbers_are_read_as_fractions_and_saved_as_written(folder):
     words = ["--method", "rslad", "--teacher", "runs/t", "--method.alpha", "4/6", "--threat.eps", "24/255", *ONE_STEP]
     assert main(["train", *QUICK, "--method", "natural", "--run", "runs/t"]) == 0
+    words += ["--gate=false"]  # one step makes no teacher
     assert main(["train", *QUICK, *words, "--recipe.lr", "1/100", "--run", "runs/r"]) == 0
     config = yaml.safe_load((folder / "runs/r/config.yaml").read_text())
     assert config["method"]["alpha"] == "4/6"

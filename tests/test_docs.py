@@ -65,7 +65,7 @@ def test_readme_python_and_own_method_run(tmp_path, monkeypatch, capsys):
     """The README's example, its method of 15 lines and its shell lines, on a teacher that one epoch made."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
-    short = ["--recipe.epochs", "1", "--recipe.batch", "256", "--recipe.device", "cpu"]
+    short = ["--recipe.epochs", "1", "--recipe.batch", "256", "--recipe.device", "cpu", "--gate=false"]
     assert main(["train", "recipes/digits_teacher.yaml", "--run", "runs/teacher", "--student.width", "8", *short]) == 0
     shutil.copytree("runs/teacher", "runs/demo/seed0/teacher")
     python = [text for _, kind, text in blocks(ROOT / "README.md") if kind == "python"]

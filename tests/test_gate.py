@@ -275,7 +275,7 @@ def test_a_planted_cause_is_named_and_it_alone(sound, normalised, natural, val, 
     text = seen.text()
     assert text.endswith("Refused.")
     assert seen.findings[0].next in text
-    with pytest.raises(ModelError, match=f"got {names(seen)[0]}: .*type --gate false"):
+    with pytest.raises(ModelError, match=f"got {names(seen)[0]}: .*type --gate=false"):
         require(seen)
 
 
@@ -464,7 +464,7 @@ def test_require_names_the_first_error_and_lets_warnings_pass():
     warned = Gate(1, THREAT, findings=[finding("other_eps", "warning", "seen", "next")])
     require(warned)
     warned.findings += [finding("misfit", "error", "one", "do one"), finding("not_robust", "error", "two", "do two")]
-    with pytest.raises(ModelError, match="got misfit: one; do one, or type --gate false to train all the same"):
+    with pytest.raises(ModelError, match="got misfit: one; do one, or type --gate=false to train all the same"):
         require(warned)
 
 

@@ -15,19 +15,20 @@ from torch import nn
 
 from ardor import data as datasets
 from ardor.attacks import PGD
+from ardor.checkpoint import require_own
 from ardor.checks import Finding, of_recipe
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import METHODS, Asked, find_method, find_threat, first_stage, given, with_named, with_threat
 from ardor.data.split import Split
 from ardor.errors import ConfigError
-from ardor.gate import Gate, claim_of, require, wants_robust
+from ardor.gate import LIMIT, Gate, claim_of, require, wants_robust
 from ardor.gate import gate as judge_teacher
 from ardor.models.build import BUILDERS
 from ardor.options import SPELLING, built, grouped, options_for, piece, values, with_options
 from ardor.recipe import Recipe, find_device
 from ardor.threat import Linf
-from ardor.train import config_of, epochs
+from ardor.train import config_of, epochs, require_ready
 
 NAMES = ("data", "student", "teacher", "method", "threat")
 
@@ -95,7 +96,9 @@ def described(
         str | None, Parameter(help="digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name")
     ] = None,
     student: Annotated[str | None, Parameter(help=f"{', '.join(BUILDERS)} or file.py:Name")] = None,
-    teacher: Annotated[str | None, Parameter(help="a run's folder, or a net's name and --teacher.weights FILE")] = None,
+    teacher: Annotated[
+        str | None, Parameter(help="a run, a net with --teacher.weights FILE, robustbench:ID, hf:OWNER/NAME, timm:NAME")
+    ] = None,
     method: Annotated[str, Parameter(help=f"{', '.join(METHODS)} or file.py:Name")] = "rslad",
     threat: Annotated[str | None, Parameter(help="linf or l2, for the method's attack and for validation")] = None,
     smoke: Annotated[bool, Parameter(help="RECIPE's `smoke:` form, to see that all runs", negative="")] = False,
@@ -140,8 +143,12 @@ def train(*args: Any, **kwargs: Any) -> int:
 
 
 def findings_of(job: Job) -> list[Finding]:
-    """What in the recipe silently changes results."""
-    return of_recipe(config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe))
+    """What in the recipe silently changes results. Raises what training would at once, with nothing written."""
+    find_device(job.recipe.device)
+    require_ready(job.student, job.teacher, job.method, job.train, job.val)
+    config = config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
+    require_own(job.run, config)
+    return of_recipe(config)
 
 
 def gate_of(job: Job) -> Gate | None:
@@ -157,6 +164,7 @@ def gate_of(job: Job) -> Gate | None:
             threat,
             record=claim_of(job.taught_by, job.teacher),
             robust=wants_robust(job.method),
+            limit=min(LIMIT, len(job.train)),  # a smoke test's teacher is not worth more images than its student
             progress=lambda name, done, todo: move(100 * done // todo, name),
         )
 

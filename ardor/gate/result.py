@@ -95,5 +95,5 @@ def require(gate: Gate) -> None:
         if finding.severity == "error":
             raise ModelError(
                 f"expected a teacher that is what it claims, got {finding.name}: {finding.evidence}; {finding.next}, "
-                "or type --gate false to train all the same"
+                "or type --gate=false to train all the same"
             )
