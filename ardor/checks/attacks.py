@@ -94,10 +94,13 @@ def one_step_wins(robust: Mapping[str, int]) -> Finding | None:
 UNSEEN = 0.002
 """black_box: of all images. Beside APGD, Square breaks next to none; the official AutoAttack warns from here, too."""
 
+FEW = 2
+"""black_box: images. Of 200, sound small nets lose one or two to Square alone: 4 of 21 digits nets did."""
+
 
 def black_box(before: int, after: int, n: int) -> Finding | None:
     """Random search breaks what gradients could not. before, after: right without it, and with it."""
-    if before - after <= UNSEEN * n:
+    if before - after <= max(UNSEEN * n, FEW):
         return None
     evidence = f"gradient attacks leave {before} of {n} images right, and Square, which sees no gradient, {after}"
     advice = "gradients are hidden: quote the figure under Square as an upper bound, and write an adaptive attack"
