@@ -8,14 +8,14 @@ import math
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import nn
 
 import ardor
 from ardor import models
-from ardor.bench.cell import note_of, state_of
+from ardor.bench.cell import note_of, report_of, state_of
 from ardor.bench.drawn import drawn
 from ardor.bench.rows import Row, Value, gap_of, rows_of
 from ardor.bench.says import TITLES, doubts, notes, pairs
@@ -65,11 +65,12 @@ def as_csv(table: Table, rows: Sequence[Row]) -> str:
 
 def as_markdown(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[Trouble] = ()) -> str:
     """The table with what it is of, what it shows and what it cannot."""
-    lines = [f"# {TITLES[table.asked.kind]}", "", *(f"- {line}" for line in facts(table, rows, command)), ""]
+    lines = [f"# {TITLES[table.asked.kind]}", "", f"Made by `{command}`.", ""]
+    lines += [*(f"- {line}" for line in facts(table, rows)), ""]
     for title, head, body in blocks(table, rows):
-        lines += [f"## {title}", "", f"| {' | '.join(head)} |"]
+        lines += [f"## {title}", "", f"| {' | '.join(map(_plain, head))} |"]
         lines += ["|" + ":--|" * len(table.head) + "--:|" * (len(head) - len(table.head))]
-        lines += [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in body] + [""]
+        lines += [f"| {' | '.join(map(_plain, line))} |" for line in body] + [""]
     for title, said in remarks(table, rows, trouble):
         lines += [f"## {title}", "", *(f"- {line}" for line in said), ""]
     return "\n".join(lines)
@@ -85,7 +86,8 @@ def as_html(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[T
     return template.render(
         title=TITLES[table.asked.kind],
         style=Markup(files("ardor.report").joinpath("style.css").read_text(encoding="utf-8")),
-        facts=facts(table, rows, command),
+        command=command,
+        facts=facts(table, rows),
         parts=len(table.head),
         blocks=blocks(table, rows),
         drawn=drawn(rows, table.asked.eps),
@@ -94,11 +96,10 @@ def as_html(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[T
     )
 
 
-def facts(table: Table, rows: Sequence[Row], command: str) -> Iterator[str]:
+def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     """What the table is of."""
     asked = table.asked
     states = [state_of(asked, cell)[0] for cell in table.shown]
-    yield f"command: `{command}`"
     yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seeds"
     yield f"ardor {ardor.__version__}, torch {torch.__version__}"
     yield f"{states.count('done')} of {len(states)} nets finished"
@@ -111,35 +112,50 @@ def facts(table: Table, rows: Sequence[Row], command: str) -> Iterator[str]:
             cost, count = macs(net, asked.shape) / 1e6, sum(p.numel() for p in net.parameters())
             said = ", ".join(f"{key} {value:g}" for key, value in options.items())
             if role in ("teacher", *asked.students):
-                yield f"{role}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
+                place = role if role == "teacher" else f"in the place of {role}"
+                yield f"{place}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
+    yield from _teachers(table)
     for mark in sorted({mark for row in rows for mark in row.marks}):
         yield f"**{mark}**"
 
 
-def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+def _teachers(table: Table) -> Iterator[str]:
+    """How the nets stand that teach, or that images are made against."""
+    for cell in table.cells:
+        report = None if cell in table.shown else report_of(table.asked, cell, cell.judged[0])
+        if report is not None:
+            figures = ", ".join(f"{name} {100 * p.value:.1f}" for name, p in report.figures().items())
+            yield f"{' '.join(cell.row)}: {figures} % of {report.n:,} images"
+
+
+Cell: TypeAlias = tuple[str, str]
+"""What stands in a table's field, and what stands smaller beside it."""
+
+
+def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Cell], list[list[Cell]]]]:
     """Title, head and lines of each part of the table: ours, the paper's, the difference; then the variance gap."""
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
         some = [row for row in rows if row.checkpoint == checkpoint]
         names = list(dict.fromkeys(name for row in some for name in row.values))
         ns = {name: max(row.n.get(name, 0) for row in some) for name in names}
-        head = [*table.head, "seeds", *(f"{name} (n = {ns[name]:,})" for name in names)]
+        head = [*_words(*table.head, "seeds"), *((name, f"n = {ns[name]:,}") for name in names)]
         yield (
             f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval",
             head,
-            [[*row.parts, f"{len(row.seeds)} of {row.of}", *(_cell(row.values.get(n)) for n in names)] for row in some],
+            [[*_words(*row.parts, _of(row)), *(_cell(row.values.get(name)) for name in names)] for row in some],
         )
         if any(value.paper is not None for row in some for value in row.values.values()):
             yield (
-                f"The paper's, {checkpoint} checkpoint, and ours minus the paper's with 95 % interval, in points",
-                [*table.head, *names],
-                [[*row.parts, *(_beside(row.values.get(name)) for name in names)] for row in some if row.values],
+                f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval",
+                _words(*table.head, *names),
+                [[*_words(*row.parts), *(_beside(row.values.get(n)) for n in names)] for row in some if row.values],
             )
     gaps = [(row, gap_of(row, table.asked.eps)) for row in rows if row.gaps]
     if gaps:
         yield (
             f"Variance gap at eps {table.asked.eps}, ± SD over seeds; r between gap and robust accuracy over radii",
-            [*table.head, "seeds", *gaps[0][1]],
-            [[*row.parts, str(len(row.gaps)), *(_number(*pair) for pair in gap.values())] for row, gap in gaps],
+            _words(*table.head, "seeds", *gaps[0][1]),
+            [[*_words(*row.parts, _of(row)), *(_number(*x) for x in gap.values())] for row, gap in gaps],
         )
 
 
@@ -155,23 +171,35 @@ def remarks(table: Table, rows: Sequence[Row], trouble: Sequence[Trouble]) -> It
         yield "Cells that could not be made", said
 
 
-def _cell(value: Value | None) -> str:
+def _plain(cell: Cell) -> str:
+    return f"{cell[0]} ({cell[1]})".replace("|", "/") if cell[1] else cell[0].replace("|", "/")
+
+
+def _words(*words: str) -> list[Cell]:
+    return [(word, "") for word in words]
+
+
+def _of(row: Row) -> str:
+    return f"{len(row.seeds)} of {row.of}"
+
+
+def _cell(value: Value | None) -> Cell:
     if value is None:
-        return "–"
+        return "–", ""
     low, high = value.interval
     sd = "" if math.isnan(value.sd) else f" ± {100 * value.sd:.1f}"
-    return f"{100 * value.mean:.1f}{sd} ({100 * low:.1f}–{100 * high:.1f})"
+    return f"{100 * value.mean:.1f}{sd}", f"{100 * low:.1f} – {100 * high:.1f}"
 
 
-def _beside(value: Value | None) -> str:
+def _beside(value: Value | None) -> Cell:
     if value is None or value.paper is None or value.difference is None:
-        return "–"
+        return "–", ""
     mean, low, high = (100 * x for x in value.difference)
-    return f"{100 * value.paper:.2f}, {mean:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{100 * value.paper:.2f}; {mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
 
 
-def _number(mean: float, sd: float) -> str:
-    return f"{mean:.3g}" + ("" if math.isnan(sd) else f" ± {sd:.2g}")
+def _number(mean: float, sd: float) -> Cell:
+    return f"{mean:.3g}", "" if math.isnan(sd) else f"± {sd:.2g}"
 
 
 def missing(table: Table) -> list[Any]:
