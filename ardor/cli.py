@@ -27,9 +27,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
 
 HELP = """From a robust teacher to a small model whose robustness is proven.
 
-Start with `ardor demo`; then `ardor train`, `ardor doctor RUN`, `ardor evaluate RUN`, `ardor report RUN...`. Numbers
-may be written 8/255. A method, net or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an
-error's traceback.
+Start with `ardor demo`; then `ardor gate TEACHER`, `ardor train`, `ardor doctor RUN`, `ardor evaluate RUN`, `ardor
+compare RUN RUN`, `ardor report RUN...`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A
+method, net or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
 """
 
 INTERRUPTED = 130  # what a shell expects of a program that was stopped by Ctrl-C

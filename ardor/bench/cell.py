@@ -21,7 +21,10 @@ from ardor.files import refusal, write_atomic
 from ardor.report import Report
 
 State: TypeAlias = Literal["open", "trained", "done", "foreign", "failed"]
-WHERE = ("--data.root=", "--recipe.device=", "--teacher.weights=", "--teacher.root=")
+WHERE = tuple(
+    f"--{key}="
+    for key in ("data.root", "data.download", "recipe.device", "teacher.weights", "teacher.root", "teacher.download")
+)
 """Words that say where things lie, not what they are: the run's own fingerprint has the hashes."""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ardor.bench.cell import report_of, report_path
+from ardor.bench.cell import report_of, report_path, state_of
 from ardor.bench.published import N, published
 from ardor.bench.tables import Asked, Cell, Judgement, Table
 from ardor.config import number
@@ -95,7 +95,8 @@ def rows_of(table: Table) -> list[Row]:
 
 def _row(asked: Asked, parts: tuple[str, ...], checkpoint: str, cells: list[Cell], paper: dict[str, float]) -> Row:
     judged = [j for j in cells[0].judged if j.checkpoint == checkpoint]
-    ready = [cell for cell in cells if all(report_path(asked, cell, j).is_file() for j in judged)]
+    ours = [cell for cell in cells if state_of(asked, cell)[0] in ("trained", "done")]
+    ready = [cell for cell in ours if all(report_path(asked, cell, j).is_file() for j in judged)]
     row = Row(parts, checkpoint, tuple(cell.seed for cell in ready), len(cells))
     for judgement in judged if ready else ():
         if judgement.suite == "gap":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from ardor import models
 from ardor.errors import ModelError
@@ -46,6 +47,7 @@ class Nets:
     surrogate: tuple[str, dict[str, float]]
 
 
+@cache
 def nets_for(scale: Scale, shape: tuple[int, int, int]) -> Nets:
     """Small nets in the roles of the papers': a teacher as large as the scale allows, students of a quarter its width.
 

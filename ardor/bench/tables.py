@@ -321,4 +321,5 @@ def asked_for(
 def shape_of(data: str, words: Sequence[str]) -> tuple[int, int, int]:
     """(C, H, W) of a data set's images."""
     options: dict[str, Any] = dict(word.removeprefix("--data.").split("=", 1) for word in words)
+    options = {key: value == "true" if key == "download" else value for key, value in options.items()}
     return datasets.load_test(data, **options).shape

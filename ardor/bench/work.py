@@ -19,7 +19,7 @@ from ardor import models
 from ardor.attacks import Suite, suites
 from ardor.bench.cell import Claims, left, note, report_path, state_of
 from ardor.bench.labels import Both
-from ardor.bench.tables import Cell, Judgement, Table
+from ardor.bench.tables import TAUGHT, Cell, Judgement, Table
 from ardor.commands.train import Job, gate_of, job_of
 from ardor.commands.words import SUITES
 from ardor.config import number, read_yaml
@@ -31,7 +31,7 @@ from ardor.progress import Progress
 from ardor.recipe import find_device
 from ardor.report.runs import gaps_of
 from ardor.threat import Linf
-from ardor.train import Epoch, epochs
+from ardor.train import Epoch, epochs, require_ready
 
 POLL = 1.0
 """Seconds between two looks at cells that others work on."""
@@ -53,6 +53,7 @@ def work(table: Table, tell: Tell, after: Callable[[Cell], Any] = lambda cell: N
 
     after: called with each cell that is finished. Waits for cells in other processes' hands, and takes a dead one's.
     """
+    _look_ahead(table, tell)
     claims = Claims(table.asked.folder)
     try:
         trouble: dict[str, Trouble] = {}
@@ -67,6 +68,15 @@ def work(table: Table, tell: Tell, after: Callable[[Cell], Any] = lambda cell: N
             time.sleep(POLL)
     finally:
         claims.close()
+
+
+def _look_ahead(table: Table, tell: Tell) -> None:
+    """Refuse a named teacher that is absent, does not fit or is not what it claims, before hours go into others."""
+    taught = [c for c in table.cells if c.row[-1] in TAUGHT and state_of(table.asked, c)[0] == "open"]
+    if taught and (table.asked.teacher or not table.asked.scale.widest):
+        job = job_of([*taught[0].words, f"--run={table.asked.run(taught[0].name)}"])
+        require_ready(job.student, job.teacher, job.method, job.train, job.val)
+        _require_teacher(table, taught[0], job, tell)
 
 
 def _pass(
@@ -119,20 +129,25 @@ def _train(table: Table, cell: Cell, tell: Tell) -> None:
     began = time.perf_counter()
     run = table.asked.run(cell.name)
     job = job_of([*cell.words, f"--run={run}"])
-    note(table.asked, cell)
-    _require_teacher(cell, job, tell)
+    _require_teacher(table, cell, job, tell)
+    note(table.asked, cell)  # not before: what a refused teacher never began is nobody's
     for record in _records(job):
         tell(cell, record)
     seconds = round(time.perf_counter() - began, 1)  # of this sitting
     note(table.asked, cell, trained=True, epochs=job.recipe.epochs, images=len(job.train), seconds=seconds)
 
 
-def _require_teacher(cell: Cell, job: Job, tell: Tell) -> None:
-    """Refuse a teacher that is not what it claims to be; the labels' natural teacher is meant to be weak."""
-    seen = None if isinstance(job.teacher, Both) else gate_of(job)
+def _require_teacher(table: Table, cell: Cell, job: Job, tell: Tell) -> None:
+    """Refuse a teacher that is not what it claims to be; the labels' natural teacher is meant to be weak.
+
+    The student trained by SAT, where the bench has it, says how many of its adversarial examples transfer.
+    """
+    sat = table.asked.run(f"sat-{cell.row[0]}/s{cell.seed}")
+    student = models.load(sat) if (sat / "best.safetensors").is_file() else None
+    seen = None if isinstance(job.teacher, Both) else gate_of(job, student)
     if seen is not None:
-        figures = ", ".join(f"{name} {p} %" for name, p in (("clean", seen.clean), ("PGD-20", seen.robust)) if p)
-        tell(cell, f"taught by {job.taught_by}: {figures}; {'refused' if seen.refused else 'passed'}")
+        lines = "; ".join(line for line in seen.text().splitlines()[:4] if "not measured" not in line)
+        tell(cell, f"taught by {job.taught_by}: {lines}; {'refused' if seen.refused else 'passed'}")
         require(seen)
 
 
@@ -151,7 +166,7 @@ def _judge(table: Table, cell: Cell, judgement: Judgement, tell: Tell) -> None:
     net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
     split = _part(datasets.load_test(**config["data"]), judgement.limit)
     where = report_path(asked, cell, judgement)
-    suite = _suite(table, judgement, threat)
+    suite = _suite(table, judgement, threat, split)
     journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
     batch = min(256, len(split))
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: tell(cell, p))
@@ -163,9 +178,11 @@ def _part(split: Split, limit: int) -> Split:
     return split.limit(limit) if limit else split
 
 
-def _suite(table: Table, judgement: Judgement, threat: Linf) -> Suite:
+def _suite(table: Table, judgement: Judgement, threat: Linf, split: Split) -> Suite:
     if judgement.suite == "transfer":
-        return suites.transfer(threat, _source(table, judgement.source))
+        source = _source(table, judgement.source)
+        models.require_fit(source, split.shape, split.classes, "surrogate")
+        return suites.transfer(threat, source)
     return SUITES[judgement.suite](threat)
 
 

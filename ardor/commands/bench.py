@@ -62,15 +62,18 @@ def bench(
     teacher_weights: Annotated[str | None, Parameter(help="the file of its weights")] = None,
     transfer_from: Annotated[str | None, Parameter(help="a run for black-box transfer, not the bench's own")] = None,
     released: Annotated[bool, Parameter(help="full scale: the released codes' forms", negative="")] = False,
+    download: Annotated[bool, Parameter(help="fetch data and teacher where they are absent", negative="")] = False,
     out: Annotated[Path | None, Parameter(help="where everything goes; default runs/bench/DATA-SCALE")] = None,
     plan: Annotated[bool, Parameter(help="only say what it will cost", negative="")] = False,
 ) -> int:
     """Plan, or work and write."""
     if seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
-    data_words = () if root is None else (f"--data.root={root}",)
+    data_words = [] if root is None else [f"--data.root={root}"]
+    data_words += ["--data.download=true"] if download else []
     taught = [] if teacher is None else [f"--teacher={teacher}"]
     taught += [] if teacher_weights is None else [f"--teacher.weights={teacher_weights}"]
+    taught += ["--teacher.download=true"] if download and taught else []
     asked = asked_for(
         table,
         scale,
@@ -80,7 +83,7 @@ def bench(
         seeds=seeds,
         students=_known(students, STUDENTS, "students"),
         methods=_known(methods, METHODS, "methods"),
-        data_words=data_words,
+        data_words=tuple(data_words),
         train=limit,
         teacher=tuple(taught),
         transfer_from=transfer_from or "",
@@ -94,11 +97,11 @@ def bench(
     said |= {"teacher": teacher} | {"transfer_from": transfer_from, "released": released or None}
     command = _command(table, scale, seeds, said)
     if plan:
-        return _plan(made, command)
+        return _plan(made)
     return _work(made, command)
 
 
-def _plan(table: Table, command: str) -> int:
+def _plan(table: Table) -> int:
     with draw.progress("plan", len(table.cells)) as move:
         done: list[str] = []
 
@@ -112,7 +115,7 @@ def _plan(table: Table, command: str) -> int:
     train, judge = sum(c.train for c in costs), sum(c.judge for c in costs)
     draw.say(
         f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {_hours(train)}, "
-        f"attacks at most {_hours(judge)}. Start: {command}"
+        f"attacks at most {_hours(judge)}. The same command without --plan starts it."
     )
     return 0
 

@@ -151,8 +151,11 @@ def findings_of(job: Job) -> list[Finding]:
     return of_recipe(config)
 
 
-def gate_of(job: Job) -> Gate | None:
-    """What the teacher is worth, on the validation images; None for a run without one, or one that goes on."""
+def gate_of(job: Job, student: nn.Module | None = None) -> Gate | None:
+    """What the teacher is worth, on the validation images; None for a run without one, or one that goes on.
+
+    student: a trained net of the student's kind, for the share of its adversarial examples that transfer.
+    """
     if job.teacher is None or not job.gate or (job.run / "state.safetensors").exists():
         return None
     trains_under = getattr(getattr(job.method, "attack", None), "threat", None)
@@ -163,6 +166,7 @@ def gate_of(job: Job) -> Gate | None:
             job.val,
             threat,
             record=claim_of(job.taught_by, job.teacher),
+            student=student,
             robust=wants_robust(job.method),
             limit=min(LIMIT, len(job.train)),  # a smoke test's teacher is not worth more images than its student
             progress=lambda name, done, todo: move(100 * done // todo, name),

@@ -1,0 +1,234 @@
+"""kill -9 of a bench at any moment, and several at once: nothing is done twice, and the table is the same to the byte."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ardor.bench import table_of, work
+from ardor.bench.cell import Claims
+from ardor.bench.tables import asked_for
+
+ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
+WORDS = ["whitebox-digits", "--scale", "smoke", "--students", "resnet18", "--methods", "natural", "rslad"]
+SHEETS = [f"whitebox.{ending}" for ending in ("csv", "md", "html")]
+IN_A_SHEET = """
+import os, signal, sys
+from ardor.cli import main
+plain = os.replace
+def replace(source, target):
+    if str(target).endswith(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return plain(source, target)
+os.replace = replace
+main(sys.argv[2:])
+"""
+
+
+def command(folder):
+    return [sys.executable, "-m", "ardor", "bench", *WORDS, "--out", str(folder)]
+
+
+def start(folder):
+    return subprocess.Popen(command(folder), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(folder):
+    return subprocess.run(command(folder), env=ENV, capture_output=True, text=True, check=True)
+
+
+def epochs_of(folder):
+    """Each cell's epochs as the lines of its metrics, and whether its note says that it is trained."""
+    found = {}
+    for path in sorted((folder / "cells").glob("*/s*/metrics.jsonl")):
+        note = yaml.safe_load(path.parent.with_name(f"{path.parent.name}.yaml").read_text())
+        found[path.parent.parent.name] = path.read_text().splitlines(), bool(note.get("trained"))
+    return found
+
+
+def moments(folder):
+    """How far a bench is: epochs, reports and trained notes."""
+    cells = epochs_of(folder) if (folder / "cells").exists() else {}
+    reports = len(list(folder.glob("cells/*/s*/report-*.json")))
+    return reports + sum(len(lines) + trained for lines, trained in cells.values())
+
+
+def sheet(folder):
+    return (folder / "whitebox.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The table of a bench that nobody disturbed, and how many moments it took."""
+    folder = tmp_path_factory.mktemp("whole") / "bench"
+    run(folder)
+    require_each_epoch_once(folder)
+    return sheet(folder), moments(folder)
+
+
+def require_each_epoch_once(folder):
+    cells = epochs_of(folder)
+    assert sorted(cells) == ["natural-resnet18", "rslad-resnet18", "teacher-sat"]
+    for name, (lines, trained) in cells.items():
+        assert trained, name
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3], name
+
+
+def require_kept(before, folder):
+    """A cell that was trained is as it was, to the millisecond in its lines; another kept all but the last epoch."""
+    after = epochs_of(folder)
+    for name, (lines, trained) in before.items():
+        kept = len(lines) if trained else max(0, len(lines) - 1)
+        assert after[name][0][:kept] == lines[:kept], name
+
+
+def kill_somewhere(folder, dice, total):
+    """Start, kill -9 at a random moment; what the cells were like."""
+    before = moments(folder)
+    wanted = before + dice.randrange(0, max(1, total - before))
+    child = start(folder)
+    try:
+        while moments(folder) < wanted and child.poll() is None:
+            time.sleep(0.005)
+        time.sleep(dice.random() * 0.2)
+    finally:
+        child.kill()
+        child.communicate()
+    return epochs_of(folder)
+
+
+def require_same_end(folder, whole):
+    done = run(folder)
+    assert (sheet(folder), moments(folder)) == whole
+    assert done.stderr == ""
+    assert all((folder / name).is_file() for name in SHEETS)
+    require_each_epoch_once(folder)
+
+
+@pytest.mark.slow
+def test_three_random_kills(whole, tmp_path):
+    dice, folder = random.Random(time.time_ns()), tmp_path / "bench"
+    for _ in range(3):
+        before = kill_somewhere(folder, dice, whole[1])
+    require_same_end(folder, whole)
+    require_kept(before, folder)
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_sheet_is_written(whole, tmp_path):
+    """Once in each of the three files; the old ones stay whole."""
+    folder, seen = tmp_path / "bench", None
+    for name in SHEETS:
+        words = [sys.executable, "-c", IN_A_SHEET, name, *command(folder)[3:]]
+        died = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
+        assert died.returncode == -signal.SIGKILL, died.stderr
+        assert not (folder / name).exists()
+        if seen is not None:
+            require_kept(seen, folder)
+        seen = epochs_of(folder)
+    assert (folder / "whitebox.csv").read_text().startswith("student,method,checkpoint,")
+    require_same_end(folder, whole)
+    require_kept(seen, folder)
+
+
+@pytest.mark.slow
+def test_two_at_once_share_the_cells(whole, tmp_path):
+    folder = tmp_path / "bench"
+    pair = [start(folder), start(folder)]
+    said = [child.communicate(timeout=200)[0] for child in pair]
+    assert [child.returncode for child in pair] == [0, 0], said
+    assert (sheet(folder), moments(folder)) == whole
+    require_each_epoch_once(folder)
+    taught = [line for text in said for line in text.splitlines() if "taught by" in line]
+    assert len(taught) == 1  # the student was begun once
+    made = re.findall(r"(\S+) finished$", "\n".join(said), re.M)
+    assert sorted(made) == ["natural-resnet18/s0", "rslad-resnet18/s0", "teacher-sat/s0"]
+
+
+def held(folder, cell):
+    """Another process that has taken a cell, and does nothing for it: its id."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with Claims(folder).take(cell) as mine:
+                os.write(write, b"1" if mine else b"0")
+                time.sleep(100)
+        finally:
+            os._exit(0)
+    assert os.read(read, 1) == b"1"
+    os.close(read)
+    os.close(write)
+    return child
+
+
+def table_in(folder):
+    asked = asked_for(
+        "whitebox-digits", "smoke", None, None, folder, students=("resnet18",), methods=("natural", "rslad")
+    )
+    return table_of(asked.shaped((1, 8, 8)))
+
+
+def test_a_cell_in_other_hands_is_left_until_they_die(tmp_path, monkeypatch):
+    """The teacher is taken: the natural student comes first; then whoever took it dies."""
+    monkeypatch.setattr("ardor.bench.work.POLL", 0.05)
+    folder, made, waits = tmp_path / "bench", [], []
+    child = held(folder, "teacher-sat/s0")
+
+    def tell(cell, what):
+        if isinstance(what, str) and "waits" in what:
+            waits.append((cell.name, list(made), what))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+    try:
+        assert work(table_in(folder), tell, lambda cell: made.append(cell.name)) == []
+    finally:
+        if not waits:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+    assert waits == [("teacher-sat/s0", ["natural-resnet18/s0"], "waits for other processes, 2 cells")]
+    assert made == ["natural-resnet18/s0", "teacher-sat/s0", "rslad-resnet18/s0"]
+
+
+def test_a_claim_keeps_other_processes_out_of_that_cell_alone(tmp_path):
+    child = held(tmp_path / "bench", "a/s0")
+    try:
+        claims = Claims(tmp_path / "bench")
+        with claims.take("a/s0") as one, claims.take("a/s1") as other:
+            assert (one, other) == (False, True)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with claims.take("a/s0") as mine:
+        assert mine
+        reader = f"from pathlib import Path; from ardor.bench.cell import Claims; c = Claims(Path({str(tmp_path / 'bench')!r}))"
+        ask = f"{reader}\nwith c.take('a/s0') as mine: print(mine)"
+        asked = subprocess.run([sys.executable, "-c", ask], env=ENV, capture_output=True, text=True, check=True)
+        assert asked.stdout == "False\n"
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1500)
+def test_twelve_random_kills(whole, tmp_path):
+    """Over three benches, now and then with a second process beside the one that is killed."""
+    dice = random.Random(time.time_ns())
+    for number in range(3):
+        folder = Path(tmp_path / str(number))
+        for _ in range(4):
+            beside = start(folder) if dice.random() < 0.25 else None
+            kill_somewhere(folder, dice, whole[1])
+            if beside is not None:
+                beside.kill()
+                beside.communicate()
+        before = epochs_of(folder)
+        require_same_end(folder, whole)
+        require_kept(before, folder)
