@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ardor.config import differences, read_yaml, to_yaml
+from ardor.config import describe, differences, read_yaml, to_yaml
 from ardor.errors import CheckpointError, RunError
 from ardor.files import refusal, write_atomic
 
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
-WHERE_THINGS_LIE = ("fingerprint.ardor", "teacher.weights", "data.root", "data.download")
+WHERE_THINGS_LIE = (
+    "fingerprint.ardor", "data.root", "data.download",
+    *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")),
+)  # fmt: skip
 
 
 def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
@@ -72,6 +75,7 @@ def save(
     if folder is None:
         return
     metadata = {"epoch": str(record.epoch), "val_robust": repr(record.val_robust)}
+    metadata["net"] = json.dumps({k: v for k, v in describe(student).items() if k != "seed"})  # it says what it is
     if record.best:
         _write_tensors(folder / "best.safetensors", student.state_dict(), metadata)
     _write_tensors(folder / "last.safetensors", student.state_dict(), metadata)

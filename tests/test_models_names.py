@@ -7,7 +7,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-import ardor.models as models
+import ardor
+from ardor import models
 from ardor.errors import CheckpointError, ConfigError, ModelError, RunError
 from ardor.models.build import BUILDERS
 from ardor.names import nearest, resolve
@@ -221,13 +222,28 @@ def test_load_a_builder_and_a_users_net(run, net, user, tmp_path):
     assert not models.load(f"{user}:fixed").training  # a callable may bring its own weights
 
 
+def test_a_file_of_a_run_says_itself_what_net_it_is(tmp_path):
+    train, _, _ = ardor.data.load("digits")
+    net = models.build("small_cnn", channels=1, width=5, seed=3)
+    recipe = ardor.Recipe(epochs=1, batch=64, augment="none", device="cpu")
+    ardor.distill(net, None, ardor.methods.Natural(), train.limit(64), recipe, run=tmp_path / "run")
+    moved = (tmp_path / "run" / "last.safetensors").rename(tmp_path / "moved.safetensors")
+    loaded = models.load(moved)
+    assert models.hash_of(loaded) == models.hash_of(net)
+    assert (loaded.built_as["width"], loaded.loaded_from) == (5, str(moved))
+    for foreign in ('{"name": "evil.py:Net"}', "[1]", "small_cnn"):  # no code is run because a file names it
+        save_file(net.state_dict(), moved, {"net": foreign})
+        with refused(ConfigError, "a file that says what net it is"):
+            models.load(moved)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
         ({"name": "resnet18"}, ConfigError, ["weights", "none", "weights="]),
         ({"name": "resnet81"}, ConfigError, ["neither", "resnet18"]),
         ({"name": "runs/nowhere"}, ConfigError, ["neither", "check the path"]),
-        ({"name": "RUN/best.safetensors"}, ConfigError, ["got a file", "weights="]),
+        ({"name": "RUN/best.safetensors"}, ConfigError, ["a file that says what net it is", "weights="]),
         ({"name": "RUN", "width": 4}, ConfigError, ["no options", "width"]),
         ({"name": "RUN", "checkpoint": "bets"}, CheckpointError, ["bets", "best and last", 'checkpoint="best"']),
         ({"name": "RUN/.."}, RunError, ["config.yaml"]),

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from ardor.checkpoint import read_tensors
 from ardor.errors import CheckpointError, ConfigError, RunError
 from ardor.models.build import BUILDERS, build, known
 from ardor.models.weights import load_weights
@@ -29,7 +30,8 @@ def load(
     """A net with weights, in eval mode.
 
     name: a run folder of ours, whose config.yaml names the student and whose `checkpoint` ("best" or "last") is
-    loaded; or a builder's name, or `file.py:Name`, with `weights` as the path of a file (see `load_weights`) and
+    loaded; or a file that a run of ours wrote, which says itself what net it is; or a builder's name, or
+    `file.py:Name`, with `weights` as the path of a file (see `load_weights`) and
     `options` as in `build`. A `file.py:Name` without weights brings its own. Or a net that somebody published:
 
     `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else with
@@ -47,6 +49,8 @@ def load(
         return _published(name, weights, root, download, options)
     if weights is None and not known(name) and Path(name).is_dir():
         return _from_run(Path(name), checkpoint, options)
+    if weights is None and name.endswith(".safetensors") and Path(name).is_file() and (said := says(Path(name))):
+        return load(weights=name, **said | options)
     if weights is None:
         _refuse_without_weights(name)
     net = build(name, **options)
@@ -94,6 +98,15 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
         raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
 
 
+def says(path: Path) -> dict[str, Any] | None:
+    """What net a file of weights says it is for, as `build` takes it; None where it does not, or names code to run.
+
+    Raises CheckpointError where the file is damaged.
+    """
+    said = yaml.safe_load(read_tensors(path)[1].get("net", "null"))
+    return said if isinstance(said, dict) and known(str(said.get("name"))) else None
+
+
 def _refuse_without_weights(name: str) -> None:
     """Only a user's own callable may bring its weights itself."""
     if known(name):
@@ -102,7 +115,10 @@ def _refuse_without_weights(name: str) -> None:
             f'or build("{name}") for random ones'
         )
     if Path(name).is_file():
-        raise ConfigError(f'expected the name of a net, got a file: type, say, load("resnet18", weights="{name}")')
+        raise ConfigError(
+            f"expected a file that says what net it is, as those of a run do, got {name}: "
+            f'type, say, load("resnet18", weights="{name}")'
+        )
     if ":" not in name:
         raise ConfigError(
             f'expected a run folder or the name of a net, got "{name}", which is neither{nearest(name, BUILDERS)}: '
