@@ -35,7 +35,8 @@ def notes(asked: Asked) -> Iterator[str]:
             "says nothing about the method, and the order of the methods here need not be theirs."
         )
         yield "No method was tuned for itself: all share one short recipe, weights and temperatures at their defaults."
-        yield f"AutoAttack and Square saw {asked.scale.attacked} images, classes in proportion: see their intervals."
+        name = "AutoAttack" if asked.scale.last_word == "autoattack" else "APGD"
+        yield f"{name} and Square saw {asked.scale.attacked} images, classes in proportion: see their intervals."
         if not asked.teacher:
             yield "The teacher was trained here (SAT), once: the seeds are of the students alone."
     yield (

@@ -100,7 +100,7 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     """What the table is of."""
     asked = table.asked
     states = [state_of(asked, cell)[0] for cell in table.shown]
-    yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seeds"
+    yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seed{'s' if asked.seeds > 1 else ''}"
     yield f"ardor {ardor.__version__}, torch {torch.__version__}"
     yield f"{states.count('done')} of {len(states)} nets finished"
     if asked.scale.widest:

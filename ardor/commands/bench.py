@@ -125,18 +125,20 @@ def _work(table: Table, command: str) -> int:
     columns = (*parts, TextColumn("{task.fields[word]}"))
     with Progress(*columns, console=draw.err, transient=True, disable=not draw.err.is_terminal) as bars:
         total = len(table.cells)
-        task = bars.add_task(table.asked.kind, total=total, word="")
+        task = bars.add_task(table.asked.kind, total=total, completed=total - len(missing(table)), word="")
 
         def tell(cell: Cell, what: Epoch | Moment | str) -> None:
             if isinstance(what, str):
                 draw.say(f"{cell.name}: {what}")
                 return
             word = str(what) if isinstance(what, Epoch) else f"{what.attack} {what.done}/{what.todo}"
-            bars.update(task, description=cell.name, completed=total - len(missing(table)), word=word)
+            bars.update(task, description=cell.name, word=word)
 
         def after(cell: Cell) -> None:
             benches.write_sheets(table, command)
-            draw.say(f"{total - len(missing(table))}/{total}  {cell.name} finished")
+            done = total - len(missing(table))  # others may have finished cells too
+            bars.update(task, completed=done)
+            draw.say(f"{done}/{total}  {cell.name} finished")
 
         trouble = benches.work(table, tell, after)
     paths = benches.write_sheets(table, command, trouble)
