@@ -69,9 +69,9 @@ def pairs(table: Table, rows: Sequence[Row]) -> Iterator[str]:
         for suite in ("autoattack", "apgd", "square", "paper"):
             mine, theirs = _common(row, other, suite)
             if mine:
-                names = (" ".join(row.parts), " ".join(other.parts))
+                names = (" ".join(table.asked.called(row.parts)), " ".join(table.asked.called(other.parts)))
                 said = paired(mine, theirs, names).verdict
-                yield f"A = {names[0]}, B = {names[1]}, under {suite}: {said}"
+                yield f"A = {names[0]}; B = {names[1]}; under {suite}: {said}"
                 break
 
 

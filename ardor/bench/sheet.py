@@ -19,7 +19,7 @@ from ardor.bench.cell import note_of, report_of, state_of
 from ardor.bench.drawn import drawn
 from ardor.bench.rows import Row, Value, gap_of, rows_of
 from ardor.bench.says import TITLES, doubts, notes, pairs
-from ardor.bench.tables import Table
+from ardor.bench.tables import Asked, Table
 from ardor.bench.work import Trouble
 from ardor.files import write_atomic
 from ardor.models.cost import macs
@@ -100,7 +100,8 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     """What the table is of."""
     asked = table.asked
     states = [state_of(asked, cell)[0] for cell in table.shown]
-    yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seed{'s' if asked.seeds > 1 else ''}"
+    many = "s" if asked.seeds > 1 else ""
+    yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seed{many}"
     yield f"ardor {ardor.__version__}, torch {torch.__version__}"
     yield f"{states.count('done')} of {len(states)} nets finished"
     if asked.scale.widest:
@@ -111,12 +112,16 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
             net: nn.Module = models.build(name, channels=asked.shape[0], **cast(Any, options))
             cost, count = macs(net, asked.shape) / 1e6, sum(p.numel() for p in net.parameters())
             said = ", ".join(f"{key} {value:g}" for key, value in options.items())
-            if role in ("teacher", *asked.students):
+            if role in ("teacher", *_roles(asked)):
                 place = role if role == "teacher" else f"in the place of {role}"
                 yield f"{place}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
     yield from _teachers(table)
     for mark in sorted({mark for row in rows for mark in row.marks}):
         yield f"**{mark}**"
+
+
+def _roles(asked: Asked) -> tuple[str, ...]:
+    return ("resnet18",) if asked.kind in ("labels", "alpha") else asked.students
 
 
 def _teachers(table: Table) -> Iterator[str]:
@@ -134,6 +139,7 @@ Cell: TypeAlias = tuple[str, str]
 
 def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Cell], list[list[Cell]]]]:
     """Title, head and lines of each part of the table: ours, the paper's, the difference; then the variance gap."""
+    called = table.asked.called
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
         some = [row for row in rows if row.checkpoint == checkpoint]
         names = list(dict.fromkeys(name for row in some for name in row.values))
@@ -142,13 +148,13 @@ def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Cell],
         yield (
             f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval",
             head,
-            [[*_words(*row.parts, _of(row)), *(_cell(row.values.get(name)) for name in names)] for row in some],
+            [[*_words(*called(row.parts), _of(row)), *(_cell(row.values.get(name)) for name in names)] for row in some],
         )
         if any(value.paper is not None for row in some for value in row.values.values()):
             yield (
                 f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval",
                 _words(*table.head, *names),
-                [[*_words(*row.parts), *(_beside(row.values.get(n)) for n in names)] for row in some if row.values],
+                [[*_words(*called(r.parts)), *(_beside(r.values.get(n)) for n in names)] for r in some if r.values],
             )
     gaps = [(row, gap_of(row, table.asked.eps)) for row in rows if row.gaps]
     if gaps:

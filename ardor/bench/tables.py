@@ -83,6 +83,11 @@ class Asked:
         """The same for images of `shape` (C, H, W)."""
         return replace(self, shape=shape)
 
+    def called(self, parts: Sequence[str]) -> list[str]:
+        """A row's parts as a table shows them: a small net in a paper's place is no ResNet-18."""
+        places = self.nets.students if self.scale.widest and self.kind in ("whitebox", "blackbox") else {}
+        return [f"{places[part][0]}, for {part}" if part in places else part for part in parts]
+
     def run(self, cell: str) -> Path:
         """The folder of a cell's run."""
         return self.folder / "cells" / cell
