@@ -5,11 +5,16 @@ metrics.jsonl       one line per epoch
 best.safetensors    the student at its highest validation robust accuracy
 last.safetensors    the student after the last finished epoch
 state.safetensors   student, optimiser and method after the last finished epoch: what resuming reads
+previous.safetensors  the state of the epoch before, for when the newest is damaged
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -27,6 +32,10 @@ from ardor.files import refusal, write_atomic
 if TYPE_CHECKING:
     from ardor.train import Epoch
 
+
+log = logging.getLogger(__name__)
+
+STATE, PREVIOUS, NEW = "state.safetensors", "previous.safetensors", ".state.new.safetensors"
 
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
 WHERE_THINGS_LIE = (
@@ -81,17 +90,69 @@ def save(
     _write_tensors(folder / "last.safetensors", student.state_dict(), metadata)
     _log(folder / "metrics.jsonl", {k: v for k, v in asdict(record).items() if k != "run"})
     state = _state(student, optimiser, method)
-    _write_tensors(folder / "state.safetensors", state, {"epoch": str(record.epoch), "best": repr(best)})
+    said = {"epoch": str(record.epoch), "best": repr(best), "sum": _sum(state)}
+    _write_tensors(folder / NEW, state, said)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(folder / STATE, folder / PREVIOUS)
+    os.replace(folder / NEW, folder / STATE)
 
 
 def resume(
     folder: Path | None, student: nn.Module, optimiser: torch.optim.Optimizer, method: object
 ) -> tuple[int, float]:
-    """Load the state of a run, if it has one: epochs done and the best validation robust accuracy so far."""
-    path = folder / "state.safetensors" if folder else None
-    if folder is None or path is None or not path.exists():
+    """Load the state of a run, if it has one: epochs done and the best validation robust accuracy so far.
+
+    A newest state that is damaged is passed over for the one before, with a warning. Raises CheckpointError where none
+    is left, or it is of another run.
+    """
+    if folder is None:
         return 0, -1.0
-    tensors, metadata = read_tensors(path)
+    damaged = []
+    for path in (folder / STATE, folder / PREVIOUS):
+        try:
+            if path.exists():
+                return _go_on(folder, path, _sound(path), student, optimiser, method)
+        except _DamagedError as error:
+            damaged.append(error)
+            log.warning("%s; looking for the epoch before", error)
+    if damaged:
+        raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
+    return 0, -1.0
+
+
+class _DamagedError(Exception):
+    """A state that cannot be read whole."""
+
+
+def _sound(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """What a state holds, every byte of it as it was written."""
+    try:
+        tensors, metadata = read_tensors(path)
+    except CheckpointError as error:
+        raise _DamagedError(str(error)) from error
+    if metadata.get("sum", _sum(tensors)) != _sum(tensors):
+        raise _DamagedError(f"expected {path} as it was written, got other bytes")
+    return tensors, metadata
+
+
+def _sum(tensors: Mapping[str, Tensor]) -> str:
+    """A checksum of names and bytes: the format itself notices a short file, not a flipped bit."""
+    total = 0
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total = zlib.crc32(value.numpy().data, zlib.crc32(name.encode(), total))
+    return str(total)
+
+
+def _go_on(
+    folder: Path,
+    path: Path,
+    state: tuple[dict[str, Tensor], dict[str, str]],
+    student: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    method: object,
+) -> tuple[int, float]:
+    tensors, metadata = state
     parts: dict[str, dict[str, Tensor]] = {"student": {}, "method": {}, "momentum": {}}
     try:
         for key, value in tensors.items():

@@ -76,7 +76,7 @@ def name_of(cls: type) -> str:
     """The word for a class at the shell: its file's name for a method of ours, file.py:Name for a user's class."""
     if cls.__module__.startswith("ardor.methods."):
         return cls.__module__.rpartition(".")[2]
-    if cls.__module__.startswith("ardor."):
+    if cls.__module__.startswith("ardor.") and not cls.__module__.startswith("ardor.bench."):
         return cls.__name__
     if cls.__module__.startswith("ardor_user_"):  # a file of the user's, imported under a name of our own
         path = Path(str(sys.modules[cls.__module__].__file__))

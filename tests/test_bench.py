@@ -133,7 +133,7 @@ def job_in(cell, scale="smoke"):
     assert (job.recipe.seed, job.recipe.epochs) == (cell.seed, SCALES[scale].epochs)
     assert (job.recipe.schedule, job.recipe.lr, job.recipe.augment) == ("one-cycle", 0.2, "none")
     assert (job.recipe.batch, job.recipe.weight_decay) == (64, 5e-4)
-    looks = SCALES[scale].epochs if type(job.method).__name__ == "Natural" else 2  # a natural net's robust accuracy is chance
+    looks = SCALES[scale].epochs if type(job.method).__name__ == "Natural" else 2
     assert job.recipe.val_every == looks
     assert len(job.train) == (512 if scale == "smoke" else 1213)
     assert job.recipe.val_attack.threat == Linf(0.2)
@@ -161,7 +161,7 @@ def test_methods_that_change_on_the_way_do_so_within_the_few_epochs():
 
 
 def test_words_of_the_labels():
-    for cell in table_of(asked("labels")).shown:
+    for cell in table_of(asked("labels", seeds=2)).shown:
         job, words = job_in(cell), named(cell.words)
         assert isinstance(job.method, LabelKinds)
         assert (job.method.inner, job.method.outer) == cell.row
@@ -326,7 +326,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
 
 def test_markdown_and_html_hold_every_figure(finished):
     markdown, page = ((finished / f"whitebox.{end}").read_text() for end in ("md", "html"))
-    rows = [text for text in markdown.splitlines() if text.startswith("| resnet18 |")]
+    rows = [text for text in markdown.splitlines() if text.startswith("| small_cnn, for resnet18 |")]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
     for line in lines_of(finished):
         mean, low, high = (f"{100 * float(line[k]):.1f}" for k in ("mean", "low95", "high95"))
@@ -337,9 +337,9 @@ def test_markdown_and_html_hold_every_figure(finished):
     assert all(f"{name} (n = {n})" in head[0] for name, n in (("clean", 64), ("pgd_trades", 64), ("apgd", 16)))
     assert "apgd" not in head[1]  # of the last checkpoint
     for word in ("natural", "rslad"):
-        assert page.count(f'<td class="text">{word}</td>') == markdown.count(f"| resnet18 | {word} |") == 2
+        assert page.count(f'<td class="text">{word}</td>') == markdown.count(f"| small_cnn, for resnet18 | {word} |") == 2
     assert "Scale smoke only shows that everything runs" in markdown
-    assert "A = resnet18 natural, B = resnet18 rslad, under apgd" in markdown
+    assert "A = small_cnn, for resnet18 natural; B = small_cnn, for resnet18 rslad; under apgd" in markdown
     words = " ".join(cell_of(table_in(finished), "natural-resnet18/s0").words)
     assert f"<pre>ardor train {words}</pre>" in page
 
@@ -377,7 +377,7 @@ def test_unfinished_rows_are_shown_empty(finished):
     rows = {(row.parts[1], row.checkpoint): row for row in rows_of(table)}
     assert rows["trades", "best"].values == {}
     assert (rows["trades", "best"].seeds, rows["natural", "best"].seeds) == ((), (0,))
-    assert "| resnet18 | trades | 0 of 1 | – |" in as_markdown(table, list(rows.values()), "")
+    assert "| small_cnn, for resnet18 | trades | 0 of 1 | – |" in as_markdown(table, list(rows.values()), "")
     assert ",trades," not in as_csv(table, list(rows.values()))
     assert "2 of 3 nets finished" in as_markdown(table, list(rows.values()), "")
 
@@ -478,7 +478,8 @@ def test_the_papers_figures_stand_beside_ours(finished):
     table = table_in(finished)
     said = published("whitebox", "cifar10")["resnet18", "rslad", "best"]
     (row,) = (row for row in rows_of(table) if (row.parts[1], row.checkpoint) == ("rslad", "best"))
-    row.values = {n: dataclasses.replace(v, paper=said[n] / 100 if n in said else None) for n, v in row.values.items()}
+    shares = {name: said[name] / 100 if name in said else None for name in row.values}
+    row.values = {name: dataclasses.replace(value, paper=shares[name]) for name, value in row.values.items()}
     (*_, line) = [x for x in csv.DictReader(as_csv(table, [row]).splitlines()) if x["figure"] == "clean"]
     ours = report_at(finished, "resnet18", "rslad", 0, "best").figures()["clean"].value
     assert float(line["paper"]) == pytest.approx(said["clean"] / 100, abs=1e-4)
@@ -486,7 +487,8 @@ def test_the_papers_figures_stand_beside_ours(finished):
     assert float(line["difference_low95"]) < float(line["difference"]) < float(line["difference_high95"])
     text = as_markdown(table, [row], "")
     low, high = (f"{100 * float(line[k]):+.1f}" for k in ("difference_low95", "difference_high95"))
-    shown = re.escape(f"{said['clean']:.2f}; {100 * ours - said['clean']:+.1f}") + r"\D+" + re.escape(f"{low} to {high}")
+    shown = re.escape(f"{said['clean']:.2f}; {100 * ours - said['clean']:+.1f}")
+    shown += r"\D+" + re.escape(f"{low} to {high}")
     assert re.search(shown.replace(r"\D+", r"[^\d+-]+"), text)
     assert "ours minus the paper's" in text
 
@@ -539,7 +541,7 @@ def test_notes_own_up():
 def test_rows_are_compared_with_rslads(finished):
     table = table_in(finished)
     (said,) = pairs(table, rows_of(table))
-    assert said.startswith("A = resnet18 natural, B = resnet18 rslad, under apgd: ")
+    assert said.startswith("A = small_cnn, for resnet18 natural; B = small_cnn, for resnet18 rslad; under apgd: ")
 
 
 def test_a_rows_gap_is_read_at_the_threats_radius():
@@ -644,6 +646,7 @@ def test_an_edited_recipe_file_is_another_recipe(tmp_path, monkeypatch):
     note_of(table.asked, cell).parent.mkdir(parents=True)
     note_of(table.asked, cell).write_text(yaml.safe_dump({"made": made_by(table.asked, cell)}))
     assert state_of(table.asked, cell) == ("open", "")
+    assert made_by(table.asked, cell)["ardor"] == ardor.__version__
     path.write_text(path.read_text() + "\n# edited\n")
     state, why = state_of(table.asked, cell)
     assert state == "foreign"
@@ -740,22 +743,20 @@ def others(tmp_path_factory):
         arrays = {"x_train": one.images, "y_train": one.labels, "x_test": two.images, "y_test": two.labels}
         np.savez(folder / f"{name}.npz", **{key: value.numpy() for key, value in arrays.items()})
         words = ["--student", "small_cnn", "--student.width", "4", "--method", "natural", "--recipe.device", "cpu"]
-        words += ["--recipe.epochs", "1", "--recipe.augment", "none", "--run", str(folder / name), "--data.limit", "200"]
+        words += ["--recipe.epochs", "1", "--recipe.augment", "none", "--data.limit", "200"]
+        words += ["--run", str(folder / name)]
         assert main(["train", "--data", f"npz:{folder / name}.npz", *words]) == 0
     return folder
 
 
-@pytest.mark.parametrize(("name", "why"), [("few", "10 classes, got 5"), ("large", "choose a teacher of these images")])
+@pytest.mark.parametrize(("name", "why"), [("few", "10 classes, got 5"), ("large", "a teacher of these images")])
 def test_a_teacher_of_other_data_is_refused_and_nothing_is_trained_by_it(copy, others, capsys, name, why):
     shutil.rmtree(copy / "cells" / "rslad-resnet18")
     capsys.readouterr()
+    before = contents(copy)
     assert bench("whitebox-digits", *ROW, "--teacher", str(others / name), out=copy) == 2
-    said = only_sentence(capsys)
-    assert "1 that could not be made, first rslad-resnet18/s0" in said
-    assert why in said
-    assert not (copy / "cells" / "rslad-resnet18" / "s0").exists()
-    assert {line["method"] for line in lines_of(copy)} == {"natural"}
-    capsys.readouterr()
+    assert why in only_sentence(capsys)
+    assert contents(copy) == before
     assert bench("whitebox-digits", *ROW, out=copy) == 0  # a refused teacher bars no other
     assert {line["method"] for line in lines_of(copy)} == {"natural", "rslad"}
 
@@ -768,7 +769,7 @@ def test_a_teacher_whose_weights_are_not_what_its_record_says_is_refused(copy, c
     from safetensors.torch import save_file
 
     with safe_open(weights, "pt") as file:
-        meta, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}
+        meta, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     tensors["linear.weight"] = tensors["linear.weight"].roll(3, 0).contiguous()  # the classes in another order
     tensors["linear.bias"] = tensors["linear.bias"].roll(3, 0).contiguous()
     save_file(tensors, weights, meta)
@@ -797,7 +798,7 @@ def test_a_plan_writes_nothing_and_needs_no_teacher(tmp_path, capsys, monkeypatc
         "teacher-sat/s0", "natural-resnet18/s0", "rslad-resnet18/s0"
     ]  # fmt: skip
     assert "3 of 3 nets to make" in out
-    assert "Start: ardor bench whitebox-digits --scale smoke --seeds 1 --students resnet18 --methods natural rslad" in out
+    assert "The same command without --plan starts it." in out
     assert list(tmp_path.iterdir()) == []
 
 
@@ -824,7 +825,8 @@ def test_a_plan_leaves_foreign_cells_out(copy):
 def test_a_study_can_be_planned():
     for kind, row in (("labels", ("natural", "robust")), ("alignment", ("self", "both")), ("blackbox", ("rslad",))):
         table = table_of(asked(kind, students=("resnet18",), methods=("rslad",)))
-        table = dataclasses.replace(table, cells=tuple(c for c in table.cells if c.row[-len(row) :] == row or c.needs == ()))
+        some = tuple(c for c in table.cells if c.row[-len(row) :] == row or c.needs == ())
+        table = dataclasses.replace(table, cells=some)
         costs = plan(table)
         assert [cost.cell.name for cost in costs] == [cell.name for cell in table.cells]
         assert all(cost.train > 0 and cost.judge > 0 for cost in costs)

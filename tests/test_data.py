@@ -1018,3 +1018,19 @@ def test_real_images_in_both_official_layouts(tmp_path):
     assert [s.hash for s in binary] == [s.hash for s in python]
     assert np.array_equal(binary[2].images.permute(0, 2, 3, 1).numpy(), pack["x_test"])
     assert (len(binary[0]), len(binary[2])) == (4500, 1000)
+
+
+def test_load_with_a_limit_keeps_val_and_test_and_comes_again_from_its_source():
+    whole, some = data.load("digits"), data.load("digits", limit=200)
+    assert [part.hash for part in some[1:]] == [part.hash for part in whole[1:]]
+    assert (len(some[0]), some[0].of) == (200, len(whole[0]))
+    assert set(some[0].index.tolist()) < set(whole[0].index.tolist())
+    assert not set(some[0].index.tolist()) & set(some[1].index.tolist())
+    shares = [torch.bincount(part.labels, minlength=10) / len(part) for part in (some[0], whole[0])]
+    assert torch.all((shares[0] - shares[1]).abs() * 200 <= 1)
+    assert [part.hash for part in data.load(**some[0].source)] == [part.hash for part in some]
+    assert some[0].source["limit"] == 200
+    assert "limit" not in whole[0].source
+    assert data.load("digits", limit=0)[0].hash == whole[0].hash == data.load("digits", limit=10_000)[0].hash
+    assert data.load("digits", limit=200, seed=1)[0].hash != some[0].hash
+    assert data.load_test(**some[0].source).hash == whole[2].hash

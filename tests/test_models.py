@@ -8,6 +8,7 @@ from torch import nn
 
 import ardor.models as models
 from ardor.errors import ConfigError, ModelError
+from ardor.models.cost import macs
 
 RESNET50 = {"name": "resnet50"}
 TRADES = {"name": "wide_resnet", "sub_block1": True}
@@ -328,3 +329,35 @@ def test_require_fit_sees_a_grey_image_turned_colour_by_three_means():
     assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)  # broadcasting hides it from everything else
     with refused(ModelError, "1 image channels", "got a net for 3"):
         models.require_fit(net, (1, 8, 8), 10)
+
+
+def test_macs_are_counted_on_a_pass_that_leaves_nothing_behind():
+    """The papers' costs (0.555 and 0.091 GMAC), and a layer by hand; hooks and modes are as before."""
+    for name, gmac in (("resnet18", 0.555), ("mobilenet_v2", 0.091)):
+        net = models.build(name)
+        net.layers[0].train(False) if hasattr(net, "layers") else None
+        modes = [module.training for module in net.modules()]
+        assert macs(net, (3, 32, 32)) / 1e9 == pytest.approx(gmac, abs=6e-4)
+        assert [module.training for module in net.modules()] == modes
+        assert not any(module._forward_hooks for module in net.modules())
+    conv = nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), nn.Flatten(), nn.Linear(6 * 16, 5))
+    assert macs(conv, (4, 8, 8)) == 6 * 16 * (2 * 9) + 6 * 16 * 5
+
+
+def test_hooks_are_removed_from_a_net_that_cannot_take_the_image():
+    net = models.build("small_cnn")
+    with pytest.raises(RuntimeError):
+        macs(net, (3, 8, 8))
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_the_width_of_mobilenet_v2():
+    """Width 1 is the published net, and a quarter is what the small benches train."""
+    whole, plain = (models.build("mobilenet_v2", **options) for options in ({"width": 1.0}, {}))
+    assert {k: v.shape for k, v in whole.state_dict().items()} == {k: v.shape for k, v in plain.state_dict().items()}
+    quarter = models.build("mobilenet_v2", channels=1, width=0.25)
+    assert sum(p.numel() for p in quarter.parameters()) == 165_586
+    assert quarter.eval().features(torch.zeros(1, 1, 8, 8)).shape == (1, 320)
+    assert 0.4e6 < macs(quarter, (1, 8, 8)) < 0.6e6
+    with pytest.raises(ConfigError, match="expected a width above 0, got 0"):
+        models.build("mobilenet_v2", width=0)

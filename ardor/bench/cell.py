@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeAlias
 
@@ -49,11 +50,29 @@ def made_by(asked: Asked, cell: Cell) -> dict[str, Any]:
     recipe = Path(cell.words[0]) if not cell.words[0].startswith("-") else None
     words = [w.replace(str(asked.folder), "BENCH") for w in cell.words if not w.startswith(WHERE)]
     said: dict[str, Any] = {"ardor": ardor.__version__}
+    files = [w.partition("=")[2] for w in cell.words if w.startswith(("--teacher=", "--teacher.weights="))]
+    if hashes := [weights for file in files if (weights := weights_of(asked, file))]:
+        said["teacher's weights"] = hashes
     if recipe is not None:
         said["recipe"] = f"{recipe.name} {hashlib.sha256(recipe.read_bytes()).hexdigest()[:16]}"
         words = words[1:]
     pairs = (word.removeprefix("--").partition("=") for word in words)
     return said | {"words": {key: value for key, _, value in pairs}}
+
+
+def weights_of(asked: Asked, name: str) -> str:
+    """A hash of the file, or of a run's best checkpoint, that a name of the user's means; "" for a cell of our own."""
+    path = Path(name) / "best.safetensors" if Path(name).is_dir() else Path(name)
+    if Path(name).is_relative_to(asked.folder) or not path.is_file():
+        return ""
+    there = path.stat()
+    return _hash(path, there.st_mtime_ns, there.st_size)
+
+
+@cache
+def _hash(path: Path, _changed: int, _size: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def note_of(asked: Asked, cell: Cell) -> Path:
@@ -80,7 +99,8 @@ def report_path(asked: Asked, cell: Cell, judgement: Judgement) -> Path:
         return run / "variance_gap.json"
     words = [judgement.suite, "linf", as_text(number(asked.eps)).replace("/", "_"), judgement.checkpoint]
     words += [f"limit{judgement.limit}"] if judgement.limit else []
-    words += [f"from_{judgement.source.replace('/', '_')}"] if judgement.source else []
+    source = f"{judgement.source}{weights_of(asked, judgement.source)}"
+    words += [f"from_{''.join(c if c.isalnum() or c == '-' else '_' for c in source)}"] if judgement.source else []
     return run / f"report-{'-'.join(words)}.json"
 
 

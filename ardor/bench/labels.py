@@ -2,7 +2,7 @@
 
 inner  max  KL(P_inner || S(x'))
 outer  min  alpha KL(P_outer || S(x')) + (1 - alpha) KL(P_outer || S(x))
-P is hard (one-hot, so that KL is cross-entropy), smooth (1 - s for the class, the rest spread evenly), natural or
+P is hard (one-hot, so that KL is cross-entropy), smooth ((1 - s) of one-hot, s spread evenly over all), natural or
 robust (the soft labels T(x) of a naturally or adversarially trained teacher). robust and robust is RSLAD.
 """
 

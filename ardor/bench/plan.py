@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ardor import data as datasets
 from ardor import models
 from ardor.attacks import PGD, Suite
 from ardor.attacks.rounds import fitted
@@ -48,6 +49,7 @@ class Cost:
 
 def plan(table: Table, tell: Callable[[str], None] = lambda name: None) -> list[Cost]:
     """What every unfinished cell costs. Nothing is written. Raises as training would."""
+    tests = 0
     speeds: dict[tuple[str, ...], tuple[float, float, Job]] = {}
     found = []
     for cell in table.cells:
@@ -59,11 +61,12 @@ def plan(table: Table, tell: Callable[[str], None] = lambda name: None) -> list[
             tell(cell.name)
             speeds[kind] = _speed(table, cell)
         per_image, per_pass, job = speeds[kind]
+        tests = tests or len(datasets.load_test(**job.train.source))
         to_do = job.recipe.epochs - len(curve_of(table.asked.run(cell.name))) if state == "open" else 0
         images = len(job.train) * to_do
         looks = images / len(job.train) / job.recipe.val_every
         validation = looks * (job.recipe.val_size or len(job.val)) * 21 * per_pass  # PGD-10 and the clean images
-        found.append(Cost(cell, images * per_image + validation, _passes(table, cell, job) * per_pass))
+        found.append(Cost(cell, images * per_image + validation, _passes(table, cell, job, tests) * per_pass))
     return found
 
 
@@ -124,11 +127,11 @@ def _in_recipe(cell: Cell) -> str | None:
     return str(said["name"]) if isinstance(said, dict) else said
 
 
-def _passes(table: Table, cell: Cell, job: Job) -> float:
+def _passes(table: Table, cell: Cell, job: Job, tests: int) -> float:
     """Passes of an image through the net that the judgements left cost at most, all images together."""
     threat, classes, total = Linf(number(table.asked.eps)), job.train.classes, 0.0
     for judgement in left(table.asked, cell):
-        images = judgement.limit or 10_000
+        images = min(judgement.limit or tests, tests)
         if judgement.suite == "gap":
             total += images * 8 * 40
             continue

@@ -33,9 +33,12 @@ CSV_HEAD = (
 def write_sheets(table: Table, command: str, trouble: Sequence[Trouble] = ()) -> list[Path]:
     """Write KIND.csv, KIND.md and KIND.html into the bench's folder, from what is finished so far. Raises RunError."""
     rows = rows_of(table)
+    paths = [table.asked.folder / f"{table.asked.kind}.{ending}" for ending in ("csv", "md", "html")]
+    if not any(row.seeds for row in rows) and paths[0].exists():
+        return paths  # every cell is another's, of an earlier version say: what was made of them is not overwritten
     texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, trouble)}
     texts["html"] = as_html(table, rows, command, trouble)
-    return [_write(table.asked.folder / f"{table.asked.kind}.{ending}", text) for ending, text in texts.items()]
+    return [_write(path, texts[path.suffix[1:]]) for path in paths]
 
 
 def _write(path: Path, text: str) -> Path:

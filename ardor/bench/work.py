@@ -77,6 +77,11 @@ def _look_ahead(table: Table, tell: Tell) -> None:
         job = job_of([*taught[0].words, f"--run={table.asked.run(taught[0].name)}"])
         require_ready(job.student, job.teacher, job.method, job.train, job.val)
         _require_teacher(table, taught[0], job, tell)
+    judged = [(cell, j) for cell in table.cells for j in cell.judged if j.source == table.asked.transfer_from != ""]
+    if judged:
+        cell, judgement = judged[0]
+        data = job_of(cell.words, taught=False).val
+        _suite(table, judgement, Linf(number(table.asked.eps)), data)
 
 
 def _pass(

@@ -69,6 +69,8 @@ def bench(
     """Plan, or work and write."""
     if seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
+    if teacher_weights and not teacher and scale != "full":
+        raise ConfigError(f"expected --teacher with --teacher_weights, got {teacher_weights} alone: name the net too")
     data_words = [] if root is None else [f"--data.root={root}"]
     data_words += ["--data.download=true"] if download else []
     taught = [] if teacher is None else [f"--teacher={teacher}"]

@@ -34,9 +34,9 @@ NAMES = ("data", "student", "teacher", "method", "threat")
 
 HELP = """Train a student, from a teacher where the method has one, and keep the run in a folder.
 
-RECIPE is a YAML file with the keys below (see recipes/); every key can be typed instead, and what is typed wins. The
-options of a method, net or data set are those of the one you name: `ardor train --method trades --help` shows TRADES's.
-The same command again goes on with the run where it stopped.
+RECIPE is a YAML file with the keys below (see recipes/), or a run's folder to go on with; every key can be typed
+instead, and what is typed wins. The options of a method, net or data set are those of the one you name: `ardor train
+--method trades --help` shows TRADES's. The same command again goes on with the run where it stopped.
 
 Examples:
 
@@ -88,7 +88,9 @@ def _app(argv: Sequence[str], function: Callable[..., Any], taught: bool = True,
 
 
 def described(
-    recipe_file: Annotated[Path | None, Parameter(name="RECIPE", help="a YAML file; must come first")] = None,
+    recipe_file: Annotated[
+        Path | None, Parameter(name="RECIPE", help="a YAML file, or a run to go on with; must come first")
+    ] = None,
     /,
     *,
     run: Annotated[Path | None, Parameter(help="the run's folder; default runs/METHOD-STUDENT-DATA-sSEED")] = None,
@@ -107,7 +109,8 @@ def described(
 ) -> Job:
     """What the words and `more` describe."""
     asked, argv = more.asked, more.argv
-    if recipe_file != asked.path:
+    there = recipe_file if recipe_file and recipe_file.is_dir() else None
+    if recipe_file not in (asked.path, there) or (there and there / "config.yaml" != asked.path):
         raise ConfigError(f"expected RECIPE as the first word, got {recipe_file} behind an option: type --option=VALUE")
     for key in ("data", "student"):
         if key not in asked.names:
@@ -123,7 +126,7 @@ def described(
     from_net = None
     if "teacher" in asked.names:
         from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
-    folder = run or default_run(asked, recipe.seed, smoke)
+    folder = run or there or default_run(asked, recipe.seed, smoke)
     return Job(net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate)
 
 

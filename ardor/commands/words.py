@@ -55,6 +55,7 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
     A recipe's options of a piece are dropped where the words name another piece in its place. Raises ConfigError.
     """
     path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
+    path = path / "config.yaml" if path and path.is_dir() else path  # a run's folder: go on with it
     content = read_yaml(path) if path else {}
     content = _smoked(content, content.pop("smoke", None), "--smoke" in argv, path)
     if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):

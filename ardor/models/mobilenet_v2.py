@@ -100,7 +100,7 @@ def mobilenet_v2(
 ) -> MobileNetV2:
     """MobileNetV2: 2,296,922 parameters for 10 classes, 1280 features, 0.09 GMAC at 32x32.
 
-    width: of all channels, as a factor; 0.25 has 165,586 parameters and costs 0.5 MMAC at 8x8.
+    width: of all channels, as a factor; 0.25 has 165,730 parameters and costs 0.5 MMAC at 8x8.
     mean, std: one number per channel on the [0, 1] scale, or None for raw images. Raises ConfigError.
     """
     return MobileNetV2(classes, channels, width, mean, std)
