@@ -60,7 +60,7 @@ def nets_for(scale: Scale, shape: tuple[int, int, int]) -> Nets:
     return Nets(
         teacher=("small_cnn", {"width": wide}),
         students={"resnet18": ("small_cnn", {"width": student}), "mobilenet_v2": ("mobilenet_v2", {"width": narrow})},
-        surrogate=("small_cnn", {"width": max(4, wide // 2)}),
+        surrogate=("small_cnn", {"width": (wide + student) // 2}),  # no student's size, or it would be one of them
     )
 
 
