@@ -90,7 +90,7 @@ def save(
     _write_tensors(folder / "last.safetensors", student.state_dict(), metadata)
     _log(folder / "metrics.jsonl", {k: v for k, v in asdict(record).items() if k != "run"})
     state = _state(student, optimiser, method)
-    said = {"epoch": str(record.epoch), "best": repr(best), "sum": _sum(state)}
+    said = {"epoch": str(record.epoch), "best": repr(best), "sum": checksum(state)}
     _write_tensors(folder / NEW, state, said)
     with contextlib.suppress(FileNotFoundError):
         os.replace(folder / STATE, folder / PREVIOUS)
@@ -130,12 +130,12 @@ def _sound(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors, metadata = read_tensors(path)
     except CheckpointError as error:
         raise _DamagedError(str(error)) from error
-    if metadata.get("sum", _sum(tensors)) != _sum(tensors):
+    if metadata.get("sum", checksum(tensors)) != checksum(tensors):
         raise _DamagedError(f"expected {path} as it was written, got other bytes")
     return tensors, metadata
 
 
-def _sum(tensors: Mapping[str, Tensor]) -> str:
+def checksum(tensors: Mapping[str, Tensor]) -> str:
     """A checksum of names and bytes: the format itself notices a short file, not a flipped bit."""
     total = 0
     for name in sorted(tensors):

@@ -32,7 +32,7 @@ from ardor.noise import Noise, seeded
 from ardor.recipe import find_device
 from ardor.report.runs import curve_of
 from ardor.threat import Linf
-from ardor.train import make_optimiser, set_rate, step
+from ardor.train import make_optimiser, require_ready, set_rate, step
 
 STEPS = 3
 """Real steps for each kind of cell; the first, which warms up, is not counted."""
@@ -75,6 +75,7 @@ def _speed(table: Table, cell: Cell) -> tuple[float, float, Job]:
     job = job_of(cell.words, taught=False)
     device = find_device(job.recipe.device)
     student, teacher = job.student.to(device), _teacher(table, cell, job.train)
+    require_ready(student, teacher, job.method, job.train, job.val)
     size = min(job.recipe.batch, len(job.train), 64 if table.asked.scale.widest else 8)
     x, y, index = (v.to(device) for v in job.train.batch(slice(0, size)))
     if hasattr(job.method, "prepare"):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ardor.bench.cell import report_of, report_path, state_of
 from ardor.bench.published import N, published
-from ardor.bench.tables import Asked, Cell, Judgement, Table
+from ardor.bench.tables import EPS, Asked, Cell, Judgement, Table
 from ardor.config import number
 from ardor.report import Proportion, Report, mean_sd
 from ardor.report.significance import t_quantile
@@ -81,7 +81,8 @@ class Row:
 
 def rows_of(table: Table) -> list[Row]:
     """Every row with what is known of it so far, those without a single finished seed too."""
-    said = published(table.asked.kind, table.asked.data)
+    ours = number(table.asked.eps) == number(EPS.get(table.asked.data, "0"))
+    said = published(table.asked.kind, table.asked.data) if ours else {}
     groups: dict[tuple[str, ...], list[Cell]] = {}
     for cell in table.shown:
         groups.setdefault(cell.row, []).append(cell)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ardor.bench.rows import Row
-from ardor.bench.tables import Asked, Table
+from ardor.bench.rows import WHOLE, Row
+from ardor.bench.tables import EPS, Asked, Table
+from ardor.errors import ConfigError
+from ardor.report import Report
 from ardor.report.paired import paired
 
 TITLES = {
@@ -25,7 +27,7 @@ BY_CHANCE = 0.005
 """By how much two attacks of nearly the same strength may change places on a few thousand images."""
 
 
-def notes(asked: Asked) -> Iterator[str]:
+def notes(asked: Asked, rows: Sequence[Row]) -> Iterator[str]:
     """What no reader of the table may forget."""
     if asked.scale.name == "smoke":
         yield "Scale smoke only shows that everything runs: its figures mean nothing."
@@ -35,10 +37,15 @@ def notes(asked: Asked) -> Iterator[str]:
             "says nothing about the method, and the order of the methods here need not be theirs."
         )
         yield "No method was tuned for itself: all share one short recipe, weights and temperatures at their defaults."
-        name = "AutoAttack" if asked.scale.last_word == "autoattack" else "APGD"
-        yield f"{name} and Square saw {asked.scale.attacked} images, classes in proportion: see their intervals."
         if not asked.teacher:
             yield "The teacher was trained here (SAT), once: the seeds are of the students alone."
+    for name, n in sorted({(name, n) for row in rows for name, n in row.n.items() if name in WHOLE.values()}):
+        yield f"{name} saw {n:,} images, classes in proportion: see its intervals."
+    if asked.eps != EPS.get(asked.data, asked.eps):
+        yield f"The radius is {asked.eps}, not the papers' {EPS[asked.data]}, so that their figures are left out."
+    departs = {"--teacher": asked.teacher, "--limit": asked.train, "--transfer_from": asked.transfer_from}
+    if not asked.scale.widest and (given := [option for option, value in departs.items() if value]):
+        yield f"{', '.join(given)}: another setting than the paper's, whose figures stand beside all the same."
     yield (
         "The interval of one seed is of the choice of test images alone; of several it also holds the spread of "
         "training. The paper does not say over how many seeds its figures are."
@@ -70,9 +77,15 @@ def pairs(table: Table, rows: Sequence[Row]) -> Iterator[str]:
             mine, theirs = _common(row, other, suite)
             if mine:
                 names = (" ".join(table.asked.called(row.parts)), " ".join(table.asked.called(other.parts)))
-                said = paired(mine, theirs, names).verdict
-                yield f"A = {names[0]}; B = {names[1]}; under {suite}: {said}"
+                yield f"A = {names[0]}; B = {names[1]}; under {suite}: {_verdict(mine, theirs, names)}"
                 break
+
+
+def _verdict(mine: list[Report], theirs: list[Report], names: tuple[str, str]) -> str:
+    try:
+        return paired(mine, theirs, names).verdict
+    except ConfigError as error:  # of reports that differ in more than they should
+        return f"not compared: {error}"
 
 
 def _against(asked: Asked, row: Row, rows: Sequence[Row]) -> Row | None:
@@ -82,7 +95,7 @@ def _against(asked: Asked, row: Row, rows: Sequence[Row]) -> Row | None:
     return next((other for other in rows if other.parts == parts and other.checkpoint == row.checkpoint), None)
 
 
-def _common(row: Row, other: Row, suite: str) -> tuple[list, list]:  # type: ignore[type-arg]
+def _common(row: Row, other: Row, suite: str) -> tuple[list[Report], list[Report]]:
     seeds = [seed for seed in row.seeds if seed in other.seeds]
     a, b = (dict(zip(r.seeds, r.reports.get(suite, []), strict=False)) for r in (row, other))
     both = [seed for seed in seeds if seed in a and seed in b]

@@ -15,12 +15,13 @@ from torch import nn
 
 import ardor
 from ardor import models
-from ardor.bench.cell import note_of, report_of, state_of
+from ardor.bench.cell import note_of, report_of, state_of, weights_of
 from ardor.bench.drawn import drawn
 from ardor.bench.rows import Row, Value, gap_of, rows_of
 from ardor.bench.says import TITLES, doubts, notes, pairs
 from ardor.bench.tables import Asked, Table
 from ardor.bench.work import Trouble
+from ardor.config import read_yaml
 from ardor.files import write_atomic
 from ardor.models.cost import macs
 
@@ -31,14 +32,26 @@ CSV_HEAD = (
 
 
 def write_sheets(table: Table, command: str, trouble: Sequence[Trouble] = ()) -> list[Path]:
-    """Write KIND.csv, KIND.md and KIND.html into the bench's folder, from what is finished so far. Raises RunError."""
-    rows = rows_of(table)
-    paths = [table.asked.folder / f"{table.asked.kind}.{ending}" for ending in ("csv", "md", "html")]
-    if not any(row.seeds for row in rows) and paths[0].exists():
-        return paths  # every cell is another's, of an earlier version say: what was made of them is not overwritten
+    """Write KIND.csv, KIND.md and KIND.html into the bench's folder, from what is finished so far.
+
+    KIND-part instead where the table on disk holds more: other rows, or more seeds. Raises RunError.
+    """
+    rows, folder, kind = rows_of(table), table.asked.folder, table.asked.kind
     texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, trouble)}
     texts["html"] = as_html(table, rows, command, trouble)
-    return [_write(path, texts[path.suffix[1:]]) for path in paths]
+    name = kind if _holds_all(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
+    return [_write(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
+
+
+def _holds_all(text: str, path: Path, parts: int) -> bool:
+    """Whether a table holds every figure of the one on disk, of as many seeds."""
+    if not path.is_file():
+        return True
+    ours, theirs = (
+        {tuple(line[: parts + 2]): int(line[parts + 3]) for line in list(csv.reader(said.splitlines()))[1:]}
+        for said in (text, path.read_text(encoding="utf-8"))
+    )
+    return all(ours.get(key, 0) >= seeds for key, seeds in theirs.items())
 
 
 def _write(path: Path, text: str) -> Path:
@@ -111,16 +124,26 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
         limit = f"{asked.train:,} train images at most" if asked.train else "all train images"
         yield f"{asked.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
         nets = asked.nets
-        for role, (name, options) in {"teacher": nets.teacher, **nets.students}.items():
+        roles = {**({} if asked.teacher else {"teacher": nets.teacher}), **nets.students}
+        for role, (name, options) in roles.items():
             net: nn.Module = models.build(name, channels=asked.shape[0], **cast(Any, options))
             cost, count = macs(net, asked.shape) / 1e6, sum(p.numel() for p in net.parameters())
             said = ", ".join(f"{key} {value:g}" for key, value in options.items())
             if role in ("teacher", *_roles(asked)):
                 place = role if role == "teacher" else f"in the place of {role}"
                 yield f"{place}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
+    yield from _named(asked)
     yield from _teachers(table)
     for mark in sorted({mark for row in rows for mark in row.marks}):
         yield f"**{mark}**"
+
+
+def _named(asked: Asked) -> Iterator[str]:
+    """The nets that the user named, by the hash of their weights."""
+    for role, name in (("teacher", " ".join(asked.teacher)), ("transfer from", asked.transfer_from)):
+        if name:
+            hashes = [weights_of(word.partition("=")[2] or word) for word in name.split() if word]
+            yield f"{role}: {name.replace('--', '')} (weights {' '.join(filter(None, hashes)) or 'by name'})"
 
 
 def _roles(asked: Asked) -> tuple[str, ...]:
@@ -174,10 +197,18 @@ def remarks(table: Table, rows: Sequence[Row], trouble: Sequence[Trouble]) -> It
     if shown:
         yield "Paired, on the same images", shown
     odd = [] if table.asked.scale.name == "smoke" else doubts(rows)
-    yield "How this could be wrong", [*notes(table.asked), *odd]
+    yield "How this could be wrong", [*notes(table.asked, rows), *odd, *_codes(table)]
     if trouble:
         said = [f"{t.cell.name} ({note_of(table.asked, t.cell)}): {t.why}; left as it is" for t in trouble]
         yield "Cells that could not be made", said
+
+
+def _codes(table: Table) -> Iterator[str]:
+    """Cells of one version that were made by different states of its code."""
+    paths = [path for cell in table.shown if (path := note_of(table.asked, cell)).is_file()]
+    states = {str(read_yaml(path).get("code")) for path in paths}
+    if len(states) > 1:
+        yield f"The nets were made by {len(states)} states of ardor's code, all called {ardor.__version__}."
 
 
 def _plain(cell: Cell) -> str:

@@ -73,15 +73,19 @@ class Asked:
     transfer_from: str = ""
     released: bool = False
     shape: tuple[int, int, int] = (3, 32, 32)
+    images: str = ""
+    gate: bool = True
 
     @property
     def nets(self) -> Nets:
         """The small nets in the roles of the papers'."""
         return nets_for(self.scale, self.shape)
 
-    def shaped(self, shape: tuple[int, int, int]) -> Asked:
-        """The same for images of `shape` (C, H, W)."""
-        return replace(self, shape=shape)
+    def seen(self) -> Asked:
+        """The same, knowing the images: their shape (C, H, W), and a hash. Raises DataError."""
+        options: dict[str, Any] = dict(word.removeprefix("--data.").split("=", 1) for word in self.data_words)
+        splits = datasets.load(self.data, **options)
+        return replace(self, shape=splits[2].shape, images=" ".join(split.hash for split in splits))
 
     def called(self, parts: Sequence[str]) -> list[str]:
         """A row's parts as a table shows them: a small net in a paper's place is no ResNet-18."""
@@ -182,7 +186,29 @@ def table_of(asked: Asked) -> Table:
     """The table that is asked for. Raises ConfigError."""
     if asked.kind in STUDIES and not asked.scale.widest:
         raise ConfigError(f"expected --scale smoke or small for the study {asked.kind}, got full: type --scale small")
+    _refuse_unused(asked)
     return TABLES[asked.kind](asked)
+
+
+def _refuse_unused(asked: Asked) -> None:
+    """An option that a table does not use would stand in its command as if it had been."""
+    given = {
+        "--teacher": asked.kind in STUDIES and bool(asked.teacher),
+        "--students": asked.kind in STUDIES and asked.students != STUDENTS,
+        "--methods": asked.kind in STUDIES and asked.methods != METHODS,
+        "--transfer_from": asked.kind != "blackbox" and bool(asked.transfer_from),
+        "--released": bool(asked.scale.widest) and asked.released,
+    }
+    if unused := [option for option, is_given in given.items() if is_given]:
+        raise ConfigError(
+            f"expected only options that {asked.kind} at scale {asked.scale.name} uses, got {unused[0]}: leave it out"
+        )
+    taught = asked.kind in STUDIES or set(asked.methods) & set(TAUGHT)
+    if taught and not asked.scale.widest and asked.data not in TEACHERS and not asked.teacher:
+        raise ConfigError(
+            f"expected --teacher for {asked.data} at scale full, got none: the papers' teachers are for CIFAR; type "
+            "--teacher with a run's folder or a net's name"
+        )
 
 
 def _grid(asked: Asked, methods: Sequence[str], judged: tuple[Judgement, ...]) -> Iterator[Cell]:
@@ -193,6 +219,7 @@ def _grid(asked: Asked, methods: Sequence[str], judged: tuple[Judgement, ...]) -
                 taught = method in TAUGHT
                 needs = tuple(cell.name for cell in _teachers(asked)) if taught else ()
                 words = _words(asked, method, student, seed) + (_taught(asked) if taught else ())
+                words += ("--gate=false",) if taught and not asked.gate else ()
                 yield Cell(f"{method}-{student}/s{seed}", (student, method), seed, words, needs, judged)
 
 
@@ -317,14 +344,7 @@ def asked_for(
         name,
         resolved,
         eps or EPS[name],
-        folder or Path("runs") / "bench" / f"{plain}-{scale}",
+        (folder or Path("runs") / "bench" / f"{plain}-{scale}").resolve(),
         train=resolved.train if train is None else train,
         **others,
     )
-
-
-def shape_of(data: str, words: Sequence[str]) -> tuple[int, int, int]:
-    """(C, H, W) of a data set's images."""
-    options: dict[str, Any] = dict(word.removeprefix("--data.").split("=", 1) for word in words)
-    options = {key: value == "true" if key == "download" else value for key, value in options.items()}
-    return datasets.load_test(data, **options).shape

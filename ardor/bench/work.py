@@ -24,7 +24,7 @@ from ardor.commands.train import Job, gate_of, job_of
 from ardor.commands.words import SUITES
 from ardor.config import number, read_yaml
 from ardor.data.split import Split
-from ardor.errors import DivergedError, ModelError, RunError
+from ardor.errors import ArdorError, DivergedError
 from ardor.evaluate import evaluate
 from ardor.gate import require
 from ardor.progress import Progress
@@ -116,13 +116,16 @@ def _make(table: Table, cell: Cell, claims: Claims, trouble: dict[str, Trouble],
     with claims.take(cell.name) as mine:
         if not mine:
             return False
-        state, _ = state_of(table.asked, cell)  # another process may have done it since
+        state, why = state_of(table.asked, cell)  # another process may have done it since
+        if state in ("foreign", "failed"):
+            trouble[cell.name] = Trouble(cell, why)
+            return True
         try:
             if state == "open":
                 _train(table, cell, tell)
             for judgement in left(table.asked, cell):
                 _judge(table, cell, judgement, tell)
-        except (DivergedError, ModelError, RunError) as error:
+        except ArdorError as error:  # one cell's trouble is no other's
             trouble[cell.name] = Trouble(cell, str(error))
             if isinstance(error, DivergedError):  # so it would again: nothing in it is left to chance
                 note(table.asked, cell, failed=str(error))
@@ -147,8 +150,9 @@ def _require_teacher(table: Table, cell: Cell, job: Job, tell: Tell) -> None:
 
     The student trained by SAT, where the bench has it, says how many of its adversarial examples transfer.
     """
-    sat = table.asked.run(f"sat-{cell.row[0]}/s{cell.seed}")
-    student = models.load(sat) if (sat / "best.safetensors").is_file() else None
+    sat = next((c for c in table.cells if c.name == f"sat-{cell.row[0]}/s{cell.seed}"), None)
+    finished = sat is not None and state_of(table.asked, sat)[0] == "done"
+    student = models.load(table.asked.run(sat.name)) if sat is not None and finished else None
     seen = None if isinstance(job.teacher, Both) else gate_of(job, student)
     if seen is not None:
         lines = "; ".join(line for line in seen.text().splitlines()[:4] if "not measured" not in line)
@@ -169,7 +173,7 @@ def _judge(table: Table, cell: Cell, judgement: Judgement, tell: Tell) -> None:
         return
     config = read_yaml(run / "config.yaml")
     net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
-    split = _part(datasets.load_test(**config["data"]), judgement.limit)
+    split = _part(_test_part(table, config), judgement.limit)
     where = report_path(asked, cell, judgement)
     suite = _suite(table, judgement, threat, split)
     journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
@@ -177,6 +181,12 @@ def _judge(table: Table, cell: Cell, judgement: Judgement, tell: Tell) -> None:
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: tell(cell, p))
     report.title, report.training = f"{run} ({judgement.checkpoint})", config
     report.save(where)
+
+
+def _test_part(table: Table, config: dict[str, Any]) -> Split:
+    """The test images of a run's data, where they lie for this process."""
+    words = dict(word.removeprefix("--data.").split("=", 1) for word in table.asked.data_words)
+    return datasets.load_test(**{**config["data"], **words, "name": table.asked.data})
 
 
 def _part(split: Split, limit: int) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,11 +12,11 @@ from cyclopts import App, Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ardor import bench as benches
-from ardor.bench.cell import state_of
+from ardor.bench.cell import note_of, state_of
 from ardor.bench.sheet import missing
-from ardor.bench.tables import METHODS, STUDENTS, Cell, Table, asked_for, shape_of
+from ardor.bench.tables import METHODS, STUDENTS, Cell, Table, asked_for
 from ardor.commands import draw
-from ardor.errors import ConfigError, ModelError
+from ardor.errors import ConfigError, DataError, ModelError
 from ardor.names import nearest
 from ardor.progress import Progress as Moment
 from ardor.train import Epoch
@@ -62,7 +63,7 @@ def bench(
     teacher_weights: Annotated[str | None, Parameter(help="the file of its weights")] = None,
     transfer_from: Annotated[str | None, Parameter(help="a run for black-box transfer, not the bench's own")] = None,
     released: Annotated[bool, Parameter(help="full scale: the released codes' forms", negative="")] = False,
-    download: Annotated[bool, Parameter(help="fetch data and teacher where they are absent", negative="")] = False,
+    gate: Annotated[bool, Parameter(help="examine a teacher first; =false trains from it all the same")] = True,
     out: Annotated[Path | None, Parameter(help="where everything goes; default runs/bench/DATA-SCALE")] = None,
     plan: Annotated[bool, Parameter(help="only say what it will cost", negative="")] = False,
 ) -> int:
@@ -72,16 +73,14 @@ def bench(
     if teacher_weights and not teacher and scale != "full":
         raise ConfigError(f"expected --teacher with --teacher_weights, got {teacher_weights} alone: name the net too")
     data_words = [] if root is None else [f"--data.root={root}"]
-    data_words += ["--data.download=true"] if download else []
     taught = [] if teacher is None else [f"--teacher={teacher}"]
     taught += [] if teacher_weights is None else [f"--teacher.weights={teacher_weights}"]
-    taught += ["--teacher.download=true"] if download and taught else []
     asked = asked_for(
         table,
         scale,
         data,
         eps,
-        out,
+        out.resolve() if out else None,
         seeds=seeds,
         students=_known(students, STUDENTS, "students"),
         methods=_known(methods, METHODS, "methods"),
@@ -90,13 +89,19 @@ def bench(
         teacher=tuple(taught),
         transfer_from=transfer_from or "",
         released=released,
+        gate=gate,
     )
     if asked.scale.widest:
         torch.set_num_threads(1)  # small nets lose more to waiting than a second thread gives: start a second process
-        asked = asked.shaped(shape_of(asked.data, data_words))
-    made = benches.table_of(asked)
+    else:
+        benches.table_of(asked)  # which refuses what no image is needed for
+    try:
+        made = benches.table_of(asked.seen())
+    except DataError as error:  # which speaks of options of `ardor train`
+        raise DataError(str(error).replace("type --data.download true (download=True), or put", "put")) from error
     said: dict[str, Any] = {"data": data, "eps": eps, "limit": limit, "students": students, "methods": methods}
-    said |= {"teacher": teacher} | {"transfer_from": transfer_from, "released": released or None}
+    said |= {"root": root, "teacher": teacher, "teacher_weights": teacher_weights, "transfer_from": transfer_from}
+    said |= {"released": released or None}
     command = _command(table, scale, seeds, said)
     if plan:
         return _plan(made)
@@ -149,7 +154,9 @@ def _work(table: Table, command: str) -> int:
     if trouble:
         first = trouble[0]
         state, _ = state_of(table.asked, first.cell)
-        next_ = "type --out with a new folder, or move that run away" if state == "foreign" else "see the table"
+        where = note_of(table.asked, first.cell)
+        next_ = f"type --out with a new folder, or move {where} and the run beside it away"
+        next_ = next_ if state in ("foreign", "failed") else "see the table"
         raise ModelError(
             f"expected every net of the table, got {len(trouble)} that could not be made, first {first.cell.name} "
             f"({first.why}): {next_}"
@@ -171,7 +178,7 @@ def _command(table: str, scale: str, seeds: int, said: dict[str, Any]) -> str:
         if value is not None:
             many = value if isinstance(value, list) else [] if value is True else [value]
             words += [f"--{key}", *map(str, many)]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def _hours(seconds: float) -> str:
