@@ -28,7 +28,6 @@ from torch import Tensor, nn
 from ardor.errors import CheckpointError, ConfigError
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
-Norms: TypeAlias = "list[tuple[nn.Module, dict[str, Any]]]"
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -149,17 +148,16 @@ def restatistic(net: nn.Module, batches: Iterable[Any], look: Callable[[Any], ob
     """Estimate every batch norm's running mean and variance anew, as the plain mean over passes of `net` in train mode.
 
     batches: images (B, C, H, W) on the net's device, as many as are to count (a hundred at batch 128, say), augmented
-    as in training. look: how the net meets a batch, if not as `net(batch)`; whatever it calls, each pass of the net in
-    train mode counts once. A robust student's own statistics come from the attacked images that its method feeds it as
-    well as from clean ones, so those of an average are comparable if they do too: look=lambda batch: method.terms(net,
-    teacher, *batch, ...). Until the first pass the old statistics stand, so that an attack in eval mode meets a net
-    that works.
+    as in training. Clean ones will do: statistics from the attacked and clean passes of a method itself, which are
+    what a student's own come from, gave the same accuracies (docs/averaging.md). They are had with look, which is how
+    the net meets a batch: look=lambda batch: method.terms(net, teacher, *batch, ...) counts each pass of the net in
+    train mode. Until the first pass the old statistics stand, so that an attack in eval mode meets a net that works.
 
     Only batch norm is in train mode: nothing is dropped out, no random number drawn. Modes and momenta are put back,
     and after an error the statistics too. A net without batch norm is left alone, and `batches` unread. Raises
     ConfigError where no pass was made.
     """
-    norms = [m for m in net.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
+    norms: list[Any] = [m for m in net.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
     if not norms:
         return
     with _estimating(net, norms):
@@ -183,6 +181,8 @@ def _estimating(net: nn.Module, norms: list[Any]) -> Iterator[None]:
         norm.train()
         norm.momentum = None  # torch's word for the mean over all passes: the first has weight 1, whatever was there
         norm.num_batches_tracked.zero_()
+        for value in (norm.running_mean, norm.running_var):
+            value.nan_to_num_()  # what is not finite would survive its weight of 0
     try:
         yield
     except BaseException:

@@ -10,13 +10,14 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 import ardor
-from ardor.commands import bench, compare, demo, doctor, evaluate, gate, report, train
+from ardor.commands import bench, compare, demo, doctor, evaluate, gate, plan, report, train
 from ardor.errors import ArdorError
 from ardor.options import SPELLING
 
 COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
     "demo": demo.app,
     "train": train.app,
+    "plan": plan.app,
     "evaluate": evaluate.app,
     "doctor": doctor.app,
     "gate": gate.app,
@@ -27,9 +28,10 @@ COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
 
 HELP = """From a robust teacher to a small model whose robustness is proven.
 
-Start with `ardor demo`; then `ardor gate TEACHER`, `ardor train`, `ardor doctor RUN`, `ardor evaluate RUN`, `ardor
-compare RUN RUN`, `ardor report RUN...`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A
-method, net or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
+Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`, `ardor doctor RUN`,
+`ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`; `ardor bench TABLE` makes the papers' tables.
+Numbers may be written 8/255. A method, net or data set of your own is `file.py:Name`: nothing is registered. `--debug`
+adds an error's traceback.
 """
 
 INTERRUPTED = 130  # what a shell expects of a program that was stopped by Ctrl-C

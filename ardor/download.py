@@ -107,26 +107,43 @@ def _transfer(url: str, part: Path, file: IO[bytes]) -> str | None:
     have = file.tell()
     version = _mark(part).read_text(encoding="utf-8") if have and _mark(part).is_file() else ""
     with _ask(url, have if version else 0, version) as answer:
+        if answer.status == 416:  # all of it is there: a kill came before it was checked
+            return _md5_said(answer)
         if kind := PAGES.get(answer.headers.get_content_type()):
             raise _DownloadError(kind)  # before the part is touched: a log-in page says nothing of the file
         if not _goes_on(answer, have, version):
             _begin(part, file, answer)
         _copy(answer, file)
-        found = re.search(r"md5=([\w+/]+=*)", ",".join(answer.headers.get_all("x-goog-hash") or []))
+        return _md5_said(answer)
+
+
+def _md5_said(answer: Any) -> str | None:
+    found = re.search(r"md5=([\w+/]+=*)", ",".join(answer.headers.get_all("x-goog-hash") or []))
     return base64.b64decode(found[1]).hex() if found else None
 
 
 def _ask(url: str, have: int, version: str) -> Any:
-    """The server's answer for the bytes from `have` on, if its file is still the one called `version`, else for all."""
+    """The server's answer for the bytes from `have` on, if its file is still the one called `version`, else for all.
+
+    416 where there are none beyond: the whole file is there.
+    """
     headers = {"User-Agent": "ardor"} | ({"Range": f"bytes={have}-", "If-Range": version} if have else {})
     try:
         return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if have and error.code == 416:  # no such bytes: the part is longer than the file, so it is not its part
-            return _ask(url, 0, "")
+        if have and error.code == 416:
+            if _is_whole(error, have, version):
+                return error
+            error.close()
+            return _ask(url, 0, "")  # the part is longer than the file, so it is not its part
         raise _DownloadError(f"the answer {error.code} ({error.reason})") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _DownloadError(f"no answer ({_cause(error)})") from error
+
+
+def _is_whole(answer: Any, have: int, version: str) -> bool:
+    """Whether a refusal of further bytes says that the file ends where the part does (RFC 9110, section 14.4)."""
+    return answer.headers.get("Content-Range") == f"bytes */{have}" and _version(answer) in ("", version)
 
 
 def _goes_on(answer: Any, have: int, version: str) -> bool:

@@ -1,11 +1,14 @@
-"""Counting the passes through a net: what an attack costs, whatever machine it runs on."""
+"""Counting the passes through a net, or through its layers: what work costs, whatever machine it is done on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ardor.twin import as_given
 from ardor.types import Images, Logits, Net
@@ -46,3 +49,63 @@ class Counted:
     def _back(self, grad: Tensor) -> None:
         self.backwards += len(grad)
         self.calls += 1
+
+
+@dataclass
+class Passes:
+    """Passes through a net's layers, in multiply-accumulates: forward, back to the input, and to the weights."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    weights: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.forward + self.backward + self.weights
+
+
+@contextlib.contextmanager
+def watched(layers: Sequence[nn.Module]) -> Iterator[Passes]:
+    """Count what passes through `layers` of a net, which has no twin meanwhile; all hooks are gone afterwards."""
+    passes = Passes()
+    hooks = [hook for layer in layers for hook in _watch(layer, passes)]
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _watch(layer: nn.Module, passes: Passes) -> list[Any]:
+    """Hooks on a layer, and on its largest parameter, whose own are called only where its gradient is computed."""
+    waiting = 0.0  # passes back since the last forward one, which are to the weights too where those ask
+    own = max((p for p in layer.parameters() if p.requires_grad), key=Tensor.numel, default=None)
+
+    def forward(layer: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal waiting
+        waiting, cost, learns = 0.0, _macs(layer, out), own is not None and own.requires_grad
+        passes.forward += cost
+
+        def backward(grad: Tensor) -> None:
+            nonlocal waiting
+            passes.backward += cost
+            waiting += cost * learns
+
+        if out.requires_grad:
+            out.register_hook(backward)
+
+    def weights(grad: Tensor) -> None:
+        nonlocal waiting
+        passes.weights += waiting
+        waiting = 0.0
+
+    return [layer.register_forward_hook(forward), *([own.register_hook(weights)] if own is not None else [])]
+
+
+def _macs(layer: nn.Module, out: Tensor) -> float:
+    if isinstance(layer, nn.Linear):
+        return out.numel() * layer.in_features
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return out.numel() * math.prod(layer.weight.shape[1:])
+    return len(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ardor.data.augment import crop_flip
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DivergedError, ModelError
 from ardor.evaluate import evaluate
+from ardor.logs.moment import Moment
 from ardor.models import hash_of, require_fit
 from ardor.models.known import require_known
 from ardor.modes import freeze, train_mode
@@ -29,6 +30,9 @@ from ardor.recipe import Recipe, find_device, lr_at
 from ardor.types import Images, Labels, Method
 
 DEFAULT = Recipe()
+
+EVERY = 10
+"""Steps between two words on how far an epoch is."""
 
 
 @dataclass
@@ -41,6 +45,7 @@ class Epoch:
     terms: dict[str, float]
     lr: float
     seconds: float
+    images_per_second: float | None = None
     val_clean: float | None = None
     val_robust: float | None = None
     best: bool = False
@@ -64,13 +69,15 @@ def epochs(
     *,
     val: Split | None = None,
     run: str | Path | None = None,
+    tell: Callable[[Moment], None] | None = None,
 ) -> Iterator[Epoch]:
     """Train `student` and yield an Epoch after each. The student holds the last weights, run/best.safetensors the best.
 
     val: chooses the best checkpoint by robust accuracy; without it there is none. run: a folder for config.yaml,
-    metrics.jsonl, best, last and the state to go on from; called again with the same arguments it continues there. The
-    teacher is frozen in eval mode meanwhile and put back. Raises DivergedError before a loss that is not finite reaches
-    the weights, RunError where the folder is unusable or holds another run, ModelError where nets and data do not fit.
+    metrics.jsonl, best, last and the state to go on from; called again with the same arguments it continues there.
+    tell: called every few steps with where the epoch is. The teacher is frozen in eval mode meanwhile and put back.
+    Raises DivergedError before a loss that is not finite reaches the weights, RunError where the folder is unusable or
+    holds another run, ModelError where nets and data do not fit.
     """
     device = find_device(recipe.device)
     require_ready(student, teacher, method, train, val)
@@ -82,7 +89,7 @@ def epochs(
     done, best = checkpoint.resume(folder, student, optimiser, method)
     for epoch in range(done + 1, recipe.epochs + 1):
         with _frozen(teacher, device) as teaching:  # put back before every yield: two runs may share a teacher
-            record = train_epoch(student, teaching, method, train, recipe, optimiser, epoch)
+            record = train_epoch(student, teaching, method, train, recipe, optimiser, epoch, tell)
         if val is not None and (epoch % recipe.val_every == 0 or epoch == recipe.epochs):
             record.val_clean, record.val_robust = validate(student, val, method, recipe)
             record.best = record.val_robust > best
@@ -105,6 +112,7 @@ def train_epoch(
     recipe: Recipe,
     optimiser: torch.optim.Optimizer,
     epoch: int,
+    tell: Callable[[Moment], None] | None = None,
 ) -> Epoch:
     """One pass over `train` in an order of its own; images are augmented, attacked and learned from batch by batch."""
     began = time.perf_counter()
@@ -122,7 +130,12 @@ def train_epoch(
             means = step(student, teacher, method, optimiser, x, y, epoch=epoch, noise=noise, where=where)
             for name, mean in means.items():
                 sums[name] = sums.get(name, 0.0) + float(mean) * len(rows) / len(train)
-    return Epoch(epoch, recipe.epochs, sum(sums.values()), sums, rate, time.perf_counter() - began)
+            if tell is not None and number % EVERY == 0:
+                share, speed = number / len(batches), number * recipe.batch / (time.perf_counter() - began)
+                so_far = {name: value / share for name, value in sums.items()}
+                tell(Moment(epoch, recipe.epochs, number, len(batches), speed, so_far))
+    seconds = time.perf_counter() - began
+    return Epoch(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds)
 
 
 def step(

@@ -44,7 +44,7 @@ class Server:
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.ranges else 0
         start = start if condition in (self.etag, self.modified) else 0
         if start >= len(self.body):
-            return request.send_error(416)
+            return self.refuse(request)
         body = self.body[start:]
         request.send_response(206 if start and self.status == 200 else self.status)
         request.send_header("Content-Type", self.kind)
@@ -57,6 +57,17 @@ class Server:
         request.end_headers()
         request.wfile.write(body if self.cut is None else body[: self.cut])
         return None
+
+    def refuse(self, request):
+        """No bytes from there on; a page comes with it."""
+        request.send_response(416)
+        request.send_header("Content-Type", "text/html")
+        request.send_header("Content-Length", "4")
+        for name, value in {"ETag": self.etag, "Content-Range": f"bytes */{len(self.body)}", **self.headers}.items():
+            if value:
+                request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(b"page")
 
 
 @pytest.fixture
@@ -160,6 +171,43 @@ def test_a_part_as_long_as_the_file_begins_anew(server, target):
     part_of(server.url, target).write_bytes(BODY + b"more")
     fetch(server.url, target)
     assert server.asked[1:] == [("bytes=10244-", '"one"'), (None, None)]
+    assert target.read_bytes() == BODY
+
+
+def killed_before_its_check(server, target, body=BODY):
+    cut_at(server, target, 5000)
+    part_of(server.url, target).write_bytes(body)
+
+
+@pytest.mark.parametrize("md5", [None, MD5])
+def test_a_part_that_is_whole_is_checked_and_not_fetched_again(server, target, md5):
+    killed_before_its_check(server, target)
+    fetch(server.url, target, md5=md5)
+    assert server.asked[1:] == [("bytes=10240-", '"one"')]
+    assert target.read_bytes() == BODY
+    assert names(target) == ["net.pt"]
+
+
+def test_a_part_that_is_whole_and_wrong_is_thrown_away(server, target):
+    killed_before_its_check(server, target, b"?" + BODY[1:])
+    with pytest.raises(DataError, match="10,240 bytes and md5"):
+        fetch(server.url, target, md5=MD5)
+    assert names(target) == []
+    killed_before_its_check(server, target, b"?" + BODY[1:])
+    server.headers = {"x-goog-hash": f"md5={base64.b64encode(hashlib.md5(BODY).digest()).decode()}"}
+    with pytest.raises(DataError, match="10,240 bytes and md5"):
+        fetch(server.url, target)
+    killed_before_its_check(server, target)
+    fetch(server.url, target, check=lambda path: path.stat().st_size == 10240)
+    assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("headers", [{"Content-Range": None}, {"Content-Range": "bytes */*"}, {"ETag": '"two"'}])
+def test_a_refusal_that_does_not_say_that_it_is_whole_begins_anew(server, target, headers):
+    killed_before_its_check(server, target)
+    server.headers = headers
+    fetch(server.url, target)
+    assert server.asked[1:] == [("bytes=10240-", '"one"'), (None, None)]
     assert target.read_bytes() == BODY
 
 

@@ -22,8 +22,8 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError, ModelError
 from ardor.gate import Claim, Entropy, Gate, claim_of, gate, require, wants_robust
 from ardor.gate.bench import Bench
-from ardor.gate.causes import GAIN, at_chance, brings_back, chance_of, class_order, repairs
-from ardor.gate.robust import within
+from ardor.gate.causes import GAIN, at_chance, brings_back, chance_of, class_order, enough, repairs
+from ardor.gate.robust import short, within
 from ardor.losses import margin
 from ardor.models import known as known_teachers
 from ardor.noise import Noise
@@ -360,7 +360,9 @@ def test_fewer_images_than_classes_and_one_class(sound, val):
 def test_where_one_class_is_common_its_name_alone_is_no_skill_and_a_little_more_is(sound, natural, val):
     mostly = val.take(torch.cat([(val.labels == 3).nonzero()[:, 0], torch.arange(12)]))
     constant = Wrapped(sound, after=lambda z: 0.001 * z + 100 * torch.eye(10)[3])
-    assert names(gate(constant, mostly, THREAT)) == ["not_loaded"]
+    (found,) = gate(constant, mostly, THREAT, robust=False).findings
+    assert (found.name, found.severity) == ("near_chance", "warning"), "a sound net may be no better on so few"
+    assert names(gate(constant, mostly.take(torch.arange(len(mostly)).repeat(9)), THREAT)) == ["not_loaded"]
     common = val.take((val.labels == 3) | (val.index % 40 == 0))
     biased = Wrapped(sound, after=lambda z: z + 12 * torch.eye(10)[3])
     seen = gate(biased, common, THREAT, robust=False)
@@ -368,6 +370,67 @@ def test_where_one_class_is_common_its_name_alone_is_no_skill_and_a_little_more_
     assert seen.findings == []
     logits = torch.eye(4)[[0, 0, 1, 3]]
     assert chance_of(logits, torch.tensor([0, 1, 1, 2])) == pytest.approx(0.5 * 0.25 + 0.25 * 0.5)
+
+
+def two_classes(n, right):
+    """n images that hold their class, a net that reads it, and the first `right` of them as they should be."""
+    y = torch.arange(n) % 2
+    shown = torch.where(torch.arange(n) < right, y, 1 - y)
+    x = torch.zeros(n, 1, 2, 2)
+    x[:, 0, 0] = torch.stack([1 - shown, shown], 1).float()
+    net = Wrapped(nn.Flatten(), after=lambda z: 9 * z[:, :2])
+    return net, Split(x, y, 2, "two", "val")
+
+
+def test_where_the_record_is_reached_chance_refuses_nobody():
+    net, few = two_classes(20, 16)
+    seen = gate(net, few, THREAT, record=Claim(0.8, None, None, "modest", data="others"))
+    assert names(seen) == ["near_chance"]
+    assert not seen.refused
+    require(seen)
+    assert "80.0 [58.4, 91.9] % of 20 images" in seen.findings[0].evidence
+    assert "50.0 % of which" in seen.findings[0].evidence
+    assert "say 126:" in seen.findings[0].next
+    net, many = two_classes(200, 116)
+    seen = gate(net, many, THREAT, record=Claim(0.58, None, None, "modest"))
+    assert names(seen) == ["near_chance"]
+    assert "say 400:" in seen.findings[0].next
+    missed = gate(net, many, THREAT, record=Claim(0.95, None, None, "boaster"))
+    assert names(missed) == ["not_loaded"]
+    assert missed.refused
+
+
+def test_without_a_record_few_images_at_chance_are_warned_of_and_many_refused():
+    assert names(gate(*two_classes(20, 16), THREAT)) == ["near_chance"]
+    assert names(gate(*two_classes(124, 70), THREAT)) == ["near_chance"]
+    assert names(gate(*two_classes(126, 70), THREAT)) == ["not_loaded"]
+    assert gate(*two_classes(126, 98), THREAT).findings == []
+    assert names(gate(*two_classes(20, 11), THREAT, record=Claim(0.98, None, None, "good"))) == ["not_loaded"]
+
+
+def test_enough_images_keep_a_net_halfway_from_looking_blind():
+    assert [enough(c) for c in (0.5, 0.1, 0.01)] == [126, 29, 14]
+    for chance in (0.5, 0.1, 0.01):
+        n, half = enough(chance), (1 + chance) / 2
+        low = half - 3 * math.sqrt(half * (1 - half) / n)
+        assert not at_chance(Proportion(math.ceil(low * n), n), chance)
+        assert at_chance(Proportion(math.floor(low * n) - 1, n), chance)
+
+
+def test_a_record_is_missed_where_chance_would_miss_it_once_in_a_thousand():
+    binom = pytest.importorskip("scipy.stats").binom
+    for n, said in ((3, 0.98), (20, 0.8), (135, 0.95), (1000, 0.7)):
+        missed = [short(Proportion(k, n), said, 0.01) for k in range(n + 1)]
+        assert missed == [bool(binom.cdf(k, n, said - 0.01) < 0.0013499) for k in range(n + 1)]
+        assert missed[0]
+    assert not short(Proportion(0, 1000), 0.01, 0.01)
+    assert not short(Proportion(2, 3), 1.0, 0.01)
+
+
+def test_three_images_refuse_no_sound_run(sound, val, record):
+    for start in range(0, 60, 3):
+        part = val.take(slice(start, start + 3))
+        assert not gate(sound, part, THREAT, record=record, robust=False).refused
 
 
 # Robustness
@@ -466,6 +529,8 @@ def test_require_names_the_first_error_and_lets_warnings_pass():
     warned.findings += [finding("misfit", "error", "one", "do one"), finding("not_robust", "error", "two", "do two")]
     with pytest.raises(ModelError, match="got misfit: one; do one, or type --gate=false to train all the same"):
         require(warned)
+    with pytest.raises(ModelError, match="got misfit: one; do one, or leave the row out$"):
+        require(warned, otherwise="leave the row out")
 
 
 # Records
@@ -557,6 +622,10 @@ def test_ardor_gate_on_weights(run, capsys):
         shell(words, capsys)
     with pytest.raises(ConfigError, match="expected a teacher"):
         shell([], capsys)
+    with pytest.raises(ConfigError, match="got /nosuch, where there is none: check the path"):
+        shell(["/nosuch"], capsys)
+    with pytest.raises(ConfigError, match=r'got "resnet81", which is neither .did you mean "resnet18"'):
+        shell(["resnet81"], capsys)
 
 
 # Nets of others

@@ -242,7 +242,9 @@ def test_a_file_of_a_run_says_itself_what_net_it_is(tmp_path):
     [
         ({"name": "resnet18"}, ConfigError, ["weights", "none", "weights="]),
         ({"name": "resnet81"}, ConfigError, ["neither", "resnet18"]),
-        ({"name": "runs/nowhere"}, ConfigError, ["neither", "check the path"]),
+        ({"name": "runs/nowhere"}, ConfigError, ["got runs/nowhere, where there is none", "--run runs/nowhere"]),
+        ({"name": "/nowhere"}, ConfigError, ["got /nowhere, where there is none"]),
+        ({"name": "nowhere"}, ConfigError, ["neither", "check the path"]),
         ({"name": "RUN/best.safetensors"}, ConfigError, ["a file that says what net it is", "weights="]),
         ({"name": "RUN", "width": 4}, ConfigError, ["no options", "width"]),
         ({"name": "RUN", "checkpoint": "bets"}, CheckpointError, ["bets", "best and last", 'checkpoint="best"']),

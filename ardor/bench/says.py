@@ -9,7 +9,8 @@ from ardor.bench.rows import WHOLE, Row
 from ardor.bench.tables import EPS, Asked, Table
 from ardor.errors import ConfigError
 from ardor.report import Report
-from ardor.report.paired import paired
+from ardor.report.paired import Comparison, paired
+from ardor.report.sentences import holm_verdicts
 
 TITLES = {
     "whitebox": "White-box robustness",
@@ -68,24 +69,24 @@ def doubts(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def pairs(table: Table, rows: Sequence[Row]) -> Iterator[str]:
-    """Every row against RSLAD's of the same student, image by image, over the seeds that both have."""
+    """Every row against RSLAD's of the same student, image by image, over the seeds of both; p corrected by Holm."""
+    compared: dict[str, Comparison] = {}
+    refused: list[str] = []
     for row in rows:
         other = _against(table.asked, row, rows)
         if other is None or row is other:
             continue
-        for suite in ("autoattack", "apgd", "square", "paper"):
-            mine, theirs = _common(row, other, suite)
-            if mine:
-                names = (" ".join(table.asked.called(row.parts)), " ".join(table.asked.called(other.parts)))
-                yield f"A = {names[0]}; B = {names[1]}; under {suite}: {_verdict(mine, theirs, names)}"
-                break
-
-
-def _verdict(mine: list[Report], theirs: list[Report], names: tuple[str, str]) -> str:
-    try:
-        return paired(mine, theirs, names).verdict
-    except ConfigError as error:  # of reports that differ in more than they should
-        return f"not compared: {error}"
+        suite = next((s for s in ("autoattack", "apgd", "square", "paper") if _common(row, other, s)[0]), None)
+        if suite is None:
+            continue
+        names = (" ".join(table.asked.called(row.parts)), " ".join(table.asked.called(other.parts)))
+        said = f"A = {names[0]}; B = {names[1]}; under {suite}"
+        try:
+            compared[said] = paired(*_common(row, other, suite), names)
+        except ConfigError as error:  # of reports that differ in more than they should
+            refused.append(f"{said}: not compared: {error}")
+    yield from (f"{said}: {verdict}" for said, verdict in holm_verdicts(compared).items())
+    yield from refused
 
 
 def _against(asked: Asked, row: Row, rows: Sequence[Row]) -> Row | None:

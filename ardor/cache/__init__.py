@@ -1,8 +1,8 @@
 """cache: the teacher's soft labels on clean images, computed once for each view of an image and kept on disk.
 
-Crop and flip show an image in 162 views at most, and the teacher's weights stay, so its answers can be looked up instead
-of computed again. `SoftLabels` is the table, `Taught` the teacher that a method sees for one batch. docs/cache.md says
-what is promised.
+Crop and flip show an image in 162 views at most, and the teacher's weights stay, so its answers can be looked up
+instead of computed again. `SoftLabels` is the table, `Taught` the teacher that a method sees for one batch.
+docs/cache.md says what is promised.
 """
 
 from ardor.cache.cost import Saving as Saving

@@ -12,7 +12,7 @@ ENUMERABLE = ("crop-flip", "crop", "none")
 
 @dataclass(frozen=True)
 class Saving:
-    """views: of an image. cold, warm: expected shares of the teacher's clean forwards saved. size: bytes of a full table.
+    """views: of an image. cold, warm: expected shares of clean teacher forwards saved. size: bytes of a full table.
 
     cold is a run that starts with an empty table, warm one that finds it full.
     """

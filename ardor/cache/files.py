@@ -66,7 +66,8 @@ def hashes_of(data: Split) -> Hashes:
     images = data.images.detach().contiguous().cpu().numpy()
     kind = f"{images.dtype.name} {images.shape[1:]}".encode()
     texts = (hashlib.blake2b(image.tobytes(), digest_size=8, key=kind).digest() for image in images)
-    return np.maximum(np.frombuffer(b"".join(texts), "<u8"), 1)
+    hashes: Hashes = np.maximum(np.frombuffer(b"".join(texts), "<u8"), 1)
+    return hashes
 
 
 def _own(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -83,7 +84,8 @@ def _own(folder: Path, identity: Mapping[str, Any]) -> None:
         raise RunError(f"expected the identity of a table of soft labels, got {path}: name another folder") from error
     if found:
         raise RunError(
-            f"expected the soft labels of this run, got {folder} made for another ({'; '.join(found)}): name another folder"
+            f"expected the soft labels of this run, got {folder} made for another "
+            f"({'; '.join(found)}): name another folder"
         )
 
 

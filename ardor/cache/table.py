@@ -63,7 +63,7 @@ class SoftLabels:
         classes: int | None = None,
         dtype: DTYPE = "float32",
     ) -> SoftLabels:
-        """Make or enter the table of `teacher` on the images of `data`, as `crop_flip(x, noise, padding, flip)` shows them.
+        """Make or enter the table of `teacher` on images of `data`, in views of `crop_flip` with `padding` and `flip`.
 
         A subset, another order or another cut of the same images shares the table; labels do not matter. padding 0 and
         no flip is no augmentation. classes: of the teacher; None is data.classes. Raises RunError where the folder
@@ -73,7 +73,7 @@ class SoftLabels:
             raise ConfigError(f"expected soft labels in float32 or float16, got {dtype!r}: type one of them")
         if int(data.index.min()) < 0:
             raise DataError(f"expected indices of 0 or more in {data.name}, got {int(data.index.min())}: number from 0")
-        identity = {
+        identity: dict[str, Any] = {
             "layout": 1,
             "teacher": hash_of(teacher),
             "device": _device(teacher),
@@ -130,7 +130,12 @@ class SoftLabels:
 
     def _place(self, index: Tensor, view: Tensor) -> Array:
         slot = view if self.flip else view // 2  # without flip the odd views do not exist, and get no room
-        return (index * self.views + slot).cpu().numpy()  # type: ignore[no-any-return]
+        if not 0 <= int(slot.min()) <= int(slot.max()) < self.views:  # it would be a view of the next image
+            raise ConfigError(
+                f"expected views below {2 * self.views // (1 + self.flip)}, got {int(view.max())}: "
+                "open the table with the padding and flip that the images were augmented with"
+            )
+        return (index.cpu() * self.views + slot.cpu()).numpy()
 
     def _sums_of(self, place: Array, entries: Array) -> Array:
         """(B,) checksums, never 0, of entries together with their places, images and table."""

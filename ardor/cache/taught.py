@@ -65,14 +65,14 @@ class Taught:
         if len(missing):
             logits = logits.clone()
             logits[missing] = table.put(index[missing], view[missing], live(net, x, missing))
-        return logits.to(x)
+        return logits.to(x, non_blocking=True)  # pinned ahead of time it does not hold up a GPU
 
 
 def live(teacher: nn.Module, x: Images, rows: Tensor) -> Logits:
     """The teacher's logits on some rows of x, CHUNK at a time and padded by repetition.
 
-    A forward of another size may round otherwise: at one size an answer is the same, to the last bit, whichever rows are
-    missing, whoever computes it, and after any interruption.
+    A forward of another size may round otherwise: at one size an answer is the same, to the last bit, whichever rows
+    are missing, whoever computes it, and after any interruption.
     """
     parts = []
     with torch.no_grad():
@@ -90,7 +90,7 @@ def spot_check(teacher: nn.Module, table: SoftLabels, x: Images, index: Tensor, 
     if len(wrong):
         worst = wrong[0]
         raise CheckpointError(
-            f"expected the teacher's own soft labels in {table.folder}, got others for {len(wrong)} of {len(rows)} images "
-            f"(image {int(index[rows[worst]])} is off by {float(off[worst]):.2g}): the teacher answers otherwise than when "
-            "they were kept, or differently each time; delete the folder, or train without kept soft labels"
+            f"expected the teacher's own soft labels in {table.folder}, got others for {len(wrong)} of {len(rows)} "
+            f"images (image {int(index[rows[worst]])} is off by {float(off[worst]):.2g}): it answers otherwise "
+            "than when they were kept, or differently each time; delete the folder, or train without kept soft labels"
         )

@@ -16,6 +16,7 @@ from ardor.config import read_yaml
 from ardor.errors import ConfigError
 from ardor.gate import LIMIT, claim_of, wants_robust
 from ardor.gate import gate as judge
+from ardor.models.load import require_there
 from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.recipe import find_device
 from ardor.threat import Linf
@@ -74,6 +75,7 @@ def gate(
     """Judge the teacher that the words and `more` describe."""
     if teacher is None:
         raise ConfigError("expected a teacher, got none: type ardor gate RUN, or a name and --teacher.weights FILE")
+    require_there(teacher)  # before its data are asked for
     typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
     named = {k: v for k, v in values(more.data).items() if data is not None or k in typed}
     split = find_split(more.trained, data, part, named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -24,8 +25,10 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.gate import LIMIT, Gate, claim_of, require, wants_robust
 from ardor.gate import gate as judge_teacher
+from ardor.logs import Sink, log_to
 from ardor.models.build import BUILDERS
 from ardor.options import SPELLING, built, grouped, options_for, piece, values, with_options
+from ardor.plan import explain_oom, is_oom
 from ardor.recipe import Recipe, find_device
 from ardor.threat import Linf
 from ardor.train import config_of, epochs, require_ready
@@ -59,6 +62,7 @@ class Job:
     run: Path
     taught_by: str | None = None
     gate: bool = True
+    log: str | None = None
 
 
 def app(argv: Sequence[str]) -> App:
@@ -81,7 +85,7 @@ def _app(argv: Sequence[str], function: Callable[..., Any], taught: bool = True,
     if not taught:
         asked.names.pop("teacher", None)
         asked.content.pop("teacher", None)
-    options = _options(asked, argv)  # takes the names of inner attacks out of the recipe, so it comes first
+    options = options_of(asked, argv)  # takes the names of inner attacks out of the recipe, so it comes first
     command = App(name="train", help=HELP, config=asked.config, **settings)
     command.default(with_options(function, options))
     return command
@@ -105,6 +109,7 @@ def described(
     threat: Annotated[str | None, Parameter(help="linf or l2, for the method's attack and for validation")] = None,
     smoke: Annotated[bool, Parameter(help="RECIPE's `smoke:` form, to see that all runs", negative="")] = False,
     gate: Annotated[bool, Parameter(help="examine the teacher first; =false trains from it all the same")] = True,
+    log: Annotated[str | None, Parameter(help="tensorboard, wandb, mlflow: one or more, with commas")] = None,
     more: Any = None,
 ) -> Job:
     """What the words and `more` describe."""
@@ -127,29 +132,49 @@ def described(
     if "teacher" in asked.names:
         from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
     folder = run or there or default_run(asked, recipe.seed, smoke)
-    return Job(net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate)
+    return Job(net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate, log)
 
 
 @functools.wraps(described)
 def train(*args: Any, **kwargs: Any) -> int:
     """Train what the words describe."""
     job = described(*args, **kwargs)
+    sink = log_to([job.log] if job.log else [], job.run, config_of_job(job))
     for finding in findings_of(job):
         draw.err.print(str(finding), markup=False)
     if (seen := gate_of(job)) is not None:
         draw.say(f"teacher {job.taught_by}\n{seen.text()}\n")
         require(seen)
-    records = epochs(job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run)
-    draw.training(records, job.recipe.epochs, str(job.run))
+    try:
+        _run(job, sink)
+    except Exception as error:
+        if not is_oom(error):
+            raise
+        raise explain_oom(error, job) from None
     draw.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
     return 0
+
+
+def _run(job: Job, sink: Sink) -> None:
+    """Epoch by epoch, drawn and logged."""
+    with draw.watching(job.recipe.epochs, str(job.run)) as tell, contextlib.closing(sink):
+        for record in epochs(
+            job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run, tell=tell
+        ):
+            tell(record)
+            sink.record(record)
+
+
+def config_of_job(job: Job) -> dict[str, Any]:
+    """Everything that decides the result, resolved."""
+    return config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
 
 
 def findings_of(job: Job) -> list[Finding]:
     """What in the recipe silently changes results. Raises what training would at once, with nothing written."""
     find_device(job.recipe.device)
     require_ready(job.student, job.teacher, job.method, job.train, job.val)
-    config = config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
+    config = config_of_job(job)
     require_own(job.run, config)
     return of_recipe(config)
 
@@ -183,7 +208,7 @@ def default_run(asked: Asked, seed: int, smoke: bool = False) -> Path:
     return Path("runs") / "-".join(Path(word.replace(":", "_")).name for word in words)
 
 
-def _options(asked: Asked, argv: Sequence[str]) -> type:
+def options_of(asked: Asked, argv: Sequence[str]) -> type:
     """One dataclass with the options of every piece that is named."""
     threat = find_threat(asked, argv, None)
     make = find_method(asked.names.get("method", "rslad"))

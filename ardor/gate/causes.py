@@ -45,21 +45,23 @@ class Repair:
     before: Callable[[Images], Images]
 
 
-def cause_of(bench: Bench, logits: Tensor, claim: Claim | None, chance: float) -> Finding | None:
+def cause_of(bench: Bench, logits: Tensor, claim: Claim | None, chance: float, reached: bool) -> Finding | None:
     """The likely cause of a clean accuracy below the record, or at `chance`; without either, a flaw that shows anyway.
 
-    logits: (N, classes), the net's answers to the images as they are.
+    logits: (N, classes), the net's answers to the images as they are. reached: whether there is a record and it is
+    reached, so that only its weights or a repair can still speak against the net.
     """
     mask = right(logits, bench.labels)
     share = share_of(mask)
     repaired = _of_weights(bench, share) or _of_images(bench, mask, claim) or _of_classes(logits, bench, claim)
     if repaired is not None:
         return repaired
+    if reached:
+        return _near_chance(share, chance)
     if claim is not None and claim.data not in (None, bench.data.name):
         return _other_images(share, claim, bench.data)
     if at_chance(share, chance):
-        evidence = f"clean accuracy is {share} % of {share.n} images, at chance, whatever is done to images and classes"
-        return Finding("not_loaded", "error", evidence, "load its weights: none of them seem to have reached the net")
+        return _near_chance(share, chance) if claim is None and share.n < enough(chance) else _blind(share)
     if claim is None:
         return None
     said = f"the record of {claim.of} {100 * claim.clean:.1f} %"
@@ -82,6 +84,33 @@ def chance_of(logits: Tensor, y: Labels) -> float:
 def at_chance(share: Proportion, chance: float) -> bool:
     """Whether an accuracy cannot be told from blind answers. Nobody doubts a few that are all right."""
     return share.k < share.n and share.value - SIGMAS * math.sqrt(chance * (1 - chance) / share.n) <= chance
+
+
+def enough(chance: float) -> int:
+    """How many images tell a net halfway between `chance` and all right from blind answers, at 3 sigma of both.
+
+    Of fewer, a sound net may look blind by bad luck: 126 for two classes in balance, 29 for ten.
+    """
+    half = (1 + chance) / 2
+    spread = math.sqrt(half * (1 - half)) + math.sqrt(chance * (1 - chance))
+    return math.ceil((SIGMAS * spread / (half - chance)) ** 2)
+
+
+def _blind(share: Proportion) -> Finding:
+    evidence = f"clean accuracy is {share} % of {share.n} images, at chance, whatever is done to images and classes"
+    return Finding("not_loaded", "error", evidence, "load its weights: none of them seem to have reached the net")
+
+
+def _near_chance(share: Proportion, chance: float) -> Finding:
+    """No record is missed, or images are too few without one: nothing was shown against this net."""
+    evidence = (
+        f"clean accuracy is {share} % of {share.n} images, too few to tell it from blind answers, "
+        f"{100 * chance:.1f} % of which would be right"
+    )
+    more = max(enough(chance), 2 * share.n)
+    return Finding(
+        "near_chance", "warning", evidence, f"judge more images, say {more}: type --limit, or another --part"
+    )
 
 
 # Weights

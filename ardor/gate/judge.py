@@ -112,10 +112,10 @@ def _judge_clean(bench: Bench, logits: Tensor, seen: Gate, tell: Callable[[], No
     y, claim = bench.labels, seen.claim
     seen.clean = share_of(right(logits, y))
     seen.entropy = Entropy(float(_entropy(logits).mean()), None, bench.data.classes)
-    chance = chance_of(logits, y)
-    if claim is None or at_chance(seen.clean, chance) or short(seen.clean, claim.clean, ROUNDED):
+    chance, reached = chance_of(logits, y), claim is not None and not short(seen.clean, claim.clean, ROUNDED)
+    if not reached or at_chance(seen.clean, chance):
         tell()
-        seen.findings += present(cause_of(bench, logits, claim, chance))
+        seen.findings += present(cause_of(bench, logits, claim, chance, reached))
 
 
 def _judge_robust(bench: Bench, logits: Tensor, seen: Gate, robust: bool) -> None:

@@ -89,11 +89,11 @@ def _measured(what: str, seen: Proportion | None, said: float | None, where: str
     return line if said is None else f"{line}; the record says {100 * said:.1f} %{where}"
 
 
-def require(gate: Gate) -> None:
-    """Raise ModelError where the teacher was refused, with the first error and what to type."""
+def require(gate: Gate, otherwise: str = "type --gate=false to train all the same") -> None:
+    """Raise ModelError where the teacher was refused: the first error, its advice, and what to do `otherwise`."""
     for finding in gate.findings:
         if finding.severity == "error":
             raise ModelError(
                 f"expected a teacher that is what it claims, got {finding.name}: {finding.evidence}; {finding.next}, "
-                "or type --gate=false to train all the same"
+                f"or {otherwise}"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from ardor.checks import Finding
@@ -11,11 +12,13 @@ from ardor.gate.bench import STEPS, Bench, Mask, pgd, right, share_of
 from ardor.gate.causes import SIGMAS
 from ardor.gate.claim import AUTOATTACK, Claim
 from ardor.gate.result import Gate
-from ardor.report.stats import Proportion, wilson
+from ardor.report.stats import Proportion
 from ardor.types import Threat
 
+RARE = math.erfc(SIGMAS / math.sqrt(2)) / 2
+
 ROUNDED = 0.01
-"""Beyond the interval: published figures are rounded, machines differ."""
+"""Beyond what chance explains: published figures are rounded, machines differ."""
 
 WEAKER = 0.05
 """The same where the record was made by an attack weaker than PGD-20, such as the ten steps of a run's validation."""
@@ -81,5 +84,11 @@ def within(bench: Bench, clean: Mask, threat: Threat, eps: float) -> Proportion:
 
 
 def short(seen: Proportion, said: float, slack: float) -> bool:
-    """Whether an accuracy is below the record by more than chance and `slack` explain."""
-    return wilson(seen.k, seen.n, SIGMAS)[1] + slack < said
+    """Whether an accuracy is below the record by more than chance and `slack` explain: exactly, for any few images."""
+    return said > slack and _at_most(seen.k, seen.n, said - slack) < RARE
+
+
+def _at_most(k: int, n: int, p: float) -> float:
+    """How often at most k of n succeed, each with chance p in (0, 1): the binomial distribution."""
+    steps = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
+    return math.fsum(math.exp(step + i * math.log(p) + (n - i) * math.log1p(-p)) for i, step in enumerate(steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,11 +120,22 @@ def _refuse_without_weights(name: str) -> None:
             f"expected a file that says what net it is, as those of a run do, got {name}: "
             f'type, say, load("resnet18", weights="{name}")'
         )
-    if ":" not in name:
+    require_there(name)
+
+
+def require_there(name: str) -> None:
+    """Raise ConfigError where `name` is no net's name, no `file.py:Name`, and no folder or file that exists."""
+    if known(name) or ":" in name or Path(name).exists():
+        return
+    if "/" in name or os.sep in name:
         raise ConfigError(
-            f'expected a run folder or the name of a net, got "{name}", which is neither{nearest(name, BUILDERS)}: '
-            f"check the path, or type one of {', '.join(BUILDERS)} with weights"
+            f"expected a run folder or a file of weights, got {name}, where there is none: check the path, "
+            f"or make the run first, with ardor train RECIPE --run {name}"
         )
+    raise ConfigError(
+        f'expected a run folder or the name of a net, got "{name}", which is neither{nearest(name, BUILDERS)}: '
+        f"check the path, or type one of {', '.join(BUILDERS)} with weights"
+    )
 
 
 def _from_run(folder: Path, checkpoint: str, options: dict[str, Any]) -> nn.Module:

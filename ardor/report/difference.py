@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ardor.report.significance import LEVEL, Z80, Interval, detectable, mcnemar, t_cdf, t_quantile, t_shift, tango
+from ardor.report.significance import LEVEL, Interval, detectable, mcnemar, t_cdf, t_quantile, t_shift, tango
 from ardor.report.stats import Z95, Proportion, mean_sd
 
 
@@ -75,21 +75,32 @@ class Difference:
     @property
     def seeds(self) -> Interval | None:
         """95 % over other trainings, on these images: Student's; None for one seed."""
-        k = len(self.pairs)
-        half = t_quantile(1 - LEVEL / 2, k - 1) * self.sd / math.sqrt(k) if k > 1 else math.nan
-        return (self.value - half, self.value + half) if k > 1 else None
+        return self._student(self.value, self._error_of_seeds) if len(self.pairs) > 1 else None
+
+    @property
+    def both(self) -> Interval | None:
+        """95 % over other trainings and other test images at once: Student's; None for one seed."""
+        return self._student(*self._together) if len(self.pairs) > 1 else None
 
     @property
     def p(self) -> float:
-        """McNemar's for one seed; for several the larger of those over seeds and over images, as both must be small."""
+        """McNemar's for one seed; for several Student's, of the two errors together."""
+        if len(self.pairs) == 1:
+            return self.pairs[0].p
+        centre, error = self._together
+        return max(0.0, 2 * (1 - t_cdf(abs(centre) / error, len(self.pairs) - 1)))
+
+    @property
+    def p_of_nets(self) -> float:
+        """p over other test images alone, with these nets: McNemar's for one seed, Bonett and Price's for several."""
         if len(self.pairs) == 1:
             return self.pairs[0].p
         centre, error = self._adjusted
-        return max(math.erfc(abs(centre) / error / math.sqrt(2)), self._p_of_seeds)
+        return math.erfc(abs(centre) / error / math.sqrt(2))
 
     @property
     def shown(self) -> bool:
-        """Whether p is below 0.05 (then no interval holds 0): of the nets for one seed, of the methods from three."""
+        """Whether p is below 0.05: of the nets for one seed, of the methods from three (then `both` leaves 0 out)."""
         return len(self.pairs) != 2 and self.p < LEVEL
 
     @property
@@ -98,7 +109,7 @@ class Difference:
         pair, k = self.pairs[0], len(self.pairs)
         if k == 1:
             return detectable(self.n, (pair.only_a + pair.only_b) / self.n)
-        return max((Z95 + Z80) * self._adjusted[1], t_shift(k - 1) * self.sd / math.sqrt(k))
+        return t_shift(k - 1) * self._together[1]
 
     @property
     def _adjusted(self) -> tuple[float, float]:
@@ -108,8 +119,16 @@ class Difference:
         return centre, math.sqrt(((self.squares + 2) / n - centre**2) / n)
 
     @property
-    def _p_of_seeds(self) -> float:
-        error = self.sd / math.sqrt(len(self.pairs))
-        if error < 1e-12:  # every seed says the same, up to rounding: the images decide
-            return 0.0
-        return 2 * (1 - t_cdf(abs(self.value) / error, len(self.pairs) - 1))
+    def _error_of_seeds(self) -> float:
+        """Standard error over seeds. A difference is a whole number of images, so equal ones may hide that much SD."""
+        return max(self.sd, 1 / (self.n * math.sqrt(12))) / math.sqrt(len(self.pairs))
+
+    @property
+    def _together(self) -> tuple[float, float]:
+        """Mean, and the one standard error of seeds and images: each chance adds its own variance."""
+        centre, error = self._adjusted
+        return centre, math.hypot(error, self._error_of_seeds)
+
+    def _student(self, centre: float, error: float) -> Interval:
+        half = t_quantile(1 - LEVEL / 2, len(self.pairs) - 1) * error
+        return max(centre - half, -1.0), min(centre + half, 1.0)

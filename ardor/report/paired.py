@@ -2,12 +2,14 @@
 
 Two different chances stand behind a difference. Other test images would give these nets another one: McNemar's test and
 the interval over images speak of that. Another training seed would give another net: only several seeds speak of that,
-by their standard deviation and Student's interval over them. Neither covers the other.
+by their standard deviation and Student's interval over them. Neither covers the other, so what is said of methods rests
+on both together.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,7 +26,8 @@ from ardor.report.stats import Proportion
 FORMAT = "ardor-comparison-1"
 
 OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student")
-OF_A_TEACHER = ("teacher.weights", "teacher.seed", "fingerprint.teacher")
+PLACES_OF_A_TEACHER = tuple(f"teacher.{key}" for key in ("weights", "natural", "robust", "root", "download"))
+OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher")  # which one it is, its fingerprint says
 ELSEWHERE = ("fingerprint.ardor", "recipe.device", "data.root", "data.download")  # where or with what, not how
 
 
@@ -181,7 +184,7 @@ def _recipe(report: Report, dropped: Sequence[str] = (*OF_A_SEED, *OF_A_TEACHER,
 
 def _differ(a: Report, b: Report) -> list[str]:
     """How two trainings differ, in the teacher too; nothing where one of them is not known."""
-    dropped = (*OF_A_SEED, "teacher.weights", *ELSEWHERE)
+    dropped = (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE)
     return differences(_recipe(a, dropped), _recipe(b, dropped)) if a.training and b.training else []
 
 
@@ -203,7 +206,14 @@ def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
     marks = dict.fromkeys(mark for r in everything for mark in _marks(r))
     same = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x.model.get("hash") == y.model.get("hash")]
     teachers = [{(r.training.get("fingerprint") or {}).get("teacher") for r in side} for side in (a, b)]
+    checkpoints = [sorted(set(filter(None, map(_checkpoint, side)))) for side in (a, b)]
     found = []
+    if len({*checkpoints[0], *checkpoints[1]}) > 1:
+        evidence = "checkpoints judged: " + ", ".join(
+            f"{' and '.join(c) or 'unknown'} of {s}" for s, c in zip("AB", checkpoints, strict=True)
+        )
+        advice = "judge the same checkpoint of all: type ardor evaluate RUN with the same --checkpoint"
+        found.append(Finding("checkpoints", "warning", evidence, advice))
     if len(versions) > 1:
         advice = "judge them again with one version, or show that it gives the same verdicts"
         found.append(Finding("versions", "note", f"judged by {' and by '.join(versions)}", advice))
@@ -221,6 +231,12 @@ def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
         evidence = "seeds of training (A, B): " + ", ".join(map(str, seeds))
         found.append(Finding("unlike_seeds", "note", evidence, "pair nets of one seed: they share the order of images"))
     return found
+
+
+def _checkpoint(report: Report) -> str | None:
+    """Which checkpoint of a run was judged; only the title says so."""
+    said = re.search(r" \((best|last)\)$", report.title)
+    return said and said[1]
 
 
 def _marks(report: Report) -> list[str]:
@@ -245,6 +261,7 @@ def _said(d: Difference) -> dict[str, Any]:
         "sd": None if math.isnan(d.sd) else d.sd,
         "interval95_images": list(d.images),
         "interval95_seeds": None if d.seeds is None else list(d.seeds),
+        "interval95_both": None if d.both is None else list(d.both),
         "p": d.p,
         "could_show": None if math.isnan(d.least) else d.least,
         "pairs": pairs,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ardor.report.difference import Difference
-from ardor.report.significance import Interval
+from ardor.report.significance import LEVEL, Interval, holm
 from ardor.report.stats import mean_sd
 
 if TYPE_CHECKING:  # a comparison says what it is in the words below
@@ -17,11 +17,38 @@ METHOD_SEEDS = 3  # fewer say nothing about a method
 
 
 def verdict(c: Comparison) -> str:
-    """One sentence on the worst case."""
+    """One sentence on the worst case, looked at alone."""
+    p = _p_of(c)
+    return _verdict(c, p < LEVEL, f"p {_p(p, '= ')}")
+
+
+def holm_verdicts(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
+    """The sentence of each of several comparisons of one table, their p corrected by Holm for the number of them.
+
+    What does not survive is no difference shown. A comparison of which nothing can be claimed counts among them.
+    """
+    if len(comparisons) < 2:
+        return {name: verdict(c) for name, c in comparisons.items()}
+    p = {name: _p_of(c) for name, c in comparisons.items()}
+    corrected = holm(p)
+    said = {
+        name: f"p {_p(p[name], '= ')} ({_p(corrected[name])} by Holm over {len(p)} comparisons)" for name in comparisons
+    }
+    return {name: _verdict(c, corrected[name] < LEVEL, said[name]) for name, c in comparisons.items()}
+
+
+def _p_of(c: Comparison) -> float:
+    """Of what the sentence may claim: of these nets below three seeds, then of the methods; 1 where of nothing."""
+    worst = c.figures["worst_case"]
+    return 1.0 if c.doubts else worst.p if len(c.seeds) >= METHOD_SEEDS else worst.p_of_nets
+
+
+def _verdict(c: Comparison, shown: bool, p: str) -> str:
     if c.doubts:
         return f"No difference can be claimed: {'; '.join(c.doubts)}."
-    worst, k = c.figures["worst_case"], len(c.seeds)
-    return _of_one_seed(worst) if k == 1 else _of_two_seeds(worst) if k < METHOD_SEEDS else _of_methods(worst)
+    k = len(c.seeds)
+    say = _of_one_seed if k == 1 else _of_two_seeds if k < METHOD_SEEDS else _of_methods
+    return say(c.figures["worst_case"], shown, p)
 
 
 def few(found: Sequence[str]) -> str:
@@ -29,34 +56,34 @@ def few(found: Sequence[str]) -> str:
     return "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
 
 
-def _of_one_seed(worst: Difference) -> str:
-    p = f"McNemar p {_p(worst.p, '= ')}"
-    if worst.shown:
+def _of_one_seed(worst: Difference, shown: bool, p: str) -> str:
+    if shown:
         return (
-            f"{_stands(worst, 'A', 'B')} {_span(worst.images)}, {p}, one seed: another seed may turn it round, and one "
-            "seed says nothing about the methods."
+            f"{_stands(worst, 'A', 'B')} {_span(worst.images)}, McNemar {p}, one seed: another seed may turn it round, "
+            "and one seed says nothing about the methods."
         )
     return (
-        f"No difference shown: A - B is {_points(worst.value)} points {_span(worst.images)}, {p}{_limit(worst)}. "
-        "One seed says nothing about the methods."
+        f"No difference shown: A - B is {_points(worst.value)} points {_span(worst.images)}, McNemar {p}"
+        f"{_limit(worst)}. One seed says nothing about the methods."
     )
 
 
-def _of_two_seeds(worst: Difference) -> str:
-    low, high = worst.images
-    nets = "these nets do not differ by more than their images can tell" if low <= 0 <= high else "these nets differ"
+def _of_two_seeds(worst: Difference, shown: bool, p: str) -> str:
+    nets = "these nets differ" if shown else "these nets do not differ by more than their images can tell"
     return (
         f"Two seeds say nothing about the methods: A - B is {_points(worst.value)} points, SD {100 * worst.sd:.2f}; "
-        f"over test images {_span(worst.images)}, so {nets}. Train {METHOD_SEEDS} seeds at least."
+        f"over test images {_span(worst.images)}, {p}, so {nets}. Train {METHOD_SEEDS} seeds at least."
     )
 
 
-def _of_methods(worst: Difference) -> str:
-    k, seeds = len(worst.pairs), worst.seeds or (math.nan, math.nan)
-    over = f"SD {100 * worst.sd:.2f}, over {k} seeds {_span(seeds)}, over test images {_span(worst.images)}"
-    if worst.shown:
-        return f"{_stands(worst, 'The method of A', 'that of B')}, {over}."
-    return f"No difference shown between the methods: A - B is {_points(worst.value)} points, {over}{_limit(worst)}."
+def _of_methods(worst: Difference, shown: bool, p: str) -> str:
+    over = (
+        f"{_span(worst.both)} over seeds and test images together, {p} (SD {100 * worst.sd:.2f}; "
+        f"over {len(worst.pairs)} seeds alone {_span(worst.seeds)}, over test images alone {_span(worst.images)})"
+    )
+    if shown:
+        return f"{_stands(worst, 'The method of A', 'that of B')} {over}."
+    return f"No difference shown between the methods: A - B is {_points(worst.value)} points {over}{_limit(worst)}."
 
 
 def _stands(d: Difference, a: str, b: str) -> str:
@@ -73,8 +100,9 @@ def _points(value: float) -> str:
     return f"{100 * value:+.2f}"
 
 
-def _span(interval: Interval) -> str:
-    return f"[{_points(interval[0])}, {_points(interval[1])}]"
+def _span(interval: Interval | None) -> str:
+    low, high = interval or (math.nan, math.nan)
+    return f"[{_points(low)}, {_points(high)}]"
 
 
 def _p(p: float, equals: str = "") -> str:
@@ -102,13 +130,13 @@ def lines(c: Comparison) -> Iterator[str]:
 
 def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], word: str) -> Iterator[str]:
     several = any(len(d.pairs) > 1 for d in rows.values())
-    middle = ["SD", "95 % over seeds", "95 % over images"] if several else ["95 % interval", "only A", "only B"]
+    middle = ["SD", "95 %", "95 % over seeds", "95 % over images"] if several else ["95 % interval", "only A", "only B"]
     names = [title, "n", "A %", "B %", "A - B", *middle, word, "could show"]
     yield "| " + " | ".join(names) + " |"
     yield "|:--|" + "--:|" * (len(names) - 1)
     for name, d in rows.items():
         a, b = (mean_sd([getattr(pair, side).value for pair in d.pairs])[0] for side in ("a", "b"))
-        seeds = [f"{100 * d.sd:.2f}", _span(d.seeds or (math.nan, math.nan)), _span(d.images)]
+        seeds = [f"{100 * d.sd:.2f}", _span(d.both), _span(d.seeds), _span(d.images)]
         one = [_span(d.images), str(d.pairs[0].only_a), str(d.pairs[0].only_b)]
         least = "nothing" if math.isnan(d.least) else f"{100 * d.least:.2f}"
         cells = [
