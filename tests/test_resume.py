@@ -52,7 +52,7 @@ def ended(folder):
     """Everything a run leaves that is not time."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        line.pop("seconds")
+        line.pop("seconds"), line.pop("images_per_second")
     tensors = {name: load_file(folder / f"{name}.safetensors") for name in ("best", "last", "state", "previous")}
     return lines, tensors
 
