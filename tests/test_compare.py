@@ -313,16 +313,19 @@ def test_three_seeds_may_say_it():
     half = stats.t.ppf(0.975, 2) * 0.01 / math.sqrt(3)
     assert worst.seeds == pytest.approx((0.08 - half, 0.08 + half))
     centre = 32 / 402  # by hand: Bonett and Price's variance over images, and that over seeds
-    error = math.sqrt(((worst.squares + 2) / 402 - centre**2) / 402 + 0.01**2 / 3)
-    half = stats.t.ppf(0.975, 2) * error
-    assert worst.both == pytest.approx((centre - half, centre + half))
-    assert worst.p == pytest.approx(2 * stats.t.sf(centre / error, 2), rel=1e-4)
+    images, seeds = math.sqrt(((worst.squares + 2) / 402 - centre**2) / 402), 0.01 / math.sqrt(3)
+
+    def half(level):  # Banerjee's: each error by its own quantile
+        return math.hypot(stats.norm.isf(level / 2) * images, stats.t.isf(level / 2, 2) * seeds)
+
+    assert worst.both == pytest.approx((centre - half(0.05), centre + half(0.05)))
+    assert half(worst.p) == pytest.approx(centre, rel=1e-6)
     assert stats.ttest_1samp(values, 0).pvalue < worst.p < 0.05
-    assert worst.least == pytest.approx(t_shift(2) * error)
+    assert worst.least == pytest.approx(math.hypot((1.959964 + 0.841621) * images, t_shift(2) * seeds), rel=1e-5)
     assert worst.shown
     assert found.verdict.startswith(
-        "The method of A stands 8.00 points above that of B [+0.86, +15.06] over seeds and test images together, "
-        "p = 0.04 (SD 1.00; over 3 seeds alone [+5.52, +10.48], over test images alone [+4.93, "
+        "The method of A stands 8.00 points above that of B [+4.04, +11.88] over seeds and test images together, "
+        "p = 0.0072 (SD 1.00; over 3 seeds alone [+5.52, +10.48], over test images alone [+4.93, "
     )
 
 
@@ -347,7 +350,7 @@ def test_seeds_that_agree_on_a_few_images_show_nothing():
     assert worst.images[0] < 0
     images = (4 / 42 - (2 / 42) ** 2) / 42
     assert worst.p_of_nets == pytest.approx(2 * stats.norm.sf(2 / 42 / math.sqrt(images)))
-    assert worst.p == pytest.approx(2 * stats.t.sf(2 / 42 / math.sqrt(images + floor**2 / 3), 2), rel=1e-4)
+    assert 2 * stats.norm.sf(2 / 42 / math.sqrt(images)) < worst.p
     assert not worst.shown
     none = paired(*pairs_of(40, (0, 0, 20), (0, 0, 20), (0, 0, 20))).figures["worst_case"]
     assert none.p == pytest.approx(1)
@@ -357,7 +360,7 @@ def test_seeds_that_agree_on_a_few_images_show_nothing():
 def test_a_difference_on_many_images_is_never_certain_from_equal_seeds():
     """Three seeds that agree to the image are no proof: their spread is at least what whole images hide."""
     d = Difference((Pair(10000, 6000, 500, 100),) * 3, 600.0)
-    assert 1e-4 < d.p < 0.05
+    assert 2 * stats.norm.sf(d._adjusted[0] / d._adjusted[1]) < d.p < 0.05
     assert d.both[1] - d.both[0] > d.seeds[1] - d.seeds[0] > 0
     assert d.shown
 
@@ -528,8 +531,9 @@ def test_holm_over_two_seeds_three_and_a_doubt():
     assert "these nets do not differ by more" in said["two"]
     assert "No difference shown between the methods" in said["three"]
     assert said["sure"].startswith("The method of A stands")
-    p = sure.figures["worst_case"].p
-    assert f"p = {p:.2g} ({4 * p:.2g} by Holm over 4 comparisons)" in said["sure"]
+    assert "p < 0.0001 (< 0.0001 by Holm over 4 comparisons)" in said["sure"]
+    p, others = three.figures["worst_case"].p, (sure.figures["worst_case"].p, two.figures["worst_case"].p_of_nets)
+    assert f"p = {p:.2g} ({(4 - sum(o < p for o in others)) * p:.2g} by Holm over 4 comparisons)" in said["three"]
     both = holm_verdicts({"doubt": doubt, "two": two})
     assert f"({2 * two.figures['worst_case'].p_of_nets:.2g} by Holm over 2" in both["two"], "a doubt takes no place"
 
@@ -589,7 +593,7 @@ def test_the_text_of_three_seeds():
     assert (
         "| figure | n | A % | B % | A - B | SD | 95 % | 95 % over seeds | 95 % over images | p | could show |" in text
     )
-    assert "| worst_case | 400 | 60.00 | 52.00 | +8.00 | 1.00 | [+0.86, +15.06] | [+5.52, +10.48] | [+4.93, " in text
+    assert "| worst_case | 400 | 60.00 | 52.00 | +8.00 | 1.00 | [+4.04, +11.88] | [+5.52, +10.48] | [+4.93, " in text
     assert "seed 1: worst_case +9.00, 44 only A has right, 8 only B, McNemar p < 0.0001" in text
     assert "Worst class of A: cat (120 of 200), cat (122 of 200), cat (118 of 200), mean 60.00 %" in text
 

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
-from ardor.report.significance import LEVEL, Interval, detectable, mcnemar, t_cdf, t_quantile, t_shift, tango
+from ardor.report.significance import (
+    LEVEL,
+    Z80,
+    Interval,
+    detectable,
+    mcnemar,
+    root,
+    t_beyond,
+    t_quantile,
+    t_shift,
+    tango,
+)  # fmt: skip
 from ardor.report.stats import Z95, Proportion, mean_sd
+
+NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -79,16 +93,19 @@ class Difference:
 
     @property
     def both(self) -> Interval | None:
-        """95 % over other trainings and other test images at once: Student's; None for one seed."""
-        return self._student(*self._together) if len(self.pairs) > 1 else None
+        """95 % over other trainings and other test images at once (Banerjee, 1960); None for one seed."""
+        if len(self.pairs) == 1:
+            return None
+        centre, half = self._adjusted[0], self._half(LEVEL)
+        return max(centre - half, -1.0), min(centre + half, 1.0)
 
     @property
     def p(self) -> float:
-        """McNemar's for one seed; for several Student's, of the two errors together."""
+        """McNemar's for one seed; for several the level at which `both` would begin at 0."""
         if len(self.pairs) == 1:
             return self.pairs[0].p
-        centre, error = self._together
-        return max(0.0, 2 * (1 - t_cdf(abs(centre) / error, len(self.pairs) - 1)))
+        far = abs(self._adjusted[0])
+        return 10 ** root(lambda power: self._half(10**power) - far, -12.0, 0.0)
 
     @property
     def p_of_nets(self) -> float:
@@ -109,7 +126,7 @@ class Difference:
         pair, k = self.pairs[0], len(self.pairs)
         if k == 1:
             return detectable(self.n, (pair.only_a + pair.only_b) / self.n)
-        return t_shift(k - 1) * self._together[1]
+        return math.hypot((Z95 + Z80) * self._adjusted[1], t_shift(k - 1) * self._error_of_seeds)
 
     @property
     def _adjusted(self) -> tuple[float, float]:
@@ -123,11 +140,11 @@ class Difference:
         """Standard error over seeds. A difference is a whole number of images, so equal ones may hide that much SD."""
         return max(self.sd, 1 / (self.n * math.sqrt(12))) / math.sqrt(len(self.pairs))
 
-    @property
-    def _together(self) -> tuple[float, float]:
-        """Mean, and the one standard error of seeds and images: each chance adds its own variance."""
-        centre, error = self._adjusted
-        return centre, math.hypot(error, self._error_of_seeds)
+    def _half(self, level: float) -> float:
+        """Half of the interval over both chances: each error by its own quantile, as it would be alone, then the root
+        of their squares. Never above the level where both are normal, whichever of them decides."""
+        images = NORMAL.inv_cdf(1 - level / 2) * self._adjusted[1]
+        return math.hypot(images, t_beyond(level, len(self.pairs) - 1) * self._error_of_seeds)
 
     def _student(self, centre: float, error: float) -> Interval:
         half = t_quantile(1 - LEVEL / 2, len(self.pairs) - 1) * error

@@ -37,7 +37,7 @@ def tango(b: int, c: int, n: int, z: float = Z95) -> Interval:
         return (b - c - n * delta) / error
 
     value = (b - c) / n
-    return _root(lambda d: beyond(d) - z, -1.0, value), _root(lambda d: beyond(d) + z, value, 1.0)
+    return root(lambda d: beyond(d) - z, -1.0, value), root(lambda d: beyond(d) + z, value, 1.0)
 
 
 def holm(p: Mapping[str, float]) -> dict[str, float]:
@@ -59,7 +59,7 @@ def detectable(n: int, discordant: float) -> float:
         share = max(discordant, delta)
         return Z95 * math.sqrt(share) + Z80 * math.sqrt(share - delta * delta) - delta * math.sqrt(n)
 
-    return _root(missing, 0.0, 1.0) if n >= LEAST_DISCORDANT else math.nan
+    return root(missing, 0.0, 1.0) if n >= LEAST_DISCORDANT else math.nan
 
 
 def t_cdf(t: float, df: int, shift: float = 0.0) -> float:
@@ -70,14 +70,47 @@ def t_cdf(t: float, df: int, shift: float = 0.0) -> float:
 @cache
 def t_quantile(p: float, df: int) -> float:
     """The t that Student's T stays below with probability p, for p from 0.5."""
-    return _root(lambda t: p - t_cdf(t, df), 0.0, 1000.0)
+    return root(lambda t: p - t_cdf(t, df), 0.0, 1000.0)
+
+
+def t_beyond(p: float, df: int) -> float:
+    """The t that |T| of Student's T exceeds with probability p; fast, for a search over many p."""
+    return root(lambda t: t_tails(t, df) - p, 0.0, 1e7)
+
+
+def t_tails(t: float, df: int) -> float:
+    """P(|T| > t) for Student's T: the regularised incomplete beta function at df / (df + t t)."""
+    x, a, b = df / (df + t * t), df / 2, 0.5
+    if x in (0.0, 1.0):
+        return x
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    if x > (a + 1) / (a + b + 2):  # where the fraction of the complement converges faster
+        return 1 - front * _fraction(1 - x, b, a) / b
+    return front * _fraction(x, a, b) / a
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """The continued fraction of the incomplete beta function (Abramowitz and Stegun 26.5.8), by Lentz's method."""
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1) or 1e-300)
+    value = d
+    for m in range(1, 200):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        before = value
+        for term in (even, odd):
+            d = 1 / (1 + term * d or 1e-300)
+            c = 1 + term / c or 1e-300
+            value *= c * d
+        if abs(value - before) < 1e-15 * abs(value):
+            break
+    return value
 
 
 @cache
 def t_shift(df: int) -> float:
     """How many standard errors from 0 a mean must be for the t-test to show it four times in five."""
     t = t_quantile(1 - LEVEL / 2, df)
-    return _root(lambda shift: t_cdf(t, df, shift) - 0.2, 0.0, 100.0)
+    return root(lambda shift: t_cdf(t, df, shift) - 0.2, 0.0, 100.0)
 
 
 @cache
@@ -94,7 +127,7 @@ def _scales(df: int) -> list[tuple[float, float]]:
     return [(low + i * step, f * step / 3 * density(low + i * step)) for i, f in enumerate(factors)]
 
 
-def _root(falls: Callable[[float], float], low: float, high: float) -> float:
+def root(falls: Callable[[float], float], low: float, high: float) -> float:
     """Where a function that falls from above 0 crosses it."""
     for _ in range(60):
         middle = (low + high) / 2
