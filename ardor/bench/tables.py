@@ -90,7 +90,9 @@ class Asked:
     def called(self, parts: Sequence[str]) -> list[str]:
         """A row's parts as a table shows them: a small net in a paper's place is no ResNet-18."""
         places = self.nets.students if self.scale.widest and self.kind in ("whitebox", "blackbox") else {}
-        return [f"{places[part][0]}, for {part}" if part in places else part for part in parts]
+        nets = {role: name for role, (name, _) in places.items()}
+        names = {role: f"narrow {role}" if name == role else f"{name}, for {role}" for role, name in nets.items()}
+        return [names.get(part, part) for part in parts]
 
     def run(self, cell: str) -> Path:
         """The folder of a cell's run."""
