@@ -755,7 +755,7 @@ def others(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("name", "why"), [("few", "10 classes, got 5"), ("large", "expected a teacher that is what it claims")])
+@pytest.mark.parametrize(("name", "why"), [("few", "10 classes, got 5"), ("large", "a teacher that is what it claims")])
 def test_a_teacher_of_other_data_is_refused_and_nothing_is_trained_by_it(copy, others, capsys, name, why):
     shutil.rmtree(copy / "cells" / "rslad-resnet18")
     capsys.readouterr()
