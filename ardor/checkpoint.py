@@ -3,8 +3,9 @@
 config.yaml         the resolved configuration; a folder belongs to one configuration
 metrics.jsonl       one line per epoch
 best.safetensors    the student at its highest validation robust accuracy
+averaged.safetensors  the average of its weights at the highest of its own, or the last without validation images
 last.safetensors    the student after the last finished epoch
-state.safetensors   student, optimiser and method after the last finished epoch: what resuming reads
+state.safetensors   student, optimiser, method and average after the last finished epoch: what resuming reads
 previous.safetensors  the state of the epoch before, for when the newest is damaged
 """
 
@@ -16,7 +17,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ardor.averaging import Average, Averaging
 from ardor.config import describe, differences, read_yaml, to_yaml
 from ardor.errors import CheckpointError, RunError
 from ardor.files import refusal, write_atomic
@@ -39,9 +41,23 @@ STATE, PREVIOUS, NEW = "state.safetensors", "previous.safetensors", ".state.new.
 
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
 WHERE_THINGS_LIE = (
-    "fingerprint.ardor", "data.root", "data.download",
+    "fingerprint.ardor", "processes", "data.root", "data.download",
     *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")),
 )  # fmt: skip
+
+
+@dataclass
+class Learning:
+    """What learns in a run, how far it is, and the best validation robust accuracies so far."""
+
+    student: nn.Module
+    method: Any
+    optimiser: torch.optim.Optimizer
+    averaging: Averaging | None = None
+    average: Average | None = None
+    done: int = 0
+    best: float = -1.0
+    best_averaged: float = -1.0
 
 
 def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
@@ -58,7 +74,8 @@ def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
 def require_own(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse a folder that holds another run, or other files. Raises RunError."""
     path = folder / "config.yaml"
-    if folder.is_dir() and any(folder.iterdir()) and not path.exists():
+    begun = folder.is_dir() and any(p.suffix != ".tmp" for p in folder.iterdir())  # a kill may leave half a config.yaml
+    if begun and not path.exists():
         raise RunError(
             f"expected an empty folder or a run of ardor, got {folder} with other files: type --run with a new name"
         )
@@ -72,52 +89,54 @@ def require_own(folder: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def save(
-    folder: Path | None,
-    record: Epoch,
-    best: float,
-    student: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    method: object,
-) -> None:
-    """Keep what an epoch made. Each file is replaced whole, the state last: a kill loses one epoch at most."""
+def save(folder: Path | None, record: Epoch, learning: Learning, averaged: nn.Module | None = None) -> None:
+    """Keep what an epoch made. Each file is replaced whole, the state last: a kill loses one epoch at most.
+
+    averaged: the averaged student, where it is to be kept.
+    """
+    learning.done = record.epoch
     if folder is None:
         return
     metadata = {"epoch": str(record.epoch), "val_robust": repr(record.val_robust)}
-    metadata["net"] = json.dumps({k: v for k, v in describe(student).items() if k != "seed"})  # it says what it is
+    metadata["net"] = json.dumps({k: v for k, v in describe(learning.student).items() if k != "seed"})  # what it is
+    weights = learning.student.state_dict()
     if record.best:
-        _write_tensors(folder / "best.safetensors", student.state_dict(), metadata)
-    _write_tensors(folder / "last.safetensors", student.state_dict(), metadata)
+        _write_tensors(folder / "best.safetensors", weights, metadata)
+    if averaged is not None:
+        said = metadata | {"val_robust": repr(record.averaged_robust)}
+        _write_tensors(folder / "averaged.safetensors", averaged.state_dict(), said)
+    _write_tensors(folder / "last.safetensors", weights, metadata)
     _log(folder / "metrics.jsonl", {k: v for k, v in asdict(record).items() if k != "run"})
-    state = _state(student, optimiser, method)
-    said = {"epoch": str(record.epoch), "best": repr(best), "sum": checksum(state)}
-    _write_tensors(folder / NEW, state, said)
+    state = _state(learning)
+    said = {"epoch": str(record.epoch), "best": repr(learning.best), "best_averaged": repr(learning.best_averaged)}
+    _write_tensors(folder / NEW, state, said | {"sum": checksum(state)})
     with contextlib.suppress(FileNotFoundError):
         os.replace(folder / STATE, folder / PREVIOUS)
     os.replace(folder / NEW, folder / STATE)
 
 
-def resume(
-    folder: Path | None, student: nn.Module, optimiser: torch.optim.Optimizer, method: object
-) -> tuple[int, float]:
-    """Load the state of a run, if it has one: epochs done and the best validation robust accuracy so far.
+def resume(folder: Path | None, learning: Learning, *, tidy: bool = True) -> None:
+    """Load the state of a run, if it has one.
 
-    A newest state that is damaged is passed over for the one before, with a warning. Raises CheckpointError where none
+    A newest state that is damaged is passed over for the one before, with a warning. tidy: drop the lines of epochs
+    that the state does not know from metrics.jsonl, as one process alone should. Raises CheckpointError where no state
     is left, or it is of another run.
     """
     if folder is None:
-        return 0, -1.0
+        return
     damaged = []
     for path in (folder / STATE, folder / PREVIOUS):
         try:
             if path.exists():
-                return _go_on(folder, path, _sound(path), student, optimiser, method)
+                _go_on(path, _sound(path), learning)
+                if tidy:
+                    _forget_after(folder / "metrics.jsonl", learning.done)
+                return
         except _DamagedError as error:
             damaged.append(error)
             log.warning("%s; looking for the epoch before", error)
     if damaged:
         raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
-    return 0, -1.0
 
 
 class _DamagedError(Exception):
@@ -144,31 +163,26 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return str(total)
 
 
-def _go_on(
-    folder: Path,
-    path: Path,
-    state: tuple[dict[str, Tensor], dict[str, str]],
-    student: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    method: object,
-) -> tuple[int, float]:
+def _go_on(path: Path, state: tuple[dict[str, Tensor], dict[str, str]], learning: Learning) -> None:
     tensors, metadata = state
-    parts: dict[str, dict[str, Tensor]] = {"student": {}, "method": {}, "momentum": {}}
+    parts: dict[str, dict[str, Tensor]] = {"student": {}, "method": {}, "momentum": {}, "averaging": {}}
     try:
         for key, value in tensors.items():
             part, _, name = key.partition("/")
             parts[part][name] = value
-        epoch, best = int(metadata["epoch"]), float(metadata["best"])
-        student.load_state_dict(parts["student"])
-        for name, learned in _learned(method).items():
-            _load_learned(method, name, learned, parts["method"])
-        _load_momentum(optimiser, parts["momentum"])
+        done, best = int(metadata["epoch"]), float(metadata["best"])
+        best_averaged = float(metadata.get("best_averaged", -1.0))
+        if learning.average is not None:
+            learning.average.load(parts["averaging"])
+        learning.student.load_state_dict(parts["student"])
+        for name, learned in learned_by(learning.method).items():
+            _load_learned(learning.method, name, learned, parts["method"])
+        _load_momentum(learning.optimiser, parts["momentum"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"expected the state of this run, got {path} made for another: type --run with a new name"
         ) from error
-    _forget_after(folder / "metrics.jsonl", epoch)
-    return epoch, best
+    learning.done, learning.best, learning.best_averaged = done, best, best_averaged
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -195,21 +209,23 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str
     write_atomic(path, write)
 
 
-def _state(student: nn.Module, optimiser: torch.optim.Optimizer, method: object) -> dict[str, Tensor]:
-    tensors = {f"student/{k}": v for k, v in student.state_dict().items()}
-    for name, value in _learned(method).items():
+def _state(learning: Learning) -> dict[str, Tensor]:
+    tensors = {f"student/{k}": v for k, v in learning.student.state_dict().items()}
+    for name, value in learned_by(learning.method).items():
         if isinstance(value, nn.Module):
             tensors |= {f"method/{name}.{k}": v for k, v in value.state_dict().items()}
         else:
             tensors[f"method/{name}"] = value
-    for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"]):
-        momentum = optimiser.state.get(p, {}).get("momentum_buffer")
+    for i, p in enumerate(p for group in learning.optimiser.param_groups for p in group["params"]):
+        momentum = learning.optimiser.state.get(p, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum/{i}"] = momentum
+    if learning.average is not None:
+        tensors |= {f"averaging/{k}": v for k, v in learning.average.tensors().items()}
     return tensors
 
 
-def _learned(method: object) -> dict[str, Any]:
+def learned_by(method: object) -> dict[str, Any]:
     """A method's learned state: tensors and modules in attributes that end in one underscore."""
     own = (
         {k: v for k, v in vars(method).items() if k.endswith("_") and not k.endswith("__")}

@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
+from ardor.precision import Computed
 from ardor.twin import twin_of
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -28,17 +30,22 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attack_view(model: nn.Module, *, training: bool = False) -> Iterator[Any]:
+def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
     """The net as an attack sees it: eval mode, parameters off, both restored on exit.
 
     What is handed out is the net's twin (ardor.twin): the same function with batch norm folded away, faster and equal
     but for rounding; a net that has none is handed out itself. training=True is the released ARD and IAD: the attack
-    runs on the net itself in train mode, so batch statistics are the batch's own and the running ones drift.
+    runs on the net itself in train mode, so batch statistics are the batch's own and the running ones drift. Where a
+    recipe declares bfloat16 for the attack, the passes compute in it.
     """
+    dtype = torch.float32
+    if isinstance(model, Computed):
+        model, dtype = model.as_given(), model.attack_dtype
     with _restored(model):
         model.train(training)
         model.requires_grad_(False)
-        yield model if training else twin_of(model)
+        view = model if training else twin_of(model, dtype)
+        yield Computed(model, dtype, dtype) if view is model and dtype != torch.float32 else view
 
 
 @contextlib.contextmanager

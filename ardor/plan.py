@@ -26,13 +26,16 @@ import torch
 from torch import Tensor, nn
 
 from ardor.cache import Saving, enumerable, saving
+from ardor.checkpoint import Learning
 from ardor.errors import ConfigError
 from ardor.modes import freeze, train_mode
 from ardor.noise import seeded
 from ardor.passes import Passes, watched
 from ardor.recipe import Recipe, find_device
-from ardor.train import make_optimiser, require_ready, train_epoch, validate
+from ardor.train import make_optimiser, require_ready, train_epoch
 from ardor.types import Images
+from ardor.validation import BATCH as VALIDATED
+from ardor.validation import validate
 
 if TYPE_CHECKING:
     from ardor.commands.train import Job
@@ -42,9 +45,6 @@ STEPS = 3
 
 COUNTED = 16
 """Images of the batch that is only counted, at most: a pass costs an image the same in any company."""
-
-VALIDATED = 256
-"""Images that validation attacks at once, at most."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ class _Work:
     def learn(self, number: int, size: int) -> None:
         """One step: an epoch, the last, over one batch."""
         part, recipe = self.job.train.take(self.rows(number, size)), replace(self.recipe, batch=size)
-        train_epoch(self.student, self.teacher, self.method, part, recipe, self.optimiser, recipe.epochs)
+        train_epoch(Learning(self.student, self.method, self.optimiser), self.teacher, part, recipe, recipe.epochs)
 
     def ask(self, x: Images) -> Any:
         """The teacher's answer."""

@@ -11,6 +11,7 @@ import torch
 from torch.distributed import get_node_local_rank
 
 from ardor.errors import ConfigError
+from ardor.precision import PRECISION
 from ardor.types import Attack
 
 SCHEDULE: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
@@ -29,7 +30,9 @@ class Recipe:
     padding: of the crop, in pixels. seed: of order, augmentation and attack starts.
     val_attack: chooses the best checkpoint; None is PGD-10 on cross-entropy under the method's own threat.
     val_size: how many images of val it attacks, classes in proportion; 0 is all. val_every: epochs between two looks.
-    device: auto is a GPU if there is one.
+    device: auto is a GPU if there is one. precision, attack_precision: what the student's passes compute in when it
+    learns, and when it is attacked while it learns; bfloat16 is another result, not only a faster one, and reports say
+    so. sync_batchnorm: over the batches of all processes, on GPUs; else each has its own.
     """
 
     epochs: int = 300
@@ -48,6 +51,9 @@ class Recipe:
     val_size: int = 1000
     val_every: int = 1
     device: str = "auto"
+    precision: PRECISION = "float32"
+    attack_precision: PRECISION = "float32"
+    sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr", "val_every"):
@@ -60,6 +66,8 @@ class Recipe:
         _require(self, "drop", "a factor above 0, at most 1", lambda v: 0 < v <= 1)
         _require(self, "schedule", "one of milestones, cosine, one-cycle", get_args(SCHEDULE).__contains__)
         _require(self, "augment", "one of crop-flip, crop, none", get_args(AUGMENT).__contains__)
+        for name in ("precision", "attack_precision"):
+            _require(self, name, "one of float32, bfloat16", get_args(PRECISION).__contains__)
         _require(self, "milestones", "epochs from 1 up", lambda v: v is None or all(m >= 1 for m in v))
 
     @property

@@ -14,20 +14,23 @@ import torch
 from torch import Tensor, nn
 
 import ardor
-from ardor import checkpoint
-from ardor.attacks import PGD, Suite
+from ardor import checkpoint, processes
+from ardor.averaging import Average, Averaging, require_reached
+from ardor.cache import Keep, SoftLabels, Taught
+from ardor.checkpoint import Learning
 from ardor.config import code_of, describe
-from ardor.data.augment import crop_flip
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DivergedError, ModelError
-from ardor.evaluate import evaluate
 from ardor.logs.moment import Moment
 from ardor.models import hash_of, require_fit
 from ardor.models.known import require_known
 from ardor.modes import freeze, train_mode
 from ardor.noise import Noise, order
+from ardor.precision import computed
 from ardor.recipe import Recipe, find_device, lr_at
+from ardor.twin import twin_of
 from ardor.types import Images, Labels, Method
+from ardor.validation import augmented, averaged, default_val_attack, validate
 
 DEFAULT = Recipe()
 
@@ -49,6 +52,9 @@ class Epoch:
     val_clean: float | None = None
     val_robust: float | None = None
     best: bool = False
+    averaged_clean: float | None = None
+    averaged_robust: float | None = None
+    averaged_best: bool = False
     run: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
@@ -57,6 +63,10 @@ class Epoch:
         if self.val_robust is not None and self.val_clean is not None:
             star = " *" if self.best else ""
             parts.append(f"val {100 * self.val_clean:.1f} clean {100 * self.val_robust:.1f} robust{star}")
+        if self.averaged_robust is not None and self.averaged_clean is not None:
+            star = " *" if self.averaged_best else ""
+            said = f"{100 * self.averaged_clean:.1f} clean {100 * self.averaged_robust:.1f} robust"
+            parts.append(f"averaged {said}{star}")
         return "  ".join([*parts, f"lr {self.lr:.3g}", f"{self.seconds:.1f} s"])
 
 
@@ -69,33 +79,43 @@ def epochs(
     *,
     val: Split | None = None,
     run: str | Path | None = None,
+    averaging: Averaging | None = None,
+    soft_labels: Keep | None = None,
     tell: Callable[[Moment], None] | None = None,
 ) -> Iterator[Epoch]:
     """Train `student` and yield an Epoch after each. The student holds the last weights, run/best.safetensors the best.
 
     val: chooses the best checkpoint by robust accuracy; without it there is none. run: a folder for config.yaml,
     metrics.jsonl, best, last and the state to go on from; called again with the same arguments it continues there.
-    tell: called every few steps with where the epoch is. The teacher is frozen in eval mode meanwhile and put back.
-    Raises DivergedError before a loss that is not finite reaches the weights, RunError where the folder is unusable or
-    holds another run, ModelError where nets and data do not fit.
+    averaging: EMA() or SWA(), judged beside the student and kept in run/averaged.safetensors. soft_labels: keep the
+    teacher's answers to clean images, for this run and later ones. tell: called every few steps with where the epoch
+    is. The teacher is frozen in eval mode meanwhile and put back. Where torch.distributed is initialised, all processes
+    call this alike and share each batch; process 0 writes.
+
+    Raises DivergedError before a loss that is not finite reaches the weights, RunError where a folder is unusable or
+    holds another run, ModelError where nets and data do not fit, CheckpointError where kept soft labels are not the
+    teacher's.
     """
     device = find_device(recipe.device)
-    require_ready(student, teacher, method, train, val)
-    student.to(device)
-    with _frozen(teacher, device) as teaching:
-        _prepare(method, student, teaching, train, recipe, device)
-    optimiser = make_optimiser(student, method, recipe)
-    folder = checkpoint.open_run(run, config_of(student, teacher, method, train, val, recipe))
-    done, best = checkpoint.resume(folder, student, optimiser, method)
-    for epoch in range(done + 1, recipe.epochs + 1):
+    require_ready(student, teacher, method, train, val, averaging, recipe)
+    learning = _begin(student, teacher, method, train, recipe, device, averaging)
+    with processes.first_in_front():
+        folder = checkpoint.open_run(
+            run, config_of(student, teacher, method, train, val, recipe, averaging, soft_labels)
+        )
+    table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
+    checkpoint.resume(folder, learning, tidy=processes.rank() == 0)
+    processes.require_equal(learning.done, folder)
+    train = _resident(train, device)
+    for epoch in range(learning.done + 1, recipe.epochs + 1):
         with _frozen(teacher, device) as teaching:  # put back before every yield: two runs may share a teacher
-            record = train_epoch(student, teaching, method, train, recipe, optimiser, epoch, tell)
-        if val is not None and (epoch % recipe.val_every == 0 or epoch == recipe.epochs):
-            record.val_clean, record.val_robust = validate(student, val, method, recipe)
-            record.best = record.val_robust > best
-            best = max(best, record.val_robust)
+            record = train_epoch(learning, teaching, train, recipe, epoch, table, tell)
+        processes.same([*student.buffers(), *_tensors(method)])  # each had its own batch statistics
+        due = epoch % recipe.val_every == 0 or epoch == recipe.epochs
+        average = _look(learning, train, val, recipe, record) if due else None
         record.run = str(folder) if folder else None
-        checkpoint.save(folder, record, best, student, optimiser, method)
+        if processes.rank() == 0:
+            checkpoint.save(folder, record, learning, average)
         yield record
 
 
@@ -105,42 +125,54 @@ def distill(*args: Any, **kwargs: Any) -> list[Epoch]:
 
 
 def train_epoch(
-    student: nn.Module,
+    learning: Learning,
     teacher: nn.Module | None,
-    method: Method,
     train: Split,
     recipe: Recipe,
-    optimiser: torch.optim.Optimizer,
     epoch: int,
+    table: SoftLabels | None = None,
     tell: Callable[[Moment], None] | None = None,
 ) -> Epoch:
     """One pass over `train` in an order of its own; images are augmented, attacked and learned from batch by batch."""
     began = time.perf_counter()
+    student = learning.student
     device = next(student.parameters()).device
+    net = computed(student, recipe.precision, recipe.attack_precision)
+    teacher = None if teacher is None else twin_of(teacher)
     batches = order(recipe.seed, "order", epoch, train.index).split(recipe.batch)
+    taken: list[tuple[str, float, dict[str, Tensor]]] = []
     sums: dict[str, float] = {}
     rate = recipe.lr
     with train_mode(student):
         for number, rows in enumerate(batches, 1):
-            x, y, index = (v.to(device) for v in train.batch(rows))
-            x = augmented(x, recipe, Noise(recipe.seed, index, "augment", epoch))
-            rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(batches)))
-            noise = Noise(recipe.seed, index, "method", epoch)
+            own, share = processes.mine(rows)
+            x, y, index = train.batch(own)
+            x, view = augmented(x.to(device), recipe, Noise(recipe.seed, index, "augment", epoch))
+            taught = teacher if table is None or teacher is None else Taught(teacher, table, x, index, view)
+            rate = set_rate(learning.optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(batches)))
+            noise = Noise(recipe.seed, index.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
-            means = step(student, teacher, method, optimiser, x, y, epoch=epoch, noise=noise, where=where)
-            for name, mean in means.items():
-                sums[name] = sums.get(name, 0.0) + float(mean) * len(rows) / len(train)
+            means = step(
+                net, taught, learning.method, learning.optimiser, x, y.to(device),
+                epoch=epoch, noise=noise, where=where, share=share,
+            )  # fmt: skip
+            if learning.averaging is not None and learning.average is not None:
+                learning.averaging.update(learning.average, student, epoch - 1 + number / len(batches))
+            taken.append((where, share * len(rows) / len(train), means))
+            if device.type == "cpu" or number % EVERY == 0 or number == len(batches):
+                _add_up(taken, sums)
             if tell is not None and number % EVERY == 0:
-                share, speed = number / len(batches), number * recipe.batch / (time.perf_counter() - began)
-                so_far = {name: value / share for name, value in sums.items()}
+                part, speed = number / len(batches), number * recipe.batch / (time.perf_counter() - began)
+                so_far = {name: value * processes.count() / part for name, value in sums.items()}
                 tell(Moment(epoch, recipe.epochs, number, len(batches), speed, so_far))
+    sums = processes.total(sums, device)
     seconds = time.perf_counter() - began
     return Epoch(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds)
 
 
 def step(
-    student: nn.Module,
-    teacher: nn.Module | None,
+    student: Any,
+    teacher: Any,
     method: Method,
     optimiser: torch.optim.Optimizer,
     x: Images,
@@ -149,19 +181,36 @@ def step(
     epoch: int,
     noise: Noise,
     where: str = "this step",
+    share: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Learn from one batch: its mean loss terms. A loss that is not finite never reaches the weights."""
+    """Learn from one batch: its mean loss terms. A loss that is not finite never reaches the weights.
+
+    share: of the images of the whole step, where other processes have the rest of them.
+    """
     terms = method.terms(student, teacher, x, y, epoch=epoch, noise=noise)
     if not isinstance(terms, dict) or not terms:
         got = type(terms).__name__
         raise ConfigError(f"expected named terms of {type(method).__name__}, got {got}: return {{'clean': loss}}, say")
     means = {name: term.mean() for name, term in terms.items()}
-    loss = torch.stack(list(means.values())).sum()
-    _require_finite(loss, means, where)
+    loss = torch.stack(list(means.values())).sum() * share
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    loss = processes.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss.detach())
+    if loss.is_cuda:  # nobody waits for the device here: it leaves the update out, and `_add_up` finds out
+        optimiser.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]
+    else:
+        _require_finite(loss, means, where)
     optimiser.step()
     return {name: mean.detach() for name, mean in means.items()}
+
+
+def _add_up(taken: list[tuple[str, float, dict[str, Tensor]]], sums: dict[str, float]) -> None:
+    """Add the means of the steps since the last look to the epoch's sums, each with its weight."""
+    for where, weight, means in taken:
+        _require_finite(torch.stack(list(means.values())).sum(), means, where)
+        for name, mean in means.items():
+            sums[name] = sums.get(name, 0.0) + float(mean) * weight
+    taken.clear()
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
@@ -177,42 +226,75 @@ def make_optimiser(student: nn.Module, method: Method, recipe: Recipe) -> torch.
     own = list(getattr(method, "parameters", tuple)())
     if own:
         groups.append({"params": own, "weight_decay": 0.0})
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    # fused, an update can be left out without the host knowing yet
+    fused = all(p.is_cuda for group in groups for p in group["params"])
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True if fused else None
+    )
 
 
-def augmented(x: Images, recipe: Recipe, noise: Noise) -> Images:
-    """The batch as this epoch sees it."""
-    if recipe.augment == "none":
-        return x
-    return crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")[0]
-
-
-def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> tuple[float, float]:
-    """Clean and robust accuracy on the validation images that every epoch is judged on."""
-    part = val.limit(recipe.val_size, recipe.seed) if recipe.val_size else val
-    attack = recipe.val_attack or default_val_attack(method)
-    suite = Suite("validation", attack.threat, {"validation": attack})  # type: ignore[attr-defined]
-    report = evaluate(student, part, suite, batch=min(256, len(part)), seed=recipe.seed)
-    return report.clean.value, report.worst_case.value
-
-
-def default_val_attack(method: Method) -> PGD:
-    """PGD-10 on cross-entropy under the method's own threat, or Linf 8/255 where it has none."""
-    threat = getattr(getattr(method, "attack", None), "threat", None)
-    return PGD(threat, steps=10) if threat is not None else PGD(steps=10)
-
-
-def _prepare(
-    method: Any, student: nn.Module, teacher: nn.Module | None, train: Split, recipe: Recipe, device: Any
-) -> None:
+def _begin(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    method: Any,
+    train: Split,
+    recipe: Recipe,
+    device: torch.device,
+    averaging: Averaging | None,
+) -> Learning:
+    """Everything that learns, on its device, and the same in every process."""
+    student.to(device)
+    if recipe.sync_batchnorm and processes.count() > 1:
+        student = processes.synchronised(student, device)
+    processes.same([*student.parameters(), *student.buffers()])
     if hasattr(method, "prepare"):
-        method.prepare(student, teacher, train.batch(slice(0, recipe.batch))[0].to(device))
+        with _frozen(teacher, device) as teaching:
+            method.prepare(student, teaching, train.batch(slice(0, recipe.batch))[0].to(device))
+    processes.same([*_tensors(method), *getattr(method, "parameters", tuple)()])
+    average = None if averaging is None else Average.of(student)
+    return Learning(student, method, make_optimiser(student, method, recipe), averaging, average)
+
+
+def _tensors(method: Method) -> list[Tensor]:
+    """What a method has learned so far."""
+    learned = checkpoint.learned_by(method).values()
+    return [t for v in learned for t in (v.state_dict().values() if isinstance(v, nn.Module) else [v])]
+
+
+def _resident(train: Split, device: torch.device) -> Split:
+    """The images in the GPU's memory, if they take a quarter of what is free at most; positions stay with the host."""
+    if device.type != "cuda" or train.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+        return train
+    return replace(train, images=train.images.to(device), labels=train.labels.to(device))
+
+
+def _look(learning: Learning, train: Split, val: Split | None, recipe: Recipe, record: Epoch) -> nn.Module | None:
+    """Validation accuracies of the student, and of its average beside it, which is returned if it is to be kept."""
+    if val is not None:
+        record.val_clean, record.val_robust = validate(learning.student, val, learning.method, recipe)
+        record.best = record.val_robust > learning.best
+        learning.best = max(learning.best, record.val_robust)
+    average = averaged(learning, train, recipe, record.epoch)
+    if val is None or average is None:
+        return average
+    record.averaged_clean, record.averaged_robust = validate(average, val, learning.method, recipe)
+    record.averaged_best = record.averaged_robust > learning.best_averaged
+    learning.best_averaged = max(learning.best_averaged, record.averaged_robust)
+    return average if record.averaged_best else None
 
 
 def require_ready(
-    student: nn.Module, teacher: nn.Module | None, method: Method, train: Split, val: Split | None
+    student: nn.Module,
+    teacher: nn.Module | None,
+    method: Method,
+    train: Split,
+    val: Split | None,
+    averaging: Averaging | None = None,
+    recipe: Recipe = DEFAULT,
 ) -> None:
     """Refuse nets, method and data that do not fit each other. Raises ConfigError and ModelError."""
+    if averaging is not None:
+        require_reached(averaging, recipe.epochs)
     if isinstance(method, type) or not callable(getattr(method, "terms", None)):
         raise ConfigError(
             f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), say, not the class"
@@ -254,7 +336,14 @@ def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:
 
 
 def config_of(
-    student: nn.Module, teacher: nn.Module | None, method: Method, train: Split, val: Split | None, recipe: Recipe
+    student: nn.Module,
+    teacher: nn.Module | None,
+    method: Method,
+    train: Split,
+    val: Split | None,
+    recipe: Recipe,
+    averaging: Averaging | None = None,
+    soft_labels: Keep | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the result, resolved."""
     resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
@@ -264,6 +353,9 @@ def config_of(
         "teacher": None if teacher is None else describe(teacher) | {"weights": getattr(teacher, "loaded_from", None)},
         "data": describe(train.source),
         "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
+        "averaging": None if averaging is None else describe(averaging),
+        "soft_labels": soft_labels.dtype if soft_labels is not None and teacher is not None else "live",
+        "processes": processes.count(),
         # what the words above stood for when the run began: the same words may mean other bytes tomorrow
         "fingerprint": {
             "ardor": ardor.__version__,

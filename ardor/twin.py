@@ -19,14 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from ardor.precision import passed
+
 log = logging.getLogger(__name__)
 
 _traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Twin | None]] = weakref.WeakKeyDictionary()
 _OURS = ("torch.nn.", "ardor.models.", "ardor.testing.")
 
 
-def twin_of(net: nn.Module) -> nn.Module:
-    """The twin of `net`, which must be in eval mode, with its present weights; `net` itself where there can be none."""
+def twin_of(net: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
+    """The twin of `net`, which must be in eval mode, with its present weights; `net` itself where there can be none.
+
+    dtype: bfloat16 for passes in it, by autocast, with the folded weights rounded once; logits stay float32.
+    """
     if not _is_known(net):
         return net
     parts = _parts(net)
@@ -35,7 +40,7 @@ def twin_of(net: nn.Module) -> nn.Module:
     twin = _traced[net][1]
     if twin is None:
         return net
-    twin.refresh()
+    twin.refresh(dtype)
     return twin
 
 
@@ -58,40 +63,47 @@ def as_given(view: Any) -> Any:
     return view.as_given() if hasattr(type(view), "as_given") else view
 
 
-class Twin(nn.Module):
+class Twin:
     """A traced net whose convolutions carry the batch norms behind them. Anything but a call is the net's own."""
 
     def __init__(self, net: nn.Module, graph: fx.GraphModule, folded: list[Folded]) -> None:
-        super().__init__()
-        # past nn.Module's bookkeeping: what is the net's shall not be the twin's too
         self.__dict__.update(net=weakref.proxy(net), key=weakref.ref(net), graph=graph, folded=folded, agreed=False)
+        self.__dict__.update(dtype=torch.float32)
 
     def as_given(self) -> nn.Module:
         """The net itself."""
         return self.__dict__["key"]()  # type: ignore[no-any-return]
 
-    def refresh(self) -> None:
-        """Take the net's present weights."""
+    def refresh(self, dtype: torch.dtype = torch.float32) -> None:
+        """Take the net's present weights, and compute in `dtype` from now on."""
+        self.__dict__["dtype"] = dtype
         for pair in self.__dict__["folded"]:
-            pair.refresh()
+            pair.refresh(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Images to logits, as the net in eval mode."""
-        if not self.__dict__["agreed"]:
+        own = self.__dict__
+        if not own["agreed"]:
             if not self._agrees(x):
-                net = self.__dict__["key"]()
+                net = own["key"]()
                 _traced[net] = (_parts(net), None)
-                return net(x)  # type: ignore[no-any-return]
-            self.__dict__["agreed"] = True
-        return self.__dict__["graph"](x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-any-return]
+                return passed(net, own["dtype"], x)
+            own["agreed"] = True
+        return passed(own["graph"], own["dtype"], x.contiguous(memory_format=torch.channels_last))
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy and pickle ask for these before there is a net
+            raise AttributeError(name)
         return getattr(self.__dict__["net"], name)
 
     def _agrees(self, x: Tensor) -> bool:
-        """Whether net and twin give the same logits and the same input gradients."""
-        net = self.__dict__["key"]()
+        """Whether net and twin give the same logits and the same input gradients, in float32 whatever is asked."""
+        net, dtype = self.__dict__["key"](), self.__dict__["dtype"]
+        if dtype != torch.float32:
+            self.refresh()
         ours, theirs = _logits_and_gradient(self.__dict__["graph"], x), _logits_and_gradient(net, x)
+        if dtype != torch.float32:
+            self.refresh(dtype)
         same = all(_close(a, b) for a, b in zip(ours, theirs, strict=True))
         if not same:
             log.warning("a %s answers otherwise than its trace: attacked as it is", type(net).__name__)
@@ -101,14 +113,14 @@ class Twin(nn.Module):
 class Folded(nn.Module):
     """A convolution and the batch norm behind it as one convolution: W' = W g, b' = (b - mean) g + beta."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | nn.SyncBatchNorm | None) -> None:
         super().__init__()
         self.__dict__.update(conv=conv, norm=norm)
         self.refresh()
 
     @torch.no_grad()
-    def refresh(self) -> None:
-        """Fold again, from the present weights and running statistics."""
+    def refresh(self, dtype: torch.dtype = torch.float32) -> None:
+        """Fold again, from the present weights and running statistics, and round to `dtype`."""
         conv, norm = self.__dict__["conv"], self.__dict__["norm"]
         weight, bias = conv.weight, conv.bias
         if norm is not None:
@@ -116,6 +128,8 @@ class Folded(nn.Module):
             bias = ((0 if bias is None else bias) - norm.running_mean) * gain + (0 if norm.bias is None else norm.bias)
             weight = weight * gain[:, None, None, None]
         weight = weight.detach().contiguous(memory_format=torch.channels_last)
+        if dtype != torch.float32:
+            weight, bias = weight.to(dtype), bias if bias is None else bias.to(dtype)
         self.__dict__.update(weight=weight, bias=bias if bias is None else bias.detach())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -124,7 +138,7 @@ class Folded(nn.Module):
         return F.conv2d(x, own["weight"], own["bias"], conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
-def _logits_and_gradient(net: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _logits_and_gradient(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = x.detach().clone().requires_grad_()
         logits = net(z)
@@ -156,8 +170,9 @@ def _fold(traced: fx.GraphModule) -> list[Folded]:
             continue
         behind: Any = next(iter(node.users), None)
         norm = modules.get(behind.target) if behind is not None and behind.op == "call_module" else None
-        foldable = len(node.users) == 1 and type(norm) is nn.BatchNorm2d and norm.track_running_stats
-        pair = Folded(conv, norm if isinstance(norm, nn.BatchNorm2d) and foldable else None)
+        known = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)  # the same function in eval mode
+        foldable = len(node.users) == 1 and known and norm.track_running_stats  # type: ignore[union-attr]
+        pair = Folded(conv, norm if foldable else None)
         folded.append(pair)
         name = f"folded_{len(folded)}"
         traced.add_submodule(name, pair)

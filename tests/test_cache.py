@@ -611,11 +611,14 @@ def test_a_net_of_the_same_weights_that_answers_otherwise_is_found(tmp_path):
         def head(self, features):
             return 2 * super().head(features)
 
-    data = split()
+    data, louder = split(), Counted()
     x, _, index, view = seen(data, 1)
     Taught(Counted(), opened(tmp_path / "t", Counted(), data), x, index, view)(x)
+    with pytest.raises(RunError, match="made for another .net: "):
+        opened(tmp_path / "t", Louder(), data)
+    louder.head = lambda features: 2 * Counted.head(louder, features)  # what no name tells
     with pytest.raises(CheckpointError, match="32 of 32"):
-        Taught(Louder(), opened(tmp_path / "t", Louder(), data), x, index, view)(x)
+        Taught(louder, opened(tmp_path / "t", louder, data), x, index, view)(x)
 
 
 # --- runs

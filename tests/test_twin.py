@@ -135,6 +135,6 @@ def test_verdicts_with_and_without_twins_are_the_same(monkeypatch):
     net = lively(ardor.models.build("small_cnn", channels=3))
     data = ardor.data.Split(X, Y, 10, "x", "test")
     with_twin = ardor.evaluate(net, data, quick(Linf(0.03)))
-    monkeypatch.setattr("ardor.modes.twin_of", lambda net: net)
+    monkeypatch.setattr("ardor.modes.twin_of", lambda net, dtype: net)
     without = ardor.evaluate(copy.deepcopy(net), data, quick(Linf(0.03)))
     assert with_twin.verdicts == without.verdicts

@@ -7,7 +7,7 @@ checkpoint: the run goes on from there, and a journal keeps the verdicts of Auto
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from ardor.attacks import Suite, suites
 from ardor.bench.cell import Claims, left, note, report_path, state_of
 from ardor.bench.labels import Both
 from ardor.bench.tables import TAUGHT, Cell, Judgement, Table
-from ardor.commands.train import Job, gate_of, job_of
+from ardor.commands.train import Job, gate_of, job_of, records_of
 from ardor.commands.words import SUITES
 from ardor.config import number, read_yaml
 from ardor.data.split import Split
@@ -31,7 +31,7 @@ from ardor.progress import Progress
 from ardor.recipe import find_device
 from ardor.report.runs import gaps_of
 from ardor.threat import Linf
-from ardor.train import Epoch, epochs, require_ready
+from ardor.train import Epoch, require_ready
 
 POLL = 1.0
 """Seconds between two looks at cells that others work on."""
@@ -136,10 +136,10 @@ def _train(table: Table, cell: Cell, tell: Tell) -> None:
     """From the beginning, or from the last checkpoint."""
     began = time.perf_counter()
     run = table.asked.run(cell.name)
-    job = job_of([*cell.words, f"--run={run}"])
+    job = job_of([*cell.words, f"--run={run}", f"--soft_labels_in={table.asked.folder / 'soft-labels'}"])
     _require_teacher(table, cell, job, tell)
     note(table.asked, cell)  # not before: what a refused teacher never began is nobody's
-    for record in _records(job):
+    for record in records_of(job):
         tell(cell, record)
     seconds = round(time.perf_counter() - began, 1)  # of this sitting
     note(table.asked, cell, trained=True, epochs=job.recipe.epochs, images=len(job.train), seconds=seconds)
@@ -158,10 +158,6 @@ def _require_teacher(table: Table, cell: Cell, job: Job, tell: Tell) -> None:
         lines = "; ".join(line for line in seen.text().splitlines()[:4] if "not measured" not in line)
         tell(cell, f"taught by {job.taught_by}: {lines}; {'refused' if seen.refused else 'passed'}")
         require(seen)
-
-
-def _records(job: Job) -> Iterator[Epoch]:
-    return epochs(job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run)
 
 
 def _judge(table: Table, cell: Cell, judgement: Judgement, tell: Tell) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ardor.cache.files import enter, locked
-from ardor.config import to_yaml
+from ardor.config import describe, to_yaml
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError
 from ardor.models import hash_of
@@ -69,21 +69,10 @@ class SoftLabels:
         no flip is no augmentation. classes: of the teacher; None is data.classes. Raises RunError where the folder
         cannot be used or holds the table of another teacher, other images, or other settings.
         """
-        if dtype not in ("float32", "float16"):
-            raise ConfigError(f"expected soft labels in float32 or float16, got {dtype!r}: type one of them")
         if int(data.index.min()) < 0:
             raise DataError(f"expected indices of 0 or more in {data.name}, got {int(data.index.min())}: number from 0")
-        identity: dict[str, Any] = {
-            "layout": 1,
-            "teacher": hash_of(teacher),
-            "device": _device(teacher),
-            "shape": list(data.shape),
-            "padding": padding,
-            "flip": flip,
-            "classes": data.classes if classes is None else classes,
-            "dtype": dtype,
-            "chunk": CHUNK,
-        }
+        known = data.classes if classes is None else classes
+        identity = identity_of(teacher, data, padding=padding, flip=flip, classes=known, dtype=dtype)
         views, size = views_of(padding, flip), np.dtype(dtype).itemsize
         sizes = {"images.bin": 8, "table.bin": views * identity["classes"] * size, "sums.bin": views * 4}
         enter(Path(folder), identity, data, sizes)
@@ -149,6 +138,26 @@ class SoftLabels:
                 "soft labels cannot be kept in %s (%s): the teacher is asked live", self.folder, error.strerror or error
             )
         self._warned = True
+
+
+def identity_of(
+    teacher: nn.Module, data: Split, *, padding: int, flip: bool, classes: int, dtype: DTYPE
+) -> dict[str, Any]:
+    """What makes two tables the same one, but for the images. Raises ConfigError."""
+    if dtype not in ("float32", "float16"):
+        raise ConfigError(f"expected soft labels in float32 or float16, got {dtype!r}: type one of them")
+    return {
+        "layout": 1,
+        "teacher": hash_of(teacher),
+        "net": describe(teacher).get("name", type(teacher).__name__),  # the same weights in other code
+        "device": _device(teacher),
+        "shape": list(data.shape),
+        "padding": padding,
+        "flip": flip,
+        "classes": classes,
+        "dtype": dtype,
+        "chunk": CHUNK,
+    }
 
 
 def views_of(padding: int, flip: bool) -> int:

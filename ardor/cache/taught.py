@@ -65,7 +65,9 @@ class Taught:
         if len(missing):
             logits = logits.clone()
             logits[missing] = table.put(index[missing], view[missing], live(net, x, missing))
-        return logits.to(x, non_blocking=True)  # pinned ahead of time it does not hold up a GPU
+        if x.is_cuda:
+            logits = logits.pin_memory()  # so that the copy does not wait for what the GPU is at
+        return logits.to(x, non_blocking=True)
 
 
 def live(teacher: nn.Module, x: Images, rows: Tensor) -> Logits:

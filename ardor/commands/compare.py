@@ -55,7 +55,7 @@ def compare(
     /,
     *,
     suite: Annotated[str | None, Parameter(help="which reports; default the newest that all have")] = None,
-    checkpoint: Annotated[Literal["best", "last"], Parameter(help="of the runs")] = "best",
+    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the runs")] = "best",
     out: Annotated[Path | None, Parameter(help="the comparison as a JSON file")] = None,
 ) -> int:
     """Find the reports, pair them, and say what the difference is worth."""
@@ -150,7 +150,8 @@ def candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path]
         if checkpoint in words[2:] and suite in (None, words[1]):
             found[path.name] = path
     if not found:
-        asked = f"{'' if suite is None else f' --suite {suite}'}{'' if checkpoint == 'best' else ' --checkpoint last'}"
+        asked = "" if suite is None else f" --suite {suite}"
+        asked += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise ConfigError(
             f"expected a run judged so, got {run} without such a report: type ardor evaluate {run}{asked}"
         )

@@ -60,7 +60,7 @@ def doctor(
     weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
     data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
     threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
-    checkpoint: Annotated[Literal["best", "last"], Parameter(help="of the run")] = "best",
+    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
     part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
     record: Annotated[float | None, Parameter(help="clean accuracy claimed on this data, in 0 .. 1")] = None,
     limit: Annotated[int, Parameter(help="how many images are attacked, classes in proportion")] = LIMIT,

@@ -77,7 +77,7 @@ def evaluate(
         str | None, Parameter(help="for --suite transfer: the run, or known teacher, that images are made against")
     ] = None,
     threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
-    checkpoint: Annotated[Literal["best", "last"], Parameter(help="of the run")] = "best",
+    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
     part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
     limit: Annotated[int | None, Parameter(help="at most so many images, classes in proportion")] = None,
     batch: Annotated[int | None, Parameter(help="images at a time; default 256, or all if fewer")] = None,

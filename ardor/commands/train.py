@@ -6,34 +6,50 @@ import contextlib
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from cyclopts import App, Parameter
 from torch import nn
 
 from ardor import data as datasets
+from ardor import processes
 from ardor.attacks import PGD
+from ardor.averaging import EMA, SWA, Averaging
+from ardor.cache import Keep
 from ardor.checkpoint import require_own
 from ardor.checks import Finding, of_recipe
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
-from ardor.commands.words import METHODS, Asked, find_method, find_threat, first_stage, given, with_named, with_threat
+from ardor.commands.words import (
+    METHODS,
+    Asked,
+    find_method,
+    find_threat,
+    first_stage,
+    given,
+    pick,
+    with_named,
+    with_threat,
+)
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.gate import LIMIT, Gate, claim_of, require, wants_robust
 from ardor.gate import gate as judge_teacher
 from ardor.logs import Sink, log_to
+from ardor.logs.moment import Moment
 from ardor.models.build import BUILDERS
 from ardor.options import SPELLING, built, grouped, options_for, piece, values, with_options
 from ardor.plan import explain_oom, is_oom
 from ardor.recipe import Recipe, find_device
 from ardor.threat import Linf
-from ardor.train import config_of, epochs, require_ready
+from ardor.train import Epoch, config_of, epochs, require_ready
 
-NAMES = ("data", "student", "teacher", "method", "threat")
+NAMES = ("data", "student", "teacher", "method", "threat", "averaging")
+
+AVERAGING: dict[str, Callable[..., Any]] = {"ema": EMA, "swa": SWA}
 
 HELP = """Train a student, from a teacher where the method has one, and keep the run in a folder.
 
@@ -63,6 +79,8 @@ class Job:
     taught_by: str | None = None
     gate: bool = True
     log: str | None = None
+    averaging: Averaging | None = None
+    soft_labels: Keep | None = None
 
 
 def app(argv: Sequence[str]) -> App:
@@ -110,6 +128,11 @@ def described(
     smoke: Annotated[bool, Parameter(help="RECIPE's `smoke:` form, to see that all runs", negative="")] = False,
     gate: Annotated[bool, Parameter(help="examine the teacher first; =false trains from it all the same")] = True,
     log: Annotated[str | None, Parameter(help="tensorboard, wandb, mlflow: one or more, with commas")] = None,
+    averaging: Annotated[str | None, Parameter(help="ema or swa: judge an average of the weights beside them")] = None,
+    soft_labels: Annotated[
+        Literal["float32", "float16", "live"], Parameter(help="keep what the teacher says of clean images, or ask anew")
+    ] = "float32",
+    soft_labels_in: Annotated[Path | None, Parameter(help="folder of kept soft labels; default beside RUN")] = None,
     more: Any = None,
 ) -> Job:
     """What the words and `more` describe."""
@@ -132,48 +155,65 @@ def described(
     if "teacher" in asked.names:
         from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
     folder = run or there or default_run(asked, recipe.seed, smoke)
-    return Job(net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate, log)
+    keep = None if soft_labels == "live" else Keep(soft_labels_in or folder.parent / "soft-labels", soft_labels)
+    average = built(more.averaging) if "averaging" in asked.names else None
+    return Job(
+        net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate, log, average, keep
+    )
 
 
 @functools.wraps(described)
 def train(*args: Any, **kwargs: Any) -> int:
-    """Train what the words describe."""
+    """Train what the words describe; where torchrun started several processes, the first one speaks and writes."""
     job = described(*args, **kwargs)
-    sink = log_to([job.log] if job.log else [], job.run, config_of_job(job))
-    for finding in findings_of(job):
-        draw.err.print(str(finding), markup=False)
-    if (seen := gate_of(job)) is not None:
-        draw.say(f"teacher {job.taught_by}\n{seen.text()}\n")
-        require(seen)
-    try:
-        _run(job, sink)
-    except Exception as error:
-        if not is_oom(error):
-            raise
-        raise explain_oom(error, job) from None
-    draw.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
+    with processes.joined(find_device(job.recipe.device)):
+        first = processes.rank() == 0
+        sink = log_to([job.log] if job.log and first else [], job.run, config_of_job(job))
+        found = findings_of(job)
+        if first:
+            for finding in found:
+                draw.err.print(str(finding), markup=False)
+            if (seen := gate_of(job)) is not None:
+                draw.say(f"teacher {job.taught_by}\n{seen.text()}\n")
+                require(seen)
+        try:
+            _run(job, sink, quiet=not first)
+        except Exception as error:
+            if not is_oom(error):
+                raise
+            raise explain_oom(error, job) from None
+        if first:
+            draw.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
     return 0
 
 
-def _run(job: Job, sink: Sink) -> None:
+def _run(job: Job, sink: Sink, quiet: bool) -> None:
     """Epoch by epoch, drawn and logged."""
-    with draw.watching(job.recipe.epochs, str(job.run)) as tell, contextlib.closing(sink):
-        for record in epochs(
-            job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run, tell=tell
-        ):
+    with draw.watching(job.recipe.epochs, str(job.run), quiet) as tell, contextlib.closing(sink):
+        for record in records_of(job, tell):
             tell(record)
             sink.record(record)
 
 
+def records_of(job: Job, tell: Callable[[Moment], None] | None = None) -> Iterator[Epoch]:
+    """The run itself, epoch by epoch."""
+    return epochs(
+        job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run,
+        averaging=job.averaging, soft_labels=job.soft_labels, tell=tell,
+    )  # fmt: skip
+
+
 def config_of_job(job: Job) -> dict[str, Any]:
     """Everything that decides the result, resolved."""
-    return config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
+    return config_of(
+        job.student, job.teacher, job.method, job.train, job.val, job.recipe, job.averaging, job.soft_labels
+    )
 
 
 def findings_of(job: Job) -> list[Finding]:
     """What in the recipe silently changes results. Raises what training would at once, with nothing written."""
     find_device(job.recipe.device)
-    require_ready(job.student, job.teacher, job.method, job.train, job.val)
+    require_ready(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     config = config_of_job(job)
     require_own(job.run, config)
     return of_recipe(config)
@@ -226,5 +266,7 @@ def options_of(asked: Asked, argv: Sequence[str]) -> type:
         for who in ("student", "teacher")
         if who in asked.names
     }
+    if "averaging" in asked.names:
+        pieces["averaging"] = options_for(pick(asked.names["averaging"], AVERAGING, "an average"))
     rows = [piece(key, options) for key, options in pieces.items()]
     return grouped(rows, asked=asked, argv=list(argv))

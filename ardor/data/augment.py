@@ -30,6 +30,7 @@ def view_of(x: Images, view: Tensor, padding: int = 4, flip: bool = True) -> Ima
 
     Cropped at (dy, dx) of the zero-padded image, then mirrored. The result is a fresh contiguous tensor.
     """
+    view = view.to(x.device, non_blocking=True)  # it may have been drawn elsewhere
     n, channels, height, width = x.shape
     side = 2 * padding + 1
     offset = view // 2

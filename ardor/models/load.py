@@ -30,7 +30,7 @@ def load(
 ) -> nn.Module:
     """A net with weights, in eval mode.
 
-    name: a run folder of ours, whose config.yaml names the student and whose `checkpoint` ("best" or "last") is
+    name: a run folder of ours, whose config.yaml names the student and whose `checkpoint` (best, last or averaged) is
     loaded; or a file that a run of ours wrote, which says itself what net it is; or a builder's name, or
     `file.py:Name`, with `weights` as the path of a file (see `load_weights`) and
     `options` as in `build`. A `file.py:Name` without weights brings its own. Or a net that somebody published:
@@ -147,7 +147,7 @@ def _from_run(folder: Path, checkpoint: str, options: dict[str, Any]) -> nn.Modu
     student = _student(folder / "config.yaml")
     path = folder / f"{checkpoint}.safetensors"
     if not path.is_file():
-        there = sorted(p.stem for p in folder.glob("*.safetensors"))
+        there = [word for word in ("best", "last", "averaged") if (folder / f"{word}.safetensors").is_file()]
         raise CheckpointError(
             f'expected the checkpoint "{checkpoint}" in {folder}, got '
             f"{' and '.join(there) or 'a run without any'}: "

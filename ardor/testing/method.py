@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ardor import checkpoint
+from ardor.checkpoint import Learning
 from ardor.modes import freeze
 from ardor.noise import Noise
 from ardor.testing.shared import (
@@ -166,8 +167,8 @@ def _require_state(method: Method, fresh: Method, student: nn.Module, teacher: n
             tensor.data.add_(torch.linspace(0.1, 0.2, tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape))
     optimiser = torch.optim.SGD(student.parameters())
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), Epoch(1, 1, 0.0, {}, 0.1, 0.0), -1.0, student, optimiser, method)
-        checkpoint.resume(Path(folder), student, optimiser, fresh)
+        checkpoint.save(Path(folder), Epoch(1, 1, 0.0, {}, 0.1, 0.0), Learning(student, method, optimiser))
+        checkpoint.resume(Path(folder), Learning(student, fresh, optimiser))
     kept = same_tensors(_learned(method), _learned(fresh))
     require(kept, method, "to find what it learned in its checkpoint", "less: give it its shape in prepare")
     one, other = (_terms(copy.deepcopy(m), copy.deepcopy(student), teacher, batch, 1000) for m in (method, fresh))
