@@ -370,6 +370,14 @@ def test_a_plain_configuration_has_none():
         ),
         (changed(data__val=299), "warning", "small_val: 299 images choose the checkpoint"),
         (changed(recipe__val_size=0, data__val=50), "warning", "small_val: 50 images choose the checkpoint"),
+        (changed(recipe__precision="bfloat16"), "note", "half_precision: the student learned in bfloat16"),
+        (
+            changed(recipe__attack_precision="bfloat16"),
+            "note",
+            "half_precision: the student was attacked while it learned in bfloat16",
+        ),
+        (changed(soft_labels="float16"), "note", "half_precision: the teacher's soft labels are kept in float16"),
+        (changed(processes=4), "note", "split_batches: 4 processes shared each batch"),
     ],
 )  # fmt: skip
 def test_each_finding_is_found_alone(config, severity, evidence):

@@ -20,6 +20,7 @@ from ardor.attacks import Suite, suites
 from ardor.bench.cell import Claims, left, note, report_path, state_of
 from ardor.bench.labels import Both
 from ardor.bench.tables import TAUGHT, Cell, Judgement, Table
+from ardor.commands.evaluate import with_training
 from ardor.commands.train import Job, gate_of, job_of, records_of
 from ardor.commands.words import SUITES
 from ardor.config import number, read_yaml
@@ -176,6 +177,7 @@ def _judge(table: Table, cell: Cell, judgement: Judgement, tell: Tell) -> None:
     batch = min(256, len(split))
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: tell(cell, p))
     report.title, report.training = f"{run} ({judgement.checkpoint})", config
+    report.findings = with_training(report.findings, config, threat.eps)
     report.save(where)
 
 

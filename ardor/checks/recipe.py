@@ -48,6 +48,7 @@ def of_recipe(config: Config, eps: float | None = None) -> list[Finding]:
     found += [validation_threat(config), judged_eps(config, eps), *milestones(config), kl_scale(config)]
     found += [bn_in_attack(config), protocol(config), unused_temperature(config), *terms_off(config)]
     found += [still_start(config), late_begin(config), long_warmup(config), small_val(config)]
+    found += [half_precision(config), split_batches(config)]
     return present(*found)
 
 
@@ -208,6 +209,26 @@ def small_val(config: Config) -> Finding | None:
     evidence = f"{n:g} images choose the checkpoint: at 50 % their standard error is {50 / math.sqrt(n):.2g} points"
     advice = f"type --recipe.val_size {FEW} or more where val has them, or quote the last checkpoint"
     return Finding("small_val", "warning", evidence, advice)
+
+
+def half_precision(config: Config) -> Finding | None:
+    """bfloat16 or float16 took part: declared, and another result than float32's."""
+    recipe, labels = _piece(config, "recipe"), config.get("soft_labels")
+    parts = {"learned": recipe.get("precision"), "was attacked while it learned": recipe.get("attack_precision")}
+    said = [f"the student {what} in {value}" for what, value in parts.items() if value not in (None, "float32")]
+    said += [f"the teacher's soft labels are kept in {labels}"] if labels == "float16" else []
+    if not said:
+        return None
+    return Finding("half_precision", "note", ", ".join(said), "compare with runs of the same precision, or float32")
+
+
+def split_batches(config: Config) -> Finding | None:
+    """Several processes: batch norm, covariances and Gram matrices are over each one's share of a batch."""
+    processes = _parse(config.get("processes")) or 1
+    if processes < 2 or _piece(config, "recipe").get("sync_batchnorm") is True:
+        return None
+    evidence = f"{processes:g} processes shared each batch: batch statistics are over one share each"
+    return Finding("split_batches", "note", evidence, "compare with runs of as many processes where the net has any")
 
 
 def _method(config: Config) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from ardor import data as datasets
 from ardor import models
 from ardor.attacks import Suite, suites
 from ardor.attacks.transfer import Transfer
+from ardor.checks import Finding, of_recipe
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import SUITES, find_threat, first_stage
@@ -120,12 +121,19 @@ def evaluate(
             progress=tell,
         )
     report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
+    report.findings = with_training(report.findings, more.trained, attacks.threat.eps)
     where = out or where
     report.save(where)
     if first:
         kept = f", the adversarial images to {Path(str(journal)) / 'adversarial.npy'}" if images else ""
         draw.say(f"{report.table()}\n\nSaved to {where}{kept}.")
     return 0
+
+
+def with_training(found: list[Finding], trained: Mapping[str, Any], eps: float) -> list[Finding]:
+    """What was found, and what in the training a reader must know; nothing twice."""
+    names = {finding.name for finding in found}
+    return [*found, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]
 
 
 def find_suite(name: str, threat: Threat, source: str | None, split: Split) -> Suite:
