@@ -41,7 +41,7 @@ STATE, PREVIOUS, NEW = "state.safetensors", "previous.safetensors", ".state.new.
 
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
 WHERE_THINGS_LIE = (
-    "fingerprint.ardor", "processes", "data.root", "data.download",
+    "fingerprint.ardor", "processes", "threads", "data.root", "data.download",
     *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")),
 )  # fmt: skip
 

@@ -10,6 +10,7 @@ from cyclopts import App, CycloptsError
 from rich.console import Console
 
 import ardor
+from ardor import threads
 from ardor.commands import bench, compare, demo, doctor, evaluate, gate, plan, report, train
 from ardor.errors import ArdorError
 from ardor.options import SPELLING
@@ -75,7 +76,8 @@ def run(words: Sequence[str]) -> int:
     )
     for name, make in COMMANDS.items():
         shell.command(make(words[1:] if words[:1] == [name] else ()))
-    code = shell(words, exit_on_error=False, print_error=False)
+    with threads.restored():
+        code = shell(words, exit_on_error=False, print_error=False)
     return code if isinstance(code, int) else 0
 
 

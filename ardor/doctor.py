@@ -267,14 +267,15 @@ def record_of(run: str | Path, checkpoint: str = "best") -> Record | None:
     folder = Path(run)
     epoch = read_tensors(folder / f"{checkpoint}.safetensors")[1].get("epoch")
     line = next((line for line in curve_of(folder) if str(line.get("epoch")) == epoch), {})
-    if line.get("val_clean") is None:
+    of = "averaged" if checkpoint == "averaged" else "val"
+    if line.get(f"{of}_clean") is None:
         return None
     config = read_yaml(folder / "config.yaml")
     recipe = config["recipe"]
     val = datasets.load(**config["data"])[1]
     val = val.limit(recipe["val_size"], recipe["seed"]) if recipe["val_size"] else val
     attack = _made(recipe["val_attack"])
-    return Record(line["val_clean"], line["val_robust"] if attack else None, attack, val, recipe["seed"])
+    return Record(line[f"{of}_clean"], line[f"{of}_robust"] if attack else None, attack, val, recipe["seed"])
 
 
 def _made(said: Any) -> Any:

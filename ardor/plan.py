@@ -153,7 +153,8 @@ def plan(job: Job, steps: int = STEPS, tell: Callable[[str], None] = lambda what
         tell("validation")
         validation = _validation(job, work)
         memory = peak()
-    table = saving(recipe, len(job.train), job.train.classes) if kept and enumerable(recipe) is None else None
+    keep = job.soft_labels if kept and enumerable(recipe) is None else None
+    table = None if keep is None else saving(recipe, len(job.train), job.train.classes, keep.dtype)
     return Cost(
         attack, learning, teacher, kept, batch, seconds, validation, asking, memory, len(job.train), recipe.epochs,
         work.device.type, table,

@@ -32,7 +32,7 @@ def twin_of(net: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
 
     dtype: bfloat16 for passes in it, by autocast, with the folded weights rounded once; logits stay float32.
     """
-    if not _is_known(net):
+    if not is_known(net):
         return net
     parts = _parts(net)
     if net not in _traced or _traced[net][0] != parts:
@@ -44,7 +44,7 @@ def twin_of(net: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
     return twin
 
 
-def _is_known(net: nn.Module) -> bool:
+def is_known(net: nn.Module) -> bool:
     """Whether every layer is torch's or ours, and nobody watches the passes, who would miss what is folded away."""
     return all(
         f"{type(m).__module__}.".startswith(_OURS)

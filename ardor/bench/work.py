@@ -21,7 +21,7 @@ from ardor.bench.cell import Claims, left, note, report_path, state_of
 from ardor.bench.labels import Both
 from ardor.bench.tables import TAUGHT, Cell, Judgement, Table
 from ardor.commands.evaluate import with_training
-from ardor.commands.train import Job, gate_of, job_of, records_of
+from ardor.commands.train import Job, gate_of, job_of, records_of, settle
 from ardor.commands.words import SUITES
 from ardor.config import number, read_yaml
 from ardor.data.split import Split
@@ -138,6 +138,7 @@ def _train(table: Table, cell: Cell, tell: Tell) -> None:
     began = time.perf_counter()
     run = table.asked.run(cell.name)
     job = job_of([*cell.words, f"--run={run}", f"--soft_labels_in={table.asked.folder / 'soft-labels'}"])
+    settle(job)
     _require_teacher(table, cell, job, tell)
     note(table.asked, cell)  # not before: what a refused teacher never began is nobody's
     for record in records_of(job):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 from cyclopts import App, Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ardor import bench as benches
+from ardor import threads
 from ardor.bench.cell import note_of, state_of
 from ardor.bench.sheet import missing
 from ardor.bench.tables import METHODS, STUDENTS, Cell, Table, asked_for
@@ -92,7 +92,7 @@ def bench(
         gate=gate,
     )
     if asked.scale.widest:
-        torch.set_num_threads(1)  # small nets lose more to waiting than a second thread gives: start a second process
+        threads.single()  # a second process gives more than a second thread
     else:
         benches.table_of(asked)  # which refuses what no image is needed for
     try:

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from cyclopts import App, Parameter
 
 from ardor import demo as plan
-from ardor import models
+from ardor import models, threads
 from ardor.attacks import PGD, paper
 from ardor.commands import draw
 from ardor.data import Split
@@ -41,7 +40,7 @@ def demo(
 ) -> int:
     """Train, attack, draw."""
     began = time.perf_counter()
-    torch.set_num_threads(1)  # nets of this size lose more to waiting than a second thread gives
+    threads.single()
     if seeds is not None and seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 1")
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")

@@ -130,11 +130,13 @@ class Board:
         if self._looked is None:
             return []
         found = [f"val {_accuracies(self._looked)} at epoch {self._looked['epoch']}"]
+        if self._looked.get("averaged_robust") is not None:
+            found.append(f"averaged {_accuracies(self._looked, 'averaged')}")
         return found + ([f"best {_accuracies(self._best)} at epoch {self._best['epoch']}"] if self._best else [])
 
 
-def _accuracies(record: Mapping[str, Any]) -> str:
-    return f"{100 * record['val_clean']:.1f} clean {100 * record['val_robust']:.1f} robust"
+def _accuracies(record: Mapping[str, Any], of: str = "val") -> str:
+    return f"{100 * record[f'{of}_clean']:.1f} clean {100 * record[f'{of}_robust']:.1f} robust"
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from torch.distributed import get_node_local_rank, is_torchelastic_launched
 
 from ardor import data as datasets
-from ardor import models
+from ardor import models, threads
 from ardor.attacks import Suite, suites
 from ardor.attacks.transfer import Transfer
 from ardor.checks import Finding, of_recipe
@@ -109,9 +109,14 @@ def evaluate(
     if journal is None and (attacks.sequential or shared or images):
         journal = where.with_name(where.stem.replace("report-", "journal-", 1))
     first = get_node_local_rank(fallback_rank=0) == 0  # of those that torchrun started here, the one that speaks
+    net = net.to(find_device(device))
+    threads.keep_memory()
+    settled = threads.settle(net, split.batch(slice(0, 64))[0].to(find_device(device)))
+    if first and settled.seconds:
+        draw.err.print(f"computing with {settled}", markup=False)
     with draw.evaluation(quiet=not first) as tell:
         report = judge(
-            net.to(find_device(device)),
+            net,
             split,
             attacks,
             batch=min(256, len(split)) if batch is None else batch,

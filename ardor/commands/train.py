@@ -15,7 +15,7 @@ from cyclopts import App, Parameter
 from torch import nn
 
 from ardor import data as datasets
-from ardor import processes
+from ardor import processes, threads
 from ardor.attacks import PGD
 from ardor.averaging import EMA, SWA, Averaging
 from ardor.cache import Keep
@@ -34,6 +34,7 @@ from ardor.commands.words import (
     with_named,
     with_threat,
 )
+from ardor.config import read_yaml
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.gate import LIMIT, Gate, claim_of, require, wants_robust
@@ -168,8 +169,11 @@ def train(*args: Any, **kwargs: Any) -> int:
     job = described(*args, **kwargs)
     with processes.joined(find_device(job.recipe.device)):
         first = processes.rank() == 0
+        settled = settle(job)
         sink = log_to([job.log] if job.log and first else [], job.run, config_of_job(job))
         found = findings_of(job)
+        if first and settled.seconds:
+            draw.err.print(f"computing with {settled}", markup=False)
         if first:
             for finding in found:
                 draw.err.print(str(finding), markup=False)
@@ -201,6 +205,16 @@ def records_of(job: Job, tell: Callable[[Moment], None] | None = None) -> Iterat
         job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run,
         averaging=job.averaging, soft_labels=job.soft_labels, tell=tell,
     )  # fmt: skip
+
+
+def settle(job: Job) -> threads.Threads:
+    """Choose how many threads compute: as many as the run began with, where it goes on. Freed memory is kept."""
+    threads.keep_memory()
+    config = job.run / "config.yaml"
+    began = read_yaml(config).get("threads") if config.is_file() else None
+    device = find_device(job.recipe.device)
+    x = job.train.batch(slice(0, job.recipe.batch))[0].to(device)
+    return threads.settle(job.student.to(device), x, began if isinstance(began, int) and began > 0 else None)
 
 
 def config_of_job(job: Job) -> dict[str, Any]:

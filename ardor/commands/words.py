@@ -62,6 +62,7 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
         raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
     content.pop("fingerprint", None)  # a run's own config.yaml is a recipe too
     content.pop("processes", None)
+    content.pop("threads", None)
     names: dict[str, str] = {}
     for key in keys:
         said = content.get(key)

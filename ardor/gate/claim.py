@@ -61,15 +61,16 @@ def _of_run(folder: Path, checkpoint: str) -> Claim | None:
     """What the metrics say of the epoch that the checkpoint was saved in; None where nothing was validated."""
     epoch = read_tensors(folder / f"{checkpoint}.safetensors")[1].get("epoch")
     line = next((line for line in curve_of(folder) if str(line.get("epoch")) == epoch), {})
-    if line.get("val_clean") is None:
+    of = "averaged" if checkpoint == "averaged" else "val"
+    if line.get(f"{of}_clean") is None:
         return None
     config = read_yaml(folder / "config.yaml")
     attack = _mapping(_mapping(config.get("recipe")).get("val_attack"))
     threat = _mapping(attack.get("threat"))
-    said = line.get("val_robust") is not None and "eps" in threat
+    said = line.get(f"{of}_robust") is not None and "eps" in threat
     return Claim(
-        line["val_clean"],
-        line["val_robust"] if said else None,
+        line[f"{of}_clean"],
+        line[f"{of}_robust"] if said else None,
         number(threat["eps"]) if said else None,
         f"{folder} ({checkpoint})",
         f"{attack.get('name')}-{attack['steps']}" if "steps" in attack else str(attack.get("name")),

@@ -120,7 +120,7 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """What of an epoch, as metrics.jsonl has it, can be drawn as curves, by name; what was not measured is left out."""
     named = {f"terms/{name}": value for name, value in record["terms"].items()}
     named |= {key: record.get(key) for key in ("loss", "lr", "seconds", "images_per_second")}
-    named |= {f"val/{key}": record.get(f"val_{key}") for key in ("clean", "robust")}
+    named |= {f"{of}/{key}": record.get(f"{of}_{key}") for of in ("val", "averaged") for key in ("clean", "robust")}
     return {key: float(value) for key, value in named.items() if value is not None}
 
 

@@ -28,7 +28,7 @@ FORMAT = "ardor-comparison-1"
 OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student")
 PLACES_OF_A_TEACHER = tuple(f"teacher.{key}" for key in ("weights", "natural", "robust", "root", "download"))
 OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher")  # which one it is, its fingerprint says
-ELSEWHERE = ("fingerprint.ardor", "recipe.device", "data.root", "data.download")  # where or with what, not how
+ELSEWHERE = ("fingerprint.ardor", "recipe.device", "threads", "data.root", "data.download")  # where, not how
 
 
 @dataclass(frozen=True)
