@@ -1,13 +1,21 @@
 """One RSLAD training step: ours beside the released one, same weights, batch and noise, interleaved in one process.
 
-    python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 5
     python benchmarks/rslad_step.py --net small_cnn --batch 128 --pairs 40
+    python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 5
+    python benchmarks/rslad_step.py --net mobilenet_v2 --batch 64 --pairs 5
+    python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 3 --teacher wrn34_10 --table
+    python benchmarks/rslad_step.py --net resnet18 --batch 1024 --pairs 20 --teacher wrn34_10 --table --device cuda
 
 The released step is written here from its description (docs/cards/rslad.md): start x + 0.001 N, ten times the sign
 of the gradient of the summed KL in eval mode, projection, then two train-mode passes, the KL averaged over batch and
-classes with log(T + 1e-5) in its entropy part, SGD. It prints the ratio of process times (median over pairs; above 1
-ours is faster) and the largest difference of the losses: ours is scaled by 1/C to the released average, and the
-constant that the 1e-5 makes is added to it.
+classes with log(T + 1e-5) in its entropy part, SGD. Ours is the loop itself (ardor.train.train_epoch) over one batch:
+float32, with bfloat16 in the attack, and with bfloat16 in learning too. --table: the teacher's soft labels are kept
+and warm, as in the second run with a teacher; the released step asks it each time. --keep_memory: what `ardor train`
+does with the allocator, for both sides, which are one process.
+
+It prints the ratio of process times (on a GPU of wall times), median over pairs, above 1 ours is faster, and the
+largest difference of the losses: ours is scaled by 1/C to the released average, and the constant that the 1e-5 makes
+is added to it.
 """
 
 from __future__ import annotations
@@ -16,21 +24,35 @@ import argparse
 import copy
 import statistics
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ardor import methods, models
+from ardor import methods, models, threads
 from ardor.attacks import PGD
+from ardor.cache import Keep
+from ardor.checkpoint import Learning
+from ardor.data import Split
 from ardor.modes import freeze
 from ardor.noise import Noise
 from ardor.recipe import Recipe
 from ardor.threat import Linf
-from ardor.train import make_optimiser, step
+from ardor.train import make_optimiser, train_epoch
 
 EPS, STEP = 8 / 255, 2 / 255
+FORMS = {
+    "float32": {},
+    "bfloat16 attack": {"attack_precision": "bfloat16"},
+    "bfloat16": {"attack_precision": "bfloat16", "precision": "bfloat16"},
+}
+WARM = 2
+"""Pairs that are not counted: the first fills the table, the second checks it."""
 
 
 def released_step(
@@ -59,48 +81,78 @@ def released_step(
     return loss.detach()
 
 
+def ours(net: nn.Module, teacher: nn.Module, data: Split, recipe: Recipe, keep: Keep | None) -> Callable[[], float]:
+    """A step of our loop, ready to go; it returns the loss."""
+    method = methods.RSLAD(scale=0.1, attack=PGD(Linf(EPS), steps=10, step=STEP, start="gaussian"))
+    learning = Learning(net, method, make_optimiser(net, method, recipe))
+    table = None if keep is None else keep.table(teacher, data, recipe)
+    return lambda: train_epoch(learning, teacher, data, recipe, 1, table).loss
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", default="small_cnn", help="small_cnn, resnet18, mobilenet_v2 ...")
+    parser.add_argument("--teacher", default=None, help="wrn34_10, say; default a net like the student")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--forms", default=",".join(FORMS), help="of ours, with commas")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--keep_memory", action="store_true")
+    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    small = asked.net == "small_cnn"
-    shape = (1, 8, 8) if small else (3, 32, 32)
-    ratios, differences = [], []
-    teacher = models.build(asked.net, channels=shape[0], seed=1)
-    ours = models.build(asked.net, channels=shape[0], seed=2)
-    theirs, weights = copy.deepcopy(ours), copy.deepcopy(ours.state_dict())
-    for pair in range(asked.pairs + 1):
-        ours.load_state_dict(weights)
-        theirs.load_state_dict(weights)
-        x = Noise(pair, torch.arange(asked.batch), "images").uniform(shape)
-        index = torch.arange(asked.batch)
-        method = methods.RSLAD(scale=0.1, attack=PGD(Linf(EPS), steps=10, step=STEP, start="gaussian"))
-        start = 0.001 * Noise(0, index, "method", 1).normal(shape)
-        recipe = Recipe(batch=asked.batch)
-        optimiser = make_optimiser(ours, method, recipe)
-        released = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-        y = torch.zeros(asked.batch, dtype=torch.int64)
-        with freeze(teacher):
-            began = time.process_time()
-            their_loss = released_step(theirs, teacher, released, x, start)
-            middle = time.process_time()
-            ours.train()
-            terms = step(ours, teacher, method, optimiser, x, y, epoch=1, noise=Noise(0, index, "method", 1))
-            end = time.process_time()
-            soft = teacher(x).softmax(1)
-        constant = (soft * ((soft + 1e-5).log() - soft.log())).mean()
-        if pair:  # the first warms up
-            ratios.append((middle - began) / (end - middle))
-            differences.append(abs(float(sum(terms.values()) + constant - their_loss)))
-    sys.stdout.write(
-        f"{asked.net}, batch {asked.batch}, {asked.threads} thread(s), {asked.pairs} pairs: released / ours "
-        f"{statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f}), "
-        f"largest loss difference {max(differences):.1e}\n"
-    )
+    if asked.keep_memory:
+        threads.keep_memory()
+    gpu = asked.device != "cpu"
+
+    def timed(run: Callable[[], Any]) -> tuple[float, float]:
+        if gpu:
+            torch.cuda.synchronize()
+        began = time.perf_counter() if gpu else time.process_time()
+        loss = float(run())
+        return (time.perf_counter() if gpu else time.process_time()) - began, loss
+
+    shape = (1, 8, 8) if asked.net == "small_cnn" else (3, 32, 32)
+    teacher = models.build(asked.teacher or asked.net, channels=shape[0], seed=1).to(asked.device)
+    theirs = models.build(asked.net, channels=shape[0], seed=2).to(asked.device)
+    weights = copy.deepcopy(theirs.state_dict())
+    forms = {form: copy.deepcopy(theirs) for form in asked.forms.split(",")}
+    index, y = torch.arange(asked.batch), torch.zeros(asked.batch, dtype=torch.int64)
+    times: dict[str, list[float]] = {form: [] for form in ("released", *forms)}
+    off: dict[str, float] = dict.fromkeys(forms, 0.0)
+    images = Noise(0, index, "images").uniform(shape)
+    data = Split(images.to(asked.device), y.to(asked.device), 10, "noise", "train", index=index)
+    x = data.images
+    with tempfile.TemporaryDirectory() as folder, freeze(teacher):
+        soft = teacher(x).softmax(1)
+        constant = float((soft * ((soft + 1e-5).log() - soft.log())).mean())
+        start = (0.001 * Noise(0, index, "method", 1).normal(shape)).to(asked.device)
+        recipe = Recipe(batch=asked.batch, augment="none")
+        for pair in range(asked.pairs + WARM):
+            theirs.load_state_dict(weights)
+            released = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+            taken = {"released": timed(lambda o=released: released_step(theirs, teacher, o, x, start))}
+            for form, net in forms.items():
+                net.load_state_dict(weights)
+                keep = Keep(folder) if asked.table else None
+                taken[form] = timed(ours(net, teacher, data, replace(recipe, **FORMS[form]), keep))
+            if pair < WARM:
+                continue
+            for form, (seconds, loss) in taken.items():
+                times[form].append(seconds)
+                if form in off:
+                    off[form] = max(off[form], abs(loss + constant - taken["released"][1]))
+    taught = asked.teacher or asked.net
+    print(f"{asked.net}, batch {asked.batch}, teacher {taught}{' kept' * asked.table}, {asked.pairs} pairs, {asked.device}")
+    for form in forms:
+        ratios = [a / b for a, b in zip(times["released"], times[form], strict=True)]
+        print(
+            f"  {form}: released / ours {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
+            f"largest loss difference {off[form]:.1e}; {asked.batch / statistics.median(times[form]):.3g} images/s"
+        )
+    if gpu:
+        print(f"  peak memory {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
     return 0
 
 

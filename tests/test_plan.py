@@ -1,11 +1,14 @@
 """What a run costs is counted on real steps, which touch nothing; memory that does not suffice ends in a sentence."""
 
+import contextlib
 import copy
 import re
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from torch import nn
 
 import ardor
 from ardor.attacks import PGD
-from ardor.cache import saving
+from ardor.cache import Keep, saving
 from ardor.cli import main
 from ardor.commands.train import Job
 from ardor.data.split import Split
@@ -21,7 +24,7 @@ from ardor.errors import ConfigError, ModelError
 from ardor.losses import ce, kl
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.modes import attack_view
-from ardor.plan import Cost, explain_oom, is_oom, largest_batch, plan
+from ardor.plan import Cost, _peak, _resident, _Work, explain_oom, is_oom, largest_batch, plan
 from ardor.testing.shared import TinyNet, global_rng, problem, require_same, snapshot
 
 
@@ -34,7 +37,8 @@ def job_for(method, student=None, teacher=None, images=40, run=Path("nowhere"), 
     recipe = {"epochs": 100, "batch": 8, "augment": "crop", "padding": 1, "device": "cpu"} | recipe
     student = student or TinyNet()
     val = split().take(slice(0, 12))
-    return Job(student, teacher, method, split(images), val, ardor.Recipe(**recipe), run)
+    keep = Keep(Path(run) / "soft-labels")
+    return Job(student, teacher, method, split(images), val, ardor.Recipe(**recipe), run, soft_labels=keep)
 
 
 def counted(method, teacher=None, **others):
@@ -116,6 +120,30 @@ def test_methods_of_ones_own_are_counted_too():
     assert (attack, learning) == pytest.approx((2 * features, 1.5))
 
 
+class Early:
+    """Learns from a pass that was made before the attack."""
+
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        clean = student(x)
+        with attack_view(student) as net:
+            x_adv = PGD().maximise(lambda z: ce(net(z), y), x, noise)
+        return {"clean": ce(clean, y) + 0 * x_adv.sum()}
+
+
+class FromTheImage:
+    """The first question to the teacher is about x itself, and wants a gradient, which no table has."""
+
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        with attack_view(student) as net:
+            x_adv = PGD(steps=1, start="none").maximise(lambda z: kl(teacher(z), net(z)), x, noise)
+        return {"robust": kl(teacher(x_adv).detach(), student(x_adv)), "clean": kl(teacher(x).detach(), student(x))}
+
+
+def test_what_an_attack_passes_is_not_learned_from_nor_kept():
+    assert counted(Early()) == pytest.approx((20, 3, 0, 0))
+    assert counted(FromTheImage(), TAUGHT) == pytest.approx((2, 6, 4, 1))
+
+
 class Quantised(nn.Module):
     """Its layers are never called: counted as a whole."""
 
@@ -137,6 +165,10 @@ def test_nets_of_other_kinds_are_counted():
     weights = 80 / (9 * 8 * 64 + 9 * 8 * 8 * 16 + 80)
     cost = plan(job_for(SAT(), student=student), steps=2)
     assert cost.student == pytest.approx(20 + 2 * weights + 1, abs=1e-6)
+    conv = nn.Conv1d(1, 4, 3, padding=1, bias=False)
+    student = nn.Sequential(nn.Flatten(2), conv, nn.Flatten(), nn.Linear(256, 10))
+    conv.requires_grad_(False)
+    assert counted(SAT(), student=student)[1] == pytest.approx(3 * 2560 / (2560 + 3 * 4 * 64))
 
 
 @pytest.mark.parametrize("method", [VarianceGap(), ARD(train_mode_attack=True)], ids=["gap", "ard"])
@@ -154,6 +186,62 @@ def test_nothing_is_touched(method, tmp_path):
     assert not list(tmp_path.iterdir())
     assert all(not m._forward_hooks and not m._forward_pre_hooks for net in (student, teacher) for m in net.modules())
     assert all(p.grad is None and not p._backward_hooks for p in student.parameters())
+
+
+def test_no_number_is_drawn_from_the_global_generators():
+    student = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+    rng = global_rng()
+    plan(job_for(Natural(), student=student), steps=2)
+    largest_batch(job_for(Natural(), student=student))
+    assert rng == global_rng()
+
+
+def test_only_the_cost_counts_so_no_rate_makes_the_steps_diverge():
+    assert plan(job_for(Natural(), lr=1e30, momentum=0.0), steps=3).learning == pytest.approx(3)
+
+
+class Shaped(Natural):
+    """Looks at a batch beforehand."""
+
+    looked = ()
+
+    def prepare(self, student, teacher, x):
+        Shaped.looked += (len(x),)
+
+
+def test_the_method_is_prepared_with_a_batch_of_its_own(monkeypatch):
+    monkeypatch.setattr(Shaped, "looked", ())
+    plan(job_for(Shaped()), steps=2)
+    assert set(Shaped.looked) == {8}
+    monkeypatch.setattr("ardor.plan._Work.learn", lambda work, number, size: Greedy(4, ERRORS[0], []).look(size))
+    assert largest_batch(job_for(Shaped(), batch=16)) == 4
+    assert Shaped.looked[-3:] == (16, 8, 4)
+
+
+def test_the_teacher_is_asked_about_a_whole_batch(monkeypatch):
+    answers = []
+
+    def timed(work, run, *args):
+        answer = run(*args)
+        answers.extend([answer] if run.__name__ == "ask" else [])
+        return 1.0
+
+    monkeypatch.setattr("ardor.plan._Work.timed", timed)
+    cost = plan(job_for(RSLAD(), teacher=TAUGHT), steps=2)
+    assert [a.shape for a in answers] == [(8, 10), (8, 10)]
+    assert cost.table == saving(ardor.Recipe(epochs=100, augment="crop", padding=1), 40, 10)
+    nothing = plan(job_for(SAT()), steps=2)
+    assert (nothing.table, nothing.asking, nothing.saved, nothing.saved_later) == (None, 0.0, 0.0, 0.0)
+
+
+def test_a_gpu_is_waited_for_before_and_after(monkeypatch):
+    seen = []
+    monkeypatch.setattr("torch.cuda.synchronize", lambda device: seen.append(device.type))
+    monkeypatch.setattr("ardor.plan.time", SimpleNamespace(perf_counter=lambda: seen.append("clock") or len(seen)))
+    job = job_for(Natural())
+    work = _Work(job, job.student, None, job.method, job.recipe, None, torch.device("cuda"))
+    assert work.timed(seen.append, "run") == 3
+    assert seen == ["cuda", "clock", "run", "cuda", "clock"]
 
 
 def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypatch):
@@ -185,6 +273,11 @@ def test_a_look_is_scaled_from_one_batch_of_it(monkeypatch):
     monkeypatch.setattr("ardor.plan._Work.timed", lambda work, run, *args: run(*args) or 1.0)
     assert plan(job_for(Natural(), epochs=10, val_size=0), steps=2).validation == 10 * 12 / 4
     assert looked == [4]
+    assert plan(job_for(Natural(), epochs=10, val_size=6), steps=2).validation == 10 * 6 / 4
+    job = job_for(Natural(), epochs=10, val_size=1000)
+    monkeypatch.setattr("ardor.plan.validate", lambda net, *_: looked.append(net))
+    assert plan(job, steps=2).validation == 10 * 12 / 4  # there are no more
+    assert looked[-1] is not job.student  # which may be on another device
 
 
 class Hungry:
@@ -200,6 +293,37 @@ def test_memory_is_the_peak_of_the_process():
     during = plan(job_for(Hungry()), steps=2).memory
     assert 150e6 < during - before < 400e6
     assert before > 50e6
+
+
+def test_memory_of_validation_is_part_of_the_peak(monkeypatch):
+    threads = threading.active_count()
+    before = plan(job_for(Natural()), steps=2).memory
+    monkeypatch.setattr("ardor.plan.validate", lambda *_: torch.ones(50_000_000).add_(1).sum())
+    assert plan(job_for(Natural()), steps=2).memory - before > 150e6
+    assert threading.active_count() == threads  # nobody looks at it any longer
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system says it elsewhere")
+def test_memory_is_what_the_system_says_and_the_most_there_was_where_it_does_not(monkeypatch):
+    import resource
+
+    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 50e6 < _resident() < 1.2 * most
+
+    def silent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.read_text", silent)
+    assert most <= _resident() < 1.2 * most
+
+
+def test_memory_of_a_gpu_is_torchs_peak_since_the_beginning(monkeypatch):
+    seen = []
+    monkeypatch.setattr("torch.cuda.reset_peak_memory_stats", seen.append)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", lambda device: 7)
+    with _peak(torch.device("cuda")) as peak:
+        assert seen == [torch.device("cuda")]
+        assert peak() == 7
 
 
 def test_refusals_are_those_of_training():
@@ -227,10 +351,13 @@ class Greedy:
     tried: list
 
     def terms(self, student, teacher, x, y, *, epoch, noise):
-        self.tried.append(len(x))
-        if len(x) > self.most:
-            raise self.error
+        self.look(len(x))
         return {"clean": ce(student(x), y)}
+
+    def look(self, size):
+        self.tried.append(size)
+        if size > self.most:
+            raise self.error
 
     def __deepcopy__(self, memo):
         return self
@@ -260,7 +387,49 @@ def test_words_for_the_other_ends():
     all_fit = str(explain_oom(error, job_for(Greedy(99, error, []), batch=32)))
     assert "though steps of 32 images fit: type --recipe.val_size 6" in all_fit
     assert largest_batch(job_for(Greedy(99, error, []), batch=1000)) == 40  # there are no more
+    assert largest_batch(job_for(Greedy(2, error, []), batch=32)) == 2
     assert largest_batch(job_for(Greedy(1, error, []), batch=1, student=nn.Sequential(nn.Flatten(), nn.Linear(64, 10))))
+
+
+def test_the_advice_for_validation_is_half_of_what_is_attacked_at_once(monkeypatch):
+    def advice(val=12, **recipe):
+        job = job_for(Greedy(99, ERRORS[0], []), **recipe)
+        return str(explain_oom(ERRORS[0], replace(job, val=job.val.take(slice(0, val)))))
+
+    assert "type --recipe.val_size 3, which" in advice(val_size=6)
+    assert "type --recipe.val_size 1, which" in advice(val=1)  # 0 would be all
+    monkeypatch.setattr("ardor.plan.VALIDATED", 4)
+    assert "type --recipe.val_size 2, which" in advice(val_size=0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError(),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("could not create a primitive"),
+    ],
+    ids=lambda e: str(e)[:30],
+)
+def test_lack_of_memory_is_known_by_its_type_and_words_however_deep(error):
+    assert is_oom(error)
+    while_saying_so = ModelError("expected the student to take an image")
+    while_saying_so.__context__ = error
+    assert is_oom(while_saying_so)
+    outer = ValueError()
+    outer.__cause__ = while_saying_so
+    assert is_oom(outer)
+    assert not is_oom(None)
+
+
+@pytest.mark.timeout(20)
+def test_errors_in_a_circle_are_looked_at_once():
+    one, other = ValueError(), ValueError()
+    one.__context__, other.__cause__ = other, one
+    assert not is_oom(one)
 
 
 def test_other_errors_are_no_lack_of_memory():
@@ -352,10 +521,26 @@ def test_the_command_says_it_and_writes_nothing(tmp_path, monkeypatch, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+def test_the_command_shows_how_far_it_is(monkeypatch, tmp_path):
+    seen = []
+
+    @contextlib.contextmanager
+    def progress(name, parts):
+        seen.append((name, parts))
+        yield lambda *moved: seen.append(moved)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ardor.commands.draw.progress", progress)
+    assert main(["plan", *WORDS, "--method", "natural", "--recipe.val_size", "20", "--steps", "2"]) == 0
+    assert seen == [("plan", 3), (0, "passes"), (1, "steps"), (2, "validation")]
+
+
 def test_the_command_refuses_in_one_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["plan", *WORDS, "--method", "sat", "--steps", "1"]) == 2
-    assert "expected at least 2 steps" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "expected at least 2 steps" in err
+    assert "memory" not in err
     real = ardor.methods.SAT.terms
 
     def terms(self, student, teacher: "None", x, y, **others):
@@ -384,3 +569,20 @@ def test_a_teacher_is_spoken_of():
         "14.6 h in a later one; 321 MB of disk",
     ]
     assert "1.50 GB allocated on cuda" in replace(one, device="cuda").text()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(45, "45 s"), (89, "89 s"), (120, "2 min"), (720, "12 min"), (5340, "89 min"), (5400, "1.5 h"), (12600, "3.5 h")],
+)
+def test_times_are_said_as_a_person_does(seconds, said):
+    cost = Cost(20, 6, 0, 0, 128, 0.01, seconds, 0.0, 0, 45000, 1, "cpu")
+    text = cost.text()
+    assert f"of 45000 images, {said} of it validation" in text
+    assert "128 images, 12,800 images/s" in text
+
+
+def test_every_question_that_can_be_kept_saves_its_share():
+    one = Cost(20, 6, 2, 1, 128, 2.0, 36.0, 0.5, 0, 45000, 300, "cpu", TABLE)
+    two = replace(one, kept=2)
+    assert (two.saved, two.saved_later) == pytest.approx((2 * one.saved, 2 * one.saved_later))
