@@ -8,7 +8,8 @@ to the input (2F); a pass that the student learns from goes back to the weights 
 every convolution and linear layer (ardor.passes). The last column is torch's own count of the arithmetic of the same
 step, in F, the teacher's taken away; there the attack runs on the twin, as in training. It is a little below where
 learning asks the first layer for no gradient of the images. The column of the released codes was read from them. It
-prints a Markdown table and exits with 1 where a method costs anything but what its formula needs, and no reason is said.
+prints a Markdown table and exits with 1 where a method costs anything but what its formula needs
+and no reason is said.
 """
 
 from __future__ import annotations

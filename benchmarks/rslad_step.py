@@ -3,8 +3,8 @@
     python benchmarks/rslad_step.py --net small_cnn --batch 128 --pairs 40
     python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 5
     python benchmarks/rslad_step.py --net mobilenet_v2 --batch 64 --pairs 5
-    python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 3 --teacher wrn34_10 --table
-    python benchmarks/rslad_step.py --net resnet18 --batch 1024 --pairs 20 --teacher wrn34_10 --table --device cuda
+    python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 3 --teacher wide_resnet --table
+    python benchmarks/rslad_step.py --net resnet18 --batch 1024 --pairs 20 --teacher wide_resnet --table --device cuda
 
 The released step is written here from its description (docs/cards/rslad.md): start x + 0.001 N, ten times the sign
 of the gradient of the summed KL in eval mode, projection, then two train-mode passes, the KL averaged over batch and
@@ -92,7 +92,7 @@ def ours(net: nn.Module, teacher: nn.Module, data: Split, recipe: Recipe, keep: 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", default="small_cnn", help="small_cnn, resnet18, mobilenet_v2 ...")
-    parser.add_argument("--teacher", default=None, help="wrn34_10, say; default a net like the student")
+    parser.add_argument("--teacher", default=None, help="wide_resnet is WRN-34-10; default a net like the student")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
@@ -144,7 +144,7 @@ def main() -> int:
                 if form in off:
                     off[form] = max(off[form], abs(loss + constant - taken["released"][1]))
     taught = asked.teacher or asked.net
-    print(f"{asked.net}, batch {asked.batch}, teacher {taught}{' kept' * asked.table}, {asked.pairs} pairs, {asked.device}")
+    print(f"{asked.net}, batch {asked.batch}, teacher {taught}{' kept' * asked.table}, {asked.pairs} pairs")
     for form in forms:
         ratios = [a / b for a, b in zip(times["released"], times[form], strict=True)]
         print(
