@@ -38,13 +38,13 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
     runs on the net itself in train mode, so batch statistics are the batch's own and the running ones drift. Where a
     recipe declares bfloat16 for the attack, the passes compute in it.
     """
-    dtype = torch.float32
+    dtype, compiled = torch.float32, False
     if isinstance(model, Computed):
-        model, dtype = model.as_given(), model.attack_dtype
+        model, dtype, compiled = model.as_given(), model.attack_dtype, model.compiled
     with _restored(model):
         model.train(training)
         model.requires_grad_(False)
-        view = model if training else twin_of(model, dtype)
+        view = model if training else twin_of(model, dtype, compiled)
         yield Computed(model, dtype, dtype) if view is model and dtype != torch.float32 else view
 
 

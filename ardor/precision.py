@@ -1,4 +1,4 @@
-"""What a student's passes compute in: float32, or bfloat16 where a recipe declares it.
+"""What a student's passes compute in, where a recipe declares it: bfloat16 for float32, a compiled twin.
 
 bfloat16 stays inside the net. Weights, their gradients, the optimiser, logits, features, losses and batch statistics
 are float32, and so are the teacher, validation and evaluation.
@@ -19,11 +19,11 @@ PRECISION: TypeAlias = Literal["float32", "bfloat16"]
 class Computed:
     """A net whose passes compute in `training`, and in `attack` where `attack_view` hands it out; float32 comes out.
 
-    Anything but a call, `features` and `head` is the net's own.
+    compiled: its twin shall be, for the attack. Anything but a call, `features` and `head` is the net's own.
     """
 
-    def __init__(self, net: nn.Module, training: torch.dtype, attack: torch.dtype) -> None:
-        self.__dict__.update(net=net, training_dtype=training, attack_dtype=attack)
+    def __init__(self, net: nn.Module, training: torch.dtype, attack: torch.dtype, compiled: bool = False) -> None:
+        self.__dict__.update(net=net, training_dtype=training, attack_dtype=attack, compiled=compiled)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images to logits."""
@@ -49,8 +49,8 @@ def passed(net: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Te
     return out.to(x.dtype)
 
 
-def computed(net: nn.Module, training: PRECISION, attack: PRECISION) -> Any:
-    """The net as a method gets it: itself where both are float32."""
-    if training == attack == "float32":
+def computed(net: nn.Module, training: PRECISION, attack: PRECISION, compiled: bool = False) -> Any:
+    """The net as a method gets it: itself where nothing is declared."""
+    if training == attack == "float32" and not compiled:
         return net
-    return Computed(net, getattr(torch, training), getattr(torch, attack))
+    return Computed(net, getattr(torch, training), getattr(torch, attack), compiled)

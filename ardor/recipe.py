@@ -32,7 +32,8 @@ class Recipe:
     val_size: how many images of val it attacks, classes in proportion; 0 is all. val_every: epochs between two looks.
     device: auto is a GPU if there is one. precision, attack_precision: what the student's passes compute in when it
     learns, and when it is attacked while it learns; bfloat16 is another result, not only a faster one, and reports say
-    so. sync_batchnorm: over the batches of all processes, on GPUs; else each has its own.
+    so. compile: the attack's twin by torch.compile, a minute at first. sync_batchnorm: over the batches of all
+    processes, on GPUs; else each has its own.
     """
 
     epochs: int = 300
@@ -53,6 +54,7 @@ class Recipe:
     device: str = "auto"
     precision: PRECISION = "float32"
     attack_precision: PRECISION = "float32"
+    compile: bool = False
     sync_batchnorm: bool = False
 
     def __post_init__(self) -> None:

@@ -137,7 +137,7 @@ def train_epoch(
     began = time.perf_counter()
     student = learning.student
     device = next(student.parameters()).device
-    net = computed(student, recipe.precision, recipe.attack_precision)
+    net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
     layout = _layout(learning.method, [student, *([] if teacher is None else [teacher])], train.shape[0])
     teacher = None if teacher is None else twin_of(teacher)
     batches = order(recipe.seed, "order", epoch, train.index).split(recipe.batch)

@@ -27,10 +27,11 @@ _traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Twin | None
 _OURS = ("torch.nn.", "ardor.models.", "ardor.testing.")
 
 
-def twin_of(net: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
+def twin_of(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Any:
     """The twin of `net`, which must be in eval mode, with its present weights; `net` itself where there can be none.
 
     dtype: bfloat16 for passes in it, by autocast, with the folded weights rounded once; logits stay float32.
+    compiled: by torch.compile, for batches of the first one's shape; on a GPU as a CUDA graph.
     """
     if not is_known(net):
         return net
@@ -41,6 +42,7 @@ def twin_of(net: nn.Module, dtype: torch.dtype = torch.float32) -> Any:
     if twin is None:
         return net
     twin.refresh(dtype)
+    twin.__dict__["compiled"] = compiled
     return twin
 
 
@@ -68,7 +70,7 @@ class Twin:
 
     def __init__(self, net: nn.Module, graph: fx.GraphModule, folded: list[Folded]) -> None:
         self.__dict__.update(net=weakref.proxy(net), key=weakref.ref(net), graph=graph, folded=folded, agreed=False)
-        self.__dict__.update(dtype=torch.float32)
+        self.__dict__.update(dtype=torch.float32, compiled=False, made={})
 
     def as_given(self) -> nn.Module:
         """The net itself."""
@@ -89,7 +91,22 @@ class Twin:
                 _traced[net] = (_parts(net), None)
                 return passed(net, own["dtype"], x)
             own["agreed"] = True
-        return passed(own["graph"], own["dtype"], x.contiguous(memory_format=torch.channels_last))
+        x = x.contiguous(memory_format=torch.channels_last)
+        return self._compiled(x) if own["compiled"] else passed(own["graph"], own["dtype"], x)
+
+    def _compiled(self, x: Tensor) -> Tensor:
+        """The same, compiled for the shape of the first batch; another shape, the last batch's, is not worth it."""
+        own = self.__dict__
+        shape, run = own["made"].setdefault(own["dtype"], (x.shape, compile_(own["graph"], x)))
+        if run is None or shape != x.shape:
+            return passed(own["graph"], own["dtype"], x)
+        try:
+            return passed(run, own["dtype"], x).clone()  # a CUDA graph writes its next answer over this one
+        except torch._dynamo.exc.TorchDynamoException as error:
+            cause = " ".join(str(error).split())[:200]
+            log.warning("%s cannot be compiled and is attacked uncompiled: %s", type(own["key"]()).__name__, cause)
+            own["made"][own["dtype"]] = (shape, None)
+            return passed(own["graph"], own["dtype"], x)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copy and pickle ask for these before there is a net
@@ -136,6 +153,11 @@ class Folded(nn.Module):
         """(B, C_in, H, W) -> (B, C_out, H', W')."""
         conv, own = self.__dict__["conv"], self.__dict__
         return F.conv2d(x, own["weight"], own["bias"], conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def compile_(graph: fx.GraphModule, x: Tensor) -> Any:
+    """The graph as torch.compile makes it, when it is first called."""
+    return torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead" if x.is_cuda else "default")
 
 
 def _logits_and_gradient(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:

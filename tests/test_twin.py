@@ -11,6 +11,7 @@ from ardor.attacks import PGD, quick
 from ardor.losses import ce
 from ardor.modes import attack_view
 from ardor.noise import Noise
+from ardor.precision import computed
 from ardor.threat import Linf
 from ardor.twin import Twin, twin_of
 
@@ -135,6 +136,41 @@ def test_verdicts_with_and_without_twins_are_the_same(monkeypatch):
     net = lively(ardor.models.build("small_cnn", channels=3))
     data = ardor.data.Split(X, Y, 10, "x", "test")
     with_twin = ardor.evaluate(net, data, quick(Linf(0.03)))
-    monkeypatch.setattr("ardor.modes.twin_of", lambda net, dtype: net)
+    monkeypatch.setattr("ardor.modes.twin_of", lambda net, *declared: net)
     without = ardor.evaluate(copy.deepcopy(net), data, quick(Linf(0.03)))
     assert with_twin.verdicts == without.verdicts
+
+
+def test_a_compiled_twin_answers_like_the_net_for_every_batch_and_weight(caplog):
+    net = lively(ardor.models.build("small_cnn", channels=3, width=4))
+    student = computed(net, "float32", "float32", compiled=True)
+    for scale in (1.0, -0.5):
+        with torch.no_grad():
+            net.linear.weight.mul_(scale)
+        for rows in (slice(0, 8), slice(8, 12)):  # the second shape is not compiled
+            z = X[rows].clone().requires_grad_()
+            with attack_view(student) as view:
+                logits = view(z)
+                (grad,) = torch.autograd.grad(ce(logits, Y[rows]).sum(), z)
+            w = X[rows].clone().requires_grad_()
+            torch.testing.assert_close(logits, net(w), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(grad, torch.autograd.grad(ce(net(w), Y[rows]).sum(), w)[0], rtol=1e-3, atol=1e-6)
+    shape, run = twin_of(net).__dict__["made"][torch.float32]
+    assert shape == (8, 3, 32, 32)
+    assert run is not None
+
+
+def test_what_cannot_be_compiled_is_attacked_uncompiled(monkeypatch, caplog):
+    net = lively(ardor.models.build("small_cnn", channels=3, width=4))
+
+    def fails(graph, x):
+        def run(x):
+            raise torch._dynamo.exc.TorchDynamoException("no C++ compiler here")
+
+        return run
+
+    monkeypatch.setattr("ardor.twin.compile_", fails)
+    for _ in range(2):
+        with attack_view(computed(net, "float32", "float32", compiled=True)) as view:
+            torch.testing.assert_close(view(X), net(X), rtol=1e-4, atol=1e-5)
+    assert caplog.text.count("attacked uncompiled: no C++ compiler here") == 1
