@@ -15,7 +15,7 @@ does with the allocator, for both sides, which are one process.
 
 It prints the ratio of process times (on a GPU of wall times), median over pairs, above 1 ours is faster, and the
 largest difference of the losses: ours is scaled by 1/C to the released average, and the constant that the 1e-5 makes
-is added to it.
+is added to it. --peak 989, say, adds the share of a chip's peak that the formula's passes reach (26F + 1T, or 26F).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from ardor.attacks import PGD
 from ardor.cache import Keep
 from ardor.checkpoint import Learning
 from ardor.data import Split
+from ardor.models.cost import macs
 from ardor.modes import freeze
 from ardor.noise import Noise
 from ardor.recipe import Recipe
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--keep_memory", action="store_true")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peak", type=float, help="of the chip, TFLOP/s: what share of it a step reaches")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     if asked.keep_memory:
@@ -145,12 +147,16 @@ def main() -> int:
                     off[form] = max(off[form], abs(loss + constant - taken["released"][1]))
     taught = asked.teacher or asked.net
     print(f"{asked.net}, batch {asked.batch}, teacher {taught}{' kept' * asked.table}, {asked.pairs} pairs")
+    work = 26 * macs(theirs, shape) + (0 if asked.table else macs(teacher, shape))  # F and T of RSLAD
     for form in forms:
         ratios = [a / b for a, b in zip(times["released"], times[form], strict=True)]
         print(
             f"  {form}: released / ours {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}), "
             f"largest loss difference {off[form]:.1e}; {asked.batch / statistics.median(times[form]):.3g} images/s"
         )
+        if asked.peak:
+            share = 2 * work * asked.batch / statistics.median(times[form]) / (asked.peak * 1e12)
+            print(f"    {100 * share:.2g} % of {asked.peak:g} TFLOP/s")
     if gpu:
         print(f"  peak memory {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
     return 0
