@@ -31,8 +31,9 @@ from ardor.errors import ConfigError
 from ardor.modes import freeze, train_mode
 from ardor.noise import seeded
 from ardor.passes import Passes, watched
+from ardor.ready import require_ready
 from ardor.recipe import Recipe, find_device
-from ardor.train import make_optimiser, require_ready, train_epoch
+from ardor.train import make_optimiser, train_epoch
 from ardor.types import Images
 from ardor.validation import BATCH as VALIDATED
 from ardor.validation import validate

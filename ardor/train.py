@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,24 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import ardor
 from ardor import checkpoint, processes
-from ardor.averaging import Average, Averaging, require_reached
+from ardor.averaging import Average, Averaging
 from ardor.cache import Keep, SoftLabels, Taught
 from ardor.checkpoint import Learning
-from ardor.config import code_of, describe
 from ardor.data.split import Split
-from ardor.errors import ConfigError, DivergedError, ModelError
+from ardor.errors import ConfigError, DivergedError
 from ardor.logs.moment import Moment
-from ardor.models import hash_of, require_fit
-from ardor.models.known import require_known
 from ardor.modes import freeze, train_mode
 from ardor.noise import Noise, order
 from ardor.precision import computed
+from ardor.ready import config_of, require_ready
 from ardor.recipe import Recipe, find_device, lr_at
 from ardor.twin import is_known, twin_of
 from ardor.types import Images, Labels, Method
-from ardor.validation import augmented, averaged, default_val_attack, validate
+from ardor.validation import augmented, averaged, validate
 
 DEFAULT = Recipe()
 
@@ -294,44 +290,6 @@ def _look(learning: Learning, train: Split, val: Split | None, recipe: Recipe, r
     return average if record.averaged_best else None
 
 
-def require_ready(
-    student: nn.Module,
-    teacher: nn.Module | None,
-    method: Method,
-    train: Split,
-    val: Split | None,
-    averaging: Averaging | None = None,
-    recipe: Recipe = DEFAULT,
-) -> None:
-    """Refuse nets, method and data that do not fit each other. Raises ConfigError and ModelError."""
-    if averaging is not None:
-        require_reached(averaging, recipe.epochs)
-    if isinstance(method, type) or not callable(getattr(method, "terms", None)):
-        raise ConfigError(
-            f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), say, not the class"
-        )
-    if next(student.parameters(), None) is None:
-        raise ModelError("expected a student with parameters to train, got none: pass a net that has weights")
-    require_fit(student, train.shape, train.classes, "student")
-    if teacher is not None:
-        require_fit(teacher, train.shape, train.classes, "teacher")
-        require_known(teacher, train.shape, train.classes)
-    elif _asks_for_a_teacher(method):
-        name = type(method).__name__
-        raise ModelError(f"{name} expected a teacher, got none: type --teacher with a run's folder, or pass a net")
-    if val is not None and (val.shape, val.classes) != (train.shape, train.classes):
-        raise ModelError(
-            f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
-            "cut val from the same data"
-        )
-
-
-def _asks_for_a_teacher(method: Method) -> bool:
-    """One of ours says by the type of its `teacher` whether it wants one; a user's is believed to know."""
-    own = type(method).__module__.startswith("ardor.methods.")
-    return own and inspect.signature(method.terms).parameters["teacher"].annotation != "None"
-
-
 def _frozen(teacher: nn.Module | None, device: torch.device) -> contextlib.AbstractContextManager[nn.Module | None]:
     return contextlib.nullcontext() if teacher is None else freeze(teacher.to(device))
 
@@ -344,38 +302,3 @@ def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:
         f"expected a finite loss, got {float(loss.detach())} at {where} ({terms}); the weights are those before this "
         "step: type a lower --recipe.lr, or look at the images and the teacher's logits"
     )
-
-
-def config_of(
-    student: nn.Module,
-    teacher: nn.Module | None,
-    method: Method,
-    train: Split,
-    val: Split | None,
-    recipe: Recipe,
-    averaging: Averaging | None = None,
-    soft_labels: Keep | None = None,
-) -> dict[str, Any]:
-    """Everything that decides the result, resolved."""
-    resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
-    return {
-        "method": describe(method),
-        "student": describe(student),
-        "teacher": None if teacher is None else describe(teacher) | {"weights": getattr(teacher, "loaded_from", None)},
-        "data": describe(train.source),
-        "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
-        "averaging": None if averaging is None else describe(averaging),
-        "soft_labels": soft_labels.dtype if soft_labels is not None and teacher is not None else "live",
-        "processes": processes.count(),
-        "threads": torch.get_num_threads(),
-        # what the words above stood for when the run began: the same words may mean other bytes tomorrow
-        "fingerprint": {
-            "ardor": ardor.__version__,
-            "method": code_of(type(method)),
-            "student": hash_of(student),
-            "teacher": None if teacher is None else hash_of(teacher),
-            "train": train.hash,
-            "val": None if val is None else val.hash,
-            "marks": list(train.marks),
-        },
-    }

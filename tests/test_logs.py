@@ -21,7 +21,8 @@ from ardor.errors import ConfigError
 from ardor.logs import history, log_to, scalars
 from ardor.logs.mlflow import flat
 from ardor.logs.moment import Moment
-from ardor.train import Epoch, config_of
+from ardor.ready import config_of
+from ardor.train import Epoch
 
 CONFIG = {"method": {"name": "rslad", "alpha": "5/6"}, "recipe": {"milestones": [1, 2]}, "teacher": None}
 

@@ -16,7 +16,7 @@ from ardor import checks
 from ardor.cli import main
 from ardor.commands.train import NAMES, job_of
 from ardor.commands.words import first_stage
-from ardor.train import config_of
+from ardor.ready import config_of
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}

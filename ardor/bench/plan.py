@@ -29,10 +29,11 @@ from ardor.data.split import Split
 from ardor.models.known import find
 from ardor.modes import attack_view, freeze, train_mode
 from ardor.noise import Noise, seeded
+from ardor.ready import require_ready
 from ardor.recipe import find_device
 from ardor.report.runs import curve_of
 from ardor.threat import Linf
-from ardor.train import make_optimiser, require_ready, set_rate, step
+from ardor.train import make_optimiser, set_rate, step
 
 STEPS = 3
 """Real steps for each kind of cell; the first, which warms up, is not counted."""

@@ -29,10 +29,11 @@ from ardor.errors import ArdorError, DivergedError
 from ardor.evaluate import evaluate
 from ardor.gate import require
 from ardor.progress import Progress
+from ardor.ready import require_ready
 from ardor.recipe import find_device
 from ardor.report.runs import gaps_of
 from ardor.threat import Linf
-from ardor.train import Epoch, require_ready
+from ardor.train import Epoch
 
 POLL = 1.0
 """Seconds between two looks at cells that others work on."""

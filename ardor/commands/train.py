@@ -44,9 +44,10 @@ from ardor.logs.moment import Moment
 from ardor.models.build import BUILDERS
 from ardor.options import SPELLING, built, grouped, options_for, piece, values, with_options
 from ardor.plan import explain_oom, is_oom
+from ardor.ready import config_of, require_ready
 from ardor.recipe import Recipe, find_device
 from ardor.threat import Linf
-from ardor.train import Epoch, config_of, epochs, require_ready
+from ardor.train import Epoch, epochs
 
 NAMES = ("data", "student", "teacher", "method", "threat", "averaging")
 
