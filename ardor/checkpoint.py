@@ -80,13 +80,19 @@ def require_own(folder: Path, config: Mapping[str, Any]) -> None:
             f"expected an empty folder or a run of ardor, got {folder} with other files: type --run with a new name"
         )
     if path.exists():
-        there = read_yaml(path)
+        there = completed(read_yaml(path))
         found = [d for d in differences(config, there) if d.partition(":")[0] not in WHERE_THINGS_LIE]
         if found:
             raise RunError(
                 f"expected the configuration that {folder} was made with, got another ({'; '.join(found[:4])}"
                 f"{f'; and {len(found) - 4} more' if len(found) > 4 else ''}): type --run with a new name"
             )
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of before there were these keys, with what their absence meant."""
+    recipe = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
+    return {"soft_labels": "live", **config, "recipe": {**recipe, **(config.get("recipe") or {})}}
 
 
 def save(folder: Path | None, record: Epoch, learning: Learning, averaged: nn.Module | None = None) -> None:

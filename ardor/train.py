@@ -95,11 +95,10 @@ def epochs(
     device = find_device(recipe.device)
     require_ready(student, teacher, method, train, val, averaging, recipe)
     learning = _begin(student, teacher, method, train, recipe, device, averaging)
-    with processes.first_in_front():
-        folder = checkpoint.open_run(
-            run, config_of(student, teacher, method, train, val, recipe, averaging, soft_labels)
-        )
+    config = config_of(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
+    with processes.first_in_front():
+        folder = checkpoint.open_run(run, config)
     checkpoint.resume(folder, learning, tidy=processes.rank() == 0)
     processes.require_equal(learning.done, folder)
     train = _resident(train, device)
@@ -226,9 +225,13 @@ def make_optimiser(student: nn.Module, method: Method, recipe: Recipe) -> torch.
         groups.append({"params": own, "weight_decay": 0.0})
     # fused, an update can be left out without the host knowing yet
     fused = all(p.is_cuda for group in groups for p in group["params"])
-    return torch.optim.SGD(
+    optimiser = torch.optim.SGD(
         groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True if fused else None
     )
+    if fused and recipe.momentum:  # it would keep what lay in memory, where its first update is left out
+        for p in (p for group in groups for p in group["params"]):
+            optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimiser
 
 
 def _begin(
@@ -242,6 +245,8 @@ def _begin(
 ) -> Learning:
     """Everything that learns, on its device, and the same in every process."""
     student.to(device)
+    if teacher is not None:
+        teacher.to(device)  # before its table is named, which is of the device that answers
     if recipe.sync_batchnorm and processes.count() > 1:
         student = processes.synchronised(student, device)
     processes.same([*student.parameters(), *student.buffers()])
@@ -299,6 +304,6 @@ def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:
         return
     terms = ", ".join(f"{name} {float(mean.detach()):.4g}" for name, mean in means.items())
     raise DivergedError(
-        f"expected a finite loss, got {float(loss.detach())} at {where} ({terms}); the weights are those before this "
-        "step: type a lower --recipe.lr, or look at the images and the teacher's logits"
+        f"expected a finite loss, got {float(loss.detach())} at {where} ({terms}); the weights never saw this step: "
+        "type a lower --recipe.lr, or look at the images and the teacher's logits"
     )

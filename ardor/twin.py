@@ -97,7 +97,9 @@ class Twin:
     def _compiled(self, x: Tensor) -> Tensor:
         """The same, compiled for the shape of the first batch; another shape, the last batch's, is not worth it."""
         own = self.__dict__
-        shape, run = own["made"].setdefault(own["dtype"], (x.shape, compile_(own["graph"], x)))
+        if own["dtype"] not in own["made"]:
+            own["made"][own["dtype"]] = x.shape, compile_(own["graph"], x)
+        shape, run = own["made"][own["dtype"]]
         if run is None or shape != x.shape:
             return passed(own["graph"], own["dtype"], x)
         try:

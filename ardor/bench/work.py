@@ -138,7 +138,7 @@ def _train(table: Table, cell: Cell, tell: Tell) -> None:
     """From the beginning, or from the last checkpoint."""
     began = time.perf_counter()
     run = table.asked.run(cell.name)
-    job = job_of([*cell.words, f"--run={run}", f"--soft_labels_in={table.asked.folder / 'soft-labels'}"])
+    job = job_of([*cell.words, f"--run={run}", f"--soft_labels_in={table.asked.folder / '.soft-labels'}"])
     settle(job)
     _require_teacher(table, cell, job, tell)
     note(table.asked, cell)  # not before: what a refused teacher never began is nobody's

@@ -105,7 +105,8 @@ def _register(path: Path, data: Split, hashes: Hashes) -> None:
     if len(other):
         raise RunError(
             f"expected the soft labels of {data.name} in {path.parent}, got a table of other images ({len(other)} of "
-            f"{len(rows)} differ, the first is image {other[0]}): name another folder"
+            f"{len(rows)} differ, the first is image {other[0]}): type --soft_labels_in with another folder, or "
+            "--soft_labels live"
         )
     if fresh.any():
         with path.open("r+b") as file:

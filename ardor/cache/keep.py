@@ -18,6 +18,9 @@ from ardor.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
+CUT = ("root", "val", "seed", "limit", "protocol", "download")
+"""Words about data that say where they lie and which part is taken: an image is the same image."""
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -35,11 +38,12 @@ class Keep:
         if why is None and importlib.util.find_spec("fcntl") is None:
             why = "soft labels are not kept: this system has no file locks"
         if why is not None:
-            log.info(why)
+            log.warning(why)
             return None
         padding, flip = crop_of(recipe)
         identity = identity_of(teacher, train, padding=padding, flip=flip, classes=train.classes, dtype=self.dtype)
-        digest = hashlib.sha256(f"{train.name}\n{to_yaml(identity)}".encode()).hexdigest()[:12]
+        options = {k: v for k, v in train.source.items() if k not in CUT}  # of a user's own data they make others
+        digest = hashlib.sha256(f"{train.name}\n{options}\n{to_yaml(identity)}".encode()).hexdigest()[:12]
         name = "".join(c if c.isalnum() else "_" for c in train.name)[-40:]
         return SoftLabels.open(
             Path(self.folder) / f"{name}-{digest}", teacher, train, padding=padding, flip=flip, dtype=self.dtype

@@ -157,7 +157,7 @@ def described(
     if "teacher" in asked.names:
         from_net = make_net("teacher", asked.names["teacher"], values(more.teacher), images, fresh=False)
     folder = run or there or default_run(asked, recipe.seed, smoke)
-    keep = None if soft_labels == "live" else Keep(soft_labels_in or folder.parent / "soft-labels", soft_labels)
+    keep = None if soft_labels == "live" else Keep(soft_labels_in or folder.parent / ".soft-labels", soft_labels)
     average = built(more.averaging) if "averaging" in asked.names else None
     return Job(
         net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate, log, average, keep

@@ -11,6 +11,7 @@ from cyclopts.config import Dict
 
 from ardor import attacks, methods
 from ardor import threat as threats
+from ardor.checkpoint import completed
 from ardor.config import number, read_yaml
 from ardor.errors import ConfigError
 from ardor.names import nearest, resolve
@@ -55,8 +56,10 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
     A recipe's options of a piece are dropped where the words name another piece in its place. Raises ConfigError.
     """
     path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
-    path = path / "config.yaml" if path and path.is_dir() else path  # a run's folder: go on with it
+    goes_on = path is not None and path.is_dir()  # a run's folder
+    path = path / "config.yaml" if path and goes_on else path
     content = read_yaml(path) if path else {}
+    content = completed(content) if goes_on else content
     content = _smoked(content, content.pop("smoke", None), "--smoke" in argv, path)
     if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
