@@ -42,7 +42,7 @@ def as_text(value: float) -> str:
     if isinstance(value, Number):
         return value.text
     plain = f"{value:g}"
-    if float(plain) == value:
+    if float(plain) == value or value != value:
         return plain
     n = round(value * 255)
     if n / 255 == value:

@@ -10,8 +10,12 @@ A process that was started alone is the first of one, and nothing here does anyt
 from __future__ import annotations
 
 import contextlib
+import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,11 +45,41 @@ def joined(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    store, place, number = _met()
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # the others wait while the first examines the teacher, whatever that takes
+    dist.init_process_group(backend, store=store, rank=place, world_size=number, timeout=timedelta(hours=6))
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _met() -> tuple[Any, int, int]:
+    """A store of this start's own, this process's rank, and how many there are.
+
+    torchrun keeps one store over its restarts, and machines may count these differently: a late process's last address
+    would be found there, where nobody is any more (pytorch/pytorch#135712, #167288). So the first one gives the start
+    a new name, and the others wait until that one has seen their own new names.
+    """
+    from torch.distributed.distributed_c10d import PrefixStore  # here, for a torch without them may still train alone
+    from torch.distributed.rendezvous import rendezvous
+
+    store, place, number = next(rendezvous("env://"))
+    own = uuid.uuid4().hex
+    if place == 0:
+        store.set("start", own)
+        seen = [store.get(f"{own}/{other}").decode() for other in range(1, number)]
+        store.set(f"{own}/seen", " ".join(seen))
+        return PrefixStore(own, store), place, number
+    start = ""
+    while True:
+        if store.get("start").decode() != start:
+            start = store.get("start").decode()
+            store.set(f"{start}/{place}", own)
+        if store.check([f"{start}/seen"]) and own in store.get(f"{start}/seen").decode().split():
+            return PrefixStore(start, store), place, number
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager
@@ -105,9 +139,13 @@ def same(tensors: Sequence[Tensor]) -> None:
 
 
 def require_equal(done: int, folder: Path | None) -> None:
-    """Refuse processes that are not equally far. Raises RunError."""
-    device = torch.device("cuda" if count() > 1 and dist.get_backend() == "nccl" else "cpu")
-    if total({"done": done}, device)["done"] != done * count():
+    """Refuse processes that are not as far as the first. Raises RunError in all of them."""
+    if count() == 1:
+        return
+    device = torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    first = torch.tensor(done, device=device)
+    dist.broadcast(first, 0)
+    if total({"others": float(int(first) != done)}, device)["others"]:
         raise RunError(
             f"expected one run that all processes see, got {folder} with {done} epochs in process {rank()} and another "
             "number elsewhere: type --run with a folder that all machines share"

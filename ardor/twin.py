@@ -12,6 +12,7 @@ than when it was traced is traced again. Any other net is attacked as it is.
 from __future__ import annotations
 
 import logging
+import operator
 import weakref
 from typing import Any
 
@@ -204,5 +205,17 @@ def _fold(traced: fx.GraphModule) -> list[Folded]:
         if foldable:
             behind.replace_all_uses_with(node)
             traced.graph.erase_node(behind)
+    _relu_in_place(traced)
     traced.recompile()
     return folded
+
+
+def _relu_in_place(traced: fx.GraphModule) -> None:
+    """Let a ReLU write over its input where nothing else reads that: convolutions and sums need it no more."""
+    for node in traced.graph.nodes:
+        before = node.args[0] if node.args else None
+        if node.op != "call_function" or node.target not in (F.relu, F.relu6) or not isinstance(before, fx.Node):
+            continue
+        made = traced.get_submodule(before.target) if before.op == "call_module" else before.target  # type: ignore[arg-type]
+        if len(before.users) == 1 and (made in (operator.add, torch.add) or isinstance(made, Folded)):
+            node.kwargs = {**node.kwargs, "inplace": True}

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import ardor
@@ -54,6 +55,39 @@ def test_it_follows_training():
         net.linear.weight.mul_(-1)
     torch.testing.assert_close(twin_of(net.eval())(X), net(X), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(net(X), before)
+
+
+class Forked(nn.Module):
+    """Its first convolution and its sum are read twice: a ReLU must not write over them, nor over the images."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 10)
+
+    def forward(self, x):
+        a = self.conv(torch.relu(x - 0.5))
+        b = a + 0.1
+        c = F.relu(b) - 2 * b + F.relu(a) + 3 * a
+        return self.head((c + F.relu(c * 2)).mean((2, 3)))
+
+
+def test_what_is_read_twice_is_not_written_over():
+    Forked.__module__ = "ardor.testing.forked"  # as a net of ours, which alone has a twin
+    net, x = Forked().eval(), X.clone()
+    twin = twin_of(net)
+    assert isinstance(twin, Twin)
+    z = x.clone().requires_grad_()
+    torch.testing.assert_close(twin(z), net(x), rtol=1e-4, atol=1e-6)
+    (a,), (b,) = (torch.autograd.grad(f(z).square().sum(), z) for f in (twin, net))
+    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+    assert torch.equal(z, X)
+
+
+def test_a_relu_behind_a_convolution_or_a_sum_writes_over_it():
+    graph = twin_of(lively(ardor.models.build("resnet18"))).__dict__["graph"].graph
+    relus = [node for node in graph.nodes if node.target is F.relu]
+    assert len(relus) == 17
+    assert all(node.kwargs.get("inplace") for node in relus)
 
 
 class Round(torch.autograd.Function):
