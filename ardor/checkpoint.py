@@ -135,14 +135,15 @@ def resume(folder: Path | None, learning: Learning, *, tidy: bool = True) -> Non
         try:
             if path.exists():
                 _go_on(path, _sound(path), learning)
-                if tidy:
-                    _forget_after(folder / "metrics.jsonl", learning.done)
-                return
+                break
         except _DamagedError as error:
             damaged.append(error)
             log.warning("%s; looking for the epoch before", error)
-    if damaged:
-        raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
+    else:
+        if damaged:
+            raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
+    if tidy:
+        _forget_after(folder / "metrics.jsonl", learning.done)
 
 
 class _DamagedError(Exception):

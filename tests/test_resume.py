@@ -76,7 +76,7 @@ def whole(tmp_path_factory):
     return ended(folder)
 
 
-@pytest.mark.parametrize("moment", [1, 6, 11, 17])
+@pytest.mark.parametrize("moment", [1, 7, 11, 17])
 def test_killed_in_the_middle_of_a_write(tmp_path, whole, moment):
     folder = tmp_path / "run"
     process = run(["-c", DIES, str(moment), "train", *WORDS, "--run", str(folder)])
