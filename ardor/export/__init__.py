@@ -143,7 +143,7 @@ def _for_calibration(to: str, calibrate: Split | None, check: Split | None, limi
         raise DataError(f"expected images of one shape, got {calibrate.shape} and {check.shape}: pass one data set")
     chosen = calibrate.limit(limit)
     both = _digests(chosen) & _digests(check)
-    if len(both) > len(chosen) / 10:  # published sets have some images twice
+    if len(both) > len(chosen) / 100:  # published sets have some images twice
         raise DataError(
             f"expected other images to calibrate on than to check on, got {len(both)} of {len(chosen)} in both: "
             "pass calibrate=train, check=test"

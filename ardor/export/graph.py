@@ -88,15 +88,26 @@ def _refusal(program: Any, error: Exception) -> ExportError:
 
 
 def _layer_of(program: Any, operator: str) -> str:
-    """` in the layer NAME` for the first node that calls `operator`."""
-    plain = operator.rpartition(".")[2]
-    for node in program.graph.nodes:
-        if node.op == "call_function" and plain in str(node.target):
-            stack = node.meta.get("nn_module_stack") or {}
-            path, kind = next(reversed(stack.values()), ("", ""))
-            kind = kind if isinstance(kind, str) else kind.__name__
-            return f" in the layer {path or 'of the net itself'} ({kind.rpartition('.')[2]})"
+    """` in the layer NAME` for the node that calls `operator`, where one can be told.
+
+    The exporter takes operators apart before it looks for their ONNX form: prims.bessel_i0 was aten.special_i0.
+    """
+    wanted = _word(operator)
+    calls = [(_word(str(node.target)), node) for node in program.graph.nodes if node.op == "call_function"]
+    same = [node for word, node in calls if word == wanted]
+    alike = [node for word, node in calls if min(len(word), len(wanted)) > 3 and (word in wanted or wanted in word)]
+    for node in (same or alike)[:1]:
+        stack = node.meta.get("nn_module_stack") or {}
+        path, kind = next(reversed(stack.values()), ("", ""))
+        kind = kind if isinstance(kind, str) else kind.__name__
+        return f" in the layer {path} ({kind.rpartition('.')[2]})" if path else " in the net itself"
     return ""
+
+
+def _word(operator: str) -> str:
+    """`i0` of `prims.bessel_i0` and of `aten.special_i0.default`."""
+    parts = operator.split(".")
+    return re.sub(r"^(bessel|special)_|_", "", parts[1]) if len(parts) > 1 else ""
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -191,6 +191,8 @@ def _refusal(content: bytes, name: str, error: Exception) -> Exception:
         operator, node = found[1], found[2]
     elif found := re.search(r'In Node, \("([^"]*)", (\w+),.*No Op registered for', cause):
         node, operator = found[1], found[2]
+    elif found := re.search(r"of operator \((\w+)\) in node \(([^)]*)\) is invalid", cause):
+        operator, node = found[1], found[2]
     elif found := re.search(r"error: (\S+)\(-?\d+\) is not a registered function/op", cause):
         operator = found[1]
         node = _node_of(content, operator)
