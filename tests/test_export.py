@@ -16,6 +16,7 @@ from ardor.config import read_yaml
 from ardor.data.split import Split
 from ardor.errors import CheckpointError, ConfigError, DataError, ExportError, ModelError, RunError
 from ardor.export import Exported
+from ardor.export.graph import quiet
 from ardor.export.parity import match, measure
 from ardor.export.runtime import Session
 from ardor.export.sealed import probe, seal
@@ -187,6 +188,19 @@ def test_the_net_and_the_process_are_as_before(net, digits, tmp_path, capsys):
     assert shown.out == ""
     assert "Pre-processing" not in shown.err
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES.values())
+
+
+def test_what_an_exporter_logs_leaves_no_handler_behind(capsys):
+    root = logging.getLogger()
+    handlers, root.handlers = root.handlers, []
+    try:
+        with quiet():
+            logging.warning("of an exporter")
+        assert root.handlers == []
+        assert root.manager.disable == 0
+    finally:
+        root.handlers = handlers
+    assert capsys.readouterr().err == ""
 
 
 def test_a_net_in_training_mode_is_exported_as_it_is_evaluated(digits, tmp_path):
@@ -488,7 +502,7 @@ def test_an_operator_that_the_runtime_lacks_is_named_with_its_layer(model, opera
 def test_a_file_of_somebody_else_is_a_black_box_and_is_said_to_be(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         session = Session(saved(foreign(), tmp_path))
-    assert "was not exported by ardor: a black box" in caplog.text
+    assert "was not exported by ardor: it is judged as a black box" in caplog.text
     assert session.foreign
     assert session.metadata == {}
     assert session.class_names == ()
@@ -678,6 +692,27 @@ def test_a_session_is_a_net_of_its_own(net, made, digits):
     with pytest.raises(ModelError, match="expected an attack without gradients"):
         session(x.requires_grad_())
     ardor.models.require_fit(session, (1, 8, 8), 10)
+
+
+def test_a_file_is_judged_without_gradients(net, made, digits):
+    test, threat = digits[1].limit(40), ardor.Linf(EPS)
+    suite = ardor.attacks.Suite("square", threat, {"square": ardor.attacks.Square(threat, queries=60)})
+    ours, theirs = (ardor.evaluate(one, test, suite) for one in (net, Session(made["onnx"].path)))
+    assert theirs.verdicts == ours.verdicts
+    assert "b" in theirs.verdicts["square"]
+    (finding,) = [f for f in theirs.findings if f not in ours.findings]
+    assert (finding.name, finding.severity) == ("without_gradients", "note")
+    assert "computes on onnxruntime" in finding.evidence
+    with pytest.raises(ModelError, match="expected an attack without gradients"):
+        ardor.evaluate(Session(made["onnx"].path), test, ardor.attacks.quick(threat))
+
+
+def test_a_report_of_a_file_of_somebody_else_says_so(digits, tmp_path):
+    model = foreign(out=("n", 8))
+    images = replace(digits[1].limit(16), labels=digits[1].limit(16).labels % 8, classes=8, class_names=())
+    suite = ardor.attacks.Suite("square", ardor.Linf(EPS), {"square": ardor.attacks.Square(queries=2)})
+    report = ardor.evaluate(Session(saved(model, tmp_path)), images, suite)
+    assert "was not exported by ardor: it is judged as a black box" in str(report)
 
 
 def test_threads_are_torchs_or_those_that_are_typed(made):

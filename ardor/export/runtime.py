@@ -61,6 +61,16 @@ class Session(nn.Module):
         """Whether somebody else made the file: nothing is known of it but its input and output."""
         return not self.metadata
 
+    @property
+    def without_gradients(self) -> str:
+        """What every report of the file must say: a finding of `ardor.checks`."""
+        if self.foreign:
+            return (
+                f"{self.name} was not exported by ardor: it is judged as a black box, its images taken as (B, C, H, W) "
+                "in [0, 1]"
+            )
+        return f"{self.name} computes on onnxruntime, which gives no gradients"
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes). Raises ModelError for images of another shape, and where a gradient is asked for."""
         if torch.is_grad_enabled() and x.requires_grad:
@@ -123,9 +133,7 @@ class Session(nn.Module):
         self.metadata: dict[str, Any] = {}
         self.class_names: tuple[str, ...] = ()
         if not {KEY, SEAL} & set(held):
-            log.warning(
-                "%s was not exported by ardor: a black box, whose images are taken as (B, C, H, W) in [0, 1]", self.name
-            )
+            log.warning("%s", self.without_gradients)
             return
         try:
             said = json.loads(held.get(KEY, ""))
