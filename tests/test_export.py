@@ -1,5 +1,6 @@
 """A net to a file: what stands in it, how far it answers as the net does, and what is refused, on real onnxruntime."""
 
+import functools
 import io
 import json
 import logging
@@ -532,6 +533,16 @@ def test_a_foreign_file_for_other_images_is_refused(model, word, tmp_path):
         Session(saved(model, tmp_path))
 
 
+def test_weights_that_lie_beside_a_foreign_file_are_found(tmp_path):
+    model = foreign("Mul")
+    model.graph.node[0].input.append("by")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.full((1, 1, 8, 8), 3, np.float32), "by"))
+    path = tmp_path / "foreign.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="foreign.data", size_threshold=100)
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Session(path)(x), 3 * x.sum((1, 2)))
+
+
 def test_a_foreign_file_with_two_outputs_is_refused(tmp_path):
     model = foreign()
     model.graph.output.append(onnx.helper.make_tensor_value_info("z", 1, None))
@@ -761,6 +772,22 @@ def test_the_shell_exports_a_run(trained, capsys, monkeypatch, tmp_path):
     assert said["threat"] == {"name": "L2", "eps": 0.5}
     assert main(["export", str(trained), "--to", "torch-export", "--checkpoint", "last", "--limit", "9"]) == 0
     assert (trained / "last.pt2").exists()
+
+
+def test_the_shell_finds_data_that_have_moved(trained, tmp_path, monkeypatch):
+    asked = []
+
+    @functools.wraps(ardor.data.load)
+    def load(**source):
+        asked.append(source)
+        raise DataError("seen")
+
+    monkeypatch.setattr(ardor.data, "load", load)
+    monkeypatch.chdir(tmp_path)
+    own = read_yaml(trained / "config.yaml")["data"]
+    assert main(["export", str(trained)]) == 2
+    assert main(["export", str(trained), "--data.root", "elsewhere"]) == 2
+    assert asked == [own, own | {"root": "elsewhere"}]
 
 
 def test_the_shell_refuses_in_one_sentence(trained, tmp_path, capsys):

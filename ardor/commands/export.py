@@ -18,7 +18,7 @@ from ardor.config import read_yaml
 from ardor.errors import ConfigError
 from ardor.export import SUFFIX
 from ardor.export import export as write
-from ardor.options import grouped, options_for, piece, with_options
+from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.report import Report
 from ardor.threat import Linf
 
@@ -41,7 +41,10 @@ def app(argv: Sequence[str]) -> App:
     config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
     trained = read_yaml(config) if config and config.is_file() else {}
     threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
-    options = grouped([piece("threat", options_for(type(threat), threat))], trained=trained, resolved_threat=threat)
+    # where the data lie may have changed since; what they are is the run's own
+    places = options_for(datasets.load, skip=("name", "val", "seed", "limit", "protocol"))
+    rows = [piece("threat", options_for(type(threat), threat)), piece("data", places)]
+    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
     command = App(name="export", help=HELP)
     command.default(with_options(export, options))
     return command
@@ -71,7 +74,9 @@ def export(
     if "data" not in more.trained:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor export runs/NAME, or ardor.export()")
     threads.keep_memory()
-    train, val, test = datasets.load(**more.trained["data"])
+    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
+    elsewhere = {key: value for key, value in values(more.data).items() if key in typed}
+    train, val, test = datasets.load(**more.trained["data"] | elsewhere)
     with draw.progress(f"{to} and its parity", 1):
         made = write(
             net,

@@ -47,7 +47,10 @@ class Session(nn.Module):
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # what matters is raised
         try:
-            self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            # by its path where it has one: weights of somebody else's may lie beside it
+            self.session = ort.InferenceSession(
+                file if isinstance(file, bytes) else self.name, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's own, one class per status
             raise _refusal(content, self.name, error) from error
         self.register_buffer("digest", torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8))
@@ -193,7 +196,8 @@ def _read(path: Path) -> bytes:
 
 def _refusal(content: bytes, name: str, error: Exception) -> Exception:
     """A file that is no model, or an operator that is missing, named with its layer."""
-    cause = " ".join(re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error)).split())
+    status = r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .* failed:)?"
+    cause = " ".join(re.sub(status, "", str(error)).split())
     node, operator = "", ""
     if found := re.search(r"implementation for (\w+)\(\d+\) node with name '([^']*)'", cause):
         operator, node = found[1], found[2]
