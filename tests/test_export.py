@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import logging
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -52,6 +53,26 @@ def made(net, digits, tmp_path_factory):
     folder, (train, test) = tmp_path_factory.mktemp("made"), digits
     words = {"calibrate": train, "check": test, "threat": ardor.Linf(EPS)}
     return {to: ardor.export(net, folder / name, to=to, **words) for to, name in FILES.items()}
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """Each net is traced once, where what comes after is tested."""
+    room, programs, bodies = sys.modules["ardor.export"], {}, {}
+    traced, to_onnx = room.traced, room.to_onnx
+
+    def trace(net, shape):
+        if net not in programs:
+            programs[net] = traced(net, shape)
+        return programs[net]
+
+    def graph(program):
+        if id(program) not in bodies:
+            bodies[id(program)] = to_onnx(program)
+        return bodies[id(program)]
+
+    monkeypatch.setattr(room, "traced", trace)
+    monkeypatch.setattr(room, "to_onnx", graph)
 
 
 def run(path, x):
@@ -236,7 +257,7 @@ def test_int8_is_qdq_with_a_scale_for_each_output_channel(made):
     assert 1e-3 < made["onnx-int8"].parity.largest < 1
 
 
-def test_int8_is_calibrated_on_the_training_images_alone(net, made, digits, tmp_path):
+def test_int8_is_calibrated_on_the_training_images_alone(net, made, digits, once, tmp_path):
     train, test = digits
     graph = made["onnx-int8"].metadata["sha256"]
     dark = replace(test, images=test.images * 0.1)
@@ -248,7 +269,7 @@ def test_int8_is_calibrated_on_the_training_images_alone(net, made, digits, tmp_
     assert other.parity.clean.agreement < made["onnx-int8"].parity.clean.agreement
 
 
-def test_every_calibration_image_is_shown(net, digits, tmp_path):
+def test_every_calibration_image_is_shown(net, digits, once, tmp_path):
     """A single bright image, the last one, must widen the ranges."""
     train, test = digits
     images = train.images[:130] * 0.2
@@ -302,7 +323,7 @@ def statistics(net, shape):
 
 
 @pytest.mark.parametrize(("name", "options"), [("resnet18", {}), ("mobilenet_v2", {"width": 0.25})])
-def test_the_papers_nets(name, options, tmp_path):
+def test_the_papers_nets(name, options, once, tmp_path):
     shape = (3, 8, 8)
     one = statistics(ardor.models.build(name, mean=[0.5, 0.4, 0.3], std=[0.2, 0.3, 0.4], **options), shape)
     words = {"calibrate": split(shape, 64, "train"), "check": split(shape), "threat": ardor.L2(0.5)}
@@ -381,7 +402,7 @@ def test_a_forced_file_says_that_it_does_not_match(net, digits, tmp_path):
     assert "warning: forced, with logits that differ by up to 1 on clean images" in str(made)
 
 
-def test_int8_must_agree_as_far_as_is_asked(net, made, digits, tmp_path):
+def test_int8_must_agree_as_far_as_is_asked(net, made, digits, once, tmp_path):
     words = {"to": "onnx-int8", "calibrate": digits[0], "check": digits[1], "threat": ardor.Linf(EPS)}
     reached = made["onnx-int8"].parity.agreement
     assert 0.95 <= reached < 1
@@ -645,7 +666,7 @@ def test_sealed_metadata_of_any_length_are_read_by_everybody(n):
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_with_the_command(net, digits, made, tmp_path, monkeypatch, package):
-    monkeypatch.setitem(__import__("sys").modules, package, None)
+    monkeypatch.setitem(sys.modules, package, None)
     word = rf'the package {package} for .*: type pip install "ardor\[onnx\]"'
     with pytest.raises(ConfigError, match=word):
         ardor.export(net, tmp_path / "n.onnx", check=digits[1])
