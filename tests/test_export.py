@@ -664,6 +664,28 @@ def test_sealed_metadata_of_any_length_are_read_by_everybody(n):
     assert ort.InferenceSession(content).get_modelmeta().custom_metadata_map == held
 
 
+def test_sealed_metadata_of_every_length_about_a_byte_of_its_count():
+    body = foreign().SerializeToString()
+    for n in range(90, 140):
+        held = {prop.key: prop.value for prop in onnx.load_from_string(seal(body, {"a": "a" * n})).metadata_props}
+        assert json.loads(held["ardor"]) == {"a": "a" * n}
+
+
+@pytest.mark.parametrize("key", [b"\x05ardor", b"\x0cardor.sha256"])
+def test_a_broken_key_does_not_make_a_file_somebody_elses(made, key, tmp_path):
+    content = made["onnx"].path.read_bytes()
+    assert content.count(key) == 1
+    with pytest.raises(CheckpointError):
+        Session(saved(content.replace(key, key[:1] + b"b" + key[2:]), tmp_path))
+
+
+def test_a_net_that_draws_leaves_the_generator_as_it_was(digits, tmp_path):
+    one = with_layer(lambda x: x + 0 * torch.rand_like(x))
+    before = torch.get_rng_state()
+    ardor.export(one, tmp_path / "n.pt2", to="torch-export", check=digits[1].limit(20))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_with_the_command(net, digits, made, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
