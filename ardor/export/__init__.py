@@ -101,6 +101,7 @@ def export(
             body = quantised(body, calibrated)
         run = _loaded(to, body)
         parity = measure(net, run, images, threat, seed)
+        recorded = run(probe(images.shape))[0].tolist()
     misses = parity.misses(*((None, agreement) if to == "onnx-int8" else (LARGEST, 1.0)))
     if misses and not force:
         raise ExportError(
@@ -109,7 +110,7 @@ def export(
         )
     said = facts(net, to, images, calibrated, threat, reports)
     said |= {"parity": parity.asdict(), "forced": misses, "sha256": hashlib.sha256(body).hexdigest()}
-    said["probe"] = run(probe(images.shape))[0].tolist()
+    said["probe"] = recorded
     content = _program_bytes(program, said) if to == "torch-export" else seal(body, said)
     _loaded(to, content)  # the bytes that are written are read back first
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
