@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 from ardor import attacks, data, errors, losses, methods, models
 from ardor.errors import ArdorError
 from ardor.evaluate import evaluate
+from ardor.export import export
 from ardor.modes import attack_view, freeze
 from ardor.noise import Noise
 from ardor.recipe import Recipe
@@ -35,6 +36,7 @@ __all__ = [
     "epochs",
     "errors",
     "evaluate",
+    "export",
     "freeze",
     "losses",
     "methods",

@@ -7,6 +7,7 @@ ArdorError
 ├── ModelError        a net that does not fit the data, the teacher or the contract of DESIGN section 5
 ├── CheckpointError   a file of weights that is truncated, foreign, pickled, or made for another net
 ├── RunError          a run folder that cannot be used: unwritable, full, or holding another run
+├── ExportError       a net that cannot be exported, or whose exported file does not answer as it does
 └── DivergedError     training produced a loss that is not finite
 """
 
@@ -39,6 +40,10 @@ class CheckpointError(ArdorError):
 
 class RunError(ArdorError):
     """A run folder cannot be used: unwritable, full, or holding another run."""
+
+
+class ExportError(ArdorError):
+    """A net cannot be exported, or its exported file does not answer as the net does."""
 
 
 class DivergedError(ArdorError):

@@ -15,7 +15,7 @@ SOURCES = sorted((ROOT / "ardor").rglob("*.py"))
 def test_public_names_are_pinned():
     assert ardor.__all__ == [
         "L2", "ArdorError", "Epoch", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks", "data", "distill",
-        "epochs", "errors", "evaluate", "freeze", "losses", "methods", "models", "variance_gap",
+        "epochs", "errors", "evaluate", "export", "freeze", "losses", "methods", "models", "variance_gap",
     ]  # fmt: skip
     assert ardor.attacks.__all__ == [
         "APGD", "CW", "FAB", "FGSM", "PGD", "Square", "Suite", "autoattack", "paper", "plus", "quick", "rand", "suites",
@@ -30,7 +30,7 @@ def test_public_names_are_pinned():
 def test_errors_are_drawn_in_the_docstring():
     classes = [v for v in vars(ardor.errors).values() if isinstance(v, type) and issubclass(v, ardor.ArdorError)]
     assert all(c.__name__ in ardor.errors.__doc__ for c in classes)
-    assert len(classes) == 8
+    assert len(classes) == 9
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

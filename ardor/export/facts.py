@@ -1,0 +1,63 @@
+"""What an exported file says of itself: docs/export.md lists the keys."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+import ardor
+from ardor.config import describe
+from ardor.data.split import Split
+from ardor.export.graph import IMAGES, LOGITS
+from ardor.export.sealed import FORMAT
+from ardor.models import hash_of
+from ardor.report import Report
+from ardor.types import Threat
+
+
+def facts(
+    net: nn.Module, to: str, images: Split, calibrated: Split | None, threat: Threat, reports: Sequence[Report]
+) -> dict[str, Any]:
+    """All but what was measured on the file itself. reports: those of this net are taken over."""
+    weights = hash_of(net)
+    packages = ("torch",) if to == "torch-export" else ("torch", "onnx", "onnxscript", "onnxruntime")
+    return {
+        "format": FORMAT,
+        "ardor": ardor.__version__,
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "to": to,
+        "net": describe(net),
+        "weights": weights,
+        "input": {
+            "name": IMAGES,
+            "layout": "NCHW",
+            "shape": list(images.shape),
+            "dtype": "float32",
+            "range": [0, 1],
+            "normalisation": "inside",
+        },
+        "output": {"name": LOGITS, "dtype": "float32"},
+        "classes": list(images.class_names),
+        "threat": describe(threat) | {"eps": float(threat.eps)},
+        "check": _of(images),
+        "calibration": None if calibrated is None else _of(calibrated),
+        "reports": [_figures(report) for report in reports if report.model.get("hash") == weights],
+    }
+
+
+def _of(images: Split) -> dict[str, Any]:
+    return {"name": images.name, "part": images.part, "n": len(images), "hash": images.hash}
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    """Clean and robust accuracy of an evaluation of the net."""
+    return {
+        "suite": report.suite,
+        "threat": report.threat,
+        "data": {key: report.data[key] for key in ("name", "part", "hash")},
+        "n": report.n,
+        "accuracy": {name: share.value for name, share in report.figures().items()},
+    }

@@ -1,0 +1,138 @@
+"""A net to an ONNX graph or a traced program: eval mode, normalisation inside, batch dimension free, batch norm folded.
+
+Every node is called LAYER/NAME after the layer of the net that it computes, so that a runtime's own messages name it.
+What torch notes beside the nodes is left out: it has the paths of the machine that exported.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from ardor.errors import ExportError
+
+IMAGES, LOGITS, BATCH = "images", "logits", "batch"
+"""What the graph's input, its output and its free dimension are called."""
+
+
+def traced(net: nn.Module, shape: tuple[int, int, int]) -> Any:
+    """A torch ExportedProgram of a float32 copy of `net` in eval mode on the CPU, for images (B, *shape), B >= 1.
+
+    Raises ExportError where the net decides by its values or by the size of its batch, or cannot be traced.
+    """
+    plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    try:
+        with quiet():
+            # two images: a batch of one is taken for a constant
+            return torch.export.export(plain, (torch.zeros(2, *shape),), dynamic_shapes=free)
+    except Exception as error:  # whatever a user's own forward meets under tracing
+        raise ExportError(
+            f"expected a net that can be traced with a free batch, got {cause_of(error)}: let forward depend on the "
+            "images by tensor operations alone"
+        ) from error
+
+
+def to_onnx(program: Any) -> bytes:
+    """The program as a serialised ONNX model without metadata. Raises ExportError for an operator that ONNX lacks."""
+    try:
+        with quiet():
+            made = torch.onnx.export(
+                program, dynamo=True, external_data=False, verbose=False, input_names=[IMAGES], output_names=[LOGITS]
+            )
+    except Exception as error:  # the exporter's own, and those of onnxscript
+        raise _refusal(program, error) from error
+    model: Any = made.model_proto  # type: ignore[union-attr]
+    _plain(model)
+    serialised: bytes = model.SerializeToString(deterministic=True)
+    return serialised
+
+
+def _plain(model: Any) -> None:
+    """Names a person understands, and nothing of the machine that exported."""
+    graph = model.graph
+    symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if symbol and dim.dim_param == symbol:
+                dim.dim_param = BATCH
+    for node in graph.node:
+        notes = {prop.key: prop.value for prop in node.metadata_props}
+        scopes = ast.literal_eval(notes.get("pkg.torch.onnx.name_scopes", "[]"))
+        layer = scopes[-2] if len(scopes) > 1 else ""
+        node.name = f"{layer}/{node.name}" if layer else node.name
+    del graph.value_info[:]  # runtimes infer shapes themselves
+    for part in (*graph.node, *graph.input, *graph.output, *graph.initializer, graph, model):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _refusal(program: Any, error: Exception) -> ExportError:
+    """The operator that has no ONNX form and the layer that uses it, where the exporter's chain of errors says so."""
+    for cause in _chain(error):
+        if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(cause)):
+            where = _layer_of(program, found[1])
+            return ExportError(
+                f"expected operators that ONNX has, got {found[1]}{where}: replace it, or type --to torch-export"
+            )
+    return ExportError(f"expected a net that ONNX can say, got {cause_of(error)}: type --to torch-export")
+
+
+def _layer_of(program: Any, operator: str) -> str:
+    """` in the layer NAME` for the node that calls `operator`, where one can be told.
+
+    The exporter takes operators apart before it looks for their ONNX form: prims.bessel_i0 was aten.special_i0.
+    """
+    wanted = _word(operator)
+    calls = [(_word(str(node.target)), node) for node in program.graph.nodes if node.op == "call_function"]
+    same = [node for word, node in calls if word == wanted]
+    alike = [node for word, node in calls if min(len(word), len(wanted)) > 3 and (word in wanted or wanted in word)]
+    for node in (same or alike)[:1]:
+        stack = node.meta.get("nn_module_stack") or {}
+        path, kind = next(reversed(stack.values()), ("", ""))
+        kind = kind if isinstance(kind, str) else kind.__name__
+        return f" in the layer {path} ({kind.rpartition('.')[2]})" if path else " in the net itself"
+    return ""
+
+
+def _word(operator: str) -> str:
+    """`i0` of `prims.bessel_i0` and of `aten.special_i0.default`."""
+    parts = operator.split(".")
+    return re.sub(r"^(bessel|special)_|_", "", parts[1]) if len(parts) > 1 else ""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def cause_of(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    *_, inner = _chain(error)
+    lines = [line for line in str(inner).splitlines() if line.strip()]
+    return f"{type(inner).__name__}: {' '.join(lines[:2])}"[:300]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings of the exporters, which speak of their own insides, and the root logger as it was."""
+    root = logging.getLogger()
+    handlers, disabled = root.handlers[:], root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            root.handlers[:] = handlers  # logging.warning on a bare root logger adds one
