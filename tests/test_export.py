@@ -857,3 +857,38 @@ def test_exported_shows_itself(made):
     assert isinstance(made["onnx"], Exported)
     assert text.startswith(f"{made['onnx'].path} (onnx, 0.04 MB)")
     assert "100.00 %" in text
+
+
+def test_the_shell_judges_a_file_on_its_runtime(trained, tmp_path, capsys):
+    file = tmp_path / "best-int8.onnx"
+    assert main(["export", str(trained), "--to", "onnx-int8", "--out", str(file), "--limit", "60", "--force"]) == 0
+    assert main(["evaluate", str(file), "--limit", "20"]) == 0
+    (saved,) = tmp_path.glob("report-*.json")
+    report = ardor.Report.load(saved)
+    assert report.suite == "square"
+    assert report.title == f"{file} (onnxruntime {ort.__version__})"
+    assert report.threat["eps"] == 0.15, "the threat of the file, not the default"
+    assert report.training == {}
+    assert "without_gradients" in [finding.name for finding in report.findings]
+    judged = ardor.evaluate(
+        Session(file), ardor.data.load("digits")[2].limit(20), ardor.attacks.suites.square(ardor.Linf(0.15)), batch=20
+    )
+    assert report.verdicts == judged.verdicts
+    assert main(["evaluate", str(file), "--limit", "20", "--suite", "transfer", "--transfer_from", str(trained)]) == 0
+    assert len(list(tmp_path.glob("report-transfer-*.json"))) == 1
+    capsys.readouterr()
+    assert main(["evaluate", str(file), "--limit", "20", "--suite", "paper"]) == 2
+    assert "expected an attack without gradients" in capsys.readouterr().err
+
+
+def test_the_shell_asks_for_the_data_of_somebody_elses_file(made, tmp_path, capsys):
+    model = onnx.load(made["onnx"].path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert main(["evaluate", str(tmp_path / "theirs.onnx")]) == 2
+    assert "expected --data with a name" in capsys.readouterr().err
+    words = ["--data", "digits", "--limit", "10", "--threat.eps", "0.05"]
+    assert main(["evaluate", str(tmp_path / "theirs.onnx"), *words]) == 0
+    assert "black box" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "none.onnx")]) == 2
+    assert "expected an ONNX file" in capsys.readouterr().err

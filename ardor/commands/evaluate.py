@@ -21,6 +21,7 @@ from ardor.config import as_text, number, read_yaml
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.evaluate import evaluate as judge
+from ardor.export.runtime import Session
 from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.recipe import find_device
 from ardor.threat import BY_NAME, Linf
@@ -31,6 +32,7 @@ NAMES = ("data", "model", "threat")
 HELP = """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
 
 RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others.
+Or it is a file that `ardor export` made, judged on its own runtime by suites without gradients: `square`, `transfer`.
 Without RUN, name a net, its weights and the data.
 
 Examples:
@@ -50,30 +52,33 @@ on. The same command in a second terminal, on another machine that shares the fo
 def app(argv: Sequence[str]) -> App:
     """The command with the options of what `argv` names."""
     asked = first_stage(argv, NAMES)
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    first = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
+    net = Session(first) if first.suffix == ".onnx" and not first.is_dir() else None
+    trained = read_yaml(first / "config.yaml") if (first / "config.yaml").is_file() else {}
+    threat = find_threat(asked, argv, _threat_of(net) if net else trained_threat(trained)) or Linf()
     pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
     if "model" in asked.names:
         pieces["model"] = net_options(asked.names["model"])
     rows = [piece(key, options) for key, options in pieces.items()]
-    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
+    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat, exported=net)
     command = App(name="evaluate", help=HELP)
     command.default(with_options(evaluate, options))
     return command
 
 
 def evaluate(
-    run: Annotated[Path | None, Parameter(name="RUN", help="a run's folder; must come first")] = None,
+    run: Annotated[
+        Path | None, Parameter(name="RUN", help="a run's folder, or an exported .onnx; must come first")
+    ] = None,
     /,
     *,
     model: Annotated[str | None, Parameter(help="a net's name or file.py:Name, instead of RUN")] = None,
     weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
     data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
     suite: Annotated[
-        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square", "transfer"],
-        Parameter(help="which attacks"),
-    ] = "paper",
+        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square", "transfer"] | None,
+        Parameter(help="which attacks; default paper, or square for a file"),
+    ] = None,
     transfer_from: Annotated[
         str | None, Parameter(help="for --suite transfer: the run, or known teacher, that images are made against")
     ] = None,
@@ -95,16 +100,18 @@ def evaluate(
     if (run is None) == (model is None):
         got = "none" if run is None else f"the run {run} and the model {model}"
         raise ConfigError(f"expected one net, got {got}: type ardor evaluate RUN, or --model NAME --weights FILE")
-    net = None if run is None else models.load(run, checkpoint=checkpoint)
+    net = more.exported or (None if run is None else models.load(run, checkpoint=checkpoint))
     typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
     options = {k: v for k, v in values(more.data).items() if data is not None or k in typed}
-    split = find_split(more.trained, data, part, options)
+    split = find_split(_data_of(more.exported) if more.exported else more.trained, data, part, options)
     split = split if limit is None else split.limit(limit)
     if net is None:
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
+    suite = suite or ("square" if more.exported and transfer_from is None else "paper")
     attacks = find_suite(suite, more.resolved_threat, transfer_from, split)
-    where = default_out(run, attacks, checkpoint, data, part, limit, seed)
+    folder, word = (run.parent, run.stem) if run and more.exported else (run, checkpoint)
+    where = default_out(folder, attacks, word, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
         journal = where.with_name(where.stem.replace("report-", "journal-", 1))
@@ -126,6 +133,8 @@ def evaluate(
             progress=tell,
         )
     report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
+    if more.exported:
+        report.title = f"{run} ({more.exported.built_as['runtime']})"
     report.findings = with_training(report.findings, more.trained, attacks.threat.eps)
     where = out or where
     report.save(where)
@@ -154,6 +163,19 @@ def find_suite(name: str, threat: Threat, source: str | None, split: Split) -> S
     net = make_net("surrogate", source, {}, split, fresh=False)
     models.require_fit(net, split.shape, split.classes, "surrogate")
     return suites.transfer(threat, net)
+
+
+def _threat_of(net: Session) -> Threat | None:
+    """The threat that a file was checked under, None for somebody else's."""
+    said = net.metadata.get("threat", {})
+    kind = BY_NAME.get(str(said.get("name")).lower())
+    return kind(float(said["eps"])) if kind else None
+
+
+def _data_of(net: Session) -> dict[str, Any]:
+    """The data that a file was checked on, as a run's configuration says it."""
+    said = net.metadata.get("check", {})
+    return {"data": {"name": said["name"]}} if said else {}
 
 
 def find_split(trained: dict[str, Any], name: str | None, part: str, options: dict[str, Any]) -> Split:
