@@ -94,5 +94,6 @@ def spot_check(teacher: nn.Module, table: SoftLabels, x: Images, index: Tensor, 
         raise CheckpointError(
             f"expected the teacher's own soft labels in {table.folder}, got others for {len(wrong)} of {len(rows)} "
             f"images (image {int(index[rows[worst]])} is off by {float(off[worst]):.2g}): it answers otherwise "
-            "than when they were kept, or differently each time; delete the folder, or type --soft_labels live"
+            "than when they were kept, or differently each time; delete the folder, or type --soft_labels live and a "
+            "new --run"
         )
