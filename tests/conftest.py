@@ -9,8 +9,9 @@ settings.register_profile("ardor", deadline=None, derandomize=True, max_examples
 settings.load_profile("ardor")
 
 
-@pytest.fixture(autouse=True)
-def freed_memory_goes_back(request, monkeypatch):
+@pytest.fixture(autouse=True, scope="session")
+def freed_memory_goes_back():
     """What a command does to the allocator cannot be taken back, and tests of memory run in the same process."""
-    if request.path.name != "test_threads.py":
-        monkeypatch.setattr("ardor.threads.keep_memory", lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ardor.threads.keep_memory", lambda: False)
+        yield
