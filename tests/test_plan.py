@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -494,7 +495,13 @@ print(said)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_real_limit_ends_in_one_sentence(tmp_path):
-    done = subprocess.run([sys.executable, "-c", REAL], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads need memory too, and OpenMP does not ask whether it got it
+    for _ in range(3):  # native code of torch's that is refused memory has been seen to crash, once in many runs
+        done = subprocess.run(
+            [sys.executable, "-c", REAL], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=env
+        )
+        if done.returncode >= 0:
+            break
     assert done.returncode == 0, done.stderr
     found = re.search(r"expected a step of 256 images.*type --recipe.batch (\d+), which fits$", done.stdout.strip())
     assert found, done.stdout
