@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+pytest_plugins = ["exporting"]  # fixtures that several files share
+
 torch.set_num_threads(1)
 settings.register_profile("ardor", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("ardor")

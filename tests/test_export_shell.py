@@ -1,0 +1,188 @@
+"""The runtime of an exported file, and what `ardor export` and `ardor evaluate FILE` say."""
+
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from exporting import EPS, foreign, logits_of, saved
+
+import ardor
+from ardor.cli import main
+from ardor.config import read_yaml
+from ardor.errors import DataError, ModelError
+from ardor.export import Exported
+from ardor.export.runtime import Session
+from ardor.export.sealed import probe
+from ardor.models import hash_of
+
+onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
+ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+
+
+# the runtime
+
+
+def test_a_session_is_a_net_of_its_own(net, made, digits):
+    session = Session(made["onnx"].path, threads=1)
+    x = digits[1].batch(slice(0, 6))[0]
+    assert np.allclose(session(x).numpy(), logits_of(net, x), atol=1e-5)
+    assert session(x.double()).dtype == torch.float32
+    assert not session.foreign
+    assert session.shape == (1, 8, 8)
+    assert session.class_names == tuple(str(c) for c in range(10))
+    assert hash_of(session) != hash_of(Session(made["onnx-int8"].path))
+    assert hash_of(session) == hash_of(Session(made["onnx"].path))
+    with pytest.raises(ModelError, match=r"expected images \(B, 1, 8, 8\)"):
+        session(torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ModelError, match="expected an attack without gradients"):
+        session(x.requires_grad_())
+    ardor.models.require_fit(session, (1, 8, 8), 10)
+
+
+def test_a_file_is_judged_without_gradients(net, made, digits):
+    test, threat = digits[1].limit(40), ardor.Linf(EPS)
+    suite = ardor.attacks.Suite("square", threat, {"square": ardor.attacks.Square(threat, queries=60)})
+    ours, theirs = (ardor.evaluate(one, test, suite) for one in (net, Session(made["onnx"].path)))
+    assert theirs.verdicts == ours.verdicts
+    assert "b" in theirs.verdicts["square"]
+    (finding,) = [f for f in theirs.findings if f not in ours.findings]
+    assert (finding.name, finding.severity) == ("without_gradients", "note")
+    assert "computes on onnxruntime" in finding.evidence
+    with pytest.raises(ModelError, match="expected an attack without gradients"):
+        ardor.evaluate(Session(made["onnx"].path), test, ardor.attacks.quick(threat))
+
+
+def test_a_report_of_a_file_of_somebody_else_says_so(digits, tmp_path):
+    model = foreign(out=("n", 8))
+    images = replace(digits[1].limit(16), labels=digits[1].limit(16).labels % 8, classes=8, class_names=())
+    suite = ardor.attacks.Suite("square", ardor.Linf(EPS), {"square": ardor.attacks.Square(queries=2)})
+    report = ardor.evaluate(Session(saved(model, tmp_path)), images, suite)
+    assert "was not exported by ardor: it is judged as a black box" in str(report)
+
+
+def test_threads_are_torchs_or_those_that_are_typed(made):
+    assert Session(made["onnx"].path).session.get_session_options().intra_op_num_threads == torch.get_num_threads()
+    assert Session(made["onnx"].path, threads=2).session.get_session_options().intra_op_num_threads == 2
+
+
+def test_the_probe_is_an_image_that_anybody_can_make():
+    image = probe((2, 3, 4))
+    assert image.shape == (1, 2, 3, 4)
+    assert [round(float(v) * 255) for v in image.flatten()[:8]] == [0, 37, 74, 111, 148, 185, 222, 3]
+    assert (image >= 0).all()
+    assert (image <= 1).all()
+
+
+# the shell
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shell") / "run"
+    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
+    words += ["--method.attack.steps", "1", "--threat.eps", "0.15", "--recipe.epochs", "1", "--recipe.batch", "128"]
+    assert main(["train", *words, "--recipe.augment", "none", "--run", str(folder)]) == 0
+    return folder
+
+
+def test_the_shell_exports_a_run(trained, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(trained), "--suite", "quick", "--limit", "50"]) == 0
+    (trained / "report-damaged.json").write_text("{")
+    capsys.readouterr()
+    assert main(["export", str(trained), "--limit", "60"]) == 0
+    shown = capsys.readouterr().out
+    assert "| adversarial | 60 |" in shown
+    session = Session(trained / "best.onnx")
+    assert session.metadata["weights"] == hash_of(ardor.models.load(trained))
+    assert session.metadata["threat"] == {"name": "Linf", "eps": 0.15}
+    assert session.metadata["check"]["part"] == "test"
+    (report,) = session.metadata["reports"]
+    assert report["n"] == 50
+    words = ["--to", "onnx-int8", "--out", "small.onnx", "--limit", "60", "--agreement", "0.5"]
+    assert main(["export", str(trained), *words, "--part", "val", "--threat", "l2", "--threat.eps", "0.5"]) == 0
+    said = Session(tmp_path / "small.onnx").metadata
+    assert (said["to"], said["check"]["part"], said["calibration"]["part"]) == ("onnx-int8", "val", "train")
+    assert said["threat"] == {"name": "L2", "eps": 0.5}
+    assert main(["export", str(trained), "--to", "torch-export", "--checkpoint", "last", "--limit", "9"]) == 0
+    assert (trained / "last.pt2").exists()
+
+
+def test_the_shell_finds_data_that_have_moved(trained, tmp_path, monkeypatch):
+    asked = []
+
+    @functools.wraps(ardor.data.load)
+    def load(**source):
+        asked.append(source)
+        raise DataError("seen")
+
+    monkeypatch.setattr(ardor.data, "load", load)
+    monkeypatch.chdir(tmp_path)
+    own = read_yaml(trained / "config.yaml")["data"]
+    assert main(["export", str(trained)]) == 2
+    assert main(["export", str(trained), "--data.root", "elsewhere"]) == 2
+    assert asked == [own, own | {"root": "elsewhere"}]
+
+
+def test_the_shell_refuses_in_one_sentence(trained, tmp_path, capsys):
+    where = tmp_path / "n.onnx"
+    words = ["--to", "onnx-int8", "--out", str(where), "--limit", "200", "--agreement", "1", "--threat.eps", "0.3"]
+    code = main(["export", str(trained), *words])
+    assert (code, where.exists()) in ((2, False), (0, True)), "whether INT8 agrees everywhere is the net's affair"
+    if code == 2:
+        assert "type --force" in capsys.readouterr().err
+        assert main(["export", str(trained), *words, "--force"]) == 0
+        assert Session(where).metadata["forced"]
+    assert main(["export", str(tmp_path / "none")]) == 2
+    assert main(["export", str(trained), "--to", "tflite"]) == 2
+
+
+def test_a_run_of_the_papers_protocol_is_still_calibrated_on_its_training_images(trained):
+    source = read_yaml(trained / "config.yaml")["data"] | {"protocol": "paper"}
+    train, val, _ = ardor.data.load(**source)
+    assert (train.part, val.part) == ("train", "val")
+
+
+def test_exported_shows_itself(made):
+    text = str(made["onnx"])
+    assert isinstance(made["onnx"], Exported)
+    assert text.startswith(f"{made['onnx'].path} (onnx, 0.04 MB)")
+    assert "100.00 %" in text
+
+
+def test_the_shell_judges_a_file_on_its_runtime(trained, tmp_path, capsys):
+    file = tmp_path / "best-int8.onnx"
+    assert main(["export", str(trained), "--to", "onnx-int8", "--out", str(file), "--limit", "60", "--force"]) == 0
+    assert main(["evaluate", str(file), "--limit", "20"]) == 0
+    (saved,) = tmp_path.glob("report-*.json")
+    report = ardor.Report.load(saved)
+    assert report.suite == "square"
+    assert report.title == f"{file} (onnxruntime {ort.__version__})"
+    assert report.threat["eps"] == 0.15, "the threat of the file, not the default"
+    assert report.training == {}
+    assert "without_gradients" in [finding.name for finding in report.findings]
+    judged = ardor.evaluate(
+        Session(file), ardor.data.load("digits")[2].limit(20), ardor.attacks.suites.square(ardor.Linf(0.15)), batch=20
+    )
+    assert report.verdicts == judged.verdicts
+    assert main(["evaluate", str(file), "--limit", "20", "--suite", "transfer", "--transfer_from", str(trained)]) == 0
+    assert len(list(tmp_path.glob("report-transfer-*.json"))) == 1
+    capsys.readouterr()
+    assert main(["evaluate", str(file), "--limit", "20", "--suite", "paper"]) == 2
+    assert "expected an attack without gradients" in capsys.readouterr().err
+
+
+def test_the_shell_asks_for_the_data_of_somebody_elses_file(made, tmp_path, capsys):
+    model = onnx.load(made["onnx"].path)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert main(["evaluate", str(tmp_path / "theirs.onnx")]) == 2
+    assert "expected --data with a name" in capsys.readouterr().err
+    words = ["--data", "digits", "--limit", "10", "--threat.eps", "0.05"]
+    assert main(["evaluate", str(tmp_path / "theirs.onnx"), *words]) == 0
+    assert "black box" in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "none.onnx")]) == 2
+    assert "expected an ONNX file" in capsys.readouterr().err
