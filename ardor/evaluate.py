@@ -242,7 +242,7 @@ def _findings(
 ) -> list[checks.Finding]:
     """What could make the figures wrong: seen on the data, on the first batch, and in the verdicts."""
     x, y, _ = _take(net, data, torch.arange(min(report.batch, len(data))))
-    found = [*checks.of_data(data), *checks.of_net(net, x, y), *checks.of_report(report)]
+    found = [*checks.of_data(data), *checks.of_net(net, x, y), *checks.of_file(net, x), *checks.of_report(report)]
     few = checks.few_classes(suite.attacks, run, data.classes)
     return checks.without_consequences([*found, *([few] if few else [])])
 

@@ -172,7 +172,7 @@ def test_every_finding_is_explained_and_has_its_threshold_in_the_docs():
     made = set(re.findall(r'Finding\(\s*"(\w+)"', "".join(sources.values())))
     assert made == {*sections}
     assert len(sections) == len(set(sections))
-    for module in (checks.attacks, checks.data, checks.net):
+    for module in (checks.attacks, checks.data, checks.net, checks.exported):
         for constant in re.findall(r"^([A-Z]+) = ", Path(module.__file__).read_text(), re.MULTILINE):
             assert f"`{constant}`" in text or constant in ("HALF", "ITERATED", "AUTOATTACK"), constant
 

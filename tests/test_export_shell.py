@@ -37,22 +37,17 @@ def test_a_session_is_a_net_of_its_own(net, made, digits):
     assert hash_of(session) == hash_of(Session(made["onnx"].path))
     with pytest.raises(ModelError, match=r"expected images \(B, 1, 8, 8\)"):
         session(torch.zeros(2, 3, 8, 8))
-    with pytest.raises(ModelError, match="expected an attack without gradients"):
-        session(x.requires_grad_())
     ardor.models.require_fit(session, (1, 8, 8), 10)
 
 
-def test_a_file_is_judged_without_gradients(net, made, digits):
+def test_a_file_is_judged_by_what_it_answers(net, made, digits):
     test, threat = digits[1].limit(40), ardor.Linf(EPS)
     suite = ardor.attacks.Suite("square", threat, {"square": ardor.attacks.Square(threat, queries=60)})
     ours, theirs = (ardor.evaluate(one, test, suite) for one in (net, Session(made["onnx"].path)))
     assert theirs.verdicts == ours.verdicts
     assert "b" in theirs.verdicts["square"]
     (finding,) = [f for f in theirs.findings if f not in ours.findings]
-    assert (finding.name, finding.severity) == ("without_gradients", "note")
-    assert "computes on onnxruntime" in finding.evidence
-    with pytest.raises(ModelError, match="expected an attack without gradients"):
-        ardor.evaluate(Session(made["onnx"].path), test, ardor.attacks.quick(threat))
+    assert (finding.name, finding.severity) == ("gradients_simulated", "note")
 
 
 def test_a_report_of_a_file_of_somebody_else_says_so(digits, tmp_path):
@@ -159,20 +154,17 @@ def test_the_shell_judges_a_file_on_its_runtime(trained, tmp_path, capsys):
     assert main(["evaluate", str(file), "--limit", "20"]) == 0
     (saved,) = tmp_path.glob("report-*.json")
     report = ardor.Report.load(saved)
-    assert report.suite == "square"
+    assert report.suite == "deployed"
     assert report.title == f"{file} (onnxruntime {ort.__version__})"
     assert report.threat["eps"] == 0.15, "the threat of the file, not the default"
     assert report.training == {}
-    assert "without_gradients" in [finding.name for finding in report.findings]
+    assert "gradients_simulated" in [finding.name for finding in report.findings]
     judged = ardor.evaluate(
-        Session(file), ardor.data.load("digits")[2].limit(20), ardor.attacks.suites.square(ardor.Linf(0.15)), batch=20
+        Session(file), ardor.data.load("digits")[2].limit(20), ardor.attacks.suites.deployed(ardor.Linf(0.15)), batch=20
     )
     assert report.verdicts == judged.verdicts
     assert main(["evaluate", str(file), "--limit", "20", "--suite", "transfer", "--transfer_from", str(trained)]) == 0
     assert len(list(tmp_path.glob("report-transfer-*.json"))) == 1
-    capsys.readouterr()
-    assert main(["evaluate", str(file), "--limit", "20", "--suite", "paper"]) == 2
-    assert "expected an attack without gradients" in capsys.readouterr().err
 
 
 def test_the_shell_asks_for_the_data_of_somebody_elses_file(made, tmp_path, capsys):
@@ -184,5 +176,9 @@ def test_the_shell_asks_for_the_data_of_somebody_elses_file(made, tmp_path, caps
     words = ["--data", "digits", "--limit", "10", "--threat.eps", "0.05"]
     assert main(["evaluate", str(tmp_path / "theirs.onnx"), *words]) == 0
     assert "black box" in capsys.readouterr().out
+    (saved,) = tmp_path.glob("report-*.json")
+    assert ardor.Report.load(saved).suite == "square", "what needs no gradient"
+    assert main(["evaluate", str(tmp_path / "theirs.onnx"), *words, "--suite", "quick"]) == 2
+    assert "a black box, got one that differentiates: type --suite square" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "none.onnx")]) == 2
     assert "expected an ONNX file" in capsys.readouterr().err

@@ -126,6 +126,23 @@ def transfer(threat: Threat, source: nn.Module) -> Suite:
     )
 
 
+def deployed(threat: Threat, source: nn.Module | None = None, queries: int = 5000) -> Suite:
+    """Three answers to how robust a file for a device is, each from all images it gets right.
+
+    By images that PGD-20 and CW-20 made against `source`, the net that was exported (left out where there is none);
+    by the same two against the file itself, along the gradients of its simulated graph; and by Square, which only asks
+    the file, with so many `queries` for each image. An image counts as robust if it survives all.
+    """
+    first = {} if source is None else transfer(threat, source).attacks
+    margin = "cw_inf" if isinstance(threat, Linf) else "cw_l2"
+    own: dict[str, Attack] = {
+        "pgd20": PGD(threat, steps=20, step=threat.eps / 4),
+        margin: CW(threat, steps=20, step=threat.eps / 4),
+        "square": Square(_norm(threat), queries=queries),
+    }
+    return Suite("deployed", threat, first | own)
+
+
 def _norm(threat: Threat) -> Linf | L2:
     """FAB and Square know these two norms by heart."""
     if isinstance(threat, Linf | L2):

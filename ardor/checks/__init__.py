@@ -1,8 +1,9 @@
 """Functions that distrust the model and the data: each returns a finding with its evidence, or None.
 
 Each has one threshold, the constant above it, and a section in docs/findings.md. A point is 1 % of all images judged.
-`of_data`, `of_net`, `of_report` and `of_recipe` gather what can be seen there; what one disease does to other figures
-is not reported as a second one: `without_consequences`. `ardor.doctor` runs the attacks that `of_report` judges.
+`of_data`, `of_net`, `of_file`, `of_report` and `of_recipe` gather what can be seen there; what one disease does to
+other figures is not reported as a second one: `without_consequences`. `ardor.doctor` runs the attacks that `of_report`
+judges.
 """
 
 from ardor.checks.attacks import black_box as black_box
@@ -17,6 +18,11 @@ from ardor.checks.classes import few_classes as few_classes
 from ardor.checks.data import image_range as image_range
 from ardor.checks.data import of_data as of_data
 from ardor.checks.data import selection as selection
+from ardor.checks.exported import few_calibration as few_calibration
+from ardor.checks.exported import gradients_simulated as gradients_simulated
+from ardor.checks.exported import hidden_by_quantisation as hidden_by_quantisation
+from ardor.checks.exported import of_file as of_file
+from ardor.checks.exported import saturated as saturated
 from ardor.checks.finding import EXPLAINS as EXPLAINS
 from ardor.checks.finding import SYMPTOMS as SYMPTOMS
 from ardor.checks.finding import Finding as Finding

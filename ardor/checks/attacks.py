@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from ardor.checks.exported import hidden_by_quantisation
 from ardor.checks.finding import Finding, present
 
 if TYPE_CHECKING:  # a report holds findings, so it is made of this package
@@ -24,7 +25,7 @@ def of_report(report: Report) -> list[Finding]:
     pgd, auto = ([robust[n] for n, kind in kinds.items() if kind in group] for group in (("pgd",), AUTOATTACK))
     if pgd and auto:
         found.append(pgd_above_autoattack(min(pgd), min(auto), report.n))
-    return present(*found)
+    return present(*found, hidden_by_quantisation(report))
 
 
 def _of_square(report: Report, kinds: Mapping[str, str], robust: Mapping[str, int], sequential: bool) -> Finding | None:

@@ -24,6 +24,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "sweep": SYMPTOMS[1:],
     "more_steps": SYMPTOMS[2:],
     "one_step_wins": SYMPTOMS[3:],
+    "hidden_by_quantisation": ("black_box",),
     "black_box": SYMPTOMS[4:],
     "pgd_above_autoattack": SYMPTOMS[5:],
 }

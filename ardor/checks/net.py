@@ -93,7 +93,7 @@ def gradient(net: Net, x: Images, y: Labels, loss: str) -> Tensor:
 
 
 def without_gradients(net: nn.Module) -> Finding | None:
-    """The net is a file on a runtime that gives none, and says so in `without_gradients`."""
+    """The net is a file on a runtime that gives none and cannot be simulated; it says so in `without_gradients`."""
     said = getattr(net, "without_gradients", "")
     next_ = "judge it with --suite square, and with images made against the net that it came from"
     return Finding("without_gradients", "note", said, next_) if said else None

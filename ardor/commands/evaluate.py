@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
+from torch import nn
 from torch.distributed import get_node_local_rank, is_torchelastic_launched
 
 from ardor import data as datasets
@@ -19,7 +21,7 @@ from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import SUITES, find_threat, first_stage
 from ardor.config import as_text, number, read_yaml
 from ardor.data.split import Split
-from ardor.errors import ConfigError
+from ardor.errors import ArdorError, ConfigError
 from ardor.evaluate import evaluate as judge
 from ardor.export.runtime import Session
 from ardor.options import grouped, options_for, piece, values, with_options
@@ -32,7 +34,9 @@ NAMES = ("data", "model", "threat")
 HELP = """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
 
 RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others.
-Or it is a file that `ardor export` made, judged on its own runtime by suites without gradients: `square`, `transfer`.
+Or it is a file that `ardor export` made, judged on its own runtime: by default by the suite `deployed`, that is with
+images made against the net that it came from, along the gradients of its simulated graph, and by Square. Somebody
+else's file is a black box, for `square` and `transfer`.
 Without RUN, name a net, its weights and the data.
 
 Examples:
@@ -76,11 +80,11 @@ def evaluate(
     weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
     data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
     suite: Annotated[
-        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square", "transfer"] | None,
-        Parameter(help="which attacks; default paper, or square for a file"),
+        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square", "transfer", "deployed"] | None,
+        Parameter(help="which attacks; default paper, for a file deployed"),
     ] = None,
     transfer_from: Annotated[
-        str | None, Parameter(help="for --suite transfer: the run, or known teacher, that images are made against")
+        str | None, Parameter(help="the run, or known teacher, that transfer is made against; default a file's own run")
     ] = None,
     threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
     checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
@@ -108,8 +112,11 @@ def evaluate(
     if net is None:
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
-    suite = suite or ("square" if more.exported and transfer_from is None else "paper")
-    attacks = find_suite(suite, more.resolved_threat, transfer_from, split)
+    chosen = suite or default_suite(more.exported)
+    source: str | nn.Module | None = transfer_from
+    if source is None and run and more.exported and chosen == "deployed":
+        source = own_run(run, more.exported)
+    attacks = find_suite(chosen, more.resolved_threat, source, split)
     folder, word = (run.parent, run.stem) if run and more.exported else (run, checkpoint)
     where = default_out(folder, attacks, word, data, part, limit, seed)
     shared = is_torchelastic_launched()
@@ -119,6 +126,8 @@ def evaluate(
     net = net.to(find_device(device))
     threads.keep_memory()
     settled = threads.settle(net, split.batch(slice(0, 64))[0].to(find_device(device)))
+    if first and chosen == "deployed" and source is None:
+        draw.err.print("no images by transfer: type --transfer_from with the run that the net is from", markup=False)
     if first and settled.seconds:
         draw.err.print(f"computing with {settled}", markup=False)
     with draw.evaluation(quiet=not first) as tell:
@@ -150,19 +159,38 @@ def with_training(found: list[Finding], trained: Mapping[str, Any], eps: float) 
     return [*found, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]
 
 
-def find_suite(name: str, threat: Threat, source: str | None, split: Split) -> Suite:
+def default_suite(exported: Session | None) -> str:
+    """The papers' for a net, the three answers for a file, and what needs no gradient for one that has none."""
+    if exported is None:
+        return "paper"
+    return "square" if exported.without_gradients else "deployed"
+
+
+def own_run(file: Path, exported: Session) -> nn.Module | None:
+    """The net that a file was exported from, where its run is beside it."""
+    for checkpoint in ("best", "last", "averaged"):
+        with contextlib.suppress(ArdorError):  # no run, or one that has gone on since
+            net = models.load(file.parent, checkpoint=checkpoint)
+            if models.hash_of(net) == exported.metadata.get("weights"):
+                return net
+    return None
+
+
+def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split: Split) -> Suite:
     """The suite called `name`; `transfer` needs the net that the images are made against. Raises ConfigError."""
-    if (name == "transfer") != (source is not None):
+    allowed = name in ("transfer", "deployed")
+    if (name == "transfer" and source is None) or (source is not None and not allowed):
         got = "none" if source is None else f"{source} for --suite {name}"
         raise ConfigError(
-            f"expected --transfer_from for --suite transfer, and only there, got {got}: type --suite transfer "
-            "--transfer_from RUN"
+            f"expected --transfer_from for --suite transfer, and only there or for deployed, got {got}: type --suite "
+            "transfer --transfer_from RUN"
         )
-    if source is None:
+    if not allowed:
         return SUITES[name](threat)
-    net = make_net("surrogate", source, {}, split, fresh=False)
-    models.require_fit(net, split.shape, split.classes, "surrogate")
-    return suites.transfer(threat, net)
+    net = make_net("surrogate", source, {}, split, fresh=False) if isinstance(source, str) else source
+    if net is not None:
+        models.require_fit(net, split.shape, split.classes, "surrogate")
+    return suites.deployed(threat, net) if name == "deployed" or net is None else suites.transfer(threat, net)
 
 
 def _threat_of(net: Session) -> Threat | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ardor.errors import CheckpointError, ExportError, ModelError
 from ardor.export.sealed import FORMAT, KEY, SEAL, is_sealed, probe
+from ardor.export.simulated import Simulated
 from ardor.models.published import require_package
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,23 @@ TOLERANCE = {"onnx": 1e-3, "onnx-int8": 0.25}
 """How far the probe's logits may be from the recorded ones, beside their length: processors round INT8 differently."""
 
 
+class _Scored(torch.autograd.Function):
+    """The runtime's logits, with the gradients of the simulated ones: what is claimed is what the file itself says."""
+
+    @staticmethod
+    def forward(ctx: Any, simulated: Tensor, logits: Tensor) -> Tensor:
+        return logits.to(simulated)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None
+
+
 class Session(nn.Module):
-    """An ONNX file as a net: images (B, C, H, W) in [0, 1] to float32 logits (B, classes), without gradients.
+    """An ONNX file as a net: images (B, C, H, W) in [0, 1] to float32 logits (B, classes), computed by onnxruntime.
+
+    Where a gradient is asked for, it is that of the simulated graph (see `simulated`), and the logits are still the
+    runtime's. A file of somebody else's has none.
 
     metadata: what the file says of itself, {} for a file that ardor did not export; such a file is a black box, taken
     to want images as every net here does, and `foreign` says so. class_names: () where they are unknown. threads: of
@@ -55,6 +71,8 @@ class Session(nn.Module):
             raise _refusal(content, self.name, error) from error
         self.register_buffer("digest", torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8))
         vars(self)["built_as"] = {"name": self.name, "runtime": f"onnxruntime {ort.__version__}"}
+        self._content = content
+        self._simulated: list[Simulated] = []  # in a list, so that its weights are not the file's
         self._read_graph()
         self._read_metadata(content)
         self.eval()
@@ -66,21 +84,32 @@ class Session(nn.Module):
 
     @property
     def without_gradients(self) -> str:
-        """What every report of the file must say: a finding of `ardor.checks`."""
+        """Why there are none, as every report of the file must say; empty where there are: see `ardor.checks`."""
         if self.foreign:
             return (
                 f"{self.name} was not exported by ardor: it is judged as a black box, its images taken as (B, C, H, W) "
                 "in [0, 1]"
             )
-        return f"{self.name} computes on onnxruntime, which gives no gradients"
+        try:
+            self.simulated  # noqa: B018 (whether there is one is the question)
+        except ExportError as error:
+            return f"{self.name} computes on onnxruntime, which gives no gradients ({error})"
+        return ""
+
+    @property
+    def simulated(self) -> Simulated:
+        """The graph with gradients. Raises ModelError for a black box, ExportError for an operator that has none."""
+        if self.foreign:
+            raise ModelError(
+                f"expected an attack without gradients on {self.name}, a black box, got one that differentiates: "
+                "type --suite square, or --suite transfer with a net of your own"
+            )
+        if not self._simulated:
+            self._simulated.append(Simulated(self._content))
+        return self._simulated[0]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, classes). Raises ModelError for images of another shape, and where a gradient is asked for."""
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise ModelError(
-                f"expected an attack without gradients on {self.name}, which onnxruntime computes, got one that "
-                "differentiates: use square, or images made against the net that was exported"
-            )
+        """Logits (B, classes). Raises ModelError for images of another shape; `simulated` says what else."""
         if x.ndim != 4 or any(want not in (None, got) for want, got in zip(self.shape, x.shape[1:], strict=True)):
             wanted = ", ".join("?" if n is None else str(n) for n in self.shape)
             raise ModelError(
@@ -88,7 +117,10 @@ class Session(nn.Module):
             )
         images = x.detach().to("cpu", torch.float32).contiguous()
         parts = [images] if self._batch is None else images.split(self._batch)
-        return torch.cat([self._run(part) for part in parts]).to(x.device)
+        logits = torch.cat([self._run(part) for part in parts])
+        if torch.is_grad_enabled() and x.requires_grad:
+            logits = _Scored.apply(self.simulated(x.to("cpu", torch.float32)), logits)  # type: ignore[no-untyped-call]
+        return logits.to(x.device)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Session:
         return self  # it never changes, and onnxruntime's session cannot be copied
@@ -153,6 +185,7 @@ class Session(nn.Module):
                 f"expected {self.name} as it was exported, got other bytes: copy or export it again"
             )
         self.metadata, self.class_names = said, tuple(map(str, said["classes"]))
+        vars(self)["built_as"]["to"] = said["to"]
 
     def _require_as_said(self, said: dict[str, Any]) -> None:
         """The graph's own input and the metadata agree, and so do the logits of the probe."""

@@ -12,6 +12,7 @@ from typing import Any
 from ardor.checks import Finding
 from ardor.errors import ConfigError
 from ardor.files import write_atomic
+from ardor.report import answers
 from ardor.report.stats import Proportion
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
@@ -58,9 +59,9 @@ class Report:
         """Correct without an attack."""
         return self._share(lambda i: next(iter(self.verdicts.values()))[i] != NOT_ATTEMPTED)
 
-    def robust(self, attack: str) -> Proportion:
-        """Correct on the clean image and under `attack`, in a sequential suite also under those before; of all n."""
-        return self._share(lambda i: self.verdicts[attack][i] == ROBUST)
+    def robust(self, *attacks: str) -> Proportion:
+        """Correct on the clean image and under each of `attacks`, in a sequential suite also those before; of all n."""
+        return self._share(lambda i: all(self.verdicts[attack][i] == ROBUST for attack in attacks))
 
     @property
     def worst_case(self) -> Proportion:
@@ -119,7 +120,9 @@ class Report:
             low, high = p.interval
             lines.append(f"| {name} | {100 * p.value:.2f} | {100 * low:.2f} .. {100 * high:.2f} | {p.k} / {p.n} |")
         worst = min(self.per_class().items(), key=lambda item: item[1].value)
-        lines += ["", f"worst class: {worst[0]}, {worst[1].k} of {worst[1].n} robust to every attack"]
+        said = answers.sentence(self)
+        lines += ["", *([said] if said else [])]
+        lines += [f"worst class: {worst[0]}, {worst[1].k} of {worst[1].n} robust to every attack"]
         return "\n".join([*lines, *(str(f) for f in self.findings)])
 
     __str__ = table
