@@ -9,6 +9,7 @@ import torch
 from exporting import EPS, foreign, logits_of, saved
 
 import ardor
+from ardor import threads
 from ardor.cli import main
 from ardor.config import read_yaml
 from ardor.errors import DataError, ModelError
@@ -61,6 +62,12 @@ def test_a_report_of_a_file_of_somebody_else_says_so(digits, tmp_path):
 def test_threads_are_torchs_or_those_that_are_typed(made):
     assert Session(made["onnx"].path).session.get_session_options().intra_op_num_threads == torch.get_num_threads()
     assert Session(made["onnx"].path, threads=2).session.get_session_options().intra_op_num_threads == 2
+    file, x = Session(made["onnx"].path), torch.rand(3, 1, 8, 8)
+    before = file(x)
+    with threads.restored():
+        torch.set_num_threads(3)
+        assert file.session.get_session_options().intra_op_num_threads == 3, "as many as are chosen later"
+        assert torch.allclose(file(x), before, atol=1e-6)
 
 
 def test_the_probe_is_an_image_that_anybody_can_make():

@@ -58,15 +58,11 @@ class Session(nn.Module):
         ort = require_package("onnxruntime", "onnx", "an ONNX file")
         self.name = "the exported model" if isinstance(file, bytes) else str(file)
         content = file if isinstance(file, bytes) else _read(Path(file))
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what matters is raised
+        self._threads, self._sessions = threads, dict[int, Any]()
+        # by its path where it has one: weights of somebody else's may lie beside it
+        self._source = file if isinstance(file, bytes) else self.name
         try:
-            # by its path where it has one: weights of somebody else's may lie beside it
-            self.session = ort.InferenceSession(
-                file if isinstance(file, bytes) else self.name, options, providers=["CPUExecutionProvider"]
-            )
+            self.session  # noqa: B018 (opened once here, to see that it can be)
         except Exception as error:  # onnxruntime's own, one class per status
             raise _refusal(content, self.name, error) from error
         self.register_buffer("digest", torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8))
@@ -76,6 +72,20 @@ class Session(nn.Module):
         self._read_graph()
         self._read_metadata(content)
         self.eval()
+
+    @property
+    def session(self) -> Any:
+        """The onnxruntime.InferenceSession for as many threads as torch has now, or those that were asked for."""
+        threads = torch.get_num_threads() if self._threads is None else self._threads
+        if threads not in self._sessions:
+            ort = require_package("onnxruntime", "onnx", "an ONNX file")
+            options = ort.SessionOptions()
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+            options.log_severity_level = 4  # what matters is raised
+            providers = ["CPUExecutionProvider"]
+            self._sessions[threads] = ort.InferenceSession(self._source, options, providers=providers)
+        return self._sessions[threads]
 
     @property
     def foreign(self) -> bool:
