@@ -18,7 +18,7 @@ from ardor.report.report import Report
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra onnx is not installed")
 
-NAMES = ("transfer_pgd20", "transfer_cw_inf", "pgd20", "cw_inf", "square")
+NAMES = ("transfer_pgd20", "transfer_cw_inf", "apgd_ce", "apgd_dlr", "square")
 
 
 def report_of(rows, to="onnx-int8", suite="deployed", **words):
@@ -50,12 +50,12 @@ def test_each_answer_is_the_worst_of_its_attacks_for_each_image():
 def test_the_suite_asks_the_net_the_file_and_nobody(threat, margin):
     net = ardor.models.build("small_cnn", channels=1, width=4)
     suite = suites.deployed(threat, net, queries=7)
-    assert [*suite.attacks] == ["transfer_pgd20", f"transfer_{margin}", "pgd20", margin, "square"]
+    assert [*suite.attacks] == ["transfer_pgd20", f"transfer_{margin}", "apgd_ce", "apgd_dlr", "square"]
     assert not suite.sequential, "each answer is of all images"
-    assert suite.attacks["transfer_pgd20"].attack == suite.attacks["pgd20"], "like is compared with like"
-    assert suite.attacks[f"transfer_{margin}"].attack == suite.attacks[margin]
+    assert {attack.threat for attack in suites.deployed(threat).attacks.values()} == {threat}
+    assert suite.attacks["transfer_pgd20"].source is net
     assert suite.attacks["square"].queries == 7
-    assert [*suites.deployed(threat).attacks] == ["pgd20", margin, "square"]
+    assert [*suites.deployed(threat).attacks] == ["apgd_ce", "apgd_dlr", "square"]
     assert suites.deployed(threat).attacks["square"].queries == 5000
 
 
@@ -75,7 +75,7 @@ def test_gradients_that_int8_hides_are_an_error(white, transfer, query, found):
     def row(k):
         return "r" * k + "b" * (200 - k)
 
-    rows = {"transfer_pgd20": row(transfer), "pgd20": row(white), "square": row(query)}
+    rows = {"transfer_pgd20": row(transfer), "apgd_ce": row(white), "square": row(query)}
     finding = checks.hidden_by_quantisation(report_of(rows))
     assert (finding is not None) == found
     if finding is not None:
@@ -85,13 +85,13 @@ def test_gradients_that_int8_hides_are_an_error(white, transfer, query, found):
         assert finding in checks.of_report(report_of(rows))
     assert checks.hidden_by_quantisation(report_of(rows, to="onnx")) is None, "a float32 file quantises nothing"
     assert checks.hidden_by_quantisation(report_of(rows, suite="paper")) is None
-    del rows["pgd20"]
+    del rows["apgd_ce"]
     assert checks.hidden_by_quantisation(report_of(rows)) is None, "nothing to compare with"
 
 
 def test_hidden_gradients_are_found_at_their_share_of_many_images():
     def found(white):
-        rows = {"pgd20": "r" * white + "b" * (5000 - white), "square": "r" * 100 + "b" * 4900}
+        rows = {"apgd_ce": "r" * white + "b" * (5000 - white), "square": "r" * 100 + "b" * 4900}
         return checks.hidden_by_quantisation(report_of(rows)) is not None
 
     assert [found(white) for white in (109, 110, 111)] == [False, False, True]
@@ -144,7 +144,7 @@ def test_a_healthy_file_has_no_finding_but_where_its_gradients_come_from(trained
     assert "120 of 120" in finding.evidence
     assert report.model["to"] == "onnx-int8"
     assert 0 < report.worst_case.k < report.clean.k
-    assert report.robust("pgd20").k <= report.robust("square").k
+    assert report.robust("apgd_ce").k <= report.robust("square").k
 
 
 def test_a_badly_calibrated_file_is_found_out(trained):
@@ -193,7 +193,7 @@ def test_a_file_without_its_run_is_asked_in_two(trained, tmp_path, capsys):
     assert code == 0
     assert "no images by transfer: type --transfer_from" in said.err
     (saved,) = tmp_path.glob("report-deployed-*.json")
-    assert [*Report.load(saved).verdicts] == ["pgd20", "cw_inf", "square"]
+    assert [*Report.load(saved).verdicts] == ["apgd_ce", "apgd_dlr", "square"]
     code, said = judge(capsys, file, "--limit", 8, "--transfer_from", trained, "--out", tmp_path / "three.json")
     assert code == 0
     assert [*Report.load(tmp_path / "three.json").verdicts] == [*NAMES]

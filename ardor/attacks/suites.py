@@ -130,14 +130,13 @@ def deployed(threat: Threat, source: nn.Module | None = None, queries: int = 500
     """Three answers to how robust a file for a device is, each from all images it gets right.
 
     By images that PGD-20 and CW-20 made against `source`, the net that was exported (left out where there is none);
-    by the same two against the file itself, along the gradients of its simulated graph; and by Square, which only asks
-    the file, with so many `queries` for each image. An image counts as robust if it survives all.
+    by APGD on cross-entropy and DLR against the file itself, along the gradients of its simulated graph; and by Square,
+    which only asks the file, with so many `queries` for each image. An image counts as robust if it survives all.
     """
     first = {} if source is None else transfer(threat, source).attacks
-    margin = "cw_inf" if isinstance(threat, Linf) else "cw_l2"
     own: dict[str, Attack] = {
-        "pgd20": PGD(threat, steps=20, step=threat.eps / 4),
-        margin: CW(threat, steps=20, step=threat.eps / 4),
+        "apgd_ce": APGD(threat),
+        "apgd_dlr": APGD(threat, loss="dlr"),
         "square": Square(_norm(threat), queries=queries),
     }
     return Suite("deployed", threat, first | own)
