@@ -251,6 +251,11 @@ def test_the_logits_are_the_runtimes_whatever_is_asked(judged):
     assert not file(x.clone().requires_grad_().detach()).requires_grad
     with torch.no_grad():
         assert not file(x.clone().requires_grad_()).requires_grad
+    poor = Session(file.name)
+    poor.simulated._fixed["logits_scale"] *= 3  # a simulation that is wrong
+    with torch.no_grad():
+        assert not torch.allclose(poor.simulated(x), file(x), atol=0.1)
+    assert torch.equal(poor(x.clone().requires_grad_()), file(x))
 
 
 def test_the_simulation_is_no_part_of_the_file(judged):
