@@ -252,9 +252,7 @@ def test_the_logits_are_the_runtimes_whatever_is_asked(judged):
     with torch.no_grad():
         assert not file(x.clone().requires_grad_()).requires_grad
     poor = Session(file.name)
-    poor.simulated._fixed["logits_scale"] *= 3  # a simulation that is wrong
-    with torch.no_grad():
-        assert not torch.allclose(poor.simulated(x), file(x), atol=0.1)
+    poor._simulated.append(lambda z: z.flatten(1)[:, :10])  # a simulation that is wrong
     assert torch.equal(poor(x.clone().requires_grad_()), file(x))
 
 
