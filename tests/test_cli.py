@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import ardor
 from ardor.cli import main
+from ardor.commands.evaluate import with_training
 from ardor.report import Report
 
 QUICK = [
@@ -58,6 +59,9 @@ def test_train_evaluate_and_a_report_file(run, capsys):
     assert "n = 449" in shown
     report = Report.load(run / "report-quick-linf-0.1-best.json")
     assert report.threat["eps"] == 0.1
+    assert [f.name for f in report.findings].count("short_reach") == 1, "what its configuration says of a run"
+    assert "takes 1 steps of 0.025" in shown
+    assert with_training(report.findings, report.training, 0.1) == report.findings, "nothing twice"
     assert (
         main(["evaluate", "runs/sat", "--suite", "quick", "--checkpoint", "last", "--limit", "20", "--out", "r.json"])
         == 0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from exporting import EPS, FILES, logits_of, split
+from for_export import EPS, FILES, logits_of, split
 from torch import nn
 
 import ardor

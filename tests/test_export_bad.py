@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from exporting import foreign, saved, split
+from for_export import foreign, saved, split
 from torch import nn
 
 import ardor

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exporting import EPS, FILES
+from for_export import EPS, FILES
 from torch import nn
 
 import ardor

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from exporting import EPS, foreign, logits_of, saved
+from for_export import EPS, foreign, logits_of, saved
 
 import ardor
 from ardor import threads

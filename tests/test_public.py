@@ -10,6 +10,7 @@ import ardor
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "ardor").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 
 def test_public_names_are_pinned():
@@ -33,10 +34,14 @@ def test_errors_are_drawn_in_the_docstring():
     assert len(classes) == 9
 
 
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_can_be_read_in_one_go(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_habits_of_the_house(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 400
     called = {ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}
     assert not called & {"print", "eval", "exec", "os.getenv", "pickle.load", "pickle.loads"}
     if path.name != "threads.py":  # which respects what the user told torch and the allocator
@@ -57,7 +62,7 @@ def test_what_does_not_belong_in_the_project():
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
         *SOURCES,
-        *ROOT.glob("tests/*.py"),
+        *TESTS,
         *ROOT.glob("recipes/*"),
     ]:
         if path == Path(__file__):

@@ -90,6 +90,30 @@ def test_a_relu_behind_a_convolution_or_a_sum_writes_over_it():
     assert all(node.kwargs.get("inplace") for node in relus)
 
 
+class Relus(nn.Module):
+    """A ReLU behind each kind of value: those that nothing else reads, and those that it must leave as they are."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x):
+        a = self.two(F.relu(self.one(F.relu(x))))  # the images themselves; a convolution
+        b = self.three(F.relu(a) - a) + 1  # a is read twice
+        c = F.relu6(torch.add(F.relu(b), 1))  # a sum; torch's sum
+        d = F.relu(c + 1) + F.relu(c * 2) + c  # a sum; a product, which needs what it gave
+        return F.relu(d.flatten(1)) + F.relu(d[:, 0, :1, 0])  # views: of a value that another reads
+
+
+def test_only_what_nothing_else_reads_is_written_over():
+    """The twin of a net that a wrong one would change is given up, and its answers tell nothing: here is the graph."""
+    Relus.__module__ = "ardor.testing.relus"
+    graph = twin_of(Relus().eval()).__dict__["graph"].graph
+    relus = [node for node in graph.nodes if node.target in (F.relu, F.relu6)]
+    over = [node.kwargs.get("inplace", False) for node in relus]
+    assert over == [False, True, False, True, True, True, False, False, False]
+
+
 class Round(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -192,6 +216,19 @@ def test_a_compiled_twin_answers_like_the_net_for_every_batch_and_weight(caplog)
     shape, run = twin_of(net).__dict__["made"][torch.float32]
     assert shape == (8, 3, 32, 32)
     assert run is not None
+
+
+def test_batches_of_another_shape_are_not_compiled(monkeypatch):
+    shapes = []
+
+    def watched(graph, x):
+        return lambda x: shapes.append(tuple(x.shape)) or graph(x)
+
+    monkeypatch.setattr("ardor.twin.compile_", watched)
+    twin = twin_of(lively(ardor.models.build("small_cnn", channels=3, width=4)), compiled=True)
+    for rows in (slice(0, 8), slice(8, 12), slice(0, 8), slice(0, 7)):
+        torch.testing.assert_close(twin(X[rows]), twin.as_given()(X[rows]), rtol=1e-4, atol=1e-5)
+    assert shapes == [(8, 3, 32, 32)] * 2
 
 
 def test_what_cannot_be_compiled_is_attacked_uncompiled(monkeypatch, caplog):

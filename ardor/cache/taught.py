@@ -22,22 +22,14 @@ class Taught:
     Called with x itself it answers from `table`, and asks the teacher only about rows that are not in it, which it
     then keeps. Any other argument, a copy of x too, goes to the teacher, and so does x once it wants a gradient or was
     changed in place. Every attribute is the teacher's: `features` and `head` are live. An answer out of the table has
-    no gradient. fetched: what `table.get(index, view)` said, where that was asked ahead of time.
+    no gradient.
 
     Raises CheckpointError where a spot check finds that the table is not this teacher's.
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        table: SoftLabels,
-        x: Images,
-        index: Tensor,
-        view: Tensor,
-        fetched: tuple[Logits, Tensor] | None = None,
-    ) -> None:
+    def __init__(self, teacher: nn.Module, table: SoftLabels, x: Images, index: Tensor, view: Tensor) -> None:
         self.__dict__.update(net=teacher, table=table, x=x, version=x._version)
-        self.__dict__.update(index=index.cpu(), view=view.cpu(), fetched=fetched)
+        self.__dict__.update(index=index.cpu(), view=view.cpu())
 
     def __call__(self, x: Images) -> Logits:
         """Logits (B, C) of x's device and dtype."""
@@ -56,7 +48,7 @@ class Taught:
         return self.__dict__["net"]  # type: ignore[no-any-return]
 
     def _answer(self, net: nn.Module, table: SoftLabels, x: Images, index: Tensor, view: Tensor) -> Logits:
-        logits, known = self.__dict__["fetched"] or table.get(index, view)
+        logits, known = table.get(index, view)
         if known.any():
             if table.asked % CHECK_EVERY == 0:
                 spot_check(net, table, x, index, logits, known.nonzero().flatten()[:CHUNK])

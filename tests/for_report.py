@@ -1,0 +1,67 @@
+"""Reports, curves and entries of a page, made up."""
+
+from ardor.report import (
+    Entry,
+    Report,
+)
+from ardor.variance import GapPoint
+
+HOSTILE = '</script><script>alert("1")</script><i>'
+
+
+def report(verdicts=None, seed=0, labels=None, **more):
+    """Eight images: seven right when clean, five survive a, four survive b, three survive both."""
+    verdicts = verdicts or {"a": "rrrrrbb-", "b": "brbrrrb-"}
+    n = len(next(iter(verdicts.values())))
+    given = {
+        "model": {"name": "small_cnn", "hash": "0123abcd", "parameters": 2294},
+        "data": {
+            "name": "digits",
+            "part": "test",
+            "classes": 2,
+            "class_names": ["cat", "dog"],
+            "hash": "feed",
+            "marks": [],
+        },
+        "suite": "paper",
+        "threat": {"name": "Linf", "eps": "8/255"},
+        "attacks": {"a": {"name": "PGD", "threat": {"name": "Linf", "eps": "8/255"}, "steps": 20, "step": "2/255"}},
+        "index": list(range(n)),
+        "labels": labels or [0, 0, 0, 0, 1, 1, 1, 1][:n],
+        "verdicts": verdicts,
+        "seed": seed,
+        "batch": 4,
+        "versions": {"ardor": "0.1.0", "torch": "2.13.0"},
+    }
+    return Report(**(given | more))
+
+
+def share(robust, n=100, clean=90, seed=0):
+    """A report with `clean` of n right and `robust` of n robust under each of two attacks."""
+    letters = "r" * robust + "b" * (clean - robust) + "-" * (n - clean)
+    return report({"a": letters, "b": letters}, seed, labels=[0] * (n // 2) + [1] * (n - n // 2))
+
+
+def gaps(end=0.1, turn=False):
+    radii = [r / 255 for r in range(0, 18, 4)]
+    signed = [0, -0.1, -0.2, -0.3, -0.15 if turn else -0.4]
+    accuracy = [0.9, 0.7, 0.5, 0.3, end]
+    return [GapPoint(e, a, 2 + s, s, s / 2, abs(s)) for e, a, s in zip(radii, accuracy, signed, strict=True)]
+
+
+def curve():
+    def record(epoch):
+        value = {"val_clean": 0.2 * epoch, "val_robust": 0.1 * epoch} if epoch % 2 == 0 else {}
+        terms = {"robust": 1 / epoch, "clean": 0.5 / epoch}
+        return {"epoch": epoch, "loss": 1.5 / epoch, "terms": terms, "lr": 0.1, "best": bool(value), **value}
+
+    return [record(epoch) for epoch in range(1, 5)]
+
+
+def page_entries():
+    return [
+        Entry("teacher", "teacher", [share(60)], gaps=gaps()),
+        Entry("natural", "student", [share(1)], curve(), gaps(0.0)),
+        Entry("rslad", "student", [share(50), share(40, seed=1)], curve(), gaps(turn=True)),
+        Entry(HOSTILE, "student", [share(30)], curve(), gaps()),
+    ]
