@@ -8,7 +8,7 @@ from typing import Any
 
 from ardor.checkpoint import WHERE_THINGS_LIE
 
-# /home/me/x.npz, ~/x.npz, ../x.npz and npz:/home/me/x.npz, but neither 8/255, hf:owner/net nor https://host/x
+# /data/me/x.npz, ~/x.npz, ../x.npz and npz:/data/me/x.npz, but neither 8/255, hf:owner/net nor https://host/x
 _PLACE = re.compile(r"(?<![\w./~])(?:~|\.{1,2})?/(?:[^\s/:]+/)*([^\s/:]+)")
 
 # a run's folder that stands before the name of a file
