@@ -166,8 +166,9 @@ def test_the_card_shows_the_tables_of_net_and_file(made, release):
     assert "**model.safetensors**, suite `quick`, on digits (test), Linf eps 0.15, n = 90 of 449" in text
     assert [file.path.name for file in evidence.files] == ["best.onnx", "best-int8.onnx"]
     (of_file,) = evidence.files[1].reports
-    assert f"**best-int8.onnx**, suite `square`, on digits (test), Linf eps 0.15, n = {of_file.n} of 449" in text
-    assert f"| square | {100 * of_file.robust('square').value:.2f} |" in text
+    assert f"**best-int8.onnx**, suite `deployed`, on digits (test), Linf eps 0.15, n = {of_file.n} of 449" in text
+    assert all(row in text for row in of_file.table().splitlines() if row.startswith("| "))
+    assert "by Square, which only asks: quote the worst case." in text
     assert "`pgd_10`: PGD (threat Linf (eps 0.15), steps 10" in text
     for file in evidence.files:
         clean = file.metadata["parity"]["clean"]
@@ -181,7 +182,7 @@ def test_the_card_says_what_is_not_known(made):
         assert f"\n## {heading}\n" in text
     assert "Only Linf eps 0.15 was measured." in text
     assert "AutoAttack was not run." in text
-    assert "computes on onnxruntime, which gives no gradients" in text
+    assert "note: gradients are those of a simulation of the file" in text
     assert "The worst class is" in text
     assert "method: sat (" in text
     assert "the checkpoint `best`; on the validation images" in text
@@ -369,3 +370,15 @@ def test_a_link_stays_a_link(bare, tmp_path):
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "real" / "README.md").is_file()
         assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+def test_a_run_whose_mean_is_a_fraction_is_published(tmp_path):
+    """config.yaml writes it as 128/255."""
+    net = models.build("small_cnn", channels=1, width=2, mean=[128 / 255], std=[1 / 3])
+    recipe = ardor.Recipe(epochs=1, batch=32, augment="none", val_size=20)
+    train, val, _ = ardor.data.load("digits", limit=64)
+    ardor.distill(net, None, ardor.methods.Natural(), train, recipe, val=val, run=tmp_path / "run")
+    release = replace(hub.release_of(tmp_path / "run", "last"), reports=())
+    back = models.load(hub.write(release, tmp_path / "out", force=True).folder)
+    assert models.hash_of(back) == models.hash_of(net)
+    assert models.hash_of(models.load(tmp_path / "run" / "last.safetensors")) == models.hash_of(net)

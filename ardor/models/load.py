@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from torch import nn
 
 from ardor.checkpoint import read_tensors
+from ardor.config import number
 from ardor.errors import CheckpointError, ConfigError, RunError
 from ardor.models.build import BUILDERS, build, known
 from ardor.models.hub import from_folder, is_local, local_of
@@ -112,7 +114,9 @@ def says(path: Path) -> dict[str, Any] | None:
     Raises CheckpointError where the file is damaged.
     """
     said = yaml.safe_load(read_tensors(path)[1].get("net", "null"))
-    return said if isinstance(said, dict) and known(str(said.get("name"))) else None
+    if not (isinstance(said, dict) and known(str(said.get("name")))):
+        return None
+    return {str(key): _read(value) for key, value in said.items()}
 
 
 def _from_folder(
@@ -196,4 +200,11 @@ def _student(path: Path) -> dict[str, Any]:
     if not isinstance(student, dict) or not isinstance(student.get("name"), str):
         raise ConfigError(f"expected {path} to say student: {{name: ...}}, got {student!r}: add the student's name")
     # `weights` is what the student started from; the run's checkpoint replaces it.
-    return {str(key): value for key, value in student.items() if key != "weights"}
+    return {str(key): _read(value) for key, value in student.items() if key != "weights"}
+
+
+def _read(value: Any) -> Any:
+    """An option as a config says it: a mean of 128/255 is written so."""
+    if isinstance(value, list):
+        return [_read(one) for one in value]
+    return float(number(value)) if isinstance(value, str) and re.fullmatch(r"[\d.]+/[\d.]+", value) else value
