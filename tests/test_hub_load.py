@@ -1,6 +1,7 @@
 """A local folder like a repository of the Hub, by hf:./FOLDER or by its path, as a net, a teacher and a judged one."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,11 @@ def test_a_relative_folder_and_a_name_of_the_hub_are_told_apart(made, tmp_path, 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="answer of the Hub about owner/net"):
         models.load("hf:owner/net")  # a folder never takes the place of a repository unasked
+
+
+def test_a_local_folder_needs_no_package(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert models.hash_of(models.load(f"hf:{made.folder}")) == models.hash_of(models.load(made.folder))
 
 
 @pytest.mark.parametrize(
