@@ -158,6 +158,15 @@ def test_the_metadata_are_those_of_the_hub(made, bare):
     assert len(results) == 3, "the INT8 file and other weights have no place in the net's own metadata"
 
 
+def test_an_accuracy_stands_in_the_metadata_once(bare, tmp_path):
+    (report,) = evidence_of(bare).reports
+    again = replace(report, suite="paper")
+    made = hub.write(replace(bare, reports=[report, again]), tmp_path / "out")
+    names = [r.metric_name for r in client.ModelCard.load(made.folder / "README.md").data.eval_results]
+    assert names.count("clean accuracy") == 1
+    assert len(names) == len(set(names)) == 5
+
+
 def test_the_card_shows_the_tables_of_net_and_file(made, release):
     text, evidence = read(made), evidence_of(release)
     (report,) = evidence.reports

@@ -56,7 +56,7 @@ def there(request, tmp_path, monkeypatch):
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", request.param == "lfs", raising=False)
         monkeypatch.setenv("HF_TOKEN", "owner-token")
         yield server
 
