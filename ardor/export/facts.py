@@ -44,7 +44,7 @@ def facts(
         "threat": describe(threat) | {"eps": float(threat.eps)},
         "check": _of(images),
         "calibration": None if calibrated is None else _of(calibrated),
-        "reports": [_figures(report) for report in reports if report.model.get("hash") == weights],
+        "reports": [figures(report) for report in reports if report.model.get("hash") == weights],
     }
 
 
@@ -52,7 +52,7 @@ def _of(images: Split) -> dict[str, Any]:
     return {"name": images.name, "part": images.part, "n": len(images), "hash": images.hash}
 
 
-def _figures(report: Report) -> dict[str, Any]:
+def figures(report: Report) -> dict[str, Any]:
     """Clean and robust accuracy of an evaluation of the net."""
     return {
         "suite": report.suite,

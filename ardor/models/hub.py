@@ -1,7 +1,8 @@
-"""hf: names to nets: a repository of the Hugging Face Hub that says which net it holds, at one commit.
+"""hf: names to nets: a repository of the Hugging Face Hub, at one commit, or a local folder like one.
 
-The repository holds two files: `config.json` with `{"ardor": {"name": BUILDER, "classes": 10, ...}}`, the arguments of
-`build`; and `model.safetensors`, the state dict. Nothing in it is run: only the builders here are taken by name.
+Either holds two files: `config.json` with `{"ardor": {"name": BUILDER, "classes": 10, ...}}`, the arguments of
+`build`; and `model.safetensors`, the state dict. Where `config.json` also says the hash of the weights, as those of
+`ardor.hub` do, it is held against them. Nothing in it is run: only the builders here are taken by name.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from torch import nn
 from ardor.errors import ArdorError, CheckpointError, ConfigError, ModelError
 from ardor.models.build import build, known
 from ardor.models.published import OTHER, require_package
-from ardor.models.weights import load_weights
+from ardor.models.weights import hash_of, load_weights
 
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TIMEOUT = 10  # seconds: without a network the user waits for this, and not for minutes of trying again
 FORM = '{"ardor": {"name": "resnet18", "classes": 10}}'
 
@@ -30,18 +32,67 @@ def from_hub(name: str, classes: int | None) -> tuple[nn.Module, str]:
     """
     found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
     if not found:
-        raise ConfigError(f'expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION, got "{name}": see docs/teachers.md')
+        raise ConfigError(
+            f'expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION, or a folder as hf:./FOLDER, got "{name}": see '
+            "docs/hub.md"
+        )
     hub = require_package("huggingface_hub", "hub", name)
     repository, revision = found[1], found[2]
     commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else _commit(hub, repository, revision)
-    arguments = _arguments(_file(hub, repository, commit, "config.json"))
+    net, said = _described(_file(hub, repository, commit, CONFIG), name, classes)
+    load_weights(net, _file(hub, repository, commit, WEIGHTS))
+    _require_said(net, said, name)
+    return net, f"hf:{repository}@{commit}"
+
+
+def local_of(name: str) -> Path | None:
+    """The folder that `hf:./FOLDER`, `hf:../FOLDER`, `hf:/FOLDER` or `hf:~/FOLDER` names; None for any other name."""
+    place = name.removeprefix("hf:")
+    here = place in (".", "..") or place.startswith(("./", "../", "~"))
+    return Path(place).expanduser() if place != name and (here or Path(place).is_absolute()) else None
+
+
+def is_local(folder: Path) -> bool:
+    """Whether a folder is like a repository of the Hub, and no run's."""
+    return (folder / CONFIG).is_file() and not (folder / "config.yaml").exists()
+
+
+def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Path]:
+    """The net in a local folder like a repository, and the file of its weights.
+
+    Raises ConfigError where there is no such folder, CheckpointError, ModelError.
+    """
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            got = f"{folder} without {file}" if folder.is_dir() else f"{folder}, which is no folder"
+            raise ConfigError(
+                f"expected a folder with {CONFIG} and {WEIGHTS}, got {got}: check the path, make one with ardor push "
+                "RUN, or type hf:OWNER/NAME for the Hub"
+            )
+    net, said = _described(folder / CONFIG, str(folder), classes)
+    load_weights(net, folder / WEIGHTS)
+    _require_said(net, said, str(folder))
+    return net, folder / WEIGHTS
+
+
+def _described(config: Path, name: str, classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
+    """The net that a config.json describes, with fresh weights, and all that it says."""
+    said = _read(config)
+    arguments = {str(key): value for key, value in said["ardor"].items() if key != "seed"}
     if classes not in (None, arguments.get("classes", 10)):
         raise ModelError(
             f"expected a net of {classes} classes, got {name}, which has {arguments.get('classes', 10)}: {OTHER}"
         )
-    net = _build(arguments, name)
-    load_weights(net, _file(hub, repository, commit, "model.safetensors"))
-    return net, f"hf:{repository}@{commit}"
+    return _build(arguments, name), said
+
+
+def _require_said(net: nn.Module, said: dict[str, Any], name: str) -> None:
+    """Refuse weights that are not those that config.json was written for: one of the two files is another's."""
+    if said.get("weights") not in (None, hash_of(net)):
+        raise CheckpointError(
+            f"expected in {name} the weights {said['weights']}, as its {CONFIG} says, got {hash_of(net)}: the two "
+            "files are of different nets or damaged; take them from one commit"
+        )
 
 
 def _build(arguments: dict[str, Any], name: str) -> nn.Module:
@@ -92,8 +143,8 @@ def _refusal(hub: Any, repository: str, revision: str | None, error: Exception, 
     )
 
 
-def _arguments(path: Path) -> dict[str, Any]:
-    """The arguments of build in config.json."""
+def _read(path: Path) -> dict[str, Any]:
+    """A config.json that names one of our builders under `ardor`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -105,4 +156,4 @@ def _arguments(path: Path) -> dict[str, Any]:
             f"expected {path} to name a builder, as {FORM}, got {said!r}: only nets of ardor load this way; download "
             "the weights and name their network yourself"
         )
-    return {str(key): value for key, value in ours.items() if key != "seed"}
+    return dict(content)

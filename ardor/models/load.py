@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import yaml
 from torch import nn
 
 from ardor.checkpoint import read_tensors
+from ardor.config import number
 from ardor.errors import CheckpointError, ConfigError, RunError
 from ardor.models.build import BUILDERS, build, known
+from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.weights import load_weights
 from ardor.names import nearest
 
@@ -37,7 +40,8 @@ def load(
 
     `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else with
     ROOT/DATA/Linf/ID.pt, where RobustBench keeps it; else, where `download`, from its plain address to there; else by
-    the package robustbench, if that is installed. `hf:OWNER/NAME@REVISION`: see `hub`; the commit is recorded.
+    the package robustbench, if that is installed. `hf:OWNER/NAME@REVISION`: see `hub`; the commit is recorded. A
+    local folder of that form is `hf:./FOLDER`, or its path like a run's.
     `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`. These take
     classes and channels, those of the data, only to refuse a net for others (timm with `weights` is built for them).
 
@@ -46,6 +50,11 @@ def load(
     missing, damaged or made for another net.
     """
     name = str(name)
+    folder = local_of(name)
+    if folder is None and weights is None and not known(name) and is_local(Path(name)):
+        folder = Path(name)
+    if folder is not None:
+        return _from_folder(folder, name, weights, checkpoint, options)
     if source_of(name):
         return _published(name, weights, root, download, options)
     if weights is None and not known(name) and Path(name).is_dir():
@@ -105,7 +114,20 @@ def says(path: Path) -> dict[str, Any] | None:
     Raises CheckpointError where the file is damaged.
     """
     said = yaml.safe_load(read_tensors(path)[1].get("net", "null"))
-    return said if isinstance(said, dict) and known(str(said.get("name"))) else None
+    if not (isinstance(said, dict) and known(str(said.get("name")))):
+        return None
+    return {str(key): _read(value) for key, value in said.items()}
+
+
+def _from_folder(
+    folder: Path, name: str, weights: str | Path | None, checkpoint: str, options: dict[str, Any]
+) -> nn.Module:
+    """A folder as `ardor.hub` writes it: recorded as a run's net is, by its builder and the file of its weights."""
+    _refuse_options(name, weights, options)
+    if checkpoint != "best":
+        raise ConfigError(f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out')
+    net, path = from_folder(folder, options.get("classes"))
+    return _marked(net, path)
 
 
 def _refuse_without_weights(name: str) -> None:
@@ -178,4 +200,11 @@ def _student(path: Path) -> dict[str, Any]:
     if not isinstance(student, dict) or not isinstance(student.get("name"), str):
         raise ConfigError(f"expected {path} to say student: {{name: ...}}, got {student!r}: add the student's name")
     # `weights` is what the student started from; the run's checkpoint replaces it.
-    return {str(key): value for key, value in student.items() if key != "weights"}
+    return {str(key): _read(value) for key, value in student.items() if key != "weights"}
+
+
+def _read(value: Any) -> Any:
+    """An option as a config says it: a mean of 128/255 is written so."""
+    if isinstance(value, list):
+        return [_read(one) for one in value]
+    return float(number(value)) if isinstance(value, str) and re.fullmatch(r"[\d.]+/[\d.]+", value) else value
