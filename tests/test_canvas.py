@@ -209,6 +209,15 @@ def test_the_strip_says_where_each_net_is_fooled(page, nets):
             assert changed == (start is not None and value == start)
 
 
+def test_a_hand_may_be_faster_than_the_nets(window, made, sessions):
+    window.go(made / "draw.html")
+    window.drag("#pad", STROKES["one"])
+    until(lambda: window.text("#numbers"))
+    until(lambda: numbers(window)["searched"])
+    assert window.text("#source") == "your drawing"
+    require_alike(slide(window, 0.1), sessions)
+
+
 def test_clear_and_a_new_stroke_after_a_test_digit(page):
     page.click("#clear")
     assert until(lambda: page.text(".answer") == "–")

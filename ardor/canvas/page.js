@@ -5,7 +5,7 @@ const DATA = JSON.parse($('data').textContent);
 const STEP = 0.005, PEN = 46, PAUSE = 350; // of the slider; pixels of the pad; milliseconds without a stroke before a search
 const state = { strokes: [], image: null, digit: null, found: null, clean: null, mapped: false, version: 0 };
 const cards = [...document.querySelectorAll('.net')];
-let sessions = [], turn = Promise.resolve(), wait = 0;
+let sessions = [], ready = null, turn = Promise.resolve(), wait = 0;
 
 // An address, good in this page only, of a file that stands in it.
 async function blob(id, type) {
@@ -55,6 +55,7 @@ function take(image, digit) {
 }
 
 async function hunt() {
+  await ready; // a hand may be faster than the nets
   const { version, image } = state;
   const tries = cards.map(() => 0);
   const clean = await Promise.all(cards.map(async (_, net) => (await run(net, [image]))[0]));
@@ -144,7 +145,7 @@ function showStrips(same, places) {
     const first = same ? same[net].indexOf(false) : -1;
     say(words, !same ? '' : first < 0 ? `holds up to ${DATA.far}` : `fooled from ${places[first].toFixed(3).replace(/0$/, '')} on`);
     const width = same ? 100 / (same[net].length - 1) : 0;
-    ground.style.backgroundImage = same ? `linear-gradient(90deg, ${same[net].map((good, k) => `var(--${good ? 'good' : 'bad'}) ${(k - 0.5) * width}% ${(k + 0.5) * width}%`).join(', ')})` : 'none';
+    ground.style.backgroundImage = same ? `linear-gradient(90deg, ${same[net].map((good, k) => `var(--${good ? 'good' : 'fooled'}) ${(k - 0.5) * width}% ${(k + 0.5) * width}%`).join(', ')})` : 'none';
   });
 }
 
@@ -259,7 +260,8 @@ $('strips').append(...DATA.nets.map(strip));
 $('slider').value = DATA.eps; // a browser may bring back where it stood
 wipe();
 attempt(async () => {
-  await begin();
+  ready = begin();
+  await ready;
   if (state.image || !DATA.digits.length) show();
   else pick(DATA.digits[DATA.first]);
   say($('progress'), $('progress').textContent.replace(/^Starting.*/, ''));
