@@ -23,6 +23,7 @@ from ardor.export.runtime import Session
 
 pytest.importorskip("onnxruntime")
 ALL = "return [...document.querySelectorAll(arguments[0])]"
+PIXELS = "[...ink.getImageData(0, 0, 640, 640).data]"
 UNNAMED = "button, input, canvas:not([aria-hidden]), article, [role=region]"
 STROKES = {
     "three": [[(0.25, 0.2), (0.5, 0.1), (0.7, 0.25), (0.5, 0.45), (0.72, 0.62), (0.6, 0.85), (0.25, 0.82)]],
@@ -227,6 +228,8 @@ def test_clear_and_a_new_stroke_after_a_test_digit(page):
     assert page.text("#source") == "your drawing"
     assert page.run("return document.querySelectorAll('.pick[aria-pressed=true]').length") == 0
     assert page.run("return state.strokes.length") == 1
+    greys = page.run(f"return {PIXELS}.filter((v, k) => k % 4 == 0 && v > 60 && v < 250).length")
+    assert greys < 0.01 * 640**2, "the test digit is gone from the pad"
 
 
 def test_nothing_is_asked_of_the_network(page, made):
@@ -261,8 +264,7 @@ def test_it_looks_right_wide_and_narrow(page, tmp_path):
     page.size(1280, 1000)
     nameless = page.run(f"{ALL}.filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))", UNNAMED)
     assert nameless == []
-    pixels = "[...ink.getImageData(0, 0, 640, 640).data]"
-    drawn = page.run(f"return {pixels}.filter((v, k) => k % 4 == 0 && v < 60).length")
+    drawn = page.run(f"return {PIXELS}.filter((v, k) => k % 4 == 0 && v < 60).length")
     assert 0.02 < drawn / 640**2 < 0.3
 
 
