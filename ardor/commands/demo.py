@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from ardor import demo as plan
 from ardor import models, threads
 from ardor.attacks import PGD, paper
-from ardor.commands import draw
+from ardor.commands import demo_page, draw
 from ardor.data import Split
 from ardor.errors import ConfigError
 from ardor.report import Entry, Report, comparison, examples, write_page
@@ -37,9 +37,14 @@ def demo(
     seeds: Annotated[int | None, Parameter(help="how many seeds; default 1, with --all 3")] = None,
     quick: Annotated[bool, Parameter(help="two epochs, to see that all runs; no figures", negative="")] = False,
     out: Annotated[Path | None, Parameter(help="where everything goes; default runs/demo")] = None,
+    drawn: Annotated[
+        bool, Parameter(name="--page", help="also a page to draw digits on, which computes in the browser", negative="")
+    ] = False,
+    onnxruntime_web: Annotated[Path | None, Parameter(help="its npm package, for --page; default npm gets it")] = None,
 ) -> int:
     """Train, attack, draw."""
     began = time.perf_counter()
+    runtime = demo_page.runtime(onnxruntime_web) if drawn else None  # first: what is missing is said at once
     threads.single()
     if seeds is not None and seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 1")
@@ -55,6 +60,8 @@ def demo(
     for number, job in enumerate(todo, 1):
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
     page(folder, todo, reports, test)
+    if runtime:
+        draw.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
     draw.say(f"{time.perf_counter() - began:.0f} s.")
     return 0
 
