@@ -277,9 +277,9 @@ def test_help_can_be_followed(capsys):
 def test_options_at_the_top_of_a_command_are_few():
     import inspect
 
-    from ardor.commands import demo, evaluate, report, train
+    from ardor.commands import demo, deploy, evaluate, report, train
 
-    for function in (train.train, evaluate.evaluate, report.report, demo.demo):
+    for function in (train.train, evaluate.evaluate, report.report, demo.demo, deploy.deploy):
         options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
         assert len([p for p in options if p.name != "more"]) <= 15
 
