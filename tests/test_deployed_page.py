@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from test_report import HOSTILE, Page, gaps, report, write
 
+from ardor.checks import Finding
 from ardor.deployed import Deployed, Form, Latency
 from ardor.report import Entry, Proportion, device, figures, looks, wilson
 from ardor.report.svg import calm
@@ -98,6 +99,25 @@ def test_each_net_has_its_forms_side_by_side(page):
     }
     assert "The export was forced: 91 of 100 equal." in page
     assert "one thread of a processor, 200 runs of each form in turn, ardor 0.1.0, torch 2.13.0" in page
+
+
+def test_what_was_found_on_a_file_is_said_of_that_file(tmp_path):
+    one, other = entries()[1:3]
+    found = Finding("hidden_by_quantisation", "error", "its gradients are hidden", "quote the worst case")
+    one.deployed.forms[2].report.findings = [found]
+    attacks = {"transfer_pgd20": {"name": "Transfer", "attack": {"name": "PGD", "steps": 20}, "weights": "feed"}}
+    for entry in (one, other):
+        for form in entry.deployed.forms:
+            form.report.attacks = attacks
+    text = write(tmp_path / "p.html", [one, other]).read_text(encoding="utf-8")
+    assert "error</span> (rslad in INT8): its gradients are hidden; quote the worst case" in text
+    assert text.count("transfer_pgd20</th><td class") == 1
+    assert "attack PGD (steps 20)" in text
+    assert str(one.deployed).endswith(f"INT8: {found}")
+    for form in one.deployed.forms:
+        form.report.findings = [found]
+    text = write(tmp_path / "p.html", [one, other]).read_text(encoding="utf-8")
+    assert "(rslad, rslad in ONNX, rslad in INT8)" in text
 
 
 def test_a_stale_comparison_is_said_and_not_shown(page, tmp_path):

@@ -113,6 +113,7 @@ class Deployed:
             lines += [f"| {quantity} | {' | '.join(cells)} |" for _, quantity, cells in rows]
         for form in self.forms:
             lines += [f"warning: {form.file} was forced, with {miss}" for miss in form.forced]
+            lines += [f"{FORMS[form.name]}: {finding}" for finding in form.report.findings]
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
