@@ -293,6 +293,11 @@ def test_files_of_other_weights_are_exported_again(run, digits):
     assert list(runs.prepare(net, runs.files_of(run), *digits, EPS, force=True)) == ["onnx", "onnx-int8"]
     assert (run / "best.onnx").read_bytes() != kept
     assert Session(run / "best-int8.onnx").metadata["weights"] == models.hash_of(net)
+    assert main(["evaluate", str(run), "--suite", "quick", "--limit", "10"]) == 0
+    (run / "best.onnx").unlink()
+    assert main(["deploy", str(run), "--limit", "10", "--queries", "2"]) == 0
+    suites_said = [said["suite"] for said in Session(run / "best.onnx").metadata["reports"]]
+    assert suites_said == ["quick"], "as ardor export has it: what judged these weights"
     again = tree(run)
     assert list(runs.prepare(net, runs.files_of(run), *digits, EPS)) == ["onnx", "onnx-int8"]
     assert tree(run) == again

@@ -13,6 +13,7 @@ from ardor import data as datasets
 from ardor import models, threads
 from ardor.commands import draw
 from ardor.commands.evaluate import trained_threat
+from ardor.commands.export import reports_of
 from ardor.commands.words import find_threat, first_stage
 from ardor.config import read_yaml
 from ardor.deployed.comparison import Deployed
@@ -79,8 +80,18 @@ def deploy(
     check = (test if part == "test" else val).limit(limit)
     threads.settle(net, check.batch(slice(0, 64))[0])
     with draw.progress("export", 2) as move:
-        words = {"threat": more.resolved_threat, "force": force, "agreement": agreement, "seed": seed}
-        for done, form in enumerate(prepare(net, files_of(run, checkpoint), train, check, **words), 1):
+        made_of = prepare(
+            net,
+            files_of(run, checkpoint),
+            train,
+            check,
+            more.resolved_threat,
+            force=force,
+            agreement=agreement,
+            reports=reports_of(run),
+            seed=seed,
+        )
+        for done, form in enumerate(made_of, 1):
             move(done, form)
     with draw.evaluation() as tell:
 

@@ -5,7 +5,7 @@ deployed-CHECKPOINT.json    the comparison, with the names of the reports beside
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -20,8 +20,8 @@ from ardor.errors import ArdorError, ConfigError
 from ardor.export import export
 from ardor.export.runtime import Session
 from ardor.progress import Progress
+from ardor.report.report import Report
 from ardor.report.where import default_out, word_of
-from ardor.threat import Linf
 from ardor.types import Threat
 
 
@@ -53,6 +53,7 @@ def prepare(
     *,
     force: bool = False,
     agreement: float = 0.95,
+    reports: Sequence[Report] = (),
     seed: int = 0,
 ) -> Iterator[str]:
     """Export the files that are missing or were made of other weights, and give the name of each form when it is there.
@@ -62,8 +63,8 @@ def prepare(
     """
     for to in ("onnx", "onnx-int8"):
         if not _is_of(net, files[to]):
-            words = {"threat": threat or Linf(), "force": force, "agreement": agreement, "seed": seed}
-            export(net, files[to], to=to, calibrate=train, check=check, **words)  # type: ignore[arg-type]
+            words = {"force": force, "agreement": agreement, "reports": reports, "seed": seed}
+            export(net, files[to], to=to, calibrate=train, check=check, threat=threat, **words)  # type: ignore[arg-type]
         yield to
 
 
