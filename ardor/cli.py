@@ -11,7 +11,7 @@ from rich.console import Console
 
 import ardor
 from ardor import threads
-from ardor.commands import bench, compare, demo, doctor, evaluate, export, gate, plan, push, report, train
+from ardor.commands import bench, compare, demo, deploy, doctor, evaluate, export, gate, plan, push, report, train
 from ardor.errors import ArdorError
 from ardor.options import SPELLING
 
@@ -26,14 +26,15 @@ COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
     "bench": bench.app,
     "report": report.app,
     "export": export.app,
+    "deploy": deploy.app,
     "push": push.app,
 }
 
 HELP = """From a robust teacher to a small model whose robustness is proven.
 
 Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`, `ardor doctor RUN`,
-`ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor push RUN OWNER/NAME`;
-`ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A method, net or data set of your own is
+`ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor deploy RUN`,
+`ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A method, net or data set of your own is
 `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
 """
 

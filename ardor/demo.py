@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,13 @@ from torch import nn
 from ardor import __version__, models
 from ardor.attacks import PGD, paper
 from ardor.data import Split, load
+from ardor.deployed import Deployed, runs
+from ardor.errors import ConfigError
 from ardor.evaluate import Tell, evaluate
 from ardor.files import write_atomic
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.models import hash_of
+from ardor.models.published import require_package
 from ardor.recipe import Recipe
 from ardor.report import Entry, Report, mean_sd
 from ardor.threat import Linf
@@ -29,6 +33,9 @@ from ardor.train import Epoch, epochs
 
 THREAT = Linf(0.2)
 """A fifth of the range from white to black: a person still reads the digit."""
+
+QUERIES = 100
+"""Of Square on the files for a device: a look, where its authors take 5,000."""
 
 TEACHER_WIDTH, STUDENT_WIDTH = 32, 8
 TEACHER = "teacher (SAT)"
@@ -117,6 +124,24 @@ def judge(job: Job, test: Split, progress: Tell | None = None) -> Report:
     report.title = job.name
     report.save(path)
     return report
+
+
+def deploys() -> bool:
+    """Whether the packages are there that an export needs."""
+    with suppress(ConfigError):
+        return all(require_package(name, "onnx", "an export") for name in ("onnx", "onnxscript", "onnxruntime"))
+    return False
+
+
+def deploy(job: Job, train: Split, test: Split) -> Deployed:
+    """A trained job's net beside its ONNX and INT8 files, unless a comparison of the same is in its folder already."""
+    found, _ = runs.current(job.run)
+    if found and found.versions["ardor"] == __version__ and found.forms[0].report.data["hash"] == test.hash:
+        return found
+    net = models.load(job.run)
+    for _ in runs.prepare(net, runs.files_of(job.run), train, test, THREAT, force=True):
+        pass  # forced: also a net of two epochs is shown, and the table says where its file misses it
+    return runs.deploy_run(job.run, net, test, THREAT, queries=QUERIES, batch=len(test))
 
 
 def results(entries: Iterable[Entry], path: Path) -> Path:

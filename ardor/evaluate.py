@@ -9,6 +9,7 @@ order, nor company, nor who does the work, nor an interruption can change a verd
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -81,6 +82,27 @@ def evaluate(
             _merge_images(Path(str(journal)), book, data, attacks, report)
     report.findings = _findings(net, data, report, suite, attacks)
     return report
+
+
+def identity(net: nn.Module, data: Split, suite: Suite, *, batch: int = 256, seed: int = 0) -> dict[str, Any]:
+    """What makes two evaluations the same one: net, images, attacks, seed, batch and versions, as JSON can say it."""
+    attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
+    return _identity(_report(net, data, suite, attacks, seed, batch), net, attacks)
+
+
+def kept(path: Path, wanted: dict[str, Any]) -> Report | None:
+    """The report at `path`, where it is of the evaluation `wanted`, an `identity`; else None.
+
+    A report does not hold the code of a user's own files, so that may differ.
+    """
+    try:
+        found = Report.load(path)
+    except ConfigError:
+        return None
+    said = {word: getattr(found, word) for word in wanted if word != "code"}
+    said["data"] = {key: found.data.get(key) for key in wanted["data"]}
+    ours = {word: wanted[word] for word in said}
+    return found if json.dumps(ours) == json.dumps(said) else None
 
 
 def adversarial(net: nn.Module, data: Split, name: str, attack: Attack, *, batch: int = 256, seed: int = 0) -> Tensor:

@@ -281,9 +281,9 @@ def test_help_can_be_followed(capsys):
 def test_options_at_the_top_of_a_command_are_few():
     import inspect
 
-    from ardor.commands import demo, evaluate, report, train
+    from ardor.commands import demo, deploy, evaluate, report, train
 
-    for function in (train.train, evaluate.evaluate, report.report, demo.demo):
+    for function in (train.train, evaluate.evaluate, report.report, demo.demo, deploy.deploy):
         options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
         assert len([p for p in options if p.name != "more"]) <= 15
 
@@ -304,10 +304,22 @@ def test_the_demo_runs_twice_and_keeps_its_figures(folder, capsys):
     results = json.loads((folder / "runs/demo-quick/results.json").read_text())
     assert set(results["nets"]) == {"teacher (SAT)", "natural", "sat", "rslad", "variance_gap"}
     page = (folder / "runs/demo-quick/page.html").read_bytes()
+    assert "On a device, in INT8, rslad weighs" in first
+    assert (b'id="device"' in page, page.count(b"Forms of")) == (True, 4)
     before = tree(folder)
     assert main(["demo", "--quick"]) == 0
     assert (folder / "runs/demo-quick/page.html").read_bytes() == page
     assert tree(folder) == before
+
+
+def test_the_demo_says_what_it_lacks(monkeypatch):
+    from ardor import demo
+    from ardor.commands.demo import _on_devices
+
+    assert demo.deploys()
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert not demo.deploys()
+    assert 'pip install "ardor[onnx]"' in _on_devices([], None, None)
 
 
 def test_what_a_user_must_give_is_asked_for_and_taken(folder, capsys):

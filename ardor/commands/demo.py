@@ -14,6 +14,7 @@ from ardor import models, threads
 from ardor.attacks import PGD, paper
 from ardor.commands import demo_page, draw
 from ardor.data import Split
+from ardor.deployed.comparison import p_text, size_text
 from ardor.errors import ConfigError
 from ardor.report import Entry, Report, comparison, examples, write_page
 from ardor.report.runs import entry_of
@@ -59,7 +60,8 @@ def demo(
     reports: dict[str, list[Report]] = {}
     for number, job in enumerate(todo, 1):
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
-    page(folder, todo, reports, test)
+    said = _on_devices(todo, train, test)
+    page(folder, todo, reports, test, said)
     if runtime:
         draw.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
     draw.say(f"{time.perf_counter() - began:.0f} s.")
@@ -84,8 +86,27 @@ def _one(job: plan.Job, place: str, train: Split, val: Split, test: Split) -> Re
     return report
 
 
-def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split) -> None:
-    """The comparison as a table, the figures as JSON, the page."""
+def _on_devices(todo: list[plan.Job], train: Split, test: Split) -> str:
+    """Compare the first seed's students with their files for a device, and say what INT8 does to one of them."""
+    students = [job for job in todo if job.teacher and job.seed == 0]
+    if not plan.deploys():
+        return 'With pip install "ardor[onnx]" this also compares the students with their ONNX and INT8 files.'
+    made = {}
+    with draw.progress("ONNX and INT8", len(students)) as move:
+        for number, job in enumerate(students, 1):
+            made[job.name] = plan.deploy(job, train, test)
+            move(number, job.name)
+    net, int8 = made["rslad"].forms[0], made["rslad"].forms[-1]
+    p = made["rslad"].differences[int8.name]["worst_case"].p
+    return (
+        f"On a device, in INT8, rslad weighs {size_text(int8.size)} instead of {size_text(net.size)}, and stands at "
+        f"{100 * int8.report.worst_case.value:.1f} % under transfer, white-box and query attacks, where float32 stands "
+        f"at {100 * net.report.worst_case.value:.1f} % (McNemar p {p_text(p)})."
+    )
+
+
+def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split, said: str) -> None:
+    """The comparison as a table, the figures as JSON, the page. said: of the devices, to be said at the end."""
     first = {job.name: job for job in todo if job.seed == 0}
     entries: list[Entry] = []
     with draw.progress("radii and variance gap", len(first)) as move:
@@ -112,6 +133,7 @@ def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], t
         f"The naturally trained student falls to {100 * natural:.1f} % under attack; "
         f"the same net distilled from the robust teacher (rslad) stands at {100 * stands:.1f} %."
     )
+    draw.say(said)
     draw.say(f"Page: {where}   Figures: {folder / 'results.json'}")
 
 

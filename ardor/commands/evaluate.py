@@ -14,18 +14,18 @@ from torch.distributed import get_node_local_rank, is_torchelastic_launched
 from ardor import data as datasets
 from ardor import models, threads
 from ardor.attacks import Suite, suites
-from ardor.attacks.transfer import Transfer
 from ardor.checks import Finding, of_recipe
 from ardor.commands import draw
 from ardor.commands.nets import data_options, make_net, net_options
 from ardor.commands.words import SUITES, find_threat, first_stage
-from ardor.config import as_text, number, read_yaml
+from ardor.config import number, read_yaml
 from ardor.data.split import Split
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluate import evaluate as judge
 from ardor.export.runtime import Session
 from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.recipe import find_device
+from ardor.report.where import default_out, word_of
 from ardor.threat import BY_NAME, Linf
 from ardor.types import Threat
 
@@ -117,7 +117,7 @@ def evaluate(
     if source is None and run and more.exported and chosen == "deployed":
         source = own_run(run, more.exported)
     attacks = find_suite(chosen, more.resolved_threat, source, split)
-    folder, word = (run.parent, run.stem) if run and more.exported else (run, checkpoint)
+    folder, word = (run.parent, word_of(run)) if run and more.exported else (run, checkpoint)
     where = default_out(folder, attacks, word, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
@@ -223,23 +223,3 @@ def trained_threat(trained: dict[str, Any]) -> Threat | None:
         if isinstance(said, dict) and str(said.get("name")).lower() in BY_NAME:
             return BY_NAME[said["name"].lower()](number(said["eps"]))
     return None
-
-
-def default_out(
-    run: Path | None,
-    suite: Suite,
-    checkpoint: str,
-    data: str | None = None,
-    part: str = "test",
-    limit: int | None = None,
-    seed: int = 0,
-) -> Path:
-    """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one; other images, another name."""
-    words = [suite.name, type(suite.threat).__name__.lower(), as_text(suite.threat.eps).replace("/", "_")]
-    words += [f"from_{attack.weights[:6]}" for attack in suite.attacks.values() if isinstance(attack, Transfer)][:1]
-    words += [] if run is None else [checkpoint]
-    words += [] if data is None or run is None else ["".join(c if c.isalnum() else "_" for c in data)]
-    words += [] if part == "test" else [part]
-    words += [] if limit is None else [f"limit{limit}"]
-    words += [] if seed == 0 else [f"seed{seed}"]
-    return (run or Path()) / f"report-{'-'.join(words)}.json"

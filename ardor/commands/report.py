@@ -12,7 +12,7 @@ from ardor import models
 from ardor.attacks import PGD
 from ardor.commands import draw
 from ardor.errors import ConfigError
-from ardor.report import Entry, Report, comparison, examples, write_page
+from ardor.report import Entry, Report, comparison, device, examples, write_page
 from ardor.report.runs import entry_of, split_of, teaches, threat_of
 
 HELP = """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
@@ -51,7 +51,8 @@ def report(
     shown = examples(nets, split_of(runs[0]), PGD(threat_of(first), steps=20))
     notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
     where = write_page(out, entries, shown, title=title, intro=intro(first), notes=notes)
-    draw.say(f"{comparison(entries)}\n\nPage: {where}")
+    on_devices = device.markdown(entries)
+    draw.say(f"{comparison(entries)}\n{on_devices and f'{chr(10)}{on_devices}{chr(10)}'}\nPage: {where}")
     return 0
 
 

@@ -66,7 +66,7 @@ class Session(nn.Module):
         except Exception as error:  # onnxruntime's own, one class per status
             raise _refusal(content, self.name, error) from error
         self.register_buffer("digest", torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8))
-        vars(self)["built_as"] = {"name": self.name, "runtime": f"onnxruntime {ort.__version__}"}
+        vars(self)["built_as"] = {"name": Path(self.name).name, "runtime": f"onnxruntime {ort.__version__}"}
         self._content = content
         self._simulated: list[Simulated] = []  # in a list, so that its weights are not the file's
         self._read_graph()

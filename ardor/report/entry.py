@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor
 
@@ -12,13 +12,17 @@ from ardor.report.report import Report
 from ardor.report.stats import Summary
 from ardor.variance import GapPoint
 
+if TYPE_CHECKING:
+    from ardor.deployed import Deployed
+
 
 @dataclass
 class Entry:
     """One net on the page.
 
     reports: one per seed, same suite and split. curve: the lines of metrics.jsonl of the first seed, may be empty.
-    gaps: robust accuracy and variance gap over growing radii of the first seed, may be empty.
+    gaps: robust accuracy and variance gap over growing radii of the first seed, may be empty. deployed: the first
+    seed's net beside its files for a device. stale: why a comparison that was made of them is not shown.
     """
 
     name: str
@@ -26,6 +30,8 @@ class Entry:
     reports: list[Report]
     curve: list[dict[str, Any]] = field(default_factory=list)
     gaps: list[GapPoint] = field(default_factory=list)
+    deployed: Deployed | None = None
+    stale: str = ""
 
     @property
     def accuracies(self) -> dict[str, Summary]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ardor.config import as_text, to_yaml
+from ardor.deployed.comparison import FORMS
+from ardor.report.device import shown
 from ardor.report.entry import Entry
+from ardor.report.report import Report
 
 
 def protocols(entries: list[Entry]) -> list[str]:
@@ -24,23 +28,34 @@ def protocols(entries: list[Entry]) -> list[str]:
 def findings(entries: list[Entry]) -> list[dict[str, str]]:
     """Every finding and mark, with the nets it was found on."""
     seen: dict[tuple[str, str], dict[str, bool]] = {}
-    for entry in entries:
-        for report in entry.reports:
-            for mark in report.data.get("marks", []):
-                seen.setdefault(("mark", mark), {})[entry.name] = True
-            for finding in report.findings:
-                seen.setdefault((finding.severity, f"{finding.evidence}; {finding.next}"), {})[entry.name] = True
+    everywhere = {entry.name: True for entry in entries}
+    for name, report in _judged(entries):
+        for mark in report.data.get("marks", []):
+            seen.setdefault(("mark", mark), {})[name] = True
+        for finding in report.findings:
+            seen.setdefault((finding.severity, f"{finding.evidence}; {finding.next}"), {})[name] = True
     return [
-        {"severity": severity, "text": text, "nets": "all nets" if len(on) == len(entries) > 1 else ", ".join(on)}
+        {"severity": severity, "text": text, "nets": "all nets" if on == everywhere and len(on) > 1 else ", ".join(on)}
         for (severity, text), on in seen.items()
     ]
+
+
+def _judged(entries: list[Entry]) -> Iterator[tuple[str, Report]]:
+    """Every report on the page with what it is of: a net, or a file for a device."""
+    for entry in entries:
+        yield from ((entry.name, report) for report in entry.reports)
+    for entry, deployed in shown(entries):
+        for form in deployed.forms:
+            yield entry.name + ("" if form.name == "float32" else f" in {FORMS[form.name]}"), form.report
 
 
 def attacks(entries: list[Entry]) -> list[dict[str, str]]:
     """The resolved hyperparameters of every attack, once where all reports agree."""
     seen = {}
-    for report in (report for entry in entries for report in entry.reports):
+    for _, report in _judged(entries):
         for name, settings in report.attacks.items():
+            if report.suite == "deployed":  # from each net itself: the table of nets says which that is
+                settings = {k: v for k, v in settings.items() if k not in ("source", "weights")}
             seen[name, plain(settings)] = {
                 "attack": name,
                 "kind": str(settings.get("name", "")),

@@ -7,19 +7,26 @@ by direct labels or by panels of their own, so ten stay readable.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ardor.deployed.comparison import FORMS, size_text
 from ardor.report.entry import Entry
 from ardor.report.looks import Look
-from ardor.report.stats import Summary
+from ardor.report.stats import Proportion, Summary
 from ardor.report.svg import INK, MUTED, SHADE
 from ardor.variance import GapPoint, pearson
+
+Forms: TypeAlias = Sequence[tuple[str, int, Proportion]]
+"""Of each form of a net its name, its size in bytes and its worst case."""
+
+FILLS: dict[str, Any] = {"float32": "full", "onnx": "none", "onnx-int8": "bottom"}
+"""How a form's marker is filled: ONNX is a ring, so that float32, which it equals, is seen inside."""
 
 HALF, THIRD = 5.0, 4.2  # inches of 72 units: a panel of which two, or three, stand side by side
 
@@ -134,6 +141,65 @@ def radius(entries: list[Entry], look: dict[str, Look], eps: list[float]) -> Fig
     ends = {entry.name: 100 * entry.gaps[-1].accuracy for entry in sorted(entries, key=_area)}
     _label_ends(ax, ends, look, gap=6)
     return figure
+
+
+def size(forms: Mapping[str, Forms], look: dict[str, Look]) -> Figure:
+    """Worst-case accuracy over the size of the file: a net's forms joined by a line, named at its right.
+
+    forms: by net, of each form its name, size in bytes and worst case. Nets of one size stand a little beside it.
+    """
+    names = list(forms)
+    height = 4.4 if len(names) < 7 else 5.6
+    figure = _sheet(HALF, height, right=0.45 + 0.083 * max(len(_beside(name)) for name in names))
+    ax = figure.add_subplot(xscale="log", xlabel="size of the file", ylabel="robust to every attack, %")
+    sizes = [size for each in forms.values() for _, size, _ in each]
+    low, high = math.log10(min(sizes)) - 0.12, math.log10(max(sizes)) + 0.12
+    top = max(share.interval[1] for each in forms.values() for _, _, share in each)
+    ax.set(xlim=(10**low, 10**high), ylim=(0, min(100, 10 * math.ceil(10 * top + 0.2))))
+    aside = _asides({name: each[0][1] for name, each in forms.items()}, 0.028 * (high - low))
+    ends = {}
+    for name, each in forms.items():
+        _forms(ax, each, look[name], 10 ** aside[name])
+        _, largest, share = max(each, key=lambda form: form[1])
+        ends[name] = 100 * share.value
+        thread = [largest * 10 ** aside[name], 10**high], [ends[name]] * 2
+        ax.plot(*thread, color=look[name].colour, linewidth=0.6, zorder=1)
+    _label_ends(ax, ends, look, gap=0.06 * ax.get_ylim()[1])
+    _size_ticks(ax, low, high)
+    for form, fill in FILLS.items():
+        ax.plot([], [], "o", color=MUTED, fillstyle=fill, markersize=6, label=FORMS[form])
+    ax.legend(loc="lower left", bbox_to_anchor=(-0.03, 1), ncols=3, borderaxespad=0, handletextpad=0.2, columnspacing=1)
+    return figure
+
+
+def _forms(ax: Axes, forms: Forms, look: Look, aside: float) -> None:
+    """One net: whiskers of Wilson's 95 % interval, a marker filled by the form, and a line through them."""
+    x, y = [size * aside for _, size, _ in forms], [100 * share.value for _, _, share in forms]
+    ax.plot(x, y, color=look.colour, linestyle=look.dash, linewidth=1.2)
+    for (name, _, share), place, value in zip(forms, x, y, strict=True):
+        ends = [100 * end for end in share.interval]
+        ax.plot([place] * 2, ends, color=look.colour, linewidth=1.4, alpha=0.6, solid_capstyle="butt", clip_on=False)
+        mark: dict[str, Any] = {"fillstyle": FILLS[name], "markerfacecoloralt": "white", "markeredgewidth": 1.2}
+        behind = {"markersize": 9.5, "zorder": 2.5} if name == "onnx" else {"markersize": 6, "zorder": 3}
+        ax.plot(place, value, look.marker, color=look.colour, clip_on=False, **mark, **behind)
+
+
+def _asides(sizes: Mapping[str, int], step: float) -> dict[str, float]:
+    """How far to move each net, in powers of ten, so that those within 2 % of one size stand side by side."""
+    groups: dict[int, list[str]] = {}
+    for name, size in sizes.items():
+        groups.setdefault(next((other for other in groups if abs(size / other - 1) < 0.02), size), []).append(name)
+    return {name: step * (i - (len(g) - 1) / 2) for g in groups.values() for i, name in enumerate(g)}
+
+
+def _size_ticks(ax: Axes, low: float, high: float) -> None:
+    """Round sizes, as bytes are said: 20 kB, 1 MB; fewer of them where the axis is long."""
+    span = high - low
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.6 else (1, 3) if span < 2.4 else (1,)
+    whole = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in steps]
+    places = [place for place in whole if low <= math.log10(place) <= high]
+    ax.set_xticks(places, [size_text(place) for place in places])
+    ax.set_xticks([], minor=True)
 
 
 def _area(entry: Entry) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ardor.errors import ConfigError
 from ardor.files import write_atomic
-from ardor.report import compare, evidence
+from ardor.report import compare, device, evidence
 from ardor.report.compare import Rows
 from ardor.report.entry import Entry, Example
 from ardor.report.stats import Summary
@@ -64,6 +64,9 @@ def write(
         nets=evidence.nets(entries),
         versions=evidence.versions(entries),
         figures=_figures(entries, rows),
+        devices=device.tables(entries),
+        measured=device.measured(entries),
+        stale=device.stale(entries),
     )
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
@@ -127,7 +130,7 @@ def _figures(entries: list[Entry], rows: Rows) -> dict[str, list[Any]]:
     curves = [entry for entry in entries if entry.curve]
     gaps = [entry for entry in entries if entry.gaps]
     eps = sorted({entry.linf for entry in gaps if entry.linf is not None})
-    made: dict[str, list[Any]] = {"accuracy": [], "training": [], "radius": [], "trend": []}
+    made: dict[str, list[Any]] = {"accuracy": [], "training": [], "radius": [], "device": [], "trend": []}
 
     def add(section: str, figure: Any, label: str) -> None:
         made[section].append(svg(figure, f"{section}{len(made[section])}", label))
@@ -142,6 +145,8 @@ def _figures(entries: list[Entry], rows: Rows) -> dict[str, list[Any]]:
             add("training", draw.training(entry, look[entry.name], others), f"Training curves of {entry.name}")
         if gaps:
             add("radius", draw.radius(gaps, look, eps), "Robust accuracy of each net over a growing radius")
+        if forms := {entry.name: device.points(deployed) for entry, deployed in device.shown(entries)}:
+            add("device", draw.size(forms, look), "Robust accuracy of each form of each net over the size of its file")
         for entry in gaps:
             label = f"Robust accuracy of {entry.name} against its variance gap, r = {draw.correlation(entry.gaps)}"
             add("trend", draw.trend(entry, look[entry.name], eps), label)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ardor import data, models
 from ardor.config import number, read_yaml
 from ardor.data.split import Split
+from ardor.deployed.runs import current
 from ardor.errors import ConfigError
 from ardor.files import write_atomic
 from ardor.report.entry import Entry
@@ -25,12 +26,19 @@ def entry_of(
 ) -> Entry:
     """A run that `ardor evaluate` judged. limit: images for radii and variance gap. Raises ConfigError."""
     report = report_of(run)
-    return Entry(name or run.name, role, [report], curve_of(run), gaps_of(run, threat_of(report), limit))
+    deployed, stale = current(run)
+    gaps = gaps_of(run, threat_of(report), limit)
+    return Entry(name or run.name, role, [report], curve_of(run), gaps, deployed, stale)
 
 
 def report_of(run: Path) -> Report:
-    """The run's newest report, of the best checkpoint if there is one. Raises ConfigError where it was not judged."""
-    paths = sorted(run.glob("report-*.json"), key=lambda p: (not p.stem.endswith("-best"), -p.stat().st_mtime))
+    """The run's newest report, of the best checkpoint if there is one, and of the files for a device only where there
+    is no other: those have a section of their own. Raises ConfigError where it was not judged."""
+
+    def order(path: Path) -> tuple[bool, bool, float]:
+        return path.stem.startswith("report-deployed-"), not path.stem.endswith("-best"), -path.stat().st_mtime
+
+    paths = sorted(run.glob("report-*.json"), key=order)
     if not paths:
         raise ConfigError(f"expected a judged run, got {run} without a report: type ardor evaluate {run}")
     return Report.load(paths[0])

@@ -1,0 +1,34 @@
+"""Where a report is kept: its name says what was judged, so that another evaluation never writes over it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ardor.attacks import Suite
+from ardor.attacks.transfer import Transfer
+from ardor.config import as_text
+
+
+def word_of(file: Path) -> str:
+    """What names call a file: best for best.safetensors, a run's checkpoint, best_int8_onnx for best-int8.onnx."""
+    return file.stem if file.suffix == ".safetensors" else "".join(c if c.isalnum() else "_" for c in file.name)
+
+
+def default_out(
+    run: Path | None,
+    suite: Suite,
+    checkpoint: str,
+    data: str | None = None,
+    part: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+) -> Path:
+    """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one; other images, another name."""
+    words = [suite.name, type(suite.threat).__name__.lower(), as_text(suite.threat.eps).replace("/", "_")]
+    words += [f"from_{attack.weights[:6]}" for attack in suite.attacks.values() if isinstance(attack, Transfer)][:1]
+    words += [] if run is None else [checkpoint]
+    words += [] if data is None or run is None else ["".join(c if c.isalnum() else "_" for c in data)]
+    words += [] if part == "test" else [part]
+    words += [] if limit is None else [f"limit{limit}"]
+    words += [] if seed == 0 else [f"seed{seed}"]
+    return (run or Path()) / f"report-{'-'.join(words)}.json"
