@@ -34,8 +34,8 @@ HELP = """From a robust teacher to a small model whose robustness is proven.
 
 Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`, `ardor doctor RUN`,
 `ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor deploy RUN`,
-`ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A method, net or data set of your own is
-`file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
+`ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A method, net
+or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
 """
 
 INTERRUPTED = 130  # what a shell expects of a program that was stopped by Ctrl-C
