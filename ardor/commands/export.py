@@ -55,7 +55,8 @@ def export(
     /,
     *,
     to: Annotated[
-        Literal["onnx", "onnx-int8", "torch-export"], Parameter(help="float32, INT8, or torch's own .pt2")
+        Literal["onnx", "onnx-int8", "torch-export", "executorch", "executorch-int8"],
+        Parameter(help="float32, INT8, torch's own .pt2, or a .pte for phones"),
     ] = "onnx",
     out: Annotated[Path | None, Parameter(help="the file; default in RUN")] = None,
     checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
@@ -96,8 +97,8 @@ def export(
 
 
 def default_out(run: Path, to: str, checkpoint: str) -> Path:
-    """CHECKPOINT.onnx, CHECKPOINT-int8.onnx or CHECKPOINT.pt2 in the run's folder."""
-    return run / f"{checkpoint}{'-int8' if to == 'onnx-int8' else ''}{SUFFIX[to]}"
+    """CHECKPOINT.onnx, CHECKPOINT-int8.onnx, CHECKPOINT.pt2 and so on in the run's folder."""
+    return run / f"{checkpoint}{'-int8' if to.endswith('int8') else ''}{SUFFIX[to]}"
 
 
 def reports_of(run: Path) -> list[Report]:
