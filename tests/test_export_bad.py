@@ -3,6 +3,7 @@
 import json
 import logging
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -249,6 +250,17 @@ def test_a_missing_package_is_named_with_the_command(net, digits, made, tmp_path
     else:
         assert Session(made["onnx"].path).metadata, "reading needs the runtime alone"
     assert ardor.export(net, tmp_path / "n.pt2", to="torch-export", check=digits[1].limit(9))
+
+
+@pytest.mark.parametrize("package", ["executorch", "torchao"])
+def test_the_packages_for_phones_are_named_with_their_command(net, digits, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, "executorch", types.ModuleType("executorch"))
+    monkeypatch.setitem(sys.modules, package, None)
+    word = rf'the package {package} for --to executorch, got none: type pip install "ardor\[executorch\]"'
+    with pytest.raises(ConfigError, match=word):
+        ardor.export(net, tmp_path / "n.pte", to="executorch", check=digits[1])
+    with pytest.raises(ConfigError, match=r"a file called NAME.pte for executorch, got .*n.onnx"):
+        ardor.export(net, tmp_path / "n.onnx", to="executorch", check=digits[1])
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,19 @@
 """The runtime of an exported file, and what `ardor export` and `ardor evaluate FILE` say."""
 
 import functools
+import inspect
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from for_export import EPS, foreign, logits_of, saved
+from torch import nn
 
 import ardor
 from ardor import threads
 from ardor.cli import main
+from ardor.commands.export import export
 from ardor.config import read_yaml
 from ardor.errors import DataError, ModelError
 from ardor.export import Exported
@@ -116,12 +119,12 @@ def test_the_shell_exports_a_run(trained, capsys, monkeypatch, tmp_path):
 def test_the_shell_finds_data_that_have_moved(trained, tmp_path, monkeypatch):
     asked = []
 
-    @functools.wraps(ardor.data.load)
+    @functools.wraps(ardor.data.load_test)
     def load(**source):
         asked.append(source)
         raise DataError("seen")
 
-    monkeypatch.setattr(ardor.data, "load", load)
+    monkeypatch.setattr(ardor.data, "load_test", load)
     monkeypatch.chdir(tmp_path)
     own = read_yaml(trained / "config.yaml")["data"]
     assert main(["export", str(trained)]) == 2
@@ -140,6 +143,67 @@ def test_the_shell_refuses_in_one_sentence(trained, tmp_path, capsys):
         assert Session(where).metadata["forced"]
     assert main(["export", str(tmp_path / "none")]) == 2
     assert main(["export", str(trained), "--to", "tflite"]) == 2
+
+
+NAMED = ["--model", "small_cnn", "--model.width", "4", "--data", "digits", "--limit", "60", "--threat.eps", "0.15"]
+
+
+def test_the_shell_exports_any_net_with_weights(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [*NAMED, "--weights", str(trained / "best.safetensors")]
+    assert main(["export", *words, "--out", "net.onnx"]) == 0
+    assert "| adversarial | 60 |" in capsys.readouterr().out
+    said = Session("net.onnx").metadata
+    assert said["weights"] == hash_of(ardor.models.load(trained))
+    assert said["threat"] == {"name": "Linf", "eps": 0.15}
+    assert (said["check"]["name"], said["check"]["part"], said["reports"]) == ("digits", "test", [])
+    assert main(["export", *words, "--out", "q.onnx", "--to", "onnx-int8", "--part", "val", "--force"]) == 0
+    said = Session("q.onnx").metadata
+    assert (said["calibration"]["part"], said["check"]["part"]) == ("train", "val")
+
+
+def test_a_users_own_net_needs_no_more_than_images_to_compare_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\ndef build(classes, channels, hidden=4):\n"
+        "    layers = nn.Linear(36 * channels, hidden), nn.ReLU(), nn.Linear(hidden, classes)\n"
+        "    return nn.Sequential(nn.Flatten(), *layers)\n"
+    )
+    one = nn.Sequential(nn.Flatten(), nn.Linear(36, 5), nn.ReLU(), nn.Linear(5, 3))
+    torch.save(one.state_dict(), "w.pt")
+    x = np.random.default_rng(0).random((9, 6, 6), dtype=np.float32)
+    np.savez("d.npz", x=x, y=np.arange(9) % 3)
+    words = ["--model", "net.py:build", "--model.hidden", "5", "--weights", "w.pt", "--data", "npz:d.npz"]
+    assert main(["export", *words, "--out", "net.onnx"]) == 0
+    images = torch.from_numpy(x)[:, None]
+    assert np.allclose(Session("net.onnx")(images).numpy(), logits_of(one, images), atol=1e-5)
+    assert main(["export", *words, "--out", "net.onnx", "--to", "onnx-int8"]) == 2, "there is nothing to calibrate on"
+
+
+def test_words_of_a_named_net_that_do_not_fit_are_refused_in_one_sentence(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    out = ["--out", "net.onnx"]
+    for words, said in (
+        ([], "got no --model and no --data and no --out"),
+        ([*NAMED], "got no --out: type"),
+        (["--model", "small_cnn", *out], "got no --data: type"),
+        (["--data", "digits", *out], "got no --model: type"),
+        ([str(trained), *NAMED, *out], "expected either a run or --model with its words, got"),
+        ([str(trained), "--weights", "w.pt"], "--weights w.pt: type one of them"),
+        ([str(trained), "--data", "digits"], "--data digits: type one of them"),
+        ([*NAMED, *out], "weights"),
+        ([*NAMED, *out, "--weights", "absent.pt"], "absent.pt"),
+    ):
+        capsys.readouterr()
+        assert main(["export", *words]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert said in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_options_are_few():
+    kinds = [p.kind for name, p in inspect.signature(export).parameters.items() if name != "more"]
+    assert kinds.count(inspect.Parameter.KEYWORD_ONLY) <= 15
 
 
 def test_a_run_of_the_papers_protocol_is_still_calibrated_on_its_training_images(trained):

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError, ExportError
-from ardor.export.facts import facts
+from ardor.export.facts import PACKAGES, facts
 from ardor.export.graph import quiet, to_onnx, traced
 from ardor.export.int8 import quantised, require_training
 from ardor.export.parity import Parity, measure
+from ardor.export.phone import Lowered, Program, runner
 from ardor.export.runtime import Session
 from ardor.export.sealed import probe, seal
 from ardor.files import write_atomic
@@ -33,9 +34,14 @@ from ardor.report import Report
 from ardor.threat import Linf
 from ardor.types import Threat
 
-To: TypeAlias = Literal["onnx", "onnx-int8", "torch-export"]
-SUFFIX: dict[str, str] = {"onnx": ".onnx", "onnx-int8": ".onnx", "torch-export": ".pt2"}
+To: TypeAlias = Literal["onnx", "onnx-int8", "torch-export", "executorch", "executorch-int8"]
+SUFFIX: dict[str, str] = {
+    "onnx": ".onnx", "onnx-int8": ".onnx", "torch-export": ".pt2", "executorch": ".pte", "executorch-int8": ".pte"
+}  # fmt: skip
 """What may be exported, and how its file is called."""
+
+ROOM = 4096
+"""Characters that a .pte leaves for what is measured on it."""
 
 LARGEST = 1e-4
 """How far a logit of a float32 file may be from the net's."""
@@ -53,7 +59,9 @@ class Exported:
     forced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        outside = ", ".join(self.metadata.get("xnnpack", {}).get("outside", ()))
         lines = [f"{self.path} ({self.to}, {self.size / 1e6:.2f} MB)", "", str(self.parity)]
+        lines += [f"outside XNNPACK, on ExecuTorch's own kernels: {outside}"] if outside else []
         return "\n".join([*lines, *(f"warning: forced, with {miss}" for miss in self.forced)])
 
 
@@ -73,7 +81,8 @@ def export(
 ) -> Exported:
     """Write `net` to `path` for a runtime without ardor, and prove that the file answers as the net does.
 
-    to: `onnx` (float32), `onnx-int8` (ONNX Runtime's static quantisation, QDQ, per channel) or `torch-export` (.pt2).
+    to: `onnx` (float32), `onnx-int8` (ONNX Runtime's static quantisation, QDQ, per channel), `torch-export` (.pt2),
+    `executorch` or `executorch-int8` (.pte, for one image at a time, computed by XNNPACK).
     calibrate: training images that scale INT8's activations; the part "train" only. check: images that net and file
     are compared on, clean and under PGD-10 against the net within `threat` (Linf 8/255 by default); needed, but for
     float32 the training images will do. limit: at most so many of either, classes in proportion. agreement: the share
@@ -96,23 +105,24 @@ def export(
     with seeded(seed):  # whatever the net itself draws
         require_fit(net, images.shape, images.classes)
         program = traced(net, images.shape)
-        body = _program_bytes(program) if to == "torch-export" else to_onnx(program)
-        if calibrated is not None:
-            body = quantised(body, calibrated)
+        said = facts(net, to, images, calibrated, threat, reports)
+        made = _made(to, program, calibrated, len(json.dumps(said)) + ROOM + 32 * images.classes)
+        body = made(None)
         run = _loaded(to, body)
         parity = measure(net, run, images, threat, seed)
         recorded = run(probe(images.shape))[0].tolist()
-    misses = parity.misses(*((None, agreement) if to == "onnx-int8" else (LARGEST, 1.0)))
+    misses = parity.misses(*((None, agreement) if to.endswith("int8") else (LARGEST, 1.0)))
     if misses and not force:
         raise ExportError(
             f"expected {to} to answer as the net does, got {'; '.join(misses)}: nothing was written; type --force "
             "(force=True) to write it all the same, with this recorded"
         )
-    said = facts(net, to, images, calibrated, threat, reports)
     said |= {"parity": parity.asdict(), "forced": misses, "sha256": hashlib.sha256(body).hexdigest()}
     said["probe"] = recorded
-    content = _program_bytes(program, said) if to == "torch-export" else seal(body, said)
-    _loaded(to, content)  # the bytes that are written are read back first
+    if isinstance(made, Lowered):
+        said["xnnpack"] = {"share": round(made.share, 3), "outside": list(made.outside)}
+    content = made(said)
+    _loaded(to, content, whole=True)  # the bytes that are written are read back first
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
     return Exported(path, to, len(content), parity, said, tuple(misses))
 
@@ -125,14 +135,14 @@ def _require_words(path: Path, to: str, agreement: float) -> None:
         raise ConfigError(f"expected a file called NAME{SUFFIX[to]} for {to}, got {path}: type another name")
     if not 0 < agreement <= 1:
         raise ConfigError(f"expected agreement as a share in (0, 1], got {agreement:g}: type for example 0.95")
-    if to != "torch-export":
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            require_package(package, "onnx", f"--to {to}")
+    for package in PACKAGES[to.removesuffix("-int8")]:
+        with quiet():
+            require_package(package, to.split("-")[0], f"--to {to}")
 
 
 def _for_calibration(to: str, calibrate: Split | None, check: Split | None, limit: int) -> Split | None:
     """The images that INT8 is calibrated on; None for float32. Raises ConfigError and DataError."""
-    if to != "onnx-int8":
+    if not to.endswith("int8"):
         return None
     if calibrate is None or check is None:
         raise ConfigError(
@@ -157,6 +167,18 @@ def _digests(images: Split) -> set[bytes]:
     return {hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=16).digest() for row in rows}
 
 
+def _made(to: str, program: Any, calibrated: Split | None, room: int) -> Callable[[dict[str, Any] | None], bytes]:
+    """What writes the file, with metadata of up to `room` characters once there are some."""
+    if to == "torch-export":
+        return lambda said: _program_bytes(program, said)
+    if to.startswith("executorch"):
+        return Lowered(program, calibrated, room)
+    body = to_onnx(program)
+    if calibrated is not None:
+        body = quantised(body, calibrated)
+    return lambda said: seal(body, said) if said else body
+
+
 def _program_bytes(program: Any, said: dict[str, Any] | None = None) -> bytes:
     buffer = io.BytesIO()
     with quiet():
@@ -164,10 +186,12 @@ def _program_bytes(program: Any, said: dict[str, Any] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def _loaded(to: str, content: bytes) -> Callable[[Tensor], Tensor]:
-    """The file's content as a function from images to logits, computed by what will run it."""
+def _loaded(to: str, content: bytes, whole: bool = False) -> Callable[[Tensor], Tensor]:
+    """The file's content as a function from images to logits, computed by what will run it. whole: with metadata."""
     with quiet():  # a file gets its metadata once it is known to match; till then it would be called foreign
-        if to != "torch-export":
+        if to.startswith("executorch"):
+            return Program(content) if whole else runner(content)
+        if to.startswith("onnx"):
             return Session(content)
         module: nn.Module = torch.export.load(io.BytesIO(content)).module()
     return torch.no_grad()(module)

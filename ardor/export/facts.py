@@ -17,13 +17,19 @@ from ardor.models import hash_of
 from ardor.report import Report
 from ardor.types import Threat
 
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "executorch": ("executorch", "torchao")
+}  # fmt: skip
+"""What exports to each kind of file beside torch."""
+
 
 def facts(
     net: nn.Module, to: str, images: Split, calibrated: Split | None, threat: Threat, reports: Sequence[Report]
 ) -> dict[str, Any]:
     """All but what was measured on the file itself. reports: those of this net are taken over."""
     weights = hash_of(net)
-    packages = ("torch",) if to == "torch-export" else ("torch", "onnx", "onnxscript", "onnxruntime")
+    packages = ("torch", *PACKAGES[to.removesuffix("-int8")])
+    batch = {"batch": 1} if to.startswith("executorch") else {}
     return {
         "format": FORMAT,
         "ardor": ardor.__version__,
@@ -38,7 +44,8 @@ def facts(
             "dtype": "float32",
             "range": [0, 1],
             "normalisation": "inside",
-        },
+        }
+        | batch,
         "output": {"name": LOGITS, "dtype": "float32"},
         "classes": list(images.class_names),
         "threat": describe(threat) | {"eps": float(threat.eps)},

@@ -80,14 +80,14 @@ def _refusal(program: Any, error: Exception) -> ExportError:
     """The operator that has no ONNX form and the layer that uses it, where the exporter's chain of errors says so."""
     for cause in _chain(error):
         if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(cause)):
-            where = _layer_of(program, found[1])
+            where = layer_of(program, found[1])
             return ExportError(
                 f"expected operators that ONNX has, got {found[1]}{where}: replace it, or type --to torch-export"
             )
     return ExportError(f"expected a net that ONNX can say, got {cause_of(error)}: type --to torch-export")
 
 
-def _layer_of(program: Any, operator: str) -> str:
+def layer_of(program: Any, operator: str) -> str:
     """` in the layer NAME` for the node that calls `operator`, where one can be told.
 
     The exporter takes operators apart before it looks for their ONNX form: prims.bessel_i0 was aten.special_i0.
