@@ -14,12 +14,14 @@ from browser import PRESENT, browser, until
 from PIL import Image
 
 from ardor import canvas, demo, losses, models
+from ardor.attacks import APGD
 from ardor.canvas.npm import INTEGRITY, NAME, PACK
 from ardor.canvas.shown import shown, worst
 from ardor.cli import main
 from ardor.commands import demo_page
 from ardor.errors import ConfigError, DataError
 from ardor.export.runtime import Session
+from ardor.noise import Noise
 
 pytest.importorskip("onnxruntime")
 ALL = "return [...document.querySelectorAll(arguments[0])]"
@@ -279,6 +281,18 @@ def test_the_digits_are_right_when_clean_and_worst_within_the_threat(nets):
             assert clean.argmax() == digit.label
             assert losses.margin(attacked, label) > losses.margin(clean, label)
             assert (image - digit.clean).abs().max() <= 0.2 + 1e-6
+
+
+def test_the_worst_of_the_starts_is_taken(nets):
+    _, _, test = demo.digits()
+    x, y, index = test.batch(slice(0, 30))
+    attack = APGD(demo.THREAT, loss="margin")
+    for net in nets:
+        found = losses.margin(net(worst(net, x, y, index, demo.THREAT)), y)
+        one = attack.maximise(lambda z: losses.margin(net(z), y), x, Noise(0, index, "canvas 0"))  # noqa: B023
+        one = losses.margin(net(one), y)
+        assert (found >= one - 1e-4).all()
+        assert (found > one + 1e-4).any()
 
 
 class AskedError(Exception):
