@@ -46,7 +46,7 @@ def run(tmp_path_factory):
     assert main(["export", str(run), "--limit", "60"]) == 0
     assert main(["export", str(run), "--limit", "60", "--to", "onnx-int8", "--force"]) == 0
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "90"]) == 0
-    assert main(["evaluate", str(run / "best-int8.onnx"), "--limit", "20"]) == 0
+    assert main(["evaluate", str(run / "best-int8.onnx"), "--suite", "apgd", "--limit", "20"]) == 0
     ardor.export(last, run / "other.onnx", check=ardor.data.load_test("digits").limit(20))
     (run / "damaged.onnx").write_bytes((run / "best.onnx").read_bytes()[:-3])
     (run / "report-damaged.json").write_text("{")

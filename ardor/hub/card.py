@@ -73,6 +73,7 @@ def card(release: Release, evidence: Evidence, place: str, sizes: Mapping[str, i
         doubts=list(_doubts(judged)),
         unsound=sorted({where for where, report in judged if _unsound(report)}),
         files=[_file(file) for file in evidence.files],
+        deployed=plain(release.deployed),
         sizes={name: f"{size / 1e6:.2f}" for name, size in sizes.items()},
         weights=evidence.weights,
         versions=_versions(evidence),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from torch import nn
 
 from ardor import data, models
 from ardor.config import as_text, read_yaml
+from ardor.deployed.comparison import Deployed
+from ardor.deployed.runs import current
 from ardor.errors import ArdorError, ConfigError
 from ardor.export.runtime import Session
 from ardor.gate.claim import claim_of
@@ -24,6 +26,7 @@ class Release:
     net: built by one of `ardor.models`. shape: (C, H, W) of its images. class_names: in the order of the logits.
     reports, files: evaluations, and exported .onnx files, of the net and of its files; those of other weights are
     left out. training: a run's config.yaml. chosen: which checkpoint it is, in words. left_out: what was not readable.
+    deployed: the table of `ardor deploy`, where it is of these weights and files.
     """
 
     net: nn.Module
@@ -35,6 +38,7 @@ class Release:
     chosen: str = ""
     name: str = "net"
     left_out: tuple[str, ...] = ()
+    deployed: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,10 @@ def release_of(run: str | Path, checkpoint: str = "best") -> Release:
     reports, unread = _reports(run)
     files = sorted(run.glob("*.onnx"))
     shape, names = _images(net, files, config)
-    chosen = _chosen(run, net, checkpoint)
-    return Release(net, shape, names, reports, files, config, chosen, run.resolve().name, tuple(unread))
+    chosen, (compared, why) = _chosen(run, net, checkpoint), current(run, checkpoint)
+    unread += [why] if why else []
+    deployed = _table(compared) if compared else ""
+    return Release(net, shape, names, reports, files, config, chosen, run.resolve().name, tuple(unread), deployed)
 
 
 def evidence_of(release: Release) -> Evidence:
@@ -110,6 +116,12 @@ def _reports(run: Path) -> tuple[list[Report], list[str]]:
         except ConfigError as error:
             unread.append(f"{path.name}: {error}")
     return found, unread
+
+
+def _table(compared: Deployed) -> str:
+    """Without the findings, which stand together in the card."""
+    forms = tuple(replace(form, report=replace(form.report, findings=[])) for form in compared.forms)
+    return str(replace(compared, forms=forms))
 
 
 def _images(
