@@ -55,6 +55,7 @@ def made(package, tmp_path_factory):
         (folder / "data").mkdir()
         shutil.copy(package, folder / "data" / NAME)
         patch.setattr("ardor.demo.SHORT", ("natural", "rslad"))  # the page's own, and fewer to train
+        patch.setattr("ardor.commands.demo._on_devices", lambda *a: "")  # so that the page makes its own exports
         patch.setattr("ardor.canvas.npm.subprocess.run", lambda *a, **k: pytest.fail("asked npm a second time"))
         assert main(["demo", "--quick", "--page"]) == 0
     return folder / "runs" / "demo-quick"
