@@ -177,7 +177,6 @@ def test_the_card_shows_the_tables_of_net_and_file(made, release):
     (of_file,) = evidence.files[1].reports
     assert f"**best-int8.onnx**, suite `apgd`, on digits (test), Linf eps 0.15, n = {of_file.n} of 449" in text
     assert all(row in text for row in of_file.table().splitlines() if row.startswith("| "))
-    assert "by Square, which only asks: quote the worst case." in text
     assert "`pgd_10`: PGD (threat Linf (eps 0.15), steps 10" in text
     for file in evidence.files:
         clean = file.metadata["parity"]["clean"]
