@@ -55,7 +55,8 @@ def demo(
     reports: dict[str, list[Report]] = {}
     for number, job in enumerate(todo, 1):
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
-    said = _on_devices([job for job in todo if all or job.name in plan.DEPLOYED], train, test)
+    chosen = [job for job in todo if all or job.name in plan.DEPLOYED]
+    said = _on_devices(chosen, train, test.limit(60) if quick else test)
     page(folder, todo, reports, test, said)
     draw.say(f"{time.perf_counter() - began:.0f} s.")
     return 0
