@@ -39,6 +39,9 @@ QUERIES = 100
 
 TEACHER_WIDTH, STUDENT_WIDTH = 32, 8
 TEACHER = "teacher (SAT)"
+DEPLOYED = ("natural", "rslad")
+"""The students that a short demo compares with their files: each takes several seconds."""
+
 SHORT = ("natural", "sat", "rslad", "variance_gap")
 ALL = ("natural", "sat", "trades", "mart", "kd", "ard", "iad", "rslad", "variance_gap")
 METHODS: dict[str, Any] = {

@@ -60,7 +60,8 @@ def demo(
     reports: dict[str, list[Report]] = {}
     for number, job in enumerate(todo, 1):
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
-    said = _on_devices(todo, train, test)
+    chosen = [job for job in todo if all or job.name in plan.DEPLOYED]
+    said = _on_devices(chosen, train, test.limit(60) if quick else test)
     page(folder, todo, reports, test, said)
     if runtime:
         draw.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))

@@ -1,0 +1,151 @@
+"""Nets on natural images before and after INT8: train them, export them, judge what is deployed.
+
+    python benchmarks/deployed.py train FOLDER RUNS --net mobilenet_v2
+    python benchmarks/deployed.py compare FOLDER RUNS --out docs/results/deployed.json
+
+FOLDER holds data/ (packs.py, packs) and checkpoints/ (archs.py, index.json, safetensors), as for published_nets.py.
+`train` makes RUNS/NET, a few minutes of fast adversarial training (SAT with one step of 1.25 eps from a random start)
+on 4,000 images of CIFAR-10 at eps 4/255: enough to have something to lose, far from what the net can do. `compare`
+exports every net of RUNS and every published one to ONNX and to INT8, judges all forms on the same test images under
+the suite `deployed`, and writes a row for each. It goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ardor import epochs, models
+from ardor.attacks import PGD, suites
+from ardor.data import Split
+from ardor.deployed.make import deploy
+from ardor.deployed.runs import prepare
+from ardor.methods import SAT
+from ardor.recipe import Recipe
+from ardor.threat import Linf
+
+EPS = 4 / 255
+PACKS = {"MNIST": ("mnist.pack.zip",), "CIFAR-10": ("cifar10_train_a.pack.zip", "cifar10_test.pack.zip")}
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def module(path: Path) -> Any:
+    sys.dont_write_bytecode = True
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def splits(folder: Path, data: str) -> tuple[Split, Split]:
+    """Train (the first half of it for CIFAR-10) and test."""
+    packs, arrays = module(folder / "data" / "packs.py"), {}
+    for pack in PACKS[data]:
+        arrays |= packs.read(folder / "data" / pack)
+    made = []
+    for part in ("train", "test"):
+        x, y = (torch.from_numpy(arrays[next(k for k in arrays if k.startswith(f"{a}_{part}"))]) for a in "xy")
+        x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+        names = NAMES if data == "CIFAR-10" else ()
+        made.append(Split(x, y[: len(x)], 10, data, part, class_names=names))
+    return made[0], made[1]
+
+
+def train(asked: argparse.Namespace) -> None:
+    whole, _ = splits(asked.folder, "CIFAR-10")
+    val = Split(**vars(whole.take(slice(20000, 20200))) | {"part": "val"})
+    attack = PGD(Linf(EPS), steps=1, step=1.25 * EPS)
+    recipe = Recipe(
+        epochs=asked.epochs,
+        batch=64,
+        lr=0.1,
+        schedule="one-cycle",
+        weight_decay=5e-4,
+        val_attack=PGD(Linf(EPS), steps=10),
+        val_every=asked.epochs,
+        device="cpu",
+    )
+    net = models.build(asked.net, classes=10)
+    run = asked.runs / asked.net
+    for epoch in epochs(net, None, SAT(attack=attack), whole.take(slice(0, asked.images)), recipe, val=val, run=run):
+        print(epoch, flush=True)
+
+
+def nets(asked: argparse.Namespace) -> Iterator[tuple[str, nn.Module, Path, str, float, int, int]]:
+    """Name, net, its safetensors file, data, eps, and how many images and queries it is judged with."""
+    for name, images, queries in (("mobilenet_v2", 200, 100), ("resnet18", 200, 100)):
+        run = asked.runs / name
+        if (run / "best.safetensors").exists():
+            yield name, models.load(run), run / "best.safetensors", "CIFAR-10", EPS, images, queries
+    index = json.loads((asked.folder / "checkpoints" / "index.json").read_text())
+    archs = module(asked.folder / "checkpoints" / "archs.py")
+    for name, said in index.items():
+        eps = 0.3 if said["data"] == "MNIST" else 2 / 255
+        weights = asked.folder / "checkpoints" / f"{name}.safetensors"
+        yield name, archs.build(name), weights, said["data"], eps, 300, 500
+
+
+def compare(asked: argparse.Namespace) -> None:
+    parts = {data: splits(asked.folder, data) for data in PACKS}
+    rows = []
+    for name, net, weights, data, eps, images, queries in nets(asked):
+        if asked.net and name not in asked.net:
+            continue
+        (calibrate, test), threat = parts[data], Linf(eps)
+        folder = asked.runs / f"deployed-{name}"
+        files = {"float32": weights, "onnx": folder / "best.onnx", "onnx-int8": folder / "best-int8.onnx"}
+        check = test.limit(images)
+        # forced: a net whose INT8 file would be refused belongs in the table
+        for form in prepare(net, files, calibrate, check, threat, force=True):
+            print(name, form, flush=True)
+        suite = suites.deployed(threat, net, queries)
+        reports = {form: folder / f"report-{form}.json" for form in files}
+        made = deploy(net, files, check, suite, reports, batch=min(asked.batch, images), journal=True)
+        made.save(folder / "deployed-best.json")
+        print(f"{name}, {made}\n", flush=True)
+        rows.append({"net": name, "data": data, "eps": eps, "n": images, "queries": queries} | said(folder))
+    if asked.out:
+        asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def said(folder: Path) -> dict[str, Any]:
+    """What the comparison says, without what only its folder knows."""
+    content = json.loads((folder / "deployed-best.json").read_text())
+    for form in content["forms"]:
+        for key in ("file", "sha256", "kept", "kept_sha256"):
+            del form[key]
+    return {k: v for k, v in content.items() if k not in ("format", "checkpoint")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = parser.add_subparsers(required=True)
+    for word, function in (("train", train), ("compare", compare)):
+        one = words.add_parser(word)
+        one.set_defaults(function=function)
+        one.add_argument("folder", type=Path)
+        one.add_argument("runs", type=Path)
+    words.choices["train"].add_argument("--net", required=True, choices=("mobilenet_v2", "resnet18"))
+    words.choices["train"].add_argument("--images", type=int, default=4000)
+    words.choices["train"].add_argument("--epochs", type=int, default=2)
+    words.choices["compare"].add_argument("--net", nargs="*", help="only these; default all")
+    words.choices["compare"].add_argument("--batch", type=int, default=100)
+    words.choices["compare"].add_argument("--out", type=Path, help="the rows as JSON")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    asked.function(asked)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
