@@ -175,7 +175,7 @@ def judge(capsys, *words):
 def test_a_file_is_asked_in_three_ways_by_default(trained, capsys):
     code, said = judge(capsys, trained / "best-int8.onnx", "--limit", 20)
     assert code == 0
-    (saved,) = trained.glob("report-deployed-*-best-int8-limit20.json")
+    (saved,) = trained.glob("report-deployed-*-best_int8_onnx-limit20.json")
     report = Report.load(saved)
     assert [*report.verdicts] == [*NAMES]
     assert report.attacks["transfer_pgd20"]["weights"] == ardor.models.hash_of(ardor.models.load(trained))

@@ -231,3 +231,19 @@ def test_the_shell(tmp_path, monkeypatch, capsys):
     assert main(["export", "r", "--to", "executorch", "--limit", "20"]) == 0
     assert "r/best.pte (executorch, " in capsys.readouterr().out
     assert Program("r/best.pte").metadata["weights"] == hash_of(ardor.models.load("r"))
+
+
+def test_the_shell_judges_a_program_on_its_runtime(phones, tmp_path, capsys):
+    file = tmp_path / "net-int8.pte"
+    file.write_bytes(phones["executorch-int8"].path.read_bytes())
+    assert main(["evaluate", str(file), "--limit", "8"]) == 0
+    (saved,) = tmp_path.glob("report-square-*.json")
+    report = ardor.Report.load(saved)
+    assert report.threat["eps"] == EPS
+    assert report.model["to"] == "executorch-int8"
+    assert "executorch" in report.title
+    assert [finding.name for finding in report.findings] == ["without_gradients"]
+    assert main(["evaluate", str(file), "--limit", "8", "--suite", "quick"]) == 2
+    assert "expected an attack without gradients" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "none.pte")]) == 2
+    assert "expected a .pte file" in capsys.readouterr().err

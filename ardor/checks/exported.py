@@ -1,6 +1,7 @@
 """What gives reason to doubt a file for a device: how it was calibrated, what it clips, where its gradients lead.
 
-The net here is an `ardor.export.runtime.Session`: a file on its runtime, with gradients from a simulation of its graph.
+The net here is an `ardor.export.runtime.Session`, a file on its runtime with gradients from a simulation of its graph,
+or a `phone.Program`, which has none.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from ardor.types import Images
 if TYPE_CHECKING:  # a report holds findings, so it is made of this package
     from ardor.report.report import Report
 
-INT8 = "onnx-int8"
+INT8 = "-int8"
+"""How the forms that are quantised end."""
 
 
 @torch.no_grad()
 def of_file(net: Any, x: Images) -> list[Finding]:
     """Every finding on an exported file, with images x (B, C, H, W) at hand; none on any other net."""
     said = getattr(net, "metadata", None)
-    if not said or net.without_gradients:
+    if not said:
         return []
-    simulated = net.simulated(x.cpu())
-    found = [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
-    if said["to"] == INT8:
-        found += [few_calibration(said["calibration"]["n"]), saturated(net.simulated.clipped(x.cpu()))]
+    int8, found = said["to"].endswith(INT8), list[Finding | None]()
+    if int8:
+        found += [few_calibration(said["calibration"]["n"])]
+    if not net.without_gradients:
+        simulated = net.simulated(x.cpu())
+        found += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
+        found += [saturated(net.simulated.clipped(x.cpu())) if int8 else None]
     return present(*found)
 
 
@@ -81,7 +86,7 @@ def hidden_by_quantisation(report: Report) -> Finding | None:
     from ardor.report.answers import answers
 
     said = {kind: share.k for kind, share in answers(report).items()}
-    if report.model.get("to") != INT8 or "white-box" not in said:
+    if not str(report.model.get("to")).endswith(INT8) or "white-box" not in said:
         return None
     white = said.pop("white-box")
     if not said or white - min(said.values()) <= max(HIDDEN * report.n, FEW):

@@ -22,6 +22,7 @@ from ardor.config import number, read_yaml
 from ardor.data.split import Split
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluate import evaluate as judge
+from ardor.export.phone import Program
 from ardor.export.runtime import Session
 from ardor.options import grouped, options_for, piece, values, with_options
 from ardor.recipe import find_device
@@ -31,12 +32,15 @@ from ardor.types import Threat
 
 NAMES = ("data", "model", "threat")
 
+FILES: dict[str, type[Session | Program]] = {".onnx": Session, ".pte": Program}
+"""What computes an exported file, by the end of its name."""
+
 HELP = """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
 
 RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others.
 Or it is a file that `ardor export` made, judged on its own runtime: by default by the suite `deployed`, that is with
 images made against the net that it came from, along the gradients of its simulated graph, and by Square. Somebody
-else's file is a black box, for `square` and `transfer`.
+else's file is a black box, for `square` and `transfer`, and so is a .pte.
 Without RUN, name a net, its weights and the data.
 
 Examples:
@@ -57,7 +61,7 @@ def app(argv: Sequence[str]) -> App:
     """The command with the options of what `argv` names."""
     asked = first_stage(argv, NAMES)
     first = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
-    net = Session(first) if first.suffix == ".onnx" and not first.is_dir() else None
+    net = FILES[first.suffix](first) if first.suffix in FILES and not first.is_dir() else None
     trained = read_yaml(first / "config.yaml") if (first / "config.yaml").is_file() else {}
     threat = find_threat(asked, argv, _threat_of(net) if net else trained_threat(trained)) or Linf()
     pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
@@ -72,7 +76,7 @@ def app(argv: Sequence[str]) -> App:
 
 def evaluate(
     run: Annotated[
-        Path | None, Parameter(name="RUN", help="a run's folder, or an exported .onnx; must come first")
+        Path | None, Parameter(name="RUN", help="a run's folder, or an exported .onnx or .pte; must come first")
     ] = None,
     /,
     *,
@@ -159,14 +163,14 @@ def with_training(found: list[Finding], trained: Mapping[str, Any], eps: float) 
     return [*found, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]
 
 
-def default_suite(exported: Session | None) -> str:
+def default_suite(exported: Session | Program | None) -> str:
     """The papers' for a net, the three answers for a file, and what needs no gradient for one that has none."""
     if exported is None:
         return "paper"
     return "square" if exported.without_gradients else "deployed"
 
 
-def own_run(file: Path, exported: Session) -> nn.Module | None:
+def own_run(file: Path, exported: Session | Program) -> nn.Module | None:
     """The net that a file was exported from, where its run is beside it."""
     for checkpoint in ("best", "last", "averaged"):
         with contextlib.suppress(ArdorError):  # no run, or one that has gone on since
@@ -193,14 +197,14 @@ def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split:
     return suites.deployed(threat, net) if name == "deployed" or net is None else suites.transfer(threat, net)
 
 
-def _threat_of(net: Session) -> Threat | None:
+def _threat_of(net: Session | Program) -> Threat | None:
     """The threat that a file was checked under, None for somebody else's."""
     said = net.metadata.get("threat", {})
     kind = BY_NAME.get(str(said.get("name")).lower())
     return kind(float(said["eps"])) if kind else None
 
 
-def _data_of(net: Session) -> dict[str, Any]:
+def _data_of(net: Session | Program) -> dict[str, Any]:
     """The data that a file was checked on, as a run's configuration says it."""
     said = net.metadata.get("check", {})
     return {"data": {"name": said["name"]}} if said else {}

@@ -8,6 +8,7 @@ the program as a second file can, and it stands in the bytes as it is, for whoev
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import re
 from collections.abc import Callable
@@ -102,7 +103,8 @@ class Program(nn.Module):
         self.shape: tuple[int, int, int] = tuple(self.metadata["input"]["shape"])
         self._run = runner(content, self.name)
         self.register_buffer("digest", torch.frombuffer(bytearray(hashlib.sha256(content).digest()), dtype=torch.uint8))
-        vars(self)["built_as"] = {"name": self.name, "to": self.metadata["to"]}
+        version = importlib.metadata.version("executorch")
+        vars(self)["built_as"] = {"name": self.name, "runtime": f"executorch {version}", "to": self.metadata["to"]}
         self.eval()
         self._require_probe()
 
