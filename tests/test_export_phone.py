@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -187,7 +188,9 @@ def test_what_xnnpack_lacks_is_computed_and_said(tmp_path):
             return torch.cumsum(x, 1)
 
     one = nn.Sequential(nn.Conv2d(1, 4, 3), Odd(), nn.Flatten(), nn.Linear(144, 10))
-    made = ardor.export(one, tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
+    names = tuple(f'{{"format": "größe {k}", "seal": "{"0" * 64}"}}' for k in range(10))
+    made = ardor.export(one, tmp_path / "n.pte", to="executorch", check=replace(split((1, 8, 8)), class_names=names))
+    assert Program(made.path).class_names == names
     assert made.metadata["xnnpack"]["outside"] == ["aten::cumsum"]
     assert 0.5 < made.metadata["xnnpack"]["share"] < 1
 
