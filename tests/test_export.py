@@ -14,6 +14,7 @@ from torch import nn
 import ardor
 from ardor.errors import DataError
 from ardor.export.graph import quiet
+from ardor.export.runtime import Session
 from ardor.models import hash_of
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -85,6 +86,19 @@ def test_the_metadata_say_what_the_file_is(net, made, digits):
         "name": "digits", "part": "train", "n": 512, "hash": train.limit(512).hash,
     }  # fmt: skip
     assert made["onnx"].metadata["calibration"] is None
+
+
+def test_class_names_of_any_kind_are_kept(tmp_path):
+    names = ("cat", "Größe", "猫 ネコ", 'a "quoted" \\ name\n', f'{{"format": "x", "seal": "{"0" * 64}"}}')
+    images = replace(split((1, 8, 8), classes=5), class_names=names)
+    one = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
+    for path in (tmp_path / "n.onnx", tmp_path / "n.pt2"):
+        made = ardor.export(one, path, to="onnx" if path.suffix == ".onnx" else "torch-export", check=images)
+        assert made.metadata["classes"] == list(names)
+    assert Session(tmp_path / "n.onnx").class_names == names
+    found = {"ardor.json": ""}
+    torch.export.load(tmp_path / "n.pt2", extra_files=found)
+    assert json.loads(found["ardor.json"])["classes"] == list(names)
 
 
 def test_the_accuracies_are_those_of_net_and_file(net, made, digits):

@@ -57,6 +57,16 @@ def test_a_net_that_cannot_be_traced_is_refused(digits, tmp_path, function):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("cut", [torch.Tensor.detach, lambda x: (x > 0).float(), torch.no_grad()(lambda x: x + 1)])
+def test_a_net_without_a_gradient_is_refused_before_it_is_traced(digits, tmp_path, cut, monkeypatch):
+    monkeypatch.setattr(sys.modules["ardor.export"], "traced", None)
+    kept = digits[1].images.clone()
+    with pytest.raises(ExportError, match="expected a net with a gradient, .*, got Sequential without one: take out"):
+        ardor.export(with_layer(cut), tmp_path / "n.onnx", check=digits[1])
+    assert torch.equal(digits[1].images, kept)
+    assert not digits[1].images.requires_grad
+
+
 @pytest.mark.parametrize(
     ("model", "operator"),
     [

@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from torch import nn
 import ardor
 from ardor.cli import main
 from ardor.errors import CheckpointError, DataError, ExportError, ModelError
-from ardor.export.phone import Program
+from ardor.export.graph import traced
+from ardor.export.phone import Program, quantised
 from ardor.models import hash_of
 
 runtime = pytest.importorskip("executorch.runtime", reason="the extra executorch is not installed")
@@ -70,6 +72,13 @@ def test_xnnpack_computes_it(phones):
     assert 0.95 < said["share"] < 1
     assert "outside XNNPACK, on ExecuTorch's own kernels: aten::squeeze_copy" in str(phones["executorch-int8"])
     assert "outside" not in str(phones["executorch"])
+
+
+def test_each_output_channel_has_a_scale_of_its_own():
+    one = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+    graph = quantised(traced(one, (1, 8, 8)).module(), split((1, 8, 8), 10, "train")).graph
+    targets = [str(node.target) for node in graph.nodes]
+    assert sum("dequantize_per_channel" in target for target in targets) == 2
 
 
 def test_weights_are_eight_bits_wide(tmp_path):
@@ -187,7 +196,9 @@ def test_what_xnnpack_lacks_is_computed_and_said(tmp_path):
             return torch.cumsum(x, 1)
 
     one = nn.Sequential(nn.Conv2d(1, 4, 3), Odd(), nn.Flatten(), nn.Linear(144, 10))
-    made = ardor.export(one, tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
+    names = tuple(f'{{"format": "größe {k}", "seal": "{"0" * 64}"}}' for k in range(10))
+    made = ardor.export(one, tmp_path / "n.pte", to="executorch", check=replace(split((1, 8, 8)), class_names=names))
+    assert Program(made.path).class_names == names
     assert made.metadata["xnnpack"]["outside"] == ["aten::cumsum"]
     assert 0.5 < made.metadata["xnnpack"]["share"] < 1
 

@@ -22,7 +22,7 @@ from ardor.errors import ConfigError, DataError, ExportError
 from ardor.export.facts import PACKAGES, facts
 from ardor.export.graph import quiet, to_onnx, traced
 from ardor.export.int8 import quantised, require_training
-from ardor.export.parity import Parity, measure
+from ardor.export.parity import Parity, measure, require_gradient
 from ardor.export.phone import Lowered, Program, runner
 from ardor.export.runtime import Session
 from ardor.export.sealed import probe, seal
@@ -104,6 +104,7 @@ def export(
     images = whole.limit(limit, seed)
     with seeded(seed):  # whatever the net itself draws
         require_fit(net, images.shape, images.classes)
+        require_gradient(net, images)
         program = traced(net, images.shape)
         said = facts(net, to, images, calibrated, threat, reports)
         made = _made(to, program, calibrated, len(json.dumps(said)) + ROOM + 32 * images.classes)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ardor.attacks import PGD
 from ardor.config import describe
 from ardor.data.split import Split
+from ardor.errors import ExportError
 from ardor.evaluate import adversarial
 from ardor.modes import freeze
 from ardor.types import Threat
@@ -93,16 +94,32 @@ def measure(net: nn.Module, other: Callable[[Tensor], Tensor], images: Split, th
     return Parity(match(net, other, clean, labels), match(net, other, x_adv, labels), describe(attack))
 
 
+def require_gradient(net: nn.Module, images: Split) -> None:
+    """Adversarial images are made along the gradient, so there must be one. Raises ExportError."""
+    x = images.batch(slice(0, 1))[0].to(_device(net), copy=True)
+    with freeze(net), torch.enable_grad():
+        logits = net(x.requires_grad_())
+    if not logits.requires_grad:
+        raise ExportError(
+            f"expected a net with a gradient, along which the adversarial images are made, got {type(net).__name__} "
+            "without one: take out what cuts it off (detach, no_grad, a comparison, an integer)"
+        )
+
+
 @torch.no_grad()
 def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Match:
     """Both on images x (N, C, H, W) with labels y (N,), on the CPU."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    device = _device(net)
     with freeze(net):
         ours = torch.cat([net(x[rows].to(device)).float().cpu() for rows in _batches(len(x))])
     theirs = torch.cat([other(x[rows]).float().cpu() for rows in _batches(len(x))])
     a, b = ours.argmax(1), theirs.argmax(1)
     counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
     return Match(len(x), float((ours - theirs).abs().max()), *counts)
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def _batches(n: int) -> Iterator[slice]:

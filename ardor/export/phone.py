@@ -46,7 +46,7 @@ class Lowered:
         try:
             with quiet():
                 module = _pooled(program.module())
-                module = _flat(module) if calibrated is None else _quantised(module, calibrated)
+                module = _flat(module) if calibrated is None else quantised(module, calibrated)
                 shape = next(iter(program.example_inputs[0])).shape
                 one = torch.export.export(module, (torch.zeros(1, *shape[1:]),))
                 lowered = exir.to_edge_transform_and_lower(
@@ -190,7 +190,7 @@ def _flat(module: Any) -> Any:
     return module
 
 
-def _quantised(module: Any, images: Split) -> Any:
+def quantised(module: Any, images: Split) -> Any:
     """INT8 weights with a scale per output channel, and activations with one per tensor, ranged by the images."""
     require_training(images)
     pt2e = _package("torchao.quantization.pt2e.quantize_pt2e")
