@@ -1,7 +1,7 @@
 """Nets on natural images before and after INT8: train them, export them, judge what is deployed.
 
     python benchmarks/deployed.py train FOLDER RUNS --net mobilenet_v2
-    python benchmarks/deployed.py compare FOLDER RUNS --out docs/results/deployed.json
+    python benchmarks/deployed.py compare FOLDER RUNS --out docs/results/deployed.jsonl
 
 FOLDER holds data/ (packs.py, packs) and checkpoints/ (archs.py, index.json, safetensors), as for published_nets.py.
 `train` makes RUNS/NET, a few minutes of fast adversarial training (SAT with one step of 1.25 eps from a random start)
@@ -26,6 +26,7 @@ from torch import nn
 from ardor import epochs, models
 from ardor.attacks import PGD, suites
 from ardor.data import Split
+from ardor.deployed import Deployed
 from ardor.deployed.make import deploy
 from ardor.deployed.runs import prepare
 from ardor.methods import SAT
@@ -81,50 +82,53 @@ def train(asked: argparse.Namespace) -> None:
         print(epoch, flush=True)
 
 
-def nets(asked: argparse.Namespace) -> Iterator[tuple[str, nn.Module, Path, str, float, int, int]]:
-    """Name, net, its safetensors file, data, eps, and how many images and queries it is judged with."""
-    for name, images, queries in (("mobilenet_v2", 200, 100), ("resnet18", 200, 100)):
+def nets(asked: argparse.Namespace) -> Iterator[tuple[str, nn.Module, Path, str, float, dict[str, int]]]:
+    """Name, net, its safetensors file, data, eps, and with how much it is judged."""
+    for name in ("mobilenet_v2", "resnet18"):
         run = asked.runs / name
         if (run / "best.safetensors").exists():
-            yield name, models.load(run), run / "best.safetensors", "CIFAR-10", EPS, images, queries
+            much = {"images": 200, "queries": 100, "batch": 64}
+            yield name, models.load(run), run / "best.safetensors", "CIFAR-10", EPS, much
     index = json.loads((asked.folder / "checkpoints" / "index.json").read_text())
     archs = module(asked.folder / "checkpoints" / "archs.py")
-    for name, said in index.items():
-        eps = 0.3 if said["data"] == "MNIST" else 2 / 255
+    for name, about in index.items():
+        eps = 0.3 if about["data"] == "MNIST" else 2 / 255
         weights = asked.folder / "checkpoints" / f"{name}.safetensors"
-        yield name, archs.build(name), weights, said["data"], eps, 300, 500
+        yield name, archs.build(name), weights, about["data"], eps, {"images": 300, "queries": 500, "batch": 100}
 
 
 def compare(asked: argparse.Namespace) -> None:
     parts = {data: splits(asked.folder, data) for data in PACKS}
-    rows = []
-    for name, net, weights, data, eps, images, queries in nets(asked):
-        if asked.net and name not in asked.net:
+    for name, net, weights, data, eps, much in nets(asked):
+        if asked.net is not None and name not in asked.net:
             continue
         (calibrate, test), threat = parts[data], Linf(eps)
         folder = asked.runs / f"deployed-{name}"
         files = {"float32": weights, "onnx": folder / "best.onnx", "onnx-int8": folder / "best-int8.onnx"}
-        check = test.limit(images)
+        check = test.limit(much["images"])
         # forced: a net whose INT8 file would be refused belongs in the table
         for form in prepare(net, files, calibrate, check, threat, force=True):
             print(name, form, flush=True)
-        suite = suites.deployed(threat, net, queries)
+        suite = suites.deployed(threat, net, much["queries"])
         reports = {form: folder / f"report-{form}.json" for form in files}
-        made = deploy(net, files, check, suite, reports, batch=min(asked.batch, images), journal=True)
+        made = deploy(net, files, check, suite, reports, batch=much["batch"], journal=True)
         made.save(folder / "deployed-best.json")
         print(f"{name}, {made}\n", flush=True)
-        rows.append({"net": name, "data": data, "eps": eps, "n": images, "queries": queries} | said(folder))
     if asked.out:
-        asked.out.write_text(json.dumps(rows, indent=1) + "\n")
+        rows = [row(folder) for folder in sorted(asked.runs.glob("deployed-*")) if list(folder.glob("deployed-*.json"))]
+        asked.out.write_text("".join(f"{json.dumps(each)}\n" for each in rows))
 
 
-def said(folder: Path) -> dict[str, Any]:
-    """What the comparison says, without what only its folder knows."""
+def row(folder: Path) -> dict[str, Any]:
+    """What a comparison says, without what only its folder knows."""
+    report = Deployed.load(folder / "deployed-best.json").forms[0].report
+    about = {"net": folder.name.removeprefix("deployed-"), "data": report.data["name"], "n": report.n}
+    about |= {"eps": report.threat["eps"], "queries": report.attacks["square"]["queries"]}
     content = json.loads((folder / "deployed-best.json").read_text())
     for form in content["forms"]:
         for key in ("file", "sha256", "kept", "kept_sha256"):
             del form[key]
-    return {k: v for k, v in content.items() if k not in ("format", "checkpoint")}
+    return about | {k: v for k, v in content.items() if k not in ("format", "checkpoint")}
 
 
 def main() -> int:
@@ -138,9 +142,8 @@ def main() -> int:
     words.choices["train"].add_argument("--net", required=True, choices=("mobilenet_v2", "resnet18"))
     words.choices["train"].add_argument("--images", type=int, default=4000)
     words.choices["train"].add_argument("--epochs", type=int, default=2)
-    words.choices["compare"].add_argument("--net", nargs="*", help="only these; default all")
-    words.choices["compare"].add_argument("--batch", type=int, default=100)
-    words.choices["compare"].add_argument("--out", type=Path, help="the rows as JSON")
+    words.choices["compare"].add_argument("--net", nargs="*", help="only these; default all; none: only the rows")
+    words.choices["compare"].add_argument("--out", type=Path, help="a row for each that is done, a line of JSON")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.function(asked)

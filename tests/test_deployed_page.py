@@ -176,12 +176,14 @@ def test_points_stand_at_size_and_worst_case_with_whiskers():
 
 def test_nets_of_one_size_stand_beside_each_other_and_others_where_they_are():
     names = ["natural", "sat", "rslad"]
-    _, ax = drawn({name: points(40_000, 20_000, 60 + i) for i, name in enumerate(names)} | {"big": points(4e6, 2e6, 9)})
+    # an ONNX file of the same net may be a few bytes longer: its metadata say more
+    forms = {name: points(40_000 + 10 * i, 20_000, 60 + i) for i, name in enumerate(names)}
+    _, ax = drawn(forms | {"big": points(4e6, 2e6, 9)})
     places = [math.log10(line.get_xdata()[0]) for line in ax.lines if len(line.get_xdata()) == 3]
-    assert places[1] == pytest.approx(math.log10(40_000))
+    assert places[1] == pytest.approx(math.log10(40_010))
     assert places[3] == pytest.approx(math.log10(4e6))
     width = np.diff(np.log10(ax.get_xlim()))[0]
-    assert [b - a for a, b in pairwise(places[:3])] == pytest.approx([0.028 * width] * 2)
+    assert [b - a for a, b in pairwise(places[:3])] == pytest.approx([0.028 * width] * 2, rel=0.02)
 
 
 @pytest.mark.parametrize("count", [1, 4, 9])
@@ -209,14 +211,18 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_on_a_telephone_the_table_keeps_its_words_whole(page, tmp_path):
-    """A row whose name is broken letter by letter makes the page several times as long."""
-    (tmp_path / "p.html").write_text(page.replace("<body>", '<body style="width: 390px">'), encoding="utf-8")
+    """A row whose name is broken letter by letter makes the page much longer."""
     quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
     words = ["--headless", "--no-sandbox", "--disable-sync", "--hide-scrollbars", *quiet.split()]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'p.png'}"]
-    words += ["--window-size=500,12000"]
-    subprocess.run([CHROMIUM, *words, (tmp_path / "p.html").as_uri()], check=True, capture_output=True, timeout=120)
-    seen = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
-    assert (seen[:, 395:] == 255).all(), "nothing runs over the edge"
-    length = np.flatnonzero((seen[:, :390] < 250).any((1, 2))).max()
-    assert 3000 < length < 9500
+    words += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,12000"]
+    length = {}
+    for width in (390, 330):
+        file, shot = tmp_path / f"{width}.html", tmp_path / f"{width}.png"
+        file.write_text(page.replace("<body>", f'<body style="width: {width}px">'), encoding="utf-8")
+        subprocess.run(
+            [CHROMIUM, *words, f"--screenshot={shot}", file.as_uri()], check=True, capture_output=True, timeout=120
+        )
+        seen = np.asarray(Image.open(shot).convert("RGB"))
+        assert (seen[:, width + 5 :] == 255).all(), "nothing runs over the edge"
+        length[width] = np.flatnonzero((seen[:, :width] < 250).any((1, 2))).max()
+    assert 3000 < length[390] < length[330] < 1.06 * length[390]
