@@ -9,8 +9,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from for_report import HOSTILE, gaps, report
 from PIL import Image
-from test_report import HOSTILE, Page, gaps, report, write
+from test_report_page import Page, write
 
 from ardor.checks import Finding
 from ardor.deployed import Deployed, Form, Latency
