@@ -79,6 +79,8 @@ def test_each_output_channel_has_a_scale_of_its_own():
     graph = quantised(traced(one, (1, 8, 8)).module(), split((1, 8, 8), 10, "train")).graph
     targets = [str(node.target) for node in graph.nodes]
     assert sum("dequantize_per_channel" in target for target in targets) == 2
+    with pytest.raises(DataError, match=r"expected training images to calibrate on, got made \(test\)"):
+        quantised(traced(one, (1, 8, 8)).module(), split((1, 8, 8), 10, "test"))
 
 
 def test_weights_are_eight_bits_wide(tmp_path):
