@@ -51,8 +51,8 @@ def report(
     shown = examples(nets, split_of(runs[0]), PGD(threat_of(first), steps=20))
     notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
     where = write_page(out, entries, shown, title=title, intro=intro(first), notes=notes)
-    on_devices = device.markdown(entries)
-    draw.say(f"{comparison(entries)}\n{on_devices and f'{chr(10)}{on_devices}{chr(10)}'}\nPage: {where}")
+    parts = [comparison(entries), device.markdown(entries), f"Page: {where}"]
+    draw.say("\n\n".join(part for part in parts if part))
     return 0
 
 
