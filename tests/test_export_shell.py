@@ -211,11 +211,13 @@ def test_every_word_is_passed_on(trained, monkeypatch):
         seen.update(words)
         raise DataError("seen")
 
+    load = ardor.models.load
+    monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: seen.update(kept=checkpoint) or load(run))
     monkeypatch.setattr("ardor.commands.export.write", write)
-    words = ["--agreement", "0.7", "--seed", "3", "--limit", "17", "--force", "--threat", "l2", "--threat.eps", "0.25"]
+    words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force", "--threat", "l2", "--threat.eps", "0.25"]
     assert main(["export", str(trained), *words]) == 2
     assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.7, 3, 17, True)
-    assert seen["threat"] == ardor.L2(0.25)
+    assert (seen["threat"], seen["kept"]) == (ardor.L2(0.25), "last")
     assert main(["export", str(trained)]) == 2
     assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.95, 0, 512, False)
 
