@@ -14,7 +14,7 @@ from torch import nn
 import ardor
 from ardor.errors import CheckpointError, ConfigError, DataError, ExportError, ModelError, RunError
 from ardor.export.runtime import Session
-from ardor.export.sealed import seal
+from ardor.export.sealed import is_sealed, seal
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -224,6 +224,13 @@ def test_sealed_metadata_of_any_length_are_read_by_everybody(n):
     held = {prop.key: prop.value for prop in onnx.load_from_string(content).metadata_props}
     assert json.loads(held["ardor"]) == {"a": "ä" * n}
     assert ort.InferenceSession(content).get_modelmeta().custom_metadata_map == held
+
+
+def test_a_seal_is_the_end_of_the_file():
+    content = seal(b"body", {"a": 1})
+    digest = content[-64:].decode()
+    assert is_sealed(content, digest)
+    assert not is_sealed(content[:-1] + b"#", digest), "what follows the sealed bytes is the seal and nothing else"
 
 
 def test_sealed_metadata_of_every_length_about_a_byte_of_its_count():

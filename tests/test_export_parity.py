@@ -1,5 +1,7 @@
 """How far an exported file answers as its net does: what is refused, what is forced, and how it is counted."""
 
+import math
+
 import pytest
 import torch
 from for_export import EPS, FILES
@@ -7,7 +9,7 @@ from torch import nn
 
 import ardor
 from ardor.errors import ExportError
-from ardor.export.parity import match, measure
+from ardor.export.parity import Match, Parity, match, measure
 from ardor.export.runtime import Session
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -100,6 +102,23 @@ def test_match_counts():
 def test_a_logit_that_is_no_number_does_not_match(net, digits):
     found = measure(net, lambda x: torch.full((len(x), 10), torch.nan), digits[1].limit(20), ardor.Linf(EPS))
     assert len([miss for miss in found.misses(1e-4, 0.0) if "nan" in miss]) == 2
+    number, none = Match(1, 0.5, 1, 1, 1), Match(1, float("nan"), 1, 1, 1)
+    for one, two in ((number, none), (none, number)):
+        assert math.isnan(Parity(one, two, {}).largest), "the largest of a number and none"
+
+
+def test_the_seed_is_that_of_the_attacks_start(net, digits):
+    """Seen from the images that the file is shown."""
+
+    def shown(seed):
+        seen = []
+        measure(net, lambda x: seen.append(x.clone()) or net(x), digits[1].limit(20), ardor.Linf(EPS), seed)
+        return torch.cat(seen)
+
+    one, two, again = shown(0), shown(1), shown(0)
+    assert torch.equal(one, again)
+    assert torch.equal(one[:20], two[:20]), "clean"
+    assert not torch.equal(one[20:], two[20:])
 
 
 def test_adversarial_images_are_those_of_the_evaluation(net, digits):

@@ -143,6 +143,9 @@ def test_the_shell_refuses_in_one_sentence(trained, tmp_path, capsys):
         assert Session(where).metadata["forced"]
     assert main(["export", str(tmp_path / "none")]) == 2
     assert main(["export", str(trained), "--to", "tflite"]) == 2
+    capsys.readouterr()
+    assert main(["export", str(trained), "--to", "onnx-int8", "--agreement", "1.5"]) == 2
+    assert "expected agreement as a share in (0, 1], got 1.5" in capsys.readouterr().err
 
 
 NAMED = ["--model", "small_cnn", "--model.width", "4", "--data", "digits", "--limit", "60", "--threat.eps", "0.15"]
@@ -199,6 +202,24 @@ def test_words_of_a_named_net_that_do_not_fit_are_refused_in_one_sentence(traine
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert said in line
     assert not list(tmp_path.iterdir())
+
+
+def test_every_word_is_passed_on(trained, monkeypatch):
+    seen = {}
+
+    def write(net, path, **words):
+        seen.update(words)
+        raise DataError("seen")
+
+    load = ardor.models.load
+    monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: seen.update(kept=checkpoint) or load(run))
+    monkeypatch.setattr("ardor.commands.export.write", write)
+    words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force", "--threat", "l2", "--threat.eps", "0.25"]
+    assert main(["export", str(trained), *words]) == 2
+    assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.7, 3, 17, True)
+    assert (seen["threat"], seen["kept"]) == (ardor.L2(0.25), "last")
+    assert main(["export", str(trained)]) == 2
+    assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.95, 0, 512, False)
 
 
 def test_the_options_are_few():

@@ -153,7 +153,7 @@ def runner(content: bytes, name: str = "the exported program") -> Callable[[Tens
 
     def run(x: Tensor) -> Tensor:
         one = torch.empty(1, *x.shape[1:])  # the runtime reads strides, which a slice of one image may have any of
-        return torch.cat([method.execute([one.copy_(image[None])])[0].clone() for image in x.detach()])
+        return torch.cat([method.execute([one.copy_(image[None])])[0] for image in x.detach()])
 
     vars(run)["program"] = program  # which holds the bytes that the method points into
     return run
