@@ -214,7 +214,8 @@ def test_every_word_is_passed_on(trained, monkeypatch):
     load = ardor.models.load
     monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: seen.update(kept=checkpoint) or load(run))
     monkeypatch.setattr("ardor.commands.export.write", write)
-    words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force", "--threat", "l2", "--threat.eps", "0.25"]
+    words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force"]
+    words += ["--threat", "l2", "--threat.eps", "0.25"]
     assert main(["export", str(trained), *words]) == 2
     assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.7, 3, 17, True)
     assert (seen["threat"], seen["kept"]) == (ardor.L2(0.25), "last")

@@ -180,7 +180,7 @@ def test_evaluate_a_run_by_transfer(runs, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--suite", "transfer"], "expected --transfer_from for --suite transfer, and only there or for deployed, got none"),
+        (["--suite", "transfer"], "expected --transfer_from for --suite transfer, and only there or for deployed, got"),
         (["--transfer_from", "SOURCE"], "got SOURCE for --suite paper"),
         (["--suite", "transfer", "--transfer_from", "nowhere"], "nowhere"),
     ],
