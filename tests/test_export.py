@@ -101,6 +101,12 @@ def test_class_names_of_any_kind_are_kept(tmp_path):
     assert json.loads(found["ardor.json"])["classes"] == list(names)
 
 
+def test_the_seed_chooses_the_images_that_are_compared(digits, tmp_path):
+    one, test = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), digits[1]
+    made = ardor.export(one, tmp_path / "n.onnx", check=test, limit=20, seed=1)
+    assert made.metadata["check"]["hash"] == test.limit(20, 1).hash != test.limit(20).hash
+
+
 def test_the_accuracies_are_those_of_net_and_file(net, made, digits):
     test = digits[1]
     x, y, _ = test.batch(slice(None))

@@ -205,6 +205,15 @@ def test_a_file_that_is_not_what_its_metadata_say_is_refused(made, change, error
             Session(saved(resealed(made, change, to), tmp_path))
 
 
+def test_float32_must_answer_the_probe_nearly_as_recorded(made):
+    def nearly(said, model):
+        said["probe"] = [1.01 * value for value in said["probe"]]
+
+    with pytest.raises(ModelError, match="to answer its metadata's probe"):
+        Session(resealed(made, nearly))
+    assert not Session(resealed(made, nearly, "onnx-int8")).foreign, "processors round INT8 differently"
+
+
 def test_an_edited_file_is_refused(made, tmp_path):
     model = onnx.load(made["onnx"].path)
     model.metadata_props.add(key="more", value="of somebody")
@@ -300,6 +309,13 @@ def test_words_that_do_not_fit_are_refused(net, digits, tmp_path, name, words, e
     with pytest.raises(error, match=word):
         ardor.export(net, tmp_path / name, **given)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_written_is_read_back_before(net, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["ardor.export"], "seal", lambda body, said: seal(body, said)[:-1] + b"#")
+    with pytest.raises(CheckpointError, match="expected the exported model as it was exported"):
+        ardor.export(net, tmp_path / "n.onnx", check=digits[1].limit(9))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_place_that_cannot_be_written_is_named(net, digits, tmp_path):
