@@ -284,6 +284,8 @@ def test_no_gradients_are_a_black_boxs(judged, tmp_path):
     file = Session(tmp_path / "theirs.onnx")
     with pytest.raises(ModelError, match="expected an attack without gradients on .*theirs.onnx, a black box, got"):
         file(torch.zeros(1, 1, 8, 8, requires_grad=True))
+    with torch.no_grad():
+        assert file(torch.zeros(1, 1, 8, 8, requires_grad=True)).shape == (1, 10), "no gradient is asked for"
     test = judged[2].limit(20)
     square = ardor.attacks.Suite("square", ardor.Linf(0.1), {"square": Square(ardor.Linf(0.1), queries=3)})
     assert ardor.evaluate(file, test, square).n == 20

@@ -36,15 +36,18 @@ def tables(entries: list[Entry]) -> list[dict[str, Any]]:
 def measured(entries: list[Entry]) -> list[str]:
     """How it was measured: one sentence for each way on the page, which should be one."""
     said = {}
-    for _, deployed in shown(entries):
+    for entry, deployed in shown(entries):
         report = deployed.forms[0].report
+        others = sorted({one.suite for one in entry.reports} - {report.suite})
+        apart = f" The results above are of “{', '.join(others)}”, with worst cases of their own." if others else ""
         versions = ", ".join(f"{name} {version}" for name, version in deployed.versions.items())
         least = min(form.latency.runs for form in deployed.forms)
         of = report.data.get("of", report.n)
         count = f"{report.n:,} images" if of == report.n else f"{report.n:,} of {of:,} images"
         threat = f"{report.threat['name']} with eps {report.threat.get('eps')}"
         said[
-            f"Judged on {count} of {report.data['name']} ({report.data['part']}) under {threat}. "
+            f"Judged by the suite “{report.suite}” on {count} of {report.data['name']} ({report.data['part']}) under "
+            f"{threat}.{apart} "
             f"Latency: wall clock of one image on one thread of {deployed.processor}, "
             f"{least} runs of each form in turn, {versions}"
         ] = True

@@ -46,7 +46,7 @@ def accuracy(entries: list[Entry], rows: list[Summary | None], look: dict[str, L
         ax.axhline(0.2 - teachers, color=MUTED, linewidth=0.8)
     ax.set_yticks(list(height.values()), names, color=INK)
     ax.set_ylim(min(height.values()) - 0.7, 0.7)
-    ax.tick_params(axis="y", length=0)
+    ax.tick_params(axis="y", length=0, pad=8)  # a mark at 0 is half as wide
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)
     return figure
