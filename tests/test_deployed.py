@@ -327,6 +327,28 @@ def test_an_int8_file_that_does_not_match_needs_force(run, capsys):
         assert main(["deploy", str(run), *words, "--force"]) == 0
         assert runs.current(run)[0].forms[2].forced
         assert "warning: best-int8.onnx was forced, with" in capsys.readouterr().out
+        forced = (run / "best-int8.onnx").read_bytes()
+        assert main(["deploy", str(run), *words]) == 2, "what was forced once is not taken for granted"
+        assert (run / "best-int8.onnx").read_bytes() == forced
+
+
+def test_a_file_that_agrees_too_little_now_is_exported_again(run, digits):
+    net, file = models.load(run), run / "best-int8.onnx"
+    said = Session(file).metadata["parity"]
+    said = min(said[images]["equal"] / said[images]["n"] for images in ("clean", "adversarial"))
+    before = file.read_bytes()
+    list(runs.prepare(net, runs.files_of(run), digits[0].limit(64), digits[1], EPS, agreement=said))
+    assert file.read_bytes() == before
+    if said < 1:
+        with pytest.raises(ExportError, match="type --force"):
+            list(runs.prepare(net, runs.files_of(run), *digits, EPS, agreement=1.0))
+
+
+def test_a_weaker_square_never_takes_the_place_of_a_stronger(run):
+    names = [default_out(run, suites.deployed(EPS, queries=q), "best").name for q in (20, 500, 5000)]
+    assert len(set(names)) == 3
+    assert "queries" not in names[2]
+    assert "| square, 20 queries |" in str(runs.current(run)[0])
 
 
 def test_the_shell_refuses_what_is_no_run(tmp_path, capsys):

@@ -8,7 +8,7 @@ from for_export import EPS, FILES
 from torch import nn
 
 import ardor
-from ardor.errors import ExportError
+from ardor.errors import ExportError, RunError
 from ardor.export.parity import Match, Parity, match, measure
 from ardor.export.runtime import Session
 
@@ -49,15 +49,37 @@ def off_grid(x):
 )
 def test_a_file_that_does_not_match_is_refused(net, digits, tmp_path, to, change, word):
     path = tmp_path / FILES[to]
-    path.write_text("what was there")
+    path.write_text("an earlier ardor-export-1")
     words = {"to": to, "calibrate": digits[0], "check": digits[1], "limit": 100, "threat": ardor.Linf(EPS)}
     if to == "onnx-int8" and "logits" in word:
         return  # INT8 is held to its predictions
     with pytest.raises(ExportError, match=word) as refused:
         ardor.export(Tracing(net, change), path, **words)
     assert "nothing was written; type --force" in str(refused.value)
-    assert path.read_text() == "what was there"
+    assert path.read_text() == "an earlier ardor-export-1"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("to", FILES)
+def test_somebody_elses_file_is_never_written_over(net, digits, tmp_path, to):
+    path = tmp_path / FILES[to]
+    path.write_bytes(b"theirs")
+    with pytest.raises(RunError, match="expected no file of somebody else's at .*, got one: move it away"):
+        ardor.export(net, path, to=to, calibrate=digits[0], check=digits[1], limit=20, force=True)
+    assert path.read_bytes() == b"theirs"
+
+
+def test_an_earlier_file_of_ours_is_replaced(net, made, digits, tmp_path):
+    for to, name in FILES.items():
+        (tmp_path / name).write_bytes(made[to].path.read_bytes())
+        ardor.export(net, tmp_path / name, to=to, calibrate=digits[0], check=digits[1], limit=64, force=True)
+        assert (tmp_path / name).read_bytes() != made[to].path.read_bytes()
+
+
+def test_int8_of_few_images_says_so_at_once(net, digits, tmp_path):
+    words = {"to": "onnx-int8", "calibrate": digits[0], "check": digits[1], "force": True}
+    assert "calibrated on 3 images" in str(ardor.export(net, tmp_path / "n.onnx", limit=3, **words))
+    assert "calibrated" not in str(ardor.export(net, tmp_path / "n.onnx", limit=64, **words))
 
 
 def test_a_forced_file_says_that_it_does_not_match(net, digits, tmp_path):

@@ -190,7 +190,7 @@ def test_the_card_says_what_is_not_known(made):
         assert f"\n## {heading}\n" in text
     assert "Only Linf eps 0.15 was measured." in text
     assert "AutoAttack was not run." in text
-    assert "note: gradients are those of a simulation of the file" in text
+    assert "note: gradients are those of a simulation, which" in text
     assert "The worst class is" in text
     assert "method: sat (" in text
     assert "the checkpoint `best`; on the validation images" in text

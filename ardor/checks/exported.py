@@ -43,7 +43,7 @@ APART = 0.01
 
 def gradients_simulated(equal: int, n: int) -> Finding | None:
     """Gradients are those of a simulation; where it does not answer as the file does, they lead elsewhere."""
-    evidence = f"gradients are those of a simulation of the file, which predicts {equal} of {n} images as the file does"
+    evidence = f"gradients are those of a simulation, which predicts {equal} of {n} clean images as the file does"
     if n - equal <= APART * n:
         return Finding("gradients_simulated", "note", evidence, "what an attack claims was judged by the file itself")
     advice = "do not quote what follows these gradients: quote transfer and Square, and compare this runtime's version"
@@ -91,7 +91,7 @@ def hidden_by_quantisation(report: Report) -> Finding | None:
     white = said.pop("white-box")
     if not said or white - min(said.values()) <= max(HIDDEN * report.n, FEW):
         return None
-    words = {"transfer": "images made against the float32 net", "query": "Square"}
+    words = {"transfer": "images made against another net", "query": "Square"}
     others = " and ".join(f"{words[kind]} {k}" for kind, k in said.items())
     evidence = f"attacks along the file's own gradients leave {white} of {report.n} images right, {others}"
     advice = "INT8 hides gradients: quote the worst case, as an upper bound, never the white-box figure alone"

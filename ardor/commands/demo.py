@@ -101,8 +101,8 @@ def _on_devices(todo: list[plan.Job], train: Split, test: Split) -> str:
     p = made["rslad"].differences[int8.name]["worst_case"].p
     return (
         f"On a device, in INT8, rslad weighs {size_text(int8.size)} instead of {size_text(net.size)}, and stands at "
-        f"{100 * int8.report.worst_case.value:.1f} % under transfer, white-box and query attacks, where float32 stands "
-        f"at {100 * net.report.worst_case.value:.1f} % (McNemar p {p_text(p)})."
+        f"{100 * int8.report.worst_case.value:.1f} % under harder attacks (APGD, Square, transfer), where float32 "
+        f"stands at {100 * net.report.worst_case.value:.1f} % (McNemar p {p_text(p)})."
     )
 
 

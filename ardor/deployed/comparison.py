@@ -85,7 +85,9 @@ class Deployed:
         figures = [form.report.figures() for form in forms]
         kinds = [answers(form.report) for form in forms]
         for name in [name for name in figures[0] if name != "worst_case"]:
-            yield "correct, %", name, [_percent(of[name]) for of in figures]
+            queries = forms[0].report.attacks[name].get("queries") if name in forms[0].report.attacks else None
+            said = name if queries is None else f"{name}, {queries:,} queries"
+            yield "correct, %", said, [_percent(of[name]) for of in figures]
         for name in kinds[0]:
             yield "correct, %", ANSWERS.get(name, name), [_percent(of[name]) for of in kinds]
         yield "correct, %", "worst case", [_percent(of["worst_case"]) for of in figures]

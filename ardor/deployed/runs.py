@@ -62,7 +62,7 @@ def prepare(
     else's under that name.
     """
     for to in ("onnx", "onnx-int8"):
-        if not _is_of(net, files[to]):
+        if not _is_of(net, files[to], agreement, force):
             words = {"force": force, "agreement": agreement, "reports": reports, "seed": seed}
             export(net, files[to], to=to, calibrate=train, check=check, threat=threat, **words)  # type: ignore[arg-type]
         yield to
@@ -95,13 +95,17 @@ def deploy_run(
     return made
 
 
-def _is_of(net: nn.Module, path: Path) -> bool:
+def _is_of(net: nn.Module, path: Path, agreement: float, force: bool) -> bool:
+    """Whether the file is of the net, and answers as it does, or may miss it. Raises ConfigError, CheckpointError."""
     if not path.exists():
         return False
     session = Session(path)
     if session.foreign:
         raise ConfigError(f"expected a file that ardor exported, or none, got {path} of somebody else: move it away")
-    return bool(session.metadata["weights"] == models.hash_of(net))
+    said = session.metadata
+    equal = min(said["parity"][images]["equal"] / said["parity"][images]["n"] for images in ("clean", "adversarial"))
+    answers = force or (not said["forced"] and equal >= agreement)
+    return bool(said["weights"] == models.hash_of(net) and answers)
 
 
 def current(run: Path, checkpoint: str = "best") -> tuple[Deployed | None, str]:

@@ -17,15 +17,16 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ardor.checks.exported import ENOUGH, few_calibration
 from ardor.data.split import Split
-from ardor.errors import ConfigError, DataError, ExportError
+from ardor.errors import ConfigError, DataError, ExportError, RunError
 from ardor.export.facts import PACKAGES, facts
 from ardor.export.graph import quiet, to_onnx, traced
 from ardor.export.int8 import quantised, require_training
 from ardor.export.parity import Parity, measure, require_gradient
 from ardor.export.phone import Lowered, Program, runner
 from ardor.export.runtime import Session
-from ardor.export.sealed import probe, seal
+from ardor.export.sealed import FORMAT, probe, seal
 from ardor.files import write_atomic
 from ardor.models import require_fit
 from ardor.models.published import require_package
@@ -62,6 +63,8 @@ class Exported:
         outside = ", ".join(self.metadata.get("xnnpack", {}).get("outside", ()))
         lines = [f"{self.path} ({self.to}, {self.size / 1e6:.2f} MB)", "", str(self.parity)]
         lines += [f"outside XNNPACK, on ExecuTorch's own kernels: {outside}"] if outside else []
+        few = few_calibration((self.metadata.get("calibration") or {"n": ENOUGH})["n"])
+        lines += [str(few)] if few else []
         return "\n".join([*lines, *(f"warning: forced, with {miss}" for miss in self.forced)])
 
 
@@ -136,6 +139,8 @@ def _require_words(path: Path, to: str, agreement: float) -> None:
         raise ConfigError(f"expected a file called NAME{SUFFIX[to]} for {to}, got {path}: type another name")
     if not 0 < agreement <= 1:
         raise ConfigError(f"expected agreement as a share in (0, 1], got {agreement:g}: type for example 0.95")
+    if path.is_file() and FORMAT.encode() not in path.read_bytes():
+        raise RunError(f"expected no file of somebody else's at {path}, got one: move it away, or type another name")
     for package in PACKAGES[to.removesuffix("-int8")]:
         with quiet():
             require_package(package, to.split("-")[0], f"--to {to}")

@@ -83,8 +83,8 @@ class Session(nn.Module):
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
             options.log_severity_level = 4  # what matters is raised
-            providers = ["CPUExecutionProvider"]
-            self._sessions[threads] = ort.InferenceSession(self._source, options, providers=providers)
+            words = {"providers": ["CPUExecutionProvider"], "disable_fallback": True}  # else it prints what went wrong
+            self._sessions[threads] = ort.InferenceSession(self._source, options, **words)
         return self._sessions[threads]
 
     @property
@@ -194,6 +194,7 @@ class Session(nn.Module):
             raise CheckpointError(
                 f"expected {self.name} as it was exported, got other bytes: copy or export it again"
             )
+        self._source = content  # whatever comes to lie at its path later
         self.metadata, self.class_names = said, tuple(map(str, said["classes"]))
         vars(self)["built_as"]["to"] = said["to"]
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ardor.report.report import Report
 
 WORDS = {
-    "transfer": "by images made against the net that was exported",
+    "transfer": "by transfer from another net",
     "white-box": "along its own gradients",
     "query": "by Square, which only asks",
 }
@@ -38,5 +38,9 @@ def answers(report: Report) -> dict[str, Proportion]:
 
 def sentence(report: Report) -> str:
     """The answers in words, empty for another suite."""
-    said = [f"{100 * share.value:.2f} % {WORDS[kind]}" for kind, share in answers(report).items()]
-    return f"Right {', '.join(said)}: quote the worst case." if said else ""
+    found = answers(report)
+    said = [f"{100 * share.value:.2f} % {WORDS[kind]}" for kind, share in found.items()]
+    said += [] if "transfer" in found else ["and nobody asked by transfer"]
+    if not found:
+        return ""
+    return f"Right {', '.join(said)}: quote the worst case, an upper bound; --suite autoattack may break more."

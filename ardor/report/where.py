@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ardor.attacks import Suite
+from ardor.attacks.square import Square
 from ardor.attacks.transfer import Transfer
 from ardor.config import as_text
+
+FULL = Square().queries
+"""Of Square as its authors have it; a report of fewer has another name, and never takes the place of a stronger one."""
 
 
 def word_of(file: Path) -> str:
@@ -26,6 +30,7 @@ def default_out(
     """report-SUITE-NORM-EPS-CHECKPOINT.json in the run's folder, or in this one; other images, another name."""
     words = [suite.name, type(suite.threat).__name__.lower(), as_text(suite.threat.eps).replace("/", "_")]
     words += [f"from_{attack.weights[:6]}" for attack in suite.attacks.values() if isinstance(attack, Transfer)][:1]
+    words += [f"{a.queries}queries" for a in suite.attacks.values() if isinstance(a, Square) and a.queries != FULL][:1]
     words += [] if run is None else [checkpoint]
     words += [] if data is None or run is None else ["".join(c if c.isalnum() else "_" for c in data)]
     words += [] if part == "test" else [part]
