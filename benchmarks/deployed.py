@@ -13,7 +13,6 @@ the suite `deployed`, and writes a row for each. It goes on where it was stopped
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published_nets import module
 from torch import nn
 
 from ardor import epochs, models
@@ -36,16 +36,6 @@ from ardor.threat import Linf
 EPS = 4 / 255
 PACKS = {"MNIST": ("mnist.pack.zip",), "CIFAR-10": ("cifar10_train_a.pack.zip", "cifar10_test.pack.zip")}
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-
-def module(path: Path) -> Any:
-    sys.dont_write_bytecode = True
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 def splits(folder: Path, data: str) -> tuple[Split, Split]:

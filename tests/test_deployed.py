@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -332,16 +333,25 @@ def test_an_int8_file_that_does_not_match_needs_force(run, capsys):
         assert (run / "best-int8.onnx").read_bytes() == forced
 
 
-def test_a_file_that_agrees_too_little_now_is_exported_again(run, digits):
-    net, file = models.load(run), run / "best-int8.onnx"
-    said = Session(file).metadata["parity"]
-    said = min(said[images]["equal"] / said[images]["n"] for images in ("clean", "adversarial"))
-    before = file.read_bytes()
-    list(runs.prepare(net, runs.files_of(run), digits[0].limit(64), digits[1], EPS, agreement=said))
-    assert file.read_bytes() == before
-    if said < 1:
-        with pytest.raises(ExportError, match="type --force"):
-            list(runs.prepare(net, runs.files_of(run), *digits, EPS, agreement=1.0))
+@pytest.mark.parametrize(
+    ("forced", "equal", "agreement", "force", "taken"),
+    [
+        ([], (60, 57), 0.95, False, True),
+        ([], (60, 56), 0.95, False, False),  # on adversarial images alone
+        ([], (56, 60), 0.95, False, False),
+        (["a miss"], (60, 60), 0.95, False, False),
+        (["a miss"], (50, 50), 0.95, True, True),
+    ],
+)
+def test_a_file_that_is_there_is_held_to_what_is_asked_now(run, monkeypatch, forced, equal, agreement, force, taken):
+    net = models.load(run)
+    parity = {images: {"equal": k, "n": 60} for images, k in zip(("clean", "adversarial"), equal, strict=True)}
+    said = {"weights": models.hash_of(net), "parity": parity, "forced": forced}
+    monkeypatch.setattr(runs, "Session", lambda path: SimpleNamespace(foreign=False, metadata=said))
+    exported = []
+    monkeypatch.setattr(runs, "export", lambda net, path, **words: exported.append(words["to"]))
+    list(runs.prepare(net, runs.files_of(run), None, None, EPS, agreement=agreement, force=force))
+    assert exported == ([] if taken else ["onnx", "onnx-int8"])
 
 
 def test_a_weaker_square_never_takes_the_place_of_a_stronger(run):

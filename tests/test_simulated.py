@@ -1,5 +1,7 @@
 """The simulated graph beside onnxruntime itself: the same logits, the net's gradients, and its limits."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import ardor
+from ardor import threads
 from ardor.attacks import APGD, PGD, Square
 from ardor.data.split import Split
 from ardor.errors import ExportError, ModelError
@@ -324,3 +327,14 @@ def test_a_split_of_another_shape_is_refused_before_gradients(judged):
     with pytest.raises(ModelError, match="expected images"):
         judged[1]["onnx"](torch.zeros(2, 3, 8, 8, requires_grad=True))
     assert isinstance(judged[2], Split)
+
+
+def test_what_was_hashed_is_what_computes(judged, tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(Path(judged[1]["onnx"].name).read_bytes())
+    file, x = Session(path), judged[2].batch(slice(0, 5))[0]
+    before = file(x)
+    path.write_bytes(b"something else by now")
+    with threads.restored():
+        torch.set_num_threads(torch.get_num_threads() + 1)  # another session is opened
+        assert torch.allclose(file(x), before, atol=1e-6)

@@ -144,7 +144,7 @@ INTRO = (
 )
 NOTES = [
     "8x8 digits are a toy: these figures say which way things go, not how a method ranks on natural images.",
-    "The suite is white-box PGD and CW; AutoAttack, which can only lower the figures, is not part of it yet.",
+    "The results are of white-box PGD and CW; ardor evaluate RUN --suite autoattack can only lower them.",
     "One seed shows no spread: ardor demo --all gives mean and SD over three.",
     "Here plain adversarial training without a teacher (sat) does as well as distillation: the images are few and the "
     "teacher is hardly more robust than its students. Do not expect the order of the papers from this page.",
