@@ -7,24 +7,21 @@ for epoch in ardor.epochs(student, teacher, ardor.methods.RSLAD(), train, ardor.
 print(ardor.evaluate(student, test, ardor.attacks.paper(ardor.Linf(8 / 255))))
 """
 
-__version__ = "0.1.0"
-
 from ardor import attacks, data, errors, losses, methods, models
+from ardor.attacks.threat import L2, Linf
+from ardor.deployment.export import export
+from ardor.engine.modes import attack_view, freeze
 from ardor.errors import ArdorError
-from ardor.evaluate import evaluate
-from ardor.export import export
-from ardor.modes import attack_view, freeze
+from ardor.evaluation import Report, evaluate, variance_gap
 from ardor.noise import Noise
-from ardor.recipe import Recipe
-from ardor.report import Report
-from ardor.threat import L2, Linf
-from ardor.train import Epoch, distill, epochs
-from ardor.variance import variance_gap
+from ardor.training import Epoch, EpochRecord, Recipe, distill, epochs
+from ardor.version import __version__ as __version__
 
 __all__ = [
     "L2",
     "ArdorError",
     "Epoch",
+    "EpochRecord",
     "Linf",
     "Noise",
     "Recipe",

@@ -2,6 +2,6 @@
 
 import sys
 
-from ardor.cli import main
+from ardor.cli.main import main
 
 sys.exit(main())

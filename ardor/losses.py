@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -69,3 +73,49 @@ BY_NAME = {"ce": ce, "margin": margin, "dlr": dlr}
 
 TARGETED = {"margin": margin_targeted, "dlr": dlr_targeted}
 """Their targeted forms, (logits, y, target) -> (B,)."""
+
+
+def covariance(h: Tensor) -> Tensor:
+    """Unbiased covariance (d, d) of features (B, d), B >= 2, in float32 or better."""
+    with exact_float32(h):
+        h = h.to(torch.promote_types(h.dtype, torch.float32))
+        centred = h - h.mean(0)
+        return centred.T @ centred / (len(h) - 1)
+
+
+def l_cov(h_s: Tensor, h_t: Tensor, h_t_clean: Tensor, w: Any = None) -> Tensor:
+    """||W C_S W'/s - C_T/s||_F^2 / ||C_T(X)/s||_F^2 with s = trace C_T(X) / d_T: a scalar, 1 without student variance.
+
+    h_s: (B, d_S) and h_t: (B, d_T), features of one batch; h_t_clean: (B, d_T), the teacher's on the clean batch, which
+    alone sets the scale: divided by the student's own norm, the loss would lose the variance. w: (d_T, d_S) or None.
+    """
+    if w is None and h_s.shape[1] != h_t.shape[1]:
+        raise ModelError(
+            f"expected a projector between features of widths {h_s.shape[1]} and {h_t.shape[1]}, got none: "
+            "call method.prepare(student, teacher, x) first, as the loop does"
+        )
+    c_s, c_t, c_clean = covariance(h_s), covariance(h_t), covariance(h_t_clean)
+    s = c_clean.diagonal().mean().detach()
+    with exact_float32(c_s):
+        mapped = c_s if w is None else w.to(c_s.dtype) @ c_s @ w.to(c_s.dtype).T
+        return ((mapped / s - c_t / s) ** 2).sum() / ((c_clean / s) ** 2).sum().detach()
+
+
+def l_gram(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """||P_S P_S' - P_T P_T'||_F^2 / B^2 with P = softmax of the logits (B, C): a scalar, of no unit."""
+    with exact_float32(logits):
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        p_s, p_t = logits.to(wide).softmax(1), target_logits.to(wide).softmax(1)
+        return ((p_s @ p_s.T - p_t @ p_t.T) ** 2).sum() / len(p_s) ** 2
+
+
+@contextlib.contextmanager
+def exact_float32(x: Tensor) -> Iterator[None]:
+    """Autocast and TF32 off: a covariance is a difference of large numbers."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(x.device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

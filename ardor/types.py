@@ -33,7 +33,7 @@ Objective: TypeAlias = Callable[[Images], PerExample]
 
 @runtime_checkable
 class Threat(Protocol):
-    """A set of allowed perturbations around x: see ardor.threat for Linf and L2."""
+    """A set of allowed perturbations around x: see ardor.attacks.threat for Linf and L2."""
 
     @property
     def eps(self) -> float:

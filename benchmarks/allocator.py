@@ -21,12 +21,14 @@ import time
 
 import torch
 
-from ardor import methods, models, threads
+from ardor import methods, models
 from ardor.attacks import PGD
-from ardor.modes import freeze
+from ardor.engine import threads
+from ardor.engine.modes import freeze
 from ardor.noise import Noise
-from ardor.recipe import Recipe
-from ardor.train import make_optimiser, step
+from ardor.training.loop import step
+from ardor.training.recipe import Recipe
+from ardor.training.state import make_optimiser
 
 
 def child(net: str, batch: int, steps: int, number: int, keep: bool) -> dict[str, float]:

@@ -31,14 +31,15 @@ from pyautoattack import square as official_square
 from torch import Tensor, nn
 
 from ardor import data as datasets
-from ardor import models, twin
+from ardor import models
 from ardor.attacks import APGD, FAB, Square
 from ardor.attacks.rounds import in_rounds, rounds_of
-from ardor.config import as_text, read_yaml
-from ardor.modes import attack_view
+from ardor.attacks.threat import L2, Linf
+from ardor.engine import folding
+from ardor.engine.flops import CountedNet
+from ardor.engine.modes import attack_view
 from ardor.noise import Noise
-from ardor.passes import Counted
-from ardor.threat import L2, Linf
+from ardor.storage.config import as_text, read_yaml
 
 BATCH = 250
 
@@ -137,7 +138,7 @@ def ours(name: str, threat: Linf | L2) -> Any:
 
 
 def run_ours(name: str, net: nn.Module, view: Any, threat: Linf | L2, x: Tensor, y: Tensor, index: Tensor) -> Any:
-    counted = Counted(view)
+    counted = CountedNet(view)
     began = time.process_time()
     x_adv = in_rounds(rounds_of(ours(name, threat), 10), counted, x, y, Noise(0, index, name))
     right = net(x_adv).argmax(1) == y
@@ -199,7 +200,7 @@ def main() -> int:
 
 
 def judge(net: nn.Module, x: Tensor, y: Tensor, threat: Linf | L2, words: Any) -> None:
-    folded = twin._trace(net) if words.twin else None  # also of a net whose layers ardor does not know by name
+    folded = folding._trace(net) if words.twin else None  # also of a net whose layers ardor does not know by name
     whose = ["official", "ours", *(["twin"] if words.twin else []), *(["third"] if words.third else [])]
     with torch.no_grad():
         right = net(x).argmax(1) == y

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from ardor import models
 from ardor.attacks import APGD, FAB, Square
 from ardor.attacks.rounds import in_rounds
-from ardor.modes import attack_view
+from ardor.attacks.threat import Linf
+from ardor.engine.flops import CountedNet
+from ardor.engine.modes import attack_view
 from ardor.noise import Noise
-from ardor.passes import Counted
-from ardor.threat import Linf
 
 EPS = 1e-5
 STEPS = {"apgd_ce": 5, "apgd_t": 5, "fab_t": 4, "square": 15}
@@ -67,7 +67,7 @@ def theirs(name: str, net: nn.Module, x: Tensor, y: Tensor) -> tuple[float, int,
 
 
 def mine(name: str, view: Any, x: Tensor, y: Tensor) -> tuple[float, int, int]:
-    counted = Counted(view)
+    counted = CountedNet(view)
     began = time.process_time()
     in_rounds(ours(name).rounds(10), counted, x, y, Noise(0, torch.arange(len(x)), name))
     return time.process_time() - began, counted.forwards, counted.backwards

@@ -23,15 +23,16 @@ import torch
 from published_nets import module
 from torch import nn
 
-from ardor import epochs, models
+from ardor import models
 from ardor.attacks import PGD, suites
-from ardor.data import Split
-from ardor.deployed import Deployed
-from ardor.deployed.make import deploy
-from ardor.deployed.runs import prepare
+from ardor.attacks.threat import Linf
+from ardor.data.split import Split
+from ardor.deployment.variants import DeploymentReport
+from ardor.deployment.variants.evaluate import deploy
+from ardor.deployment.variants.run_files import prepare
 from ardor.methods import SAT
-from ardor.recipe import Recipe
-from ardor.threat import Linf
+from ardor.training.loop import epochs
+from ardor.training.recipe import Recipe
 
 EPS = 4 / 255
 PACKS = {"MNIST": ("mnist.pack.zip",), "CIFAR-10": ("cifar10_train_a.pack.zip", "cifar10_test.pack.zip")}
@@ -111,7 +112,7 @@ def compare(asked: argparse.Namespace) -> None:
 
 def row(folder: Path) -> dict[str, Any]:
     """What a comparison says, without what only its folder knows."""
-    report = Deployed.load(folder / "deployed-best.json").forms[0].report
+    report = DeploymentReport.load(folder / "deployed-best.json").forms[0].report
     about = {"net": folder.name.removeprefix("deployed-"), "data": report.data["name"], "n": report.n}
     about |= {"eps": report.threat["eps"], "queries": report.attacks["square"]["queries"]}
     content = json.loads((folder / "deployed-best.json").read_text())

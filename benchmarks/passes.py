@@ -5,7 +5,7 @@
 
 F is a forward pass of the student, T one of the teacher, per image. A step of an attack is a forward pass and one back
 to the input (2F); a pass that the student learns from goes back to the weights as well (3F). Passes are counted in
-every convolution and linear layer (ardor.passes). The last column is torch's own count of the arithmetic of the same
+every convolution and linear layer (engine/flops.py). The last column is torch's own count of the arithmetic of the same
 step, in F, the teacher's taken away; there the attack runs on the twin, as in training. It is a little below where
 learning asks the first layer for no gradient of the images. The column of the released codes was read from them. It
 prints a Markdown table and exits with 1 where a method costs anything but what its formula needs
@@ -27,11 +27,11 @@ from torch.utils.flop_counter import flop_registry
 
 from ardor import methods, models
 from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
+from ardor.engine.flops import count_flops
+from ardor.engine.modes import freeze, train_mode
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
-from ardor.modes import freeze, train_mode
 from ardor.noise import Noise
-from ardor.passes import watched
-from ardor.threat import Linf
 
 FORWARD, CLIMB, LEARN = 1, 2, 3
 """F of a pass that no gradient goes through, of one back to the input, and of one back to the weights too."""
@@ -166,9 +166,9 @@ def spent(row: Row, student: nn.Module, teacher: nn.Module, x: Tensor) -> Spent:
     with train_mode(student), freeze(teacher):
         if hasattr(method, "prepare"):
             method.prepare(student, teacher, x)
-        with torch.no_grad(), watched(layers(student)) as f, watched(layers(teacher)) as t:
+        with torch.no_grad(), count_flops(layers(student)) as f, count_flops(layers(teacher)) as t:
             student(x), teacher(x)
-        with watched(layers(student)) as ours, watched(layers(teacher)) as theirs:
+        with count_flops(layers(student)) as ours, count_flops(layers(teacher)) as theirs:
             learn()
         learn()  # the twin is made, and compared with its net once
         with Arithmetic() as counted:

@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from ardor.attacks import PGD, Suite
-from ardor.data import Split
-from ardor.evaluate import evaluate
-from ardor.threat import Linf
-from ardor.variance import pearson, variance_gap
+from ardor.attacks.threat import Linf
+from ardor.data.split import Split
+from ardor.evaluation.variance import pearson, variance_gap
+from ardor.evaluation.verdicts import evaluate
 
 PACKS = {"MNIST": "mnist.pack.zip", "CIFAR-10": "cifar10_test.pack.zip"}
 TREND = {

@@ -8,7 +8,7 @@
 
 The released step is written here from its description (docs/cards/rslad.md): start x + 0.001 N, ten times the sign
 of the gradient of the summed KL in eval mode, projection, then two train-mode passes, the KL averaged over batch and
-classes with log(T + 1e-5) in its entropy part, SGD. Ours is the loop itself (ardor.train.train_epoch) over one batch:
+classes with log(T + 1e-5) in its entropy part, SGD. Ours is the loop itself (`train_epoch`) over one batch:
 float32, with bfloat16 in the attack, and with bfloat16 in learning too. --table: the teacher's soft labels are kept
 and warm, as in the second run with a teacher; the released step asks it each time. --keep_memory: what `ardor train`
 does with the allocator, for both sides, which are one process.
@@ -34,17 +34,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ardor import methods, models, threads
+from ardor import methods, models
 from ardor.attacks import PGD
-from ardor.cache import Keep
-from ardor.checkpoint import Learning
-from ardor.data import Split
-from ardor.models.cost import macs
-from ardor.modes import freeze
+from ardor.attacks.threat import Linf
+from ardor.data.split import Split
+from ardor.engine import threads
+from ardor.engine.flops import macs
+from ardor.engine.modes import freeze
 from ardor.noise import Noise
-from ardor.recipe import Recipe
-from ardor.threat import Linf
-from ardor.train import make_optimiser, train_epoch
+from ardor.training.loop import train_epoch
+from ardor.training.recipe import Recipe
+from ardor.training.soft_labels import SoftLabelCache
+from ardor.training.state import TrainState, make_optimiser
 
 EPS, STEP = 8 / 255, 2 / 255
 FORMS = {
@@ -82,10 +83,12 @@ def released_step(
     return loss.detach()
 
 
-def ours(net: nn.Module, teacher: nn.Module, data: Split, recipe: Recipe, keep: Keep | None) -> Callable[[], float]:
+def ours(
+    net: nn.Module, teacher: nn.Module, data: Split, recipe: Recipe, keep: SoftLabelCache | None
+) -> Callable[[], float]:
     """A step of our loop, ready to go; it returns the loss."""
     method = methods.RSLAD(scale=0.1, attack=PGD(Linf(EPS), steps=10, step=STEP, start="gaussian"))
-    learning = Learning(net, method, make_optimiser(net, method, recipe))
+    learning = TrainState(net, method, make_optimiser(net, method, recipe))
     table = None if keep is None else keep.table(teacher, data, recipe)
     return lambda: train_epoch(learning, teacher, data, recipe, 1, table).loss
 
@@ -137,7 +140,7 @@ def main() -> int:
             taken = {"released": timed(lambda o=released: released_step(theirs, teacher, o, x, start))}
             for form, net in forms.items():
                 net.load_state_dict(weights)
-                keep = Keep(folder) if asked.table else None
+                keep = SoftLabelCache(folder) if asked.table else None
                 taken[form] = timed(ours(net, teacher, data, replace(recipe, **FORMS[form]), keep))
             if pair < WARM:
                 continue

@@ -20,8 +20,9 @@ import time
 
 import torch
 
-from ardor import models, threads
-from ardor.modes import attack_view
+from ardor import models
+from ardor.engine import threads
+from ardor.engine.modes import attack_view
 from ardor.noise import Noise
 
 OTHER = "import torch\ntorch.set_num_threads(1)\na = torch.rand(512, 512)\nwhile True: a = torch.mm(a, a) / 512"

@@ -23,13 +23,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from ardor import methods, models, processes
-from ardor.checkpoint import Learning
-from ardor.data import Split
-from ardor.modes import freeze
+from ardor import methods, models
+from ardor.data.split import Split
+from ardor.engine import distributed
+from ardor.engine.modes import freeze
 from ardor.noise import Noise
-from ardor.recipe import Recipe
-from ardor.train import make_optimiser, train_epoch
+from ardor.training.loop import train_epoch
+from ardor.training.recipe import Recipe
+from ardor.training.state import TrainState, make_optimiser
 
 STEPS = 3
 """Of each measurement; one more warms up."""
@@ -44,7 +45,7 @@ def worker(net: str, batch: int, count: int, rank: int, device: str, store: str)
     student = models.build(net, channels=shape[0], seed=2).to(device)
     teacher = models.build(net, channels=shape[0], seed=1).to(device)
     method, recipe = methods.RSLAD(), Recipe(batch=batch, augment="none")
-    learning = Learning(student, method, make_optimiser(student, method, recipe))
+    learning = TrainState(student, method, make_optimiser(student, method, recipe))
 
     def steps(number: int) -> float:
         index = torch.arange(batch * number)
@@ -60,7 +61,7 @@ def worker(net: str, batch: int, count: int, rank: int, device: str, store: str)
 
     with freeze(teacher):
         steps(1)
-        processes.total({"ready": 1.0}, torch.device(device))
+        distributed.total({"ready": 1.0}, torch.device(device))
         seconds = steps(STEPS)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     memory = resident if device == "cpu" else torch.cuda.max_memory_allocated()

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from ardor import data, methods, models
 from ardor.attacks import PGD
-from ardor.demo import THREAT
-from ardor.modes import freeze, train_mode
+from ardor.demo.demo import THREAT
+from ardor.engine.modes import freeze, train_mode
 from ardor.noise import Noise
-from ardor.recipe import Recipe
-from ardor.train import distill
+from ardor.training.loop import distill
+from ardor.training.recipe import Recipe
 
 
 def main() -> int:

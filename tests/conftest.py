@@ -15,5 +15,5 @@ settings.load_profile("ardor")
 def freed_memory_goes_back():
     """What a command does to the allocator cannot be taken back, and tests of memory run in the same process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ardor.threads.keep_memory", lambda: False)
+        patch.setattr("ardor.engine.threads.keep_memory", lambda: False)
         yield

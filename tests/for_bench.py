@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ardor.bench import table_of
-from ardor.bench.tables import METHODS, STUDENTS, asked_for
-from ardor.cli import main
+from ardor.cli.main import main
+from ardor.experiments import table_of
+from ardor.experiments.tables import METHODS, STUDENTS, asked_for
 
 ROW = ["--students", "resnet18", "--methods", "natural", "rslad"]
 

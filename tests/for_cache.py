@@ -2,10 +2,10 @@
 
 import torch
 
-from ardor.cache import SoftLabels
 from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.testing import TinyNet
+from ardor.training.soft_labels import SoftLabels
 
 CLASSES, N = 4, 40
 

@@ -1,6 +1,6 @@
 """Reports that differ as the tests of comparison say."""
 
-from ardor.report import Report
+from ardor.evaluation.report import Report
 
 CONFIG = {
     "method": {"name": "rslad", "alpha": "5/6"},

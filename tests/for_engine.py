@@ -4,13 +4,13 @@ import json
 
 import torch
 
-import ardor
-import ardor.bench
+import ardor.data.split
+import ardor.models.builders
 from ardor.attacks import PGD
-from ardor.checkpoint import read_tensors
+from ardor.attacks.threat import Linf
 from ardor.noise import Noise
-from ardor.recipe import Recipe
-from ardor.threat import Linf
+from ardor.storage.tensors import read_tensors
+from ardor.training.recipe import Recipe
 
 PGD2 = PGD(Linf(0.1), steps=2, start="gaussian")
 CLASSES = 4
@@ -21,7 +21,7 @@ def splits(n=56, name="made"):
     noise = Noise(0, torch.arange(n), "images")
     labels = torch.arange(n) % CLASSES
     images = (noise.uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * CLASSES)).clamp(0, 1)
-    whole = ardor.data.Split(images, labels, CLASSES, name, "train")
+    whole = ardor.data.split.Split(images, labels, CLASSES, name, "train")
     return whole.take(slice(0, 40)), whole.take(slice(40, n))
 
 

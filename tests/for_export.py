@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ardor
+import ardor.models.builders
 from ardor.data.split import Split
 
 EPS = 0.1
@@ -39,7 +40,7 @@ def made(net, digits, tmp_path_factory):
 @pytest.fixture
 def once(monkeypatch):
     """Each net is traced once, where what comes after is tested."""
-    room, programs, bodies = sys.modules["ardor.export"], {}, {}
+    room, programs, bodies = sys.modules["ardor.deployment.export.formats"], {}, {}
     traced, to_onnx = room.traced, room.to_onnx
 
     def trace(net, shape):

@@ -2,7 +2,7 @@
 
 import torch
 
-from ardor.threat import L2, Linf
+from ardor.attacks.threat import L2, Linf
 
 NORMS = [Linf(0.1), L2(0.5)]
 

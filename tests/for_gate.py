@@ -3,9 +3,11 @@
 import pytest
 
 import ardor
+import ardor.models.builders
 from ardor.attacks import PGD
-from ardor.gate import Claim, gate
-from ardor.threat import Linf
+from ardor.attacks.threat import Linf
+from ardor.diagnostics.record import Record
+from ardor.diagnostics.teacher import examine_teacher
 
 EPS = 0.1
 THREAT = Linf(EPS)
@@ -54,8 +56,8 @@ def natural(parts):
 
 @pytest.fixture(scope="session")
 def record(sound, val):
-    seen = gate(sound, val, THREAT)
-    return Claim(seen.clean.value, seen.robust.value, EPS, "sound", data="digits", shape=(1, 8, 8))
+    seen = examine_teacher(sound, val, THREAT)
+    return Record(seen.clean.value, seen.robust.value, EPS, "sound", data="digits", shape=(1, 8, 8))
 
 
 def names(seen):

@@ -2,7 +2,7 @@
 
 import torch
 
-from ardor.journal import Batch, Entry, Journal
+from ardor.evaluation.journal import Batch, BatchVerdict, Journal
 
 IDENTITY = {"model": {"hash": "a"}, "seed": 0}
 
@@ -14,7 +14,7 @@ def batches(count=4, size=3):
 
 
 def entry_of(stage, batch, letters=None):
-    return Entry(stage, batch.number, batch.index, letters or "rbr"[: len(batch.index)], 3, 1, 0.5)
+    return BatchVerdict(stage, batch.number, batch.index, letters or "rbr"[: len(batch.index)], 3, 1, 0.5)
 
 
 def settle(folder, stage="apgd/0", work=None, identity=IDENTITY, **kwargs):

@@ -6,8 +6,8 @@ from contextlib import closing
 
 import pytest
 
-from ardor.logs import log_to
-from ardor.train import Epoch
+from ardor.training.epoch import EpochRecord
+from ardor.training.trackers import log_to
 
 CONFIG = {"method": {"name": "rslad", "alpha": "5/6"}, "recipe": {"milestones": [1, 2]}, "teacher": None}
 
@@ -15,7 +15,7 @@ CONFIG = {"method": {"name": "rslad", "alpha": "5/6"}, "recipe": {"milestones": 
 def epoch(number, of=4, val=True, best=False, **more):
     robust = {"val_clean": 0.7 + number / 100, "val_robust": 0.4 + number / 100} if val else {}
     terms = {"kl": number / 2, "ce": number / 4}
-    return Epoch(number, of, 0.75 * number, terms, 0.1 / number, 2.0, **robust, best=best, **more)
+    return EpochRecord(number, of, 0.75 * number, terms, 0.1 / number, 2.0, **robust, best=best, **more)
 
 
 def finish(run, record):

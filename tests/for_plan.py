@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 import ardor
-from ardor.cache import Keep
-from ardor.commands.train import Job
 from ardor.data.split import Split
 from ardor.losses import ce
 from ardor.testing.shared import TinyNet, problem
+from ardor.training.job import Job
+from ardor.training.soft_labels import SoftLabelCache
 
 
 def split(images=40, channels=1):
@@ -22,7 +22,7 @@ def job_for(method, student=None, teacher=None, images=40, run=Path("nowhere"), 
     recipe = {"epochs": 100, "batch": 8, "augment": "crop", "padding": 1, "device": "cpu"} | recipe
     student = student or TinyNet()
     val = split().take(slice(0, 12))
-    keep = Keep(Path(run) / "soft-labels")
+    keep = SoftLabelCache(Path(run) / "soft-labels")
     return Job(student, teacher, method, split(images), val, ardor.Recipe(**recipe), run, soft_labels=keep)
 
 

@@ -3,12 +3,13 @@
 import torch
 from nets import filled
 
-import ardor
+import ardor.data.split
+import ardor.models.builders
 from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
 from ardor.noise import Noise
-from ardor.recipe import Recipe
 from ardor.testing import TinyNet
-from ardor.threat import Linf
+from ardor.training.recipe import Recipe
 
 PGD2 = PGD(Linf(0.1), steps=2, start="gaussian")
 BOTH = {"precision": "bfloat16", "attack_precision": "bfloat16"}
@@ -21,7 +22,7 @@ def splits(n=56):
     labels = torch.arange(n) % CLASSES
     drawn = Noise(0, torch.arange(n), "images").uniform((1, 8, 8))
     images = (drawn * 0.5 + labels[:, None, None, None] / (2 * CLASSES)).clamp(0, 1)
-    whole = ardor.data.Split(images, labels, CLASSES, "made", "train")
+    whole = ardor.data.split.Split(images, labels, CLASSES, "made", "train")
     return whole.take(slice(0, 40)), whole.take(slice(40, n))
 
 

@@ -9,16 +9,18 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import ardor
+import ardor.data.split
 from ardor import methods
 from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
 from ardor.noise import Noise, seeded
-from ardor.recipe import Recipe
-from ardor.threat import Linf
+from ardor.training.recipe import Recipe
 
 PATIENCE = 60  # seconds for what takes one
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once, and has no threads when it forks
-SERVER.set_forkserver_preload(["torch._dynamo", "ardor.cli"])  # the former is what an optimiser's first step imports
+SERVER.set_forkserver_preload(
+    ["torch._dynamo", "ardor.cli.main"]
+)  # the former is what an optimiser's first step imports
 
 
 def one(rank, count, store, pipe, work, args):
@@ -63,7 +65,7 @@ def splits(n, val=40, classes=4):
     index = torch.arange(n + val)
     noise, labels = Noise(0, index, "images"), index % classes
     images = (noise.uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * classes)).clamp(0, 1)
-    whole = ardor.data.Split(images, labels, classes, "made", "train")
+    whole = ardor.data.split.Split(images, labels, classes, "made", "train")
     return whole.take(slice(0, n)), whole.take(slice(n, None))
 
 

@@ -1,10 +1,8 @@
 """Reports, curves and entries of a page, made up."""
 
-from ardor.report import (
-    Entry,
-    Report,
-)
-from ardor.variance import GapPoint
+from ardor.evaluation.report import Report
+from ardor.evaluation.variance import GapPoint
+from ardor.reporting import PageEntry
 
 HOSTILE = '</script><script>alert("1")</script><i>'
 
@@ -60,8 +58,8 @@ def curve():
 
 def page_entries():
     return [
-        Entry("teacher", "teacher", [share(60)], gaps=gaps()),
-        Entry("natural", "student", [share(1)], curve(), gaps(0.0)),
-        Entry("rslad", "student", [share(50), share(40, seed=1)], curve(), gaps(turn=True)),
-        Entry(HOSTILE, "student", [share(30)], curve(), gaps()),
+        PageEntry("teacher", "teacher", [share(60)], gaps=gaps()),
+        PageEntry("natural", "student", [share(1)], curve(), gaps(0.0)),
+        PageEntry("rslad", "student", [share(50), share(40, seed=1)], curve(), gaps(turn=True)),
+        PageEntry(HOSTILE, "student", [share(30)], curve(), gaps()),
     ]

@@ -7,13 +7,15 @@ import pytest
 import torch
 
 import ardor
-from ardor import checks
+import ardor.models.builders
+import ardor.models.loading
 from ardor.attacks import PGD, suites
-from ardor.checks.exported import ENOUGH
-from ardor.cli import main
-from ardor.export.runtime import Session
-from ardor.report.answers import answers, kind_of
-from ardor.report.report import Report
+from ardor.cli.main import main
+from ardor.deployment.export.onnx_session import Session
+from ardor.evaluation import checks, findings
+from ardor.evaluation.access import answers, kind_of
+from ardor.evaluation.checks.exported import ENOUGH
+from ardor.evaluation.report import Report
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra onnx is not installed")
@@ -101,9 +103,9 @@ def test_hidden_gradients_are_found_at_their_share_of_many_images():
 
 
 def test_square_says_no_second_time_what_quantisation_hides():
-    one = checks.Finding("hidden_by_quantisation", "error", "seen", "do")
-    two = checks.Finding("black_box", "error", "seen", "do")
-    assert checks.without_consequences([one, two]) == [one]
+    one = findings.Finding("hidden_by_quantisation", "error", "seen", "do")
+    two = findings.Finding("black_box", "error", "seen", "do")
+    assert findings.without_consequences([one, two]) == [one]
 
 
 def test_too_few_images_to_calibrate_on_are_a_warning():

@@ -14,12 +14,12 @@ from ardor import losses
 from ardor.attacks import APGD, PGD
 from ardor.attacks.apgd import _Ascent, _checkpoints
 from ardor.attacks.rounds import fooled, in_rounds, rival
+from ardor.attacks.threat import L2, Linf
+from ardor.engine.modes import attack_view
 from ardor.errors import ModelError, ThreatError
-from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.testing import TinyNet, check_attack, problem
 from ardor.testing.shared import trained
-from ardor.threat import L2, Linf
 
 THREATS = [Linf(0.03), L2(0.2)]
 

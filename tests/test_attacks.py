@@ -8,12 +8,12 @@ from nets import LinearNet, batch, filled
 from torch import nn
 
 from ardor.attacks import CW, FGSM, PGD, Suite, paper, quick
-from ardor.config import describe
+from ardor.attacks.threat import L2, Linf
+from ardor.engine.modes import attack_view
 from ardor.errors import ModelError, ThreatError
-from ardor.modes import attack_view
 from ardor.noise import Noise
+from ardor.storage.config import describe
 from ardor.testing import TinyNet
-from ardor.threat import L2, Linf
 from ardor.types import Maximiser
 
 THREATS = [Linf(8 / 255), Linf(0.1), L2(128 / 255), L2(0.2)]

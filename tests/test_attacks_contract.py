@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from nets import LinearNet, filled
 
-import ardor.attacks
+import ardor
 from ardor.attacks import CW, FGSM, PGD
+from ardor.attacks.threat import L2, Linf
 from ardor.noise import Noise
 from ardor.testing import TinyNet, check_attack
-from ardor.threat import L2, Linf
 from ardor.types import Attack
 
 THREATS = [Linf(8 / 255), Linf(0.1), L2(128 / 255), L2(0.2)]

@@ -9,11 +9,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn, update_bn
 
 import ardor
-from ardor.averaging import EMA, SWA, Average, require_reached, restatistic
-from ardor.checkpoint import read_tensors
+import ardor.models.builders
+import ardor.storage.config
 from ardor.errors import CheckpointError, ConfigError
 from ardor.losses import ce
 from ardor.noise import Noise
+from ardor.storage.tensors import read_tensors
+from ardor.training.averaging import EMA, SWA, Average, require_reached, restatistic
 
 X = Noise(0, torch.arange(48), "x").uniform((1, 8, 8))
 Y = torch.arange(48) % 10
@@ -354,4 +356,4 @@ def test_an_average_that_never_begins_is_refused():
 def test_values_are_plain():
     assert repr(EMA()) == "EMA(decay=0.999, warmup=True)"
     assert repr(SWA()) == "SWA(start=225, every=1)"
-    assert ardor.config.describe(EMA(0.995)) == {"name": "EMA", "decay": 0.995, "warmup": True}
+    assert ardor.storage.config.describe(EMA(0.995)) == {"name": "EMA", "decay": 0.995, "warmup": True}

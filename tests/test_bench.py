@@ -7,16 +7,16 @@ import torch
 import yaml
 from for_bench import asked
 
-from ardor.bench import TABLES, table_of
-from ardor.bench.labels import LabelKinds
-from ardor.bench.published import published
-from ardor.bench.scales import MOST_MACS, SCALES, nets_for
-from ardor.bench.tables import ALPHAS, METHODS, STUDENTS
-from ardor.commands.train import job_of
+from ardor.attacks.threat import Linf
+from ardor.cli.commands.train import job_of
+from ardor.engine.flops import macs
 from ardor.errors import ModelError
+from ardor.experiments import TABLES, table_of
+from ardor.experiments.label_study import LabelKinds
+from ardor.experiments.published import published_rows
+from ardor.experiments.scales import MOST_MACS, SCALES, nets_for
+from ardor.experiments.tables import ALPHAS, METHODS, STUDENTS
 from ardor.models import build
-from ardor.models.cost import macs
-from ardor.threat import Linf
 
 CLASSES = {
     "natural": "Natural", "sat": "SAT", "trades": "TRADES", "ard": "ARD", "iad": "IAD", "rslad": "RSLAD",
@@ -108,7 +108,7 @@ def test_words_of_the_labels():
         assert (job.method.inner, job.method.outer) == cell.row
         assert (job.method.alpha, job.method.s) == (5 / 6, 0.1)
         assert cell.needs == ("teacher-natural/s0", "teacher-sat/s0")
-        assert words["teacher"] == "ardor.bench.labels:both"
+        assert words["teacher"] == "ardor.experiments.label_study:both"
         cells = Path("bench/cells").resolve()
         assert [words[f"teacher.{k}"] for k in ("natural", "robust")] == [str(cells / n) for n in cell.needs]
         assert widths(job) == nets("smoke")["resnet18"]
@@ -199,8 +199,8 @@ def test_full_scale_names_the_recipe_of_each_row(kind, name, released):
 def test_the_papers_figures_are_beside_every_row_of_its_tables():
     for kind, name, of in (("whitebox", "cifar10", 12), ("whitebox", "cifar100", 12), ("blackbox", "cifar10", 10)):
         rows = {cell.row for cell in table_of(asked(kind, "full", named=name)).shown}
-        assert {key[:2] for key in published(kind, name)} == {row for row in rows if row[1] != "variance_gap"}
-        assert len({key[:2] for key in published(kind, name)}) == of
+        assert {key[:2] for key in published_rows(kind, name)} == {row for row in rows if row[1] != "variance_gap"}
+        assert len({key[:2] for key in published_rows(kind, name)}) == of
 
 
 def test_full_scale_judges_everything_and_the_last_checkpoint_too():

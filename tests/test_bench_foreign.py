@@ -11,11 +11,11 @@ from for_bench import ROW, asked, bench, contents, lines_of, table_in
 
 import ardor
 from ardor import data
-from ardor.bench import plan, table_of, work
-from ardor.bench.cell import Claims, left, made_by, note_of, report_path, state_of
-from ardor.bench.tables import recipe_file
-from ardor.cli import main
+from ardor.cli.main import main
 from ardor.errors import ConfigError
+from ardor.experiments import plan, table_of, work
+from ardor.experiments.cells import Claims, left, made_by, note_of, report_path, state_of
+from ardor.experiments.tables import recipe_file
 
 # Foreign and failed cells
 
@@ -100,7 +100,7 @@ def test_an_edited_recipe_file_is_another_recipe(tmp_path, monkeypatch):
     recipes.mkdir()
     path = recipes / "sat_cifar10_resnet18.yaml"
     path.write_bytes(recipe_file("sat_cifar10_resnet18").read_bytes())
-    monkeypatch.setattr("ardor.bench.tables.recipe_file", lambda name, released=False: path)
+    monkeypatch.setattr("ardor.experiments.tables.recipe_file", lambda name, released=False: path)
     table = table_of(asked(scale="full", folder=tmp_path, students=("resnet18",), methods=("sat",)))
     (cell,) = table.cells
     table.asked.run(cell.name).mkdir(parents=True)
@@ -122,7 +122,7 @@ def test_where_things_lie_makes_no_cell_foreign(copy, tmp_path):
 
 def diverging(monkeypatch):
     """The natural student's rate is beyond all reason."""
-    from ardor.bench import tables
+    from ardor.experiments import tables
 
     plain = tables._words
 

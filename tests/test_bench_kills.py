@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ardor.bench import table_of, work
-from ardor.bench.cell import Claims
-from ardor.bench.tables import asked_for
+from ardor.experiments import table_of, work
+from ardor.experiments.cells import Claims
+from ardor.experiments.tables import asked_for
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 WORDS = ["whitebox-digits", "--scale", "smoke", "--students", "resnet18", "--methods", "natural", "rslad"]
 SHEETS = [f"whitebox.{ending}" for ending in ("csv", "md", "html")]
 IN_A_SHEET = """
 import os, signal, sys
-from ardor.cli import main
+from ardor.cli.main import main
 plain = os.replace
 def replace(source, target):
     if str(target).endswith(sys.argv[1]):
@@ -180,7 +180,7 @@ def table_in(folder):
 
 def test_a_cell_in_other_hands_is_left_until_they_die(tmp_path, monkeypatch):
     """The teacher is taken: the natural student comes first; then whoever took it dies."""
-    monkeypatch.setattr(sys.modules["ardor.bench.work"], "POLL", 0.05)
+    monkeypatch.setattr(sys.modules["ardor.experiments.worker"], "POLL", 0.05)
     folder, made, waits = tmp_path / "bench", [], []
     child = held(folder, "teacher-sat/s0")
 
@@ -211,7 +211,7 @@ def test_a_claim_keeps_other_processes_out_of_that_cell_alone(tmp_path):
         os.waitpid(child, 0)
     with claims.take("a/s0") as mine:
         assert mine
-        ask = "import sys; from pathlib import Path; from ardor.bench.cell import Claims\n"
+        ask = "import sys; from pathlib import Path; from ardor.experiments.cells import Claims\n"
         ask += "with Claims(Path(sys.argv[1])).take('a/s0') as mine: print(mine)"
         asked = subprocess.run([sys.executable, "-c", ask, tmp_path / "bench"], env=ENV, capture_output=True, text=True)
         assert asked.stdout == "False\n"

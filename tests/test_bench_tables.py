@@ -13,16 +13,18 @@ import yaml
 from for_bench import ROW, asked, bench, contents, lines_of, table_in
 
 import ardor
-from ardor.bench import table_of
-from ardor.bench.cell import made_by, note_of, state_of, weights_of
-from ardor.bench.drawn import drawn
-from ardor.bench.published import published
-from ardor.bench.rows import Row, Value, gap_of, rows_of
-from ardor.bench.says import doubts, notes, pairs
-from ardor.bench.sheet import as_csv, as_html, as_markdown
-from ardor.bench.work import Trouble
-from ardor.report import Proportion, Report
-from ardor.variance import GapPoint
+import ardor.models.loading
+from ardor.evaluation.proportion import Proportion
+from ardor.evaluation.report import Report
+from ardor.evaluation.variance import GapPoint
+from ardor.experiments import table_of
+from ardor.experiments.cells import made_by, note_of, state_of, weights_of
+from ardor.experiments.figures import drawn
+from ardor.experiments.notes import doubts, notes, pairs
+from ardor.experiments.published import published_rows
+from ardor.experiments.rows import Row, Value, gap_of, rows_of
+from ardor.experiments.sheet import as_csv, as_html, as_markdown
+from ardor.experiments.worker import Trouble
 
 PAPER = Path(ardor.__file__).parent / "bench" / "paper"
 SPEC = Path(__file__).parents[2] / "shared" / "spec"
@@ -183,7 +185,7 @@ def test_published_is_what_the_files_say(kind, spec):
         if not path.is_file():
             continue
         lines = list(csv.DictReader(path.read_text().splitlines()))
-        found = {name: published(kind, name) for name in ("cifar10", "cifar100")}
+        found = {name: published_rows(kind, name) for name in ("cifar10", "cifar100")}
         for line in lines:
             student, method = (line[key].lower() for key in ("student", "method"))
             row = found[line["dataset"]][student, method, line.get("checkpoint", "best")]
@@ -193,7 +195,12 @@ def test_published_is_what_the_files_say(kind, spec):
 
 
 def test_no_figures_are_published_for_other_data_or_studies():
-    assert published("whitebox", "digits") == published("labels", "cifar10") == published("alpha", "cifar10") == {}
+    assert (
+        published_rows("whitebox", "digits")
+        == published_rows("labels", "cifar10")
+        == published_rows("alpha", "cifar10")
+        == {}
+    )
 
 
 def by_hand(p, n, z=1.959963984540054):
@@ -232,7 +239,7 @@ def test_intervals_stay_within_what_is_possible():
 def test_the_papers_figures_stand_beside_ours(finished):
     """The digits' runs, shown as if they were CIFAR-10's."""
     table = table_in(finished)
-    said = published("whitebox", "cifar10")["resnet18", "rslad", "best"]
+    said = published_rows("whitebox", "cifar10")["resnet18", "rslad", "best"]
     (row,) = (row for row in rows_of(table) if (row.parts[1], row.checkpoint) == ("rslad", "best"))
     shares = {name: said[name] / 100 if name in said else None for name in row.values}
     row.values = {name: dataclasses.replace(value, paper=shares[name]) for name, value in row.values.items()}

@@ -10,14 +10,14 @@ import torch
 from for_cache import CLASSES, Counted, N, everything, labels, opened, split
 from torch import nn
 
-from ardor.cache import enumerable, saving
-from ardor.cache import table as tables
-from ardor.cache.cost import crop_of, views_met
 from ardor.data.augment import crop_flip
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError, RunError
 from ardor.noise import Noise
-from ardor.recipe import Recipe
+from ardor.training.recipe import Recipe
+from ardor.training.soft_labels import enumerable, saving
+from ardor.training.soft_labels import table as tables
+from ardor.training.soft_labels.savings import crop_of, views_met
 
 # --- the table
 

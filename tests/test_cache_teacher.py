@@ -7,18 +7,19 @@ import torch
 from for_cache import CLASSES, Counted, N, opened, split
 
 from ardor.attacks import PGD
-from ardor.cache import Taught
-from ardor.cache.taught import CHECK_EVERY, live
+from ardor.attacks.threat import Linf
 from ardor.data.augment import crop_flip
+from ardor.engine.modes import freeze
 from ardor.errors import CheckpointError, RunError
 from ardor.losses import kl
 from ardor.methods import IAD, RSLAD, VarianceGap
-from ardor.modes import freeze
 from ardor.noise import Noise, order
-from ardor.recipe import Recipe
 from ardor.testing import TinyNet
-from ardor.threat import Linf
-from ardor.train import make_optimiser, step
+from ardor.training.loop import step
+from ardor.training.recipe import Recipe
+from ardor.training.soft_labels import CachedTeacher
+from ardor.training.soft_labels.teacher import CHECK_EVERY, live
+from ardor.training.state import make_optimiser
 
 
 def seen(data, epoch, rows=slice(None), padding=2):
@@ -35,30 +36,30 @@ def test_a_first_look_asks_and_a_second_does_not(tmp_path):
     data, teacher = split(), Counted()
     table = opened(tmp_path / "t", teacher, data)
     x, _, index, view = seen(data, 1)
-    cold = Taught(teacher, table, x, index, view)(x)
+    cold = CachedTeacher(teacher, table, x, index, view)(x)
     assert teacher.calls == [32, 32]
     assert (cold - TinyNet.forward(teacher, x)).abs().max() < 1e-6
     table.asked, teacher.calls = 1, []
-    warm = Taught(teacher, table, x, index, view)(x)
+    warm = CachedTeacher(teacher, table, x, index, view)(x)
     assert teacher.calls == []
     assert torch.equal(warm, cold)
     assert not warm.requires_grad
     again = opened(tmp_path / "t", teacher, data)
-    assert torch.equal(Taught(teacher, again, x, index, view)(x), cold)
+    assert torch.equal(CachedTeacher(teacher, again, x, index, view)(x), cold)
 
 
 def test_an_answer_does_not_depend_on_who_was_missing_with_it(tmp_path):
     """What a kill left, or another run was first to write, changes no bit."""
     data, teacher = split(), Counted()
     x, _, index, view = seen(data, 1)
-    whole = Taught(teacher, opened(tmp_path / "a", teacher, data), x, index, view)(x)
+    whole = CachedTeacher(teacher, opened(tmp_path / "a", teacher, data), x, index, view)(x)
     for number, share in enumerate((1, 5, 31, 33)):
         table = opened(tmp_path / f"b{number}", teacher, data)
         rows = order(number, "rows", 0, index)[:share]
         z = x[rows]
-        Taught(teacher, table, z, index[rows], view[rows])(z)
+        CachedTeacher(teacher, table, z, index[rows], view[rows])(z)
         teacher.calls = []
-        assert torch.equal(Taught(teacher, table, x, index, view)(x), whole)
+        assert torch.equal(CachedTeacher(teacher, table, x, index, view)(x), whole)
         assert set(teacher.calls) == {32}
 
 
@@ -69,7 +70,7 @@ def test_only_the_missing_rows_are_asked_about(tmp_path):
     table.put(index[:39], view[:39], live(teacher, x, torch.arange(39)))
     table.asked, teacher.calls, asked = 1, [], []
     teacher.register_forward_pre_hook(lambda _, args: asked.append(args[0]))
-    Taught(teacher, table, x, index, view)(x)
+    CachedTeacher(teacher, table, x, index, view)(x)
     assert [torch.equal(z, x[39:].expand(32, -1, -1, -1)) for z in asked] == [True]
 
 
@@ -78,7 +79,7 @@ def test_anything_but_the_batch_itself_is_live(tmp_path):
     table = opened(tmp_path / "t", teacher, data)
     x, _, index, view = seen(data, 1)
     table.put(index, view, torch.full((N, CLASSES), 9.0))  # a table that would be noticed
-    taught = Taught(teacher, table, x, index, view)
+    taught = CachedTeacher(teacher, table, x, index, view)
     assert torch.equal(taught(x.clone()), teacher(x))
     assert torch.equal(taught(x[:]), teacher(x))
     z = (0.9 * x).requires_grad_()
@@ -101,13 +102,13 @@ def test_a_teacher_in_train_mode_is_not_kept(tmp_path):
     data, teacher = split(), Counted()
     table = opened(tmp_path / "t", teacher, data)
     x, _, index, view = seen(data, 1)
-    taught = Taught(teacher.train(), table, x, index, view)
+    taught = CachedTeacher(teacher.train(), table, x, index, view)
     taught(x)
     assert not table.get(index, view)[1].any()
 
 
 def test_a_missing_attribute_is_missing(tmp_path):
-    taught = Taught(Counted(), opened(tmp_path / "t"), *(seen(split(), 1)[i] for i in (0, 2, 3)))
+    taught = CachedTeacher(Counted(), opened(tmp_path / "t"), *(seen(split(), 1)[i] for i in (0, 2, 3)))
     assert not hasattr(taught, "nothing")
     assert copy.copy(taught).linear is taught.linear
 
@@ -117,7 +118,7 @@ def test_answers_have_the_images_dtype(tmp_path):
     table = opened(tmp_path / "t", teacher, data)
     x, _, index, view = seen(data, 1)
     x = x.double()
-    answer = Taught(teacher, table, x, index, view)(x)
+    answer = CachedTeacher(teacher, table, x, index, view)(x)
     assert answer.dtype == torch.float64
     assert (answer - teacher(x)).abs().max() < 1e-6
 
@@ -127,7 +128,7 @@ def test_a_spot_check_passes_what_is_right(tmp_path, dtype):
     data, teacher = split(), Counted()
     table = opened(tmp_path / "t", teacher, data, dtype=dtype)
     x, _, index, view = seen(data, 1)
-    taught = Taught(teacher, table, x, index, view)
+    taught = CachedTeacher(teacher, table, x, index, view)
     answers = [taught(x)]
     teacher.calls = []
     answers += [taught(x) for _ in range(2 * CHECK_EVERY + 1)]
@@ -145,7 +146,7 @@ def test_a_spot_check_refuses_what_is_wrong(tmp_path, dtype, off):
     wrong[5] *= 1 + min(off, 100)
     table.put(index, view, wrong)
     with pytest.raises(CheckpointError, match="others for 1 of 32 images .image 5 is off by"):
-        Taught(teacher, table, x, index, view)(x)
+        CachedTeacher(teacher, table, x, index, view)(x)
 
 
 def test_a_spot_check_lets_rounding_pass(tmp_path):
@@ -154,7 +155,7 @@ def test_a_spot_check_lets_rounding_pass(tmp_path):
     x, _, index, view = seen(data, 1)
     near = live(teacher, x, torch.arange(N)) * (1 + 3e-5)
     table.put(index, view, near)
-    assert torch.equal(Taught(teacher, table, x, index, view)(x), near)
+    assert torch.equal(CachedTeacher(teacher, table, x, index, view)(x), near)
 
 
 def test_a_net_of_the_same_weights_that_answers_otherwise_is_found(tmp_path):
@@ -164,12 +165,12 @@ def test_a_net_of_the_same_weights_that_answers_otherwise_is_found(tmp_path):
 
     data, louder = split(), Counted()
     x, _, index, view = seen(data, 1)
-    Taught(Counted(), opened(tmp_path / "t", Counted(), data), x, index, view)(x)
+    CachedTeacher(Counted(), opened(tmp_path / "t", Counted(), data), x, index, view)(x)
     with pytest.raises(RunError, match="made for another .net: "):
         opened(tmp_path / "t", Louder(), data)
     louder.head = lambda features: 2 * Counted.head(louder, features)  # what no name tells
     with pytest.raises(CheckpointError, match="32 of 32"):
-        Taught(louder, opened(tmp_path / "t", louder, data), x, index, view)(x)
+        CachedTeacher(louder, opened(tmp_path / "t", louder, data), x, index, view)(x)
 
 
 # --- runs
@@ -191,7 +192,7 @@ def trained(method, table, teacher, epochs=2, batch=16):
         for epoch in range(1, epochs + 1):
             for rows in order(0, "order", epoch, data.index).split(batch):
                 x, y, index, view = seen(data, epoch, rows)
-                taught = teacher if table is None else Taught(teacher, table, x, index, view)
+                taught = teacher if table is None else CachedTeacher(teacher, table, x, index, view)
                 noise = Noise(0, index, "method", epoch)
                 losses += step(student, taught, method, optimiser, x, y, epoch=epoch, noise=noise).values()
     return [p.detach().clone() for p in student.parameters()], torch.stack(losses)
@@ -222,6 +223,6 @@ def test_a_step_with_a_warm_table_is_the_live_one(tmp_path):
     data, teacher, student = split(), Counted(), TinyNet(1, CLASSES, 8, 3).eval()
     table = opened(tmp_path / "t", teacher, data)
     x, _, index, view = seen(data, 1)
-    taught = Taught(teacher, table, x, index, view)
+    taught = CachedTeacher(teacher, table, x, index, view)
     taught(x)
     assert (kl(taught(x), student(x)) - kl(teacher(x), student(x))).abs().max() < 1e-6

@@ -13,14 +13,17 @@ import torch
 from browser import PRESENT, browser, until
 from PIL import Image
 
-from ardor import canvas, demo, losses, models
+from ardor import losses, models
 from ardor.attacks import APGD
-from ardor.canvas.npm import INTEGRITY, NAME, PACK
-from ardor.canvas.shown import shown, worst
-from ardor.cli import main
-from ardor.commands import demo_page
+from ardor.cli.commands import demo_page
+from ardor.cli.main import main
+from ardor.demo import demo
+from ardor.demo.page import Runtime, Student, fetch, student_of, unpack, write
+from ardor.demo.page.npm import INTEGRITY, NAME, PACK
+from ardor.demo.page.shown import shown, worst
+from ardor.deployment.export.onnx_session import Session
 from ardor.errors import ConfigError, DataError
-from ardor.export.runtime import Session
+from ardor.evaluation.report import Report
 from ardor.noise import Noise
 
 pytest.importorskip("onnxruntime")
@@ -41,7 +44,7 @@ def package(tmp_path_factory):
     if shutil.which("npm") is None:
         pytest.skip("no npm")
     try:
-        return canvas.fetch(tmp_path_factory.mktemp("package"))
+        return fetch(tmp_path_factory.mktemp("package"))
     except DataError as error:
         pytest.skip(str(error))
 
@@ -54,9 +57,9 @@ def made(package, tmp_path_factory):
         patch.chdir(folder)
         (folder / "data").mkdir()
         shutil.copy(package, folder / "data" / NAME)
-        patch.setattr("ardor.demo.SHORT", ("natural", "rslad"))  # the page's own, and fewer to train
-        patch.setattr("ardor.commands.demo._on_devices", lambda *a: "")  # so that the page makes its own exports
-        patch.setattr("ardor.canvas.npm.subprocess.run", lambda *a, **k: pytest.fail("asked npm a second time"))
+        patch.setattr("ardor.demo.demo.SHORT", ("natural", "rslad"))  # the page's own, and fewer to train
+        patch.setattr("ardor.cli.commands.demo._on_devices", lambda *a: "")  # so that the page makes its own exports
+        patch.setattr("ardor.demo.page.npm.subprocess.run", lambda *a, **k: pytest.fail("asked npm a second time"))
         assert main(["demo", "--quick", "--page"]) == 0
     return folder / "runs" / "demo-quick"
 
@@ -304,29 +307,29 @@ def test_an_export_of_these_weights_is_taken_and_another_is_not(made, tmp_path, 
     def ask(*args, **words):
         raise AskedError
 
-    monkeypatch.setattr("ardor.canvas.page.export", ask)
+    monkeypatch.setattr("ardor.demo.page.page.export", ask)
     _, _, test = demo.digits()
     run = shutil.copytree(made / "seed0" / "natural", tmp_path / "run")
-    report = demo.Report.load(next(run.glob("report-*.json")))
+    report = Report.load(next(run.glob("report-*.json")))
     ours, theirs = embedded(made)
     (run / "best.onnx").write_bytes(ours)
-    assert canvas.student_of(run, "a", "b", report, test, demo.THREAT).onnx == ours
+    assert student_of(run, "a", "b", report, test, demo.THREAT).onnx == ours
     for wrong in (theirs, b"no model", ours[:-1]):
         (run / "best.onnx").write_bytes(wrong)
         with pytest.raises(AskedError):
-            canvas.student_of(run, "a", "b", report, test, demo.THREAT)
+            student_of(run, "a", "b", report, test, demo.THREAT)
         assert (run / "best.onnx").read_bytes() == wrong, "the user's file stays"
 
 
 def test_strangers_words_are_escaped_and_the_same_page_has_the_same_bytes(made, nets, tmp_path, monkeypatch):
-    monkeypatch.setattr("ardor.canvas.shown.STARTS", 1)
+    monkeypatch.setattr("ardor.demo.page.shown.STARTS", 1)
     _, _, test = demo.digits()
-    report = demo.Report.load(next((made / "seed0" / "natural").glob("report-*.json")))
+    report = Report.load(next((made / "seed0" / "natural").glob("report-*.json")))
     hostile = "</script><script>alert(1)</script>"
-    students = [canvas.Student(hostile, hostile, net, b"onnx", report) for net in nets]
-    runtime = canvas.Runtime("var ort;", "export default 1", b"wasm")
+    students = [Student(hostile, hostile, net, b"onnx", report) for net in nets]
+    runtime = Runtime("var ort;", "export default 1", b"wasm")
     one, two = (
-        canvas.write(tmp_path / name, students, test, demo.THREAT, runtime, intro=hostile, notes=[hostile])
+        write(tmp_path / name, students, test, demo.THREAT, runtime, intro=hostile, notes=[hostile])
         for name in ("a.html", "b.html")
     )
     assert one.read_bytes() == two.read_bytes()
@@ -339,14 +342,14 @@ def test_strangers_words_are_escaped_and_the_same_page_has_the_same_bytes(made, 
 def test_the_package_is_the_pinned_one_or_refused(package, tmp_path):
     content = bytearray(package.read_bytes())
     assert f"sha512-{base64.b64encode(hashlib.sha512(content).digest()).decode()}" == INTEGRITY
-    runtime = canvas.unpack(package)
+    runtime = unpack(package)
     assert runtime.wasm.startswith(b"\0asm")
     content[len(content) // 2] ^= 1
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(DataError, match="expected onnxruntime-web.*of sha512-.*got .*of sha512-"):
-        canvas.unpack(tmp_path / NAME)
+        unpack(tmp_path / NAME)
     with pytest.raises(DataError, match=r"npm pack onnxruntime-web@"):
-        canvas.unpack(tmp_path / "absent.tgz")
+        unpack(tmp_path / "absent.tgz")
 
 
 def fake_npm(folder, script):
@@ -360,17 +363,17 @@ def test_without_npm_or_its_registry_one_sentence_says_what_to_do(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     with pytest.raises(ConfigError, match=rf"got no such program: install Node\.js, or type {PACK}"):
-        canvas.fetch(tmp_path / "data")
+        fetch(tmp_path / "data")
     assert not (tmp_path / "data").exists()
     assert main(["demo", "--quick", "--page"]) != 0
     assert not (tmp_path / "runs").exists(), "said before anything is trained"
     fake_npm(tmp_path / "bin", "echo 'npm error ENOTFOUND registry' >&2; exit 1")
     with pytest.raises(DataError, match="got npm error ENOTFOUND registry: look at the network"):
-        canvas.fetch(tmp_path / "data")
+        fetch(tmp_path / "data")
     shutil.rmtree(tmp_path / "bin")
     fake_npm(tmp_path / "bin", f"echo another > {NAME}")
     with pytest.raises(DataError, match="of sha512-"):
-        canvas.fetch(tmp_path / "data")
+        fetch(tmp_path / "data")
     assert list((tmp_path / "data").iterdir()) == [], "nothing is kept of what was refused"
 
 
@@ -380,4 +383,4 @@ def test_a_package_by_hand_needs_no_npm(package, monkeypatch, tmp_path, capsys):
     (tmp_path / "wrong.tgz").write_bytes(b"wrong")
     assert main(["demo", "--quick", "--page", "--onnxruntime_web", "wrong.tgz"]) != 0
     assert list(tmp_path.iterdir()) == [tmp_path / "wrong.tgz"]
-    assert demo_page.runtime(package) == canvas.unpack(package)
+    assert demo_page.runtime(package) == unpack(package)

@@ -12,14 +12,13 @@ from flawed import Half, Wrapped
 from nets import filled
 from torch import nn
 
-import ardor
-from ardor import checks
-from ardor.checks import EXPLAINS, SYMPTOMS, Finding
-from ardor.checks.finding import SEVERITIES
-from ardor.data import Split
+import ardor.models.builders
+from ardor.data.split import Split
 from ardor.errors import ModelError
-from ardor.report import Report
-from ardor.report.stats import Proportion
+from ardor.evaluation import checks
+from ardor.evaluation.findings import EXPLAINS, SEVERITIES, SYMPTOMS, Finding, explained, without_consequences
+from ardor.evaluation.proportion import Proportion
+from ardor.evaluation.report import Report
 from ardor.testing import TinyNet, problem, require_same, snapshot
 from ardor.testing.shared import global_rng, trained
 
@@ -156,12 +155,12 @@ def test_a_consequence_is_dropped_but_nothing_worse_than_its_cause():
         return Finding(name, severity, "seen", "do")
 
     cause, follows, apart = made("zero_gradients", "error"), made("sweep", "error"), made("record", "error")
-    assert checks.without_consequences([follows, cause, apart]) == [cause, apart]
+    assert without_consequences([follows, cause, apart]) == [cause, apart]
     mild = made("zero_gradients", "warning")
-    assert checks.without_consequences([mild, follows, made("restarts", "warning")]) == [mild, follows]
-    assert checks.without_consequences([]) == []
-    assert checks.explained("sweep", "error", [cause])
-    assert not checks.explained("sweep", "error", [mild])
+    assert without_consequences([mild, follows, made("restarts", "warning")]) == [mild, follows]
+    assert without_consequences([]) == []
+    assert explained("sweep", "error", [cause])
+    assert not explained("sweep", "error", [mild])
 
 
 def test_every_finding_is_explained_and_has_its_threshold_in_the_docs():
@@ -257,7 +256,7 @@ def test_a_flaw_that_one_batch_shows_is_found_and_it_alone(net, batch, flaw):
     if flaw != "training_mode":
         flawed.eval()
     before, rng = snapshot(flawed), global_rng()
-    found = checks.without_consequences(checks.of_net(flawed, *batch))
+    found = without_consequences(checks.of_net(flawed, *batch))
     assert names(found) == [flaw.partition(" ")[0].strip(",").replace("bfloat", "float")]
     require_same(before, snapshot(flawed), "of_net", flaw)
     assert global_rng() == rng

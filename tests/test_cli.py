@@ -12,9 +12,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import ardor
-from ardor.cli import main
-from ardor.commands.evaluate import with_training
-from ardor.report import Report
+import ardor.models.builders
+from ardor.cli.main import main
+from ardor.evaluation.checks.recipe import with_training
+from ardor.evaluation.report import Report
 
 QUICK = [
     "--data", "digits", "--student", "small_cnn", "--student.width", "4", "--recipe.epochs", "1",
@@ -281,7 +282,7 @@ def test_help_can_be_followed(capsys):
 def test_options_at_the_top_of_a_command_are_few():
     import inspect
 
-    from ardor.commands import demo, deploy, evaluate, report, train
+    from ardor.cli.commands import demo, deploy, evaluate, report, train
 
     for function in (train.train, evaluate.evaluate, report.report, demo.demo, deploy.deploy):
         options = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -313,8 +314,8 @@ def test_the_demo_runs_twice_and_keeps_its_figures(folder, capsys):
 
 
 def test_the_demo_says_what_it_lacks(monkeypatch):
-    from ardor import demo
-    from ardor.commands.demo import _on_devices
+    from ardor.cli.commands.demo import _on_devices
+    from ardor.demo import demo
 
     assert demo.deploys()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
@@ -393,7 +394,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(run, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ardor.commands.evaluate.judge", interrupted)
+    monkeypatch.setattr("ardor.cli.commands.evaluate.judge", interrupted)
     capsys.readouterr()
     assert main(["evaluate", "runs/sat", "--suite", "quick"]) == 130
     assert "the same command goes on" in capsys.readouterr().err

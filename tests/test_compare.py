@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from for_compare import config, letters, pairs_of, report
 
-from ardor.checks import Finding
 from ardor.errors import ConfigError
-from ardor.report.difference import Difference, Pair
-from ardor.report.paired import paired
-from ardor.report.sentences import holm_verdicts
-from ardor.report.significance import detectable, holm, mcnemar, t_shift, tango
+from ardor.evaluation.comparison.difference import Difference, Pair
+from ardor.evaluation.comparison.paired import compare
+from ardor.evaluation.comparison.significance import detectable, holm, mcnemar, t_shift, tango
+from ardor.evaluation.comparison.wording import holm_verdicts
+from ardor.evaluation.findings import Finding
 
 stats = pytest.importorskip("scipy.stats")
 optimize = pytest.importorskip("scipy.optimize")
@@ -24,7 +24,7 @@ optimize = pytest.importorskip("scipy.optimize")
 def test_every_figure_follows_from_the_verdicts():
     a = report({"pgd": "rrrrbb-b", "cw": "rrbrrb-b"}, "a")
     b = report({"pgd": "rbrb-rrb", "cw": "rbrb-rbb"}, "b", config(0, "sat"))
-    found = paired([a], [b])
+    found = compare([a], [b])
     counts = {name: (d.pairs[0].right, d.pairs[0].only_a, d.pairs[0].only_b) for name, d in found.figures.items()}
     assert counts == {"clean": (7, 1, 1), "pgd": (4, 2, 2), "cw": (4, 3, 2), "worst_case": (3, 2, 2)}
     for name, difference in found.figures.items():
@@ -42,7 +42,7 @@ def test_every_figure_follows_from_the_verdicts():
 
 
 def test_one_seed_claims_nothing_about_methods():
-    found = paired(*pairs_of(400, (30, 8, 200)))
+    found = compare(*pairs_of(400, (30, 8, 200)))
     worst = found.figures["worst_case"]
     assert worst.shown
     assert worst.value == pytest.approx(22 / 400)
@@ -52,23 +52,23 @@ def test_one_seed_claims_nothing_about_methods():
     assert found.verdict.startswith("A stands 5.50 points above B [+2.")
     assert "McNemar p = 0.00047," in found.verdict
     assert "another seed may turn it round, and one seed says nothing about the methods" in found.verdict
-    turned = paired(*reversed(pairs_of(400, (30, 8, 200))))
+    turned = compare(*reversed(pairs_of(400, (30, 8, 200))))
     assert turned.verdict.startswith("A stands 5.50 points below B [-8.")
 
 
 def test_no_difference_is_no_claim():
-    found = paired(*pairs_of(400, (12, 9, 200)))
+    found = compare(*pairs_of(400, (12, 9, 200)))
     assert not found.figures["worst_case"].shown
     least = 100 * detectable(400, 21 / 400)
     assert found.verdict.startswith("No difference shown: A - B is +0.75 points [-1.")
     assert f"less than about {least:.2f} points could hardly have been shown" in found.verdict
     assert "One seed says nothing about the methods" in found.verdict
-    assert "4 images cannot show any" in paired(*pairs_of(4, (1, 0, 1))).verdict
+    assert "4 images cannot show any" in compare(*pairs_of(4, (1, 0, 1))).verdict
 
 
 def test_the_interval_alone_is_no_claim():
     """Tango's interval leaves 0 out before the exact test does: both must."""
-    worst = paired(*pairs_of(161, (16, 6, 59))).figures["worst_case"]
+    worst = compare(*pairs_of(161, (16, 6, 59))).figures["worst_case"]
     assert worst.images[0] > 0
     assert worst.p > 0.05
     assert not worst.shown
@@ -81,18 +81,18 @@ def test_what_is_shown_leaves_0_out_of_the_interval():
 
 
 def test_two_seeds_are_no_claim_on_methods():
-    found = paired(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
+    found = compare(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
     assert not found.figures["worst_case"].shown
     assert found.verdict.startswith(
         "Two seeds say nothing about the methods: A - B is +13.25 points, SD 0.35; over test"
     )
     assert "so these nets differ. Train 3 seeds at least." in found.verdict
-    even = paired(*pairs_of(400, (10, 8, 200), (9, 8, 200)))
+    even = compare(*pairs_of(400, (10, 8, 200), (9, 8, 200)))
     assert "these nets do not differ by more than" in even.verdict
 
 
 def test_three_seeds_may_say_it():
-    found = paired(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
+    found = compare(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
     worst = found.figures["worst_case"]
     values = [32 / 400, 36 / 400, 28 / 400]
     assert worst.value == pytest.approx(0.08)
@@ -117,7 +117,7 @@ def test_three_seeds_may_say_it():
 
 
 def test_seeds_that_disagree_show_nothing():
-    found = paired(*pairs_of(400, (80, 8, 200), (8, 40, 200), (60, 8, 200)))
+    found = compare(*pairs_of(400, (80, 8, 200), (8, 40, 200), (60, 8, 200)))
     worst = found.figures["worst_case"]
     values = [72 / 400, -32 / 400, 52 / 400]
     assert worst.images[0] > 0
@@ -129,7 +129,7 @@ def test_seeds_that_disagree_show_nothing():
 def test_seeds_that_agree_on_a_few_images_show_nothing():
     """No spread over seeds is no proof: two images of forty may be chance."""
     a, b = pairs_of(40, (2, 0, 20), (2, 0, 20), (2, 0, 20))
-    worst = paired(a, b).figures["worst_case"]
+    worst = compare(a, b).figures["worst_case"]
     floor = 1 / (40 * math.sqrt(12))  # the spread that rounding to whole images may hide
     half = stats.t.ppf(0.975, 2) * floor / math.sqrt(3)
     assert worst.seeds == pytest.approx((0.05 - half, 0.05 + half))
@@ -139,7 +139,7 @@ def test_seeds_that_agree_on_a_few_images_show_nothing():
     assert worst.p_of_nets == pytest.approx(2 * stats.norm.sf(2 / 42 / math.sqrt(images)))
     assert 2 * stats.norm.sf(2 / 42 / math.sqrt(images)) < worst.p
     assert not worst.shown
-    none = paired(*pairs_of(40, (0, 0, 20), (0, 0, 20), (0, 0, 20))).figures["worst_case"]
+    none = compare(*pairs_of(40, (0, 0, 20), (0, 0, 20), (0, 0, 20))).figures["worst_case"]
     assert none.p == pytest.approx(1)
     assert (none.shown, none.sd) == (False, 0.0)
 
@@ -185,7 +185,7 @@ def test_the_interval_of_several_seeds_is_over_images_not_over_nets_times_images
     """Three nets that differ on the same images know no more than one of them."""
     one = Difference((Pair(400, 240, 40, 8),), 48.0)
     a, b = pairs_of(400, *[(40, 8, 200)] * 3)
-    three = paired(a, b).figures["worst_case"]
+    three = compare(a, b).figures["worst_case"]
     assert three.squares == pytest.approx(48)
     width = three.images[1] - three.images[0]
     assert width == pytest.approx(one.images[1] - one.images[0], rel=0.05)
@@ -196,11 +196,11 @@ def test_the_interval_of_several_seeds_is_over_images_not_over_nets_times_images
     # nets that differ on images of their own, each on 10 of 90: a mean difference of 1 / 3 on 30
     a = [report(letters(90, 10, 10 * s), f"a{s}", config(s)) for s in range(3)]
     b = [report(letters(90, 0), f"b{s}", config(s, "sat")) for s in range(3)]
-    assert paired(a, b).figures["worst_case"].squares == pytest.approx(30 / 9)
+    assert compare(a, b).figures["worst_case"].squares == pytest.approx(30 / 9)
 
 
 def test_holm_over_the_classes():
-    found = paired(*pairs_of(400, (30, 8, 200)))
+    found = compare(*pairs_of(400, (30, 8, 200)))
     p = {name: d.p for name, d in found.classes.items()}
     assert found.adjusted == holm(p) != p
     assert {name: said["p_holm"] for name, said in found.as_dict()["classes"].items()} == holm(p)
@@ -228,26 +228,26 @@ SAME = {
 def test_what_was_judged_otherwise_is_refused(words, change):
     a, b = report("rbrb", "a"), report("rrbb", "b")
     with pytest.raises(ConfigError, match="type ardor evaluate with the same") as refused:
-        paired([a], [replace(b, **change)])
+        compare([a], [replace(b, **change)])
     assert words in str(refused.value)
     with pytest.raises(ConfigError, match="expected all to be judged"):
-        paired([a, replace(a, **change)], [b, b])
+        compare([a, replace(a, **change)], [b, b])
 
 
 def test_seeds_that_do_not_pair_are_refused():
     a, b = pairs_of(40, (2, 0, 20), (3, 0, 20))
     with pytest.raises(ConfigError, match="got 2 and 1"):
-        paired(a, b[:1])
+        compare(a, b[:1])
     with pytest.raises(ConfigError, match="got 0 and 0"):
-        paired([], [])
+        compare([], [])
     with pytest.raises(ConfigError, match="each seed of B, got one twice"):
-        paired(a, [b[0], replace(b[1], model=b[0].model)])
+        compare(a, [b[0], replace(b[1], model=b[0].model)])
     with pytest.raises(ConfigError, match="each seed of A, got one twice"):
-        paired([a[0], replace(a[1], training=config(0))], b)
+        compare([a[0], replace(a[1], training=config(0))], b)
     with pytest.raises(
         ConfigError, match=r"mine that differ only in the seed, got method\.name: rslad here, sat there"
     ):
-        paired([a[0], replace(a[1], training=config(1, "sat"))], b, ("mine", "yours"))
+        compare([a[0], replace(a[1], training=config(1, "sat"))], b, ("mine", "yours"))
 
 
 def test_what_a_seed_may_change_is_not_refused():
@@ -255,7 +255,7 @@ def test_what_a_seed_may_change_is_not_refused():
     other = config(
         1, fingerprint={"teacher": "t1", "ardor": "0.2.0"}, teacher={"weights": "u"}, recipe={"device": "cuda"}
     )
-    found = paired([a[0], replace(a[1], training=other)], b)
+    found = compare([a[0], replace(a[1], training=other)], b)
     assert [f.name for f in found.findings] == ["teachers"]
 
 
@@ -263,11 +263,11 @@ def test_a_teacher_is_known_by_its_fingerprint_not_by_where_it_lies():
     a, b = pairs_of(40, (2, 0, 20), (3, 0, 20))
     there = {"weights": "u", "natural": "./n", "robust": "../r", "root": "elsewhere", "download": True}
     moved = replace(a[1], training=config(1, teacher=there))
-    assert paired([a[0], moved], b).findings == []
-    assert paired([moved], [a[0]]).differ == []
+    assert compare([a[0], moved], b).findings == []
+    assert compare([moved], [a[0]]).differ == []
     wider = replace(a[1], training=config(1, teacher={"width": 9}))
     with pytest.raises(ConfigError, match=r"teacher\.width"):
-        paired([a[0], wider], b)
+        compare([a[0], wider], b)
 
 
 def test_another_checkpoint_is_warned_of():
@@ -275,22 +275,22 @@ def test_another_checkpoint_is_warned_of():
     best, last = (
         replace(r, title=f"runs/(last) ({word})") for r, word in zip((a[0], b[0]), ("best", "last"), strict=True)
     )
-    (found,) = paired([best], [last]).findings
+    (found,) = compare([best], [last]).findings
     assert (found.name, found.severity) == ("checkpoints", "warning")
     assert "best of A, last of B" in found.evidence
     assert "--checkpoint" in found.next
     mixed = [best, replace(a[1], title="x (last)")]
-    (found,) = paired(mixed, [replace(r, title="y (best)") for r in b]).findings
+    (found,) = compare(mixed, [replace(r, title="y (best)") for r in b]).findings
     assert "best and last of A, best of B" in found.evidence
-    assert paired([best], [replace(b[0], title="x (best)")]).findings == []
-    assert paired([best], b[:1]).findings == [], "of a net without a run nothing is known"
+    assert compare([best], [replace(b[0], title="x (best)")]).findings == []
+    assert compare([best], b[:1]).findings == [], "of a net without a run nothing is known"
 
 
 def test_holm_over_the_comparisons_of_a_table():
     table = {
-        "plain": paired(*pairs_of(400, (60, 8, 200))),
-        "weak": paired(*pairs_of(400, (22, 9, 200))),
-        "none": paired(*pairs_of(400, (12, 9, 200))),
+        "plain": compare(*pairs_of(400, (60, 8, 200))),
+        "weak": compare(*pairs_of(400, (22, 9, 200))),
+        "none": compare(*pairs_of(400, (12, 9, 200))),
     }
     assert table["weak"].verdict.startswith("A stands 3.25 points above B")
     said = holm_verdicts(table)
@@ -306,11 +306,11 @@ def test_holm_over_the_comparisons_of_a_table():
 
 
 def test_holm_over_two_seeds_three_and_a_doubt():
-    two, three = (paired(*pairs_of(400, *[(23 + s, 10, 200) for s in range(k)])) for k in (2, 3))
-    sure = paired(*pairs_of(4000, *[(240 + s, 8, 2000) for s in range(3)]))
+    two, three = (compare(*pairs_of(400, *[(23 + s, 10, 200) for s in range(k)])) for k in (2, 3))
+    sure = compare(*pairs_of(4000, *[(240 + s, 8, 2000) for s in range(3)]))
     a, b = pairs_of(400, (60, 8, 200))
     a[0].findings = [Finding("zero_gradients", "error", "seen", "next")]
-    doubt = paired(a, b)
+    doubt = compare(a, b)
     assert "so these nets differ" in two.verdict
     assert "The method of A stands" in sure.verdict
     said = holm_verdicts({"two": two, "three": three, "sure": sure, "doubt": doubt})
@@ -329,7 +329,7 @@ def test_findings_on_how_the_comparison_could_be_wrong():
     a, b = pairs_of(40, (2, 0, 20))
     later = replace(b[0], versions={"ardor": "0.2.0", "torch": "2.13.0"}, training=config(4, "sat"), model=a[0].model)
     later.data = {**later.data, "marks": ["test set took part in selection"]}
-    found = paired(a, [later])
+    found = compare(a, [later])
     assert [(f.name, f.severity) for f in found.findings] == [
         ("versions", "note"), ("selection", "warning"), ("same_net", "warning"), ("unlike_seeds", "note"),
     ]  # fmt: skip
@@ -337,19 +337,19 @@ def test_findings_on_how_the_comparison_could_be_wrong():
     assert "ardor 0.2.0" in found.findings[0].evidence
     assert all(str(finding) in found.text() for finding in found.findings)
     marked = config(0, "sat", fingerprint={"marks": ["test set took part in selection"]})
-    assert [f.name for f in paired(a, [replace(b[0], training=marked)]).findings] == ["selection"]
-    unknown = paired([replace(a[0], training={})], b)
+    assert [f.name for f in compare(a, [replace(b[0], training=marked)]).findings] == ["selection"]
+    unknown = compare([replace(a[0], training={})], b)
     assert unknown.differ == unknown.findings == []
 
 
 def test_another_teacher_is_a_difference_between_the_sides():
     a, b = pairs_of(40, (2, 0, 20))
     other = replace(b[0], training=config(fingerprint={"teacher": "t1"}, teacher={"weights": "u"}))
-    assert paired(a, [other]).differ == ["fingerprint.teacher: t0 here, t1 there"]
+    assert compare(a, [other]).differ == ["fingerprint.teacher: t0 here, t1 there"]
 
 
 def test_a_figure_that_cannot_be_quoted_cannot_be_compared():
     a, b = pairs_of(400, (60, 8, 200))
     a[0].findings = [Finding("zero_gradients", "error", "seen", "next"), Finding("restarts", "warning", "seen", "next")]
-    verdict = paired(a, b, ("mine", "yours")).verdict
+    verdict = compare(a, b, ("mine", "yours")).verdict
     assert verdict == "No difference can be claimed: the report of mine found an error in it (zero_gradients)."

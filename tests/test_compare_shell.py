@@ -7,17 +7,17 @@ import pytest
 import yaml
 from for_compare import config, letters, pairs_of, report
 
-from ardor.commands import compare
+from ardor.cli.commands import compare
 from ardor.errors import ConfigError, RunError
-from ardor.report.paired import paired
-from ardor.report.significance import detectable, mcnemar
+from ardor.evaluation.comparison.paired import compare as compare_reports
+from ardor.evaluation.comparison.significance import detectable, mcnemar
 
 stats = pytest.importorskip("scipy.stats")
 optimize = pytest.importorskip("scipy.optimize")
 
 
 def test_the_text_of_one_seed():
-    text = paired(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")).text()
+    text = compare_reports(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")).text()
     lines = text.splitlines()
     assert lines[:4] == [
         "A: runs/rslad",
@@ -36,7 +36,7 @@ def test_the_text_of_one_seed():
 
 
 def test_the_text_of_three_seeds():
-    text = paired(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200))).text()
+    text = compare_reports(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200))).text()
     assert "3 seeds (0, 1, 2)" in text
     assert (
         "| figure | n | A % | B % | A - B | SD | 95 % | 95 % over seeds | 95 % over images | p | could show |" in text
@@ -47,13 +47,13 @@ def test_the_text_of_three_seeds():
 
 
 def test_json_has_no_number_that_json_lacks():
-    found = paired(*pairs_of(4, (1, 0, 1))).as_dict()
+    found = compare_reports(*pairs_of(4, (1, 0, 1))).as_dict()
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert again["figures"]["worst_case"]["could_show"] is again["figures"]["worst_case"]["sd"] is None
     assert again["figures"]["worst_case"]["interval95_seeds"] is None
     assert again["figures"]["worst_case"]["interval95_both"] is None
-    comparison = paired(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
+    comparison = compare_reports(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
     three = comparison.as_dict()
     assert tuple(three["figures"]["worst_case"]["interval95_both"]) == comparison.figures["worst_case"].both
     assert three["seeds"] == [0, 1, 2]

@@ -6,8 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from ardor.report.difference import Difference, Pair
-from ardor.report.significance import detectable, holm, mcnemar, t_cdf, t_quantile, t_shift, tango
+from ardor.evaluation.comparison.difference import Difference, Pair
+from ardor.evaluation.comparison.significance import detectable, holm, mcnemar, t_cdf, t_quantile, t_shift, tango
 
 stats = pytest.importorskip("scipy.stats")
 optimize = pytest.importorskip("scipy.optimize")

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ardor import data
-from ardor.config import describe
+from ardor.data import augment
 from ardor.data.split import Split, as_float
 from ardor.errors import ConfigError, DataError
 from ardor.noise import Noise
+from ardor.storage.config import describe
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -232,13 +233,13 @@ def slow_view(image, view, padding):
 )
 def test_crop_flip_is_the_slow_loop(shape, padding, flip, seed, dtype):
     x = (torch.from_numpy(np.random.default_rng(abs(seed)).random(shape)) * 200).to(dtype)
-    out, view = data.crop_flip(x, Noise(seed, torch.arange(shape[0])), padding, flip)
+    out, view = augment.crop_flip(x, Noise(seed, torch.arange(shape[0])), padding, flip)
     assert (out.dtype, out.shape, view.dtype, view.shape) == (dtype, x.shape, torch.int64, shape[:1])
     assert int(view.min()) >= 0
     assert int(view.max()) < 2 * (2 * padding + 1) ** 2
     slow = np.stack([slow_view(image, v, padding) for image, v in zip(x.double().numpy(), view.tolist(), strict=True)])
     assert np.array_equal(out.double().numpy(), slow)
-    assert torch.equal(data.view_of(x, view, padding, flip), out)
+    assert torch.equal(augment.view_of(x, view, padding, flip), out)
     assert flip or not (view % 2).any()
 
 
@@ -249,13 +250,13 @@ def test_every_view_is_named_by_its_offsets_and_its_mirror():
             for mirrored in range(2):
                 view = torch.tensor([(dy * 3 + dx) * 2 + mirrored])
                 expected = F.pad(x, (1,) * 4)[:, :, dy : dy + 4, dx : dx + 4]
-                assert torch.equal(data.view_of(x, view, 1), expected.flip(3) if mirrored else expected)
-                assert torch.equal(data.view_of(x, view, 1, flip=False), expected)
+                assert torch.equal(augment.view_of(x, view, 1), expected.flip(3) if mirrored else expected)
+                assert torch.equal(augment.view_of(x, view, 1, flip=False), expected)
 
 
 def test_views_are_uniform_and_half_are_mirrored():
     n = 162 * 200
-    _, view = data.crop_flip(torch.zeros(n, 1, 1, 1), Noise(0, torch.arange(n), "view"))
+    _, view = augment.crop_flip(torch.zeros(n, 1, 1, 1), Noise(0, torch.arange(n), "view"))
     counts = torch.bincount(view, minlength=162).double()
     assert len(counts) == 162
     assert float(((counts - 200) ** 2 / 200).sum()) < 230  # chi squared with 161 degrees of freedom: p = 0.0003
@@ -264,20 +265,20 @@ def test_views_are_uniform_and_half_are_mirrored():
 
 def test_an_images_view_ignores_its_batch_and_the_global_generator():
     x = torch.rand(16, 3, 8, 8)
-    whole, view = data.crop_flip(x, Noise(1, torch.arange(16), "view", epoch=3))
+    whole, view = augment.crop_flip(x, Noise(1, torch.arange(16), "view", epoch=3))
     rows = torch.tensor([5, 15, 0])
-    part, part_view = data.crop_flip(x[rows], Noise(1, rows, "view", epoch=3))
+    part, part_view = augment.crop_flip(x[rows], Noise(1, rows, "view", epoch=3))
     assert torch.equal(part, whole[rows])
     assert torch.equal(part_view, view[rows])
-    last, _ = data.crop_flip(x.to(memory_format=torch.channels_last), Noise(1, torch.arange(16), "view", epoch=3))
+    last, _ = augment.crop_flip(x.to(memory_format=torch.channels_last), Noise(1, torch.arange(16), "view", epoch=3))
     assert torch.equal(last, whole)
-    assert not torch.equal(data.crop_flip(x, Noise(1, torch.arange(16), "view", epoch=4))[1], view)
+    assert not torch.equal(augment.crop_flip(x, Noise(1, torch.arange(16), "view", epoch=4))[1], view)
 
 
 def test_the_result_is_fresh_memory():
     x = torch.rand(2, 1, 4, 4)
     kept = x.clone()
-    data.crop_flip(x, Noise(0, torch.arange(2)), padding=0, flip=False)[0].zero_()
+    augment.crop_flip(x, Noise(0, torch.arange(2)), padding=0, flip=False)[0].zero_()
     assert torch.equal(x, kept)
 
 
@@ -288,7 +289,7 @@ def test_global_generators_are_untouched(tmp_path):
         train, _, _ = data.load(source)
         train.limit(5)
         x, _, index = train.batch(slice(0, 4))
-        data.crop_flip(x, Noise(0, index))
+        augment.crop_flip(x, Noise(0, index))
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert random.getstate() == before[2]

@@ -11,18 +11,19 @@ from safetensors.torch import load_file, save_file
 import ardor
 from ardor import models
 from ardor.attacks import PGD, suites
-from ardor.cli import main
-from ardor.deployed import latencies, make, runs
-from ardor.deployed import latency as timing
-from ardor.deployed.comparison import Deployed, p_text, size_text
+from ardor.cli.main import main
+from ardor.deployment.export.onnx_session import Session
+from ardor.deployment.variants import evaluate as variants_evaluate
+from ardor.deployment.variants import latencies, run_files
+from ardor.deployment.variants import latency as timing
+from ardor.deployment.variants.comparison import DeploymentReport, p_text, size_text
+from ardor.engine.flops import macs
 from ardor.errors import CheckpointError, ConfigError, ExportError
-from ardor.evaluate import adversarial, evaluate, identity, kept
-from ardor.export.runtime import Session
-from ardor.models.cost import macs
-from ardor.report.report import Report
-from ardor.report.runs import report_of
-from ardor.report.significance import mcnemar
-from ardor.report.where import default_out, word_of
+from ardor.evaluation.comparison.significance import mcnemar
+from ardor.evaluation.identity import identity, kept
+from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import default_out, report_of, word_of
+from ardor.evaluation.verdicts import adversarial, evaluate
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -110,7 +111,7 @@ def test_the_processor_has_a_name_and_no_machine_is_named():
 
 
 def test_each_form_is_what_lies_in_the_folder(trained, digits):
-    made, _ = runs.current(trained)
+    made, _ = run_files.current(trained)
     net = models.load(trained)
     assert [form.name for form in made.forms] == ["float32", "onnx", "onnx-int8"]
     assert [form.file for form in made.forms] == ["best.safetensors", "best.onnx", "best-int8.onnx"]
@@ -131,7 +132,7 @@ def test_each_form_is_what_lies_in_the_folder(trained, digits):
 
 
 def test_agreement_is_that_of_the_predictions(trained, digits):
-    made, _ = runs.current(trained)
+    made, _ = run_files.current(trained)
     net, int8, test = models.load(trained), Session(trained / "best-int8.onnx"), digits[1]
     x = test.batch(slice(None))[0]
     x_adv = adversarial(net, test, "parity", PGD(EPS, steps=10), batch=FEW)
@@ -142,16 +143,16 @@ def test_agreement_is_that_of_the_predictions(trained, digits):
 
 
 def test_nets_files_and_reports_must_fit(trained, digits, tmp_path):
-    net, files = models.load(trained), runs.files_of(trained)
+    net, files = models.load(trained), run_files.files_of(trained)
     suite = suites.deployed(EPS, net, 20)
     reports = {name: tmp_path / f"{name}.json" for name in files}
     with pytest.raises(ConfigError, match="in this order"):
-        make.deploy(net, dict(reversed(files.items())), digits[1], suite, reports)
+        variants_evaluate.deploy(net, dict(reversed(files.items())), digits[1], suite, reports)
     with pytest.raises(ConfigError, match="in this order"):
-        make.deploy(net, files, digits[1], suite, {"float32": tmp_path / "r.json"})
+        variants_evaluate.deploy(net, files, digits[1], suite, {"float32": tmp_path / "r.json"})
     other = models.build("small_cnn", channels=1, width=8, seed=5)
     with pytest.raises(CheckpointError, match=r"best\.onnx of the weights"):
-        make.deploy(other, files, digits[1], suite, reports)
+        variants_evaluate.deploy(other, files, digits[1], suite, reports)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,7 +160,7 @@ def test_nets_files_and_reports_must_fit(trained, digits, tmp_path):
 
 
 def test_a_comparison_survives_saving(run):
-    made = Deployed.load(run / "deployed-best.json")
+    made = DeploymentReport.load(run / "deployed-best.json")
     before = tree(run)
     made.save(run / "deployed-best.json")
     assert tree(run) == before
@@ -185,38 +186,38 @@ def test_a_damaged_comparison_is_refused(run, damage):
     path = run / "deployed-best.json"
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(ConfigError, match="type ardor deploy RUN again"):
-        Deployed.load(path)
-    found, why = runs.current(run)
+        DeploymentReport.load(path)
+    found, why = run_files.current(run)
     assert found is None
     assert "type ardor deploy" in why
 
 
 def test_a_report_that_changed_is_not_shown_as_compared(run):
-    made = Deployed.load(run / "deployed-best.json")
+    made = DeploymentReport.load(run / "deployed-best.json")
     path = run / made.forms[2].kept
     report = Report.load(path)
     report.verdicts = dict.fromkeys(report.verdicts, "r" * FEW)
     report.save(path)
     with pytest.raises(ConfigError, match="another report"):
-        Deployed.load(run / "deployed-best.json")
+        DeploymentReport.load(run / "deployed-best.json")
     path.unlink()
     with pytest.raises(ConfigError, match="expected the report"):
-        Deployed.load(run / "deployed-best.json")
+        DeploymentReport.load(run / "deployed-best.json")
 
 
 def test_other_weights_or_another_file_make_a_comparison_stale(run):
-    assert runs.current(run)[1] == ""
+    assert run_files.current(run)[1] == ""
     (run / "best-int8.onnx").write_bytes((run / "best.onnx").read_bytes())
-    assert runs.current(run) == (None, "best-int8.onnx is another file than the one compared")
+    assert run_files.current(run) == (None, "best-int8.onnx is another file than the one compared")
     (run / "best-int8.onnx").unlink()
-    assert runs.current(run)[0], "what was compared may lie elsewhere now"
+    assert run_files.current(run)[0], "what was compared may lie elsewhere now"
     weights = load_file(run / "best.safetensors")
     save_file({k: v * 1.5 if v.ndim == 4 else v for k, v in weights.items()}, run / "best.safetensors")
-    found, why = runs.current(run)
+    found, why = run_files.current(run)
     assert found is None
     assert "is of the weights" in why
     (run / "deployed-best.json").unlink()
-    assert runs.current(run) == (None, "")
+    assert run_files.current(run) == (None, "")
 
 
 def test_a_report_is_kept_for_the_same_evaluation_only(digits, tmp_path):
@@ -239,19 +240,19 @@ def test_a_report_is_kept_for_the_same_evaluation_only(digits, tmp_path):
 
 
 def test_the_forms_of_a_run_have_reports_of_their_own(trained):
-    files, suite = runs.files_of(trained), suites.square(EPS)
-    names = [path.name for path in runs.reports_of(files, suite).values()]
+    files, suite = run_files.files_of(trained), suites.square(EPS)
+    names = [path.name for path in run_files.reports_of(files, suite).values()]
     assert [name.removeprefix("report-square-linf-0.15-") for name in names] == [
         "best.json", "best_onnx.json", "best_int8_onnx.json",
     ]  # fmt: skip
     assert default_out(trained, suite, word_of(files["onnx"])).name == names[1], "as ardor evaluate FILE has it"
-    assert runs.files_of(trained, "last")["onnx-int8"].name == "last-int8.onnx"
+    assert run_files.files_of(trained, "last")["onnx-int8"].name == "last-int8.onnx"
 
 
 def test_a_run_is_shown_by_its_other_reports_first(run):
     assert report_of(run).suite == "deployed"
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "10"]) == 0
-    made = runs.current(run)[0]
+    made = run_files.current(run)[0]
     for form in made.forms:
         (run / form.kept).touch()
     assert report_of(run).suite == "quick"
@@ -268,7 +269,7 @@ def test_the_shell_goes_on_with_what_is_there(run, monkeypatch, capsys):
         judged.append(type(net).__name__)
         return evaluate(net, *words, **more)
 
-    monkeypatch.setattr(make, "evaluate", counted)
+    monkeypatch.setattr(variants_evaluate, "evaluate", counted)
     assert main(["deploy", str(run), *WORDS]) == 0
     shown = capsys.readouterr().out
     assert judged == []
@@ -280,8 +281,8 @@ def test_the_shell_goes_on_with_what_is_there(run, monkeypatch, capsys):
     assert "Saved to" in shown
     assert main(["deploy", str(run), *WORDS[:2], "--queries", "30"]) == 0
     assert judged == ["SmallCNN", "Session", "Session"]
-    assert runs.current(run)[0].forms[2].report.attacks["square"]["queries"] == 30
-    (run / runs.current(run)[0].forms[1].kept).write_text("{")
+    assert run_files.current(run)[0].forms[2].report.attacks["square"]["queries"] == 30
+    (run / run_files.current(run)[0].forms[1].kept).write_text("{")
     assert main(["deploy", str(run), *WORDS[:2], "--queries", "30"]) == 0
     assert judged[3:] == ["Session"], "from its journal"
 
@@ -291,7 +292,7 @@ def test_files_of_other_weights_are_exported_again(run, digits):
     save_file({k: v * 1.01 if v.ndim == 4 else v for k, v in weights.items()}, run / "best.safetensors")
     net = models.load(run)
     kept = (run / "best.onnx").read_bytes()
-    assert list(runs.prepare(net, runs.files_of(run), *digits, EPS, force=True)) == ["onnx", "onnx-int8"]
+    assert list(run_files.prepare(net, run_files.files_of(run), *digits, EPS, force=True)) == ["onnx", "onnx-int8"]
     assert (run / "best.onnx").read_bytes() != kept
     assert Session(run / "best-int8.onnx").metadata["weights"] == models.hash_of(net)
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "10"]) == 0
@@ -300,7 +301,7 @@ def test_files_of_other_weights_are_exported_again(run, digits):
     suites_said = [said["suite"] for said in Session(run / "best.onnx").metadata["reports"]]
     assert suites_said == ["quick"], "as ardor export has it: what judged these weights"
     again = tree(run)
-    assert list(runs.prepare(net, runs.files_of(run), *digits, EPS)) == ["onnx", "onnx-int8"]
+    assert list(run_files.prepare(net, run_files.files_of(run), *digits, EPS)) == ["onnx", "onnx-int8"]
     assert tree(run) == again
 
 
@@ -310,10 +311,10 @@ def test_somebody_elses_file_is_not_written_over(run, digits):
     onnx.save(model, run / "best.onnx")
     before = tree(run)
     with pytest.raises(ConfigError, match="of somebody else: move it away"):
-        list(runs.prepare(models.load(run), runs.files_of(run), *digits, EPS))
+        list(run_files.prepare(models.load(run), run_files.files_of(run), *digits, EPS))
     (run / "best.onnx").write_bytes(before["best.onnx"][:1000])
     with pytest.raises((CheckpointError, ExportError)):
-        list(runs.prepare(models.load(run), runs.files_of(run), *digits, EPS))
+        list(run_files.prepare(models.load(run), run_files.files_of(run), *digits, EPS))
     assert len((run / "best.onnx").read_bytes()) == 1000
 
 
@@ -326,7 +327,7 @@ def test_an_int8_file_that_does_not_match_needs_force(run, capsys):
         shown = capsys.readouterr().err
         assert "type --force" in shown
         assert main(["deploy", str(run), *words, "--force"]) == 0
-        assert runs.current(run)[0].forms[2].forced
+        assert run_files.current(run)[0].forms[2].forced
         assert "warning: best-int8.onnx was forced, with" in capsys.readouterr().out
         forced = (run / "best-int8.onnx").read_bytes()
         assert main(["deploy", str(run), *words]) == 2, "what was forced once is not taken for granted"
@@ -347,10 +348,10 @@ def test_a_file_that_is_there_is_held_to_what_is_asked_now(run, monkeypatch, for
     net = models.load(run)
     parity = {images: {"equal": k, "n": 60} for images, k in zip(("clean", "adversarial"), equal, strict=True)}
     said = {"weights": models.hash_of(net), "parity": parity, "forced": forced}
-    monkeypatch.setattr(runs, "Session", lambda path: SimpleNamespace(foreign=False, metadata=said))
+    monkeypatch.setattr(run_files, "Session", lambda path: SimpleNamespace(foreign=False, metadata=said))
     exported = []
-    monkeypatch.setattr(runs, "export", lambda net, path, **words: exported.append(words["to"]))
-    list(runs.prepare(net, runs.files_of(run), None, None, EPS, agreement=agreement, force=force))
+    monkeypatch.setattr(run_files, "export", lambda net, path, **words: exported.append(words["to"]))
+    list(run_files.prepare(net, run_files.files_of(run), None, None, EPS, agreement=agreement, force=force))
     assert exported == ([] if taken else ["onnx", "onnx-int8"])
 
 
@@ -358,7 +359,7 @@ def test_a_weaker_square_never_takes_the_place_of_a_stronger(run):
     names = [default_out(run, suites.deployed(EPS, queries=q), "best").name for q in (20, 500, 5000)]
     assert len(set(names)) == 3
     assert "queries" not in names[2]
-    assert "| square, 20 queries |" in str(runs.current(run)[0])
+    assert "| square, 20 queries |" in str(run_files.current(run)[0])
 
 
 def test_the_shell_refuses_what_is_no_run(tmp_path, capsys):
@@ -379,7 +380,7 @@ def test_sizes_and_p_are_said_as_people_say_them():
 
 
 def test_the_difference_is_the_files_less_the_nets(run):
-    made = Deployed.load(run / "deployed-best.json")
+    made = DeploymentReport.load(run / "deployed-best.json")
     report = made.forms[2].report
     # the file loses some of the first twenty that it had
     report.verdicts = {name: row[:20].replace("r", "b") + row[20:] for name, row in report.verdicts.items()}
@@ -389,7 +390,7 @@ def test_the_difference_is_the_files_less_the_nets(run):
     )
     lost = sum(a and not b for a, b in zip(alive, now, strict=True))
     won = sum(b and not a for a, b in zip(alive, now, strict=True))
-    fresh = Deployed(**{k: v for k, v in vars(made).items() if k != "differences"})
+    fresh = DeploymentReport(**{k: v for k, v in vars(made).items() if k != "differences"})
     found = fresh.differences["onnx-int8"]["worst_case"]
     assert lost > 0
     assert found.value == pytest.approx((won - lost) / FEW)

@@ -13,10 +13,11 @@ from for_report import HOSTILE, gaps, report
 from PIL import Image
 from test_report_page import Page, write
 
-from ardor.checks import Finding
-from ardor.deployed import Deployed, Form, Latency
-from ardor.report import Entry, Proportion, device, figures, looks, wilson
-from ardor.report.svg import calm
+from ardor.deployment.variants import DeploymentReport, Latency, Variant
+from ardor.evaluation.findings import Finding
+from ardor.evaluation.proportion import Proportion, wilson
+from ardor.reporting import PageEntry, device, figures, styles
+from ardor.reporting.svg import calm
 
 ATTACKS = ("transfer_pgd20", "pgd20", "square")
 
@@ -36,7 +37,9 @@ def deployed(size=40_000, int8=20_000, robust=60, lost=12, forced=()):
 
     def form(name, size, k, p50, same, forced=()):
         report, shares = judged(k), (Proportion(100, 100), Proportion(same, 100))
-        return Form(name, f"{name}.onnx", size, "0" * 64, Latency(p50, 3 * p50, 200), report, "r.json", shares, forced)
+        return Variant(
+            name, f"{name}.onnx", size, "0" * 64, Latency(p50, 3 * p50, 200), report, "r.json", shares, forced
+        )
 
     forms = (
         form("float32", size, robust, 0.2, 100),
@@ -44,15 +47,15 @@ def deployed(size=40_000, int8=20_000, robust=60, lost=12, forced=()):
         form("onnx-int8", int8, robust - lost, 0.05, 97, forced),
     )
     versions = {"ardor": "0.1.0", "torch": "2.13.0", "onnxruntime": "1.31.1"}
-    return Deployed("best", "feed", 8610, 78656, forms, {"name": "PGD"}, "a processor", versions)
+    return DeploymentReport("best", "feed", 8610, 78656, forms, {"name": "PGD"}, "a processor", versions)
 
 
 def entries():
     return [
-        Entry("teacher", "teacher", [judged(70)], gaps=gaps()),
-        Entry("rslad", "student", [judged(60)], gaps=gaps(), deployed=deployed(forced=("91 of 100 equal",))),
-        Entry(HOSTILE, "student", [judged(30)], gaps=gaps(), deployed=deployed(2_000_000, 600_000, 30, 0)),
-        Entry("sat", "student", [judged(50)], stale="best-int8.onnx is another file than the one compared"),
+        PageEntry("teacher", "teacher", [judged(70)], gaps=gaps()),
+        PageEntry("rslad", "student", [judged(60)], gaps=gaps(), deployed=deployed(forced=("91 of 100 equal",))),
+        PageEntry(HOSTILE, "student", [judged(30)], gaps=gaps(), deployed=deployed(2_000_000, 600_000, 30, 0)),
+        PageEntry("sat", "student", [judged(50)], stale="best-int8.onnx is another file than the one compared"),
     ]
 
 
@@ -148,7 +151,7 @@ def test_the_terminal_gets_a_line_for_each_form():
 
 
 def drawn(forms):
-    found = looks.looks([Entry(name, "student", [report()]) for name in forms])
+    found = styles.looks([PageEntry(name, "student", [report()]) for name in forms])
     with calm():
         figure = figures.size(forms, found)
         figure.canvas.draw()

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ardor.cli import main
-from ardor.names import resolve
+from ardor.cli.main import main
+from ardor.storage.imports import resolve
 from ardor.testing import check_method
 
 ROOT = Path(__file__).parent.parent

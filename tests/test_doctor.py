@@ -12,15 +12,19 @@ from flawed import Blind, Decoys, Half, Locked, Memory, Recalls, Turns, Wrapped
 from torch import nn
 
 import ardor
+import ardor.data.split
+import ardor.evaluation.checks
+import ardor.models.builders
 from ardor import attacks
 from ardor.attacks import CW, FGSM, PGD, Suite
-from ardor.checks import SYMPTOMS
-from ardor.doctor import Examination, Record, doctor, examine, radii
+from ardor.attacks.threat import L2, Linf
+from ardor.diagnostics.doctor import Examination, doctor, examine, radii
+from ardor.diagnostics.record import NetRecord
 from ardor.errors import ConfigError, DataError, ModelError
-from ardor.evaluate import evaluate
+from ardor.evaluation.findings import SYMPTOMS
+from ardor.evaluation.verdicts import evaluate
 from ardor.testing import require_same, snapshot
 from ardor.testing.shared import global_rng
-from ardor.threat import L2, Linf
 
 EPS = 0.1
 THREAT = Linf(EPS)
@@ -146,7 +150,7 @@ def test_planted_flaws_are_invisible_without_an_attack(healthy, data, flaw):
     with torch.no_grad():
         same = net(data.images).argmax(1) == healthy(data.images).argmax(1)
     assert bool(same.all())
-    assert ardor.checks.of_net(net, data.images, data.labels) == []
+    assert ardor.evaluation.checks.of_net(net, data.images, data.labels) == []
 
 
 def test_images_scaled_twice(healthy, data):
@@ -176,7 +180,7 @@ def test_a_robust_record_is_compared_under_its_own_attack(healthy, data):
     net = Wrapped(healthy, after=lambda z: z.softmax(1)).eval()
     attack = PGD(THREAT, steps=5)
     report = evaluate(net, data, Suite("validation", THREAT, {"validation": attack}), batch=100, seed=3)
-    said = Record(report.clean.value, report.worst_case.value, attack, data, 3)
+    said = NetRecord(report.clean.value, report.worst_case.value, attack, data, 3)
     found = examine(net, data, THREAT, record=said, limit=5)
     assert names(found.findings) == ["probabilities"]
     assert found.accuracies["robust on test"].k == report.worst_case.k < 180
@@ -299,7 +303,7 @@ class Funnel(Memory):
 def test_the_one_bad_corner_is_found(name):
     net = Corner(2 if name == "paper" else 4)
     y = torch.zeros(3, dtype=torch.int64)
-    grey = ardor.data.Split(torch.full((3, 1, 8, 8), 0.5), y, net.classes, "grey", "test")
+    grey = ardor.data.split.Split(torch.full((3, 1, 8, 8), 0.5), y, net.classes, "grey", "test")
     with torch.no_grad():
         assert bool((net(grey.images).argmax(1) == 0).all())
         assert bool((net(grey.images + EPS * net.w.sign()).argmax(1) != 0).all())

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-import ardor
+import ardor.models.loading
 from ardor.attacks import PGD
-from ardor.cli import main
-from ardor.doctor import examine, record_of
-from ardor.threat import Linf
+from ardor.attacks.threat import Linf
+from ardor.cli.main import main
+from ardor.diagnostics.doctor import examine
+from ardor.diagnostics.record import record_of
 
 # At the shell.
 TRAIN = [
@@ -142,7 +143,7 @@ def test_the_shell_refuses_in_one_sentence(run, capsys, words, says):
 def test_the_shells_options_are_few(run, capsys):
     import inspect
 
-    from ardor.commands.doctor import doctor as command
+    from ardor.cli.commands.doctor import doctor as command
 
     assert len(inspect.signature(command).parameters) <= 15
     code, out, _ = shown(capsys, "--help")

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ardor import models
-from ardor.download import fetch, part_of
 from ardor.errors import CheckpointError, DataError, RunError
 from ardor.models.reading import read
+from ardor.storage.download import fetch, part_of
 
 BODY = bytes(range(256)) * 40
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -320,7 +320,7 @@ def test_two_at_once(server, target):
 def test_a_killed_process_loses_nothing_that_came(server, target):
     """It dies without a word in the middle, and another goes on."""
     code = (
-        "import os, sys, pathlib, ardor.download as d\n"
+        "import os, sys, pathlib, ardor.storage.download as d\n"
         "d._verify = lambda *_: os._exit(9)\n"
         "d.fetch(sys.argv[1], pathlib.Path(sys.argv[2]))"
     )

@@ -6,15 +6,15 @@ import yaml
 from for_engine import bits, ended, net, recipe, require_same, same, splits
 from torch import nn
 
-import ardor
-import ardor.bench
-from ardor import checkpoint, methods
-from ardor.averaging import EMA
-from ardor.checkpoint import read_tensors
+import ardor.training.loop
+from ardor import methods
 from ardor.errors import DivergedError
 from ardor.losses import ce
 from ardor.noise import Noise
-from ardor.train import distill, epochs, make_optimiser, step
+from ardor.storage.tensors import read_tensors, write_tensors
+from ardor.training.averaging import EMA
+from ardor.training.loop import distill, epochs, step
+from ardor.training.state import make_optimiser
 
 # --- a device that nobody waits for
 
@@ -40,7 +40,7 @@ class Natural(methods.Natural):
 
 @pytest.fixture
 def far(monkeypatch):
-    monkeypatch.setattr("ardor.processes.sum_gradients", lambda parameters, loss: Far(loss))
+    monkeypatch.setattr("ardor.engine.distributed.sum_gradients", lambda parameters, loss: Far(loss))
 
 
 def test_an_update_from_a_loss_that_is_not_finite_is_left_out_without_asking(far):
@@ -63,7 +63,7 @@ def test_an_update_from_a_loss_that_is_not_finite_is_left_out_without_asking(far
     step(student, None, Natural(), optimiser, x, y, **words)
     assert not any(map(torch.equal, before, state()))
     with pytest.raises(DivergedError, match="got inf at epoch 3, step 7"):
-        ardor.train._add_up([("epoch 3, step 7", 1.0, means)], {})
+        ardor.training.loop._accumulate([("epoch 3, step 7", 1.0, means)], {})
 
 
 def test_it_is_found_out_before_anything_is_written(far, tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_run_of_before_there_were_averages_goes_on(tmp_path):
     path.write_text(yaml.safe_dump(config))
     tensors, metadata = read_tensors(tmp_path / "run" / "state.safetensors")
     del metadata["best_averaged"]
-    checkpoint._write_tensors(tmp_path / "run" / "state.safetensors", tensors, metadata)
+    write_tensors(tmp_path / "run" / "state.safetensors", tensors, metadata)
     student = net()
     assert [r.epoch for r in epochs(student, *words, val=val, run=tmp_path / "run")] == [2, 3]
     assert same(bits(student), bits(whole))

@@ -20,20 +20,21 @@ from for_engine import (
 )
 from torch.optim.swa_utils import update_bn
 
-import ardor
-import ardor.bench
+import ardor.models.loading
+import ardor.training.validation
 from ardor import methods
-from ardor.averaging import EMA, SWA
-from ardor.cache import Keep
-from ardor.checkpoint import read_tensors
-from ardor.cli import main
-from ardor.commands.train import job_of
+from ardor.cli.commands.train import job_of
+from ardor.cli.main import main
 from ardor.data.augment import crop_flip
 from ardor.errors import ConfigError, RunError
 from ardor.losses import ce
 from ardor.noise import Noise, order
-from ardor.train import distill, epochs, make_optimiser
-from ardor.validation import LOOKED_AT
+from ardor.storage.tensors import read_tensors
+from ardor.training.averaging import EMA, SWA
+from ardor.training.loop import distill, epochs
+from ardor.training.soft_labels import SoftLabelCache
+from ardor.training.state import make_optimiser
+from ardor.training.validation import LOOKED_AT
 
 # --- averages
 
@@ -86,7 +87,7 @@ def test_going_on_with_an_average_equals_never_having_stopped(tmp_path, averagin
     train, val = splits()
 
     def run(folder, most=None, kept="whole"):
-        student, soft = net(3), Keep(tmp_path / kept) if labels else None
+        student, soft = net(3), SoftLabelCache(tmp_path / kept) if labels else None
         words = (student, net(4), methods.RSLAD(attack=PGD2), train, recipe(epochs=4, augment="crop"))
         for record in epochs(*words, val=val, run=folder, averaging=averaging, soft_labels=soft):
             if record.epoch == most:
@@ -115,7 +116,7 @@ def test_the_best_average_is_kept_by_its_own_accuracy_also_over_a_stop(tmp_path,
     def record_of():
         return min(4, done + 1)
 
-    monkeypatch.setattr("ardor.train.validate", scripted)
+    monkeypatch.setattr("ardor.training.loop.validate", scripted)
     done, kept, records = 0, {}, []
     for _ in range(2 if stop else 1):
         words = (net(), None, methods.Natural(), train, recipe(epochs=4))
@@ -144,7 +145,7 @@ def test_an_average_is_judged_as_the_file_that_is_kept(tmp_path):
     words = (net(), None, methods.SAT(attack=PGD2), train, recipe(epochs=2, lr=0.2))
     record = distill(*words, val=val, run=tmp_path / "run", averaging=SWA(2))[-1]
     assert record.averaged_best
-    said = ardor.validation.validate(
+    said = ardor.training.validation.validate(
         ardor.models.load(tmp_path / "run", checkpoint="averaged"), val, words[2], words[4]
     )
     assert said == (record.averaged_clean, record.averaged_robust)
@@ -179,7 +180,7 @@ def test_statistics_are_of_clean_images_augmented_as_in_training(monkeypatch):
     """In an order and in views of their own, of every epoch anew, and of a hundred batches at most."""
     train, _ = splits()
     looks = []
-    monkeypatch.setattr("ardor.validation.restatistic", lambda net, batches: looks.append(list(batches)))
+    monkeypatch.setattr("ardor.training.validation.restatistic", lambda net, batches: looks.append(list(batches)))
     chosen = recipe(epochs=2, augment="crop-flip", seed=7)
     distill(net(), None, methods.Natural(), train, chosen, averaging=EMA())
     assert LOOKED_AT == 100
@@ -190,7 +191,7 @@ def test_statistics_are_of_clean_images_augmented_as_in_training(monkeypatch):
         for x, r in zip(batches, rows, strict=True):
             noise = Noise(7, train.index[r], "restatistic/augment", epoch)
             assert torch.equal(x, crop_flip(train.images[r], noise, 1)[0])
-    monkeypatch.setattr("ardor.validation.LOOKED_AT", 2)
+    monkeypatch.setattr("ardor.training.validation.LOOKED_AT", 2)
     distill(net(), None, methods.Natural(), train, chosen, averaging=EMA())
     assert len(looks[-1]) == 2
 

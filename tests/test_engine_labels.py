@@ -22,20 +22,21 @@ from for_engine import (
 )
 from nets import filled
 
-import ardor
-import ardor.bench
+import ardor.data.split
+import ardor.models.builders
+import ardor.training.soft_labels.table
 from ardor import methods
-from ardor.cache import Keep, SoftLabels
-from ardor.cache.files import hashes_of
-from ardor.cli import main
-from ardor.commands.train import job_of
+from ardor.cli.commands.train import job_of
+from ardor.cli.main import main
 from ardor.data.augment import crop_flip
+from ardor.engine.modes import attack_view
 from ardor.errors import CheckpointError, ConfigError, RunError
 from ardor.losses import ce, kl
-from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.testing import TinyNet
-from ardor.train import distill
+from ardor.training.loop import distill
+from ardor.training.soft_labels import SoftLabelCache, SoftLabels
+from ardor.training.soft_labels.files import hashes_of
 
 
 class Counted(TinyNet):
@@ -76,10 +77,10 @@ def tables(folder):
 @pytest.mark.parametrize("make", [Counted, lambda: net(5, 8)], ids=["users", "ours"])
 def test_runs_with_a_table_are_equal_and_a_second_asks_nothing(tmp_path, augment, make):
     teacher, words = make(), {"augment": augment, "epochs": 2}
-    cold = taught(Keep(tmp_path / "soft"), teacher, **words)
+    cold = taught(SoftLabelCache(tmp_path / "soft"), teacher, **words)
     asked = teacher.asked() if isinstance(teacher, Counted) else []
     assert set(asked) <= {32}
-    warm = taught(Keep(tmp_path / "soft"), teacher, **words)
+    warm = taught(SoftLabelCache(tmp_path / "soft"), teacher, **words)
     if isinstance(teacher, Counted):
         assert teacher.asked() == [32], "the first batch is checked, and nothing is asked"
     assert same(cold[0], warm[0])
@@ -93,7 +94,7 @@ def test_runs_with_a_table_are_equal_and_a_second_asks_nothing(tmp_path, augment
 
 def test_the_first_step_is_the_live_one(tmp_path):
     words = {"epochs": 1, "batch": 40, "augment": "crop-flip"}
-    live, cold = taught(None, **words), taught(Keep(tmp_path / "soft"), **words)
+    live, cold = taught(None, **words), taught(SoftLabelCache(tmp_path / "soft"), **words)
     assert live[1][0][0] == pytest.approx(cold[1][0][0], rel=1e-6)
     for key, value in live[0].items():
         torch.testing.assert_close(value, cold[0][key], rtol=1e-4, atol=1e-6)
@@ -109,12 +110,14 @@ class Mine:
 def test_who_filled_the_table_does_not_matter(tmp_path):
     """Another method with another seed, on colour images, whose layout differs between methods."""
     n = torch.arange(40)
-    colour = ardor.data.Split(Noise(0, n, "c").uniform((3, 8, 8)), n % CLASSES, CLASSES, "colour", "train")
+    colour = ardor.data.split.Split(Noise(0, n, "c").uniform((3, 8, 8)), n % CLASSES, CLASSES, "colour", "train")
     teacher = ardor.models.build("small_cnn", classes=CLASSES, channels=3, width=8, seed=5)
 
     def run(folder, method=RSLAD, **changes):
         student = ardor.models.build("small_cnn", classes=CLASSES, channels=3, width=3)
-        distill(student, teacher, method, colour, recipe(epochs=1, **changes), soft_labels=Keep(tmp_path / folder))
+        distill(
+            student, teacher, method, colour, recipe(epochs=1, **changes), soft_labels=SoftLabelCache(tmp_path / folder)
+        )
         return bits(student)
 
     cold = run("a")
@@ -132,7 +135,7 @@ def test_views_are_those_of_the_image_and_the_epoch(tmp_path):
             return {"clean": kl(teacher(x), student(x))}
 
     teacher = Counted()
-    taught(Keep(tmp_path), teacher, Watch(), augment="crop-flip", padding=2, seed=7)
+    taught(SoftLabelCache(tmp_path), teacher, Watch(), augment="crop-flip", padding=2, seed=7)
     assert teacher.asked().count(32) > 3, "each batch of each epoch has new ones"
     assert [epoch for epoch, *_ in met] == [1] * 3 + [2] * 3 + [3] * 3
     for epoch, index, x in met:
@@ -141,41 +144,41 @@ def test_views_are_those_of_the_image_and_the_epoch(tmp_path):
 
 def test_seeds_share_a_table(tmp_path):
     teacher = Counted()
-    taught(Keep(tmp_path / "soft"), teacher, seed=0)
+    taught(SoftLabelCache(tmp_path / "soft"), teacher, seed=0)
     teacher.asked()
-    taught(Keep(tmp_path / "soft"), teacher, seed=1)
+    taught(SoftLabelCache(tmp_path / "soft"), teacher, seed=1)
     assert teacher.asked() == [32]
     assert len(tables(tmp_path / "soft")) == 1
-    taught(Keep(tmp_path / "soft"), teacher, data=splits()[0].take(slice(5, 30)))
+    taught(SoftLabelCache(tmp_path / "soft"), teacher, data=splits()[0].take(slice(5, 30)))
     assert teacher.asked() == [32], "so does a part of the data"
 
 
 def test_what_makes_other_answers_has_another_table(tmp_path):
     soft = tmp_path / "soft"
-    taught(Keep(soft), epochs=1)
+    taught(SoftLabelCache(soft), epochs=1)
     for number, changes in enumerate(
         ({"teacher": Counted(6)}, {"data": splits(name="other")[0]}, {"augment": "crop"},
          {"augment": "crop-flip"}, {"augment": "crop", "padding": 2}), 2,
     ):  # fmt: skip
-        taught(Keep(soft), **{"epochs": 1} | changes)
+        taught(SoftLabelCache(soft), **{"epochs": 1} | changes)
         assert len(tables(soft)) == number
-    taught(Keep(soft, "float16"), epochs=1)
+    taught(SoftLabelCache(soft, "float16"), epochs=1)
     assert len(tables(soft)) == 7
     assert sum(name.startswith("made-") for name in tables(soft)) == 6
-    taught(Keep(soft), epochs=1, padding=3)
+    taught(SoftLabelCache(soft), epochs=1, padding=3)
     assert len(tables(soft)) == 7, "a padding that nobody uses"
     for name in ("x:y", "x_y", f"{'z' * 50}1", f"y{'z' * 50}1"):
-        taught(Keep(soft), data=splits(name=name)[0], epochs=1)
+        taught(SoftLabelCache(soft), data=splits(name=name)[0], epochs=1)
     assert len(tables(soft)) == 11, "names that a file system does not tell apart"
 
 
 def test_other_images_under_the_same_name_never_get_the_first_ones_answers(tmp_path):
     train, _ = splits()
-    taught(Keep(tmp_path / "soft"), epochs=1)
+    taught(SoftLabelCache(tmp_path / "soft"), epochs=1)
     before = {p: p.read_bytes() for p in (tmp_path / "soft").rglob("*") if p.is_file()}
     other = replace(train, images=1 - train.images)
     with pytest.raises(RunError, match="a table of other images .40 of 40 differ"):
-        taught(Keep(tmp_path / "soft"), data=other, epochs=1)
+        taught(SoftLabelCache(tmp_path / "soft"), data=other, epochs=1)
     assert all(p.read_bytes() == content for p, content in before.items())
 
 
@@ -204,34 +207,34 @@ def test_what_is_not_about_x_is_live(tmp_path):
     teacher = Counted()
     method = AsksAboutEverything(teacher)
     for _ in range(2):
-        taught(Keep(tmp_path / "soft"), teacher, method, augment="crop-flip")
+        taught(SoftLabelCache(tmp_path / "soft"), teacher, method, augment="crop-flip")
     assert method.wrong == []
 
 
 def test_iad_asks_about_the_attacked_images(tmp_path):
     teacher, method = Counted(), methods.IAD(begin=1, attack=PGD2)
-    cold = taught(Keep(tmp_path / "soft"), teacher, method)
+    cold = taught(SoftLabelCache(tmp_path / "soft"), teacher, method)
     teacher.asked()
-    assert same(cold[0], taught(Keep(tmp_path / "soft"), teacher, method)[0])
+    assert same(cold[0], taught(SoftLabelCache(tmp_path / "soft"), teacher, method)[0])
     assert sorted(teacher.asked()) == sorted([32, *[16, 16, 8] * 3])
 
 
 def test_a_damaged_table_is_mended(tmp_path):
     teacher, soft = Counted(), tmp_path / "soft"
-    cold = taught(Keep(soft), teacher)
+    cold = taught(SoftLabelCache(soft), teacher)
     path = soft / tables(soft)[0] / "table.bin"
     content = bytearray(path.read_bytes())
     content[3] ^= 64
     path.write_bytes(content)
     teacher.asked()
-    assert same(cold[0], taught(Keep(soft), teacher)[0])
+    assert same(cold[0], taught(SoftLabelCache(soft), teacher)[0])
     assert sorted(teacher.asked()) == [32, 32], "a spot check, and the entry that was lost"
     assert path.read_bytes()[3] == content[3] ^ 64
 
 
 def test_answers_that_are_not_the_teachers_end_the_run_before_they_are_learned_from(tmp_path):
     teacher, (train, _) = Counted(), splits()
-    soft = Keep(tmp_path / "soft")
+    soft = SoftLabelCache(tmp_path / "soft")
     table = soft.table(teacher, train, recipe())
     assert isinstance(table, SoftLabels)
     table.put(train.index, torch.zeros(40, dtype=torch.int64), torch.ones(40, CLASSES))
@@ -246,20 +249,32 @@ def test_answers_that_are_not_the_teachers_end_the_run_before_they_are_learned_f
 def test_the_run_says_what_it_kept(tmp_path):
     train, _ = splits()
     words = (net(3), Counted(), RSLAD, train, recipe(epochs=1))
-    for name, soft in (("float16", Keep(tmp_path, "float16")), ("float32", Keep(tmp_path)), ("live", None)):
+    for name, soft in (
+        ("float16", SoftLabelCache(tmp_path, "float16")),
+        ("float32", SoftLabelCache(tmp_path)),
+        ("live", None),
+    ):
         distill(*words, run=tmp_path / name, soft_labels=soft)
         assert yaml.safe_load((tmp_path / name / "config.yaml").read_text())["soft_labels"] == name
-    distill(net(), None, methods.Natural(), train, recipe(epochs=1), run=tmp_path / "n", soft_labels=Keep(tmp_path))
+    distill(
+        net(),
+        None,
+        methods.Natural(),
+        train,
+        recipe(epochs=1),
+        run=tmp_path / "n",
+        soft_labels=SoftLabelCache(tmp_path),
+    )
     assert yaml.safe_load((tmp_path / "n" / "config.yaml").read_text())["soft_labels"] == "live", "nobody is asked"
     with pytest.raises(RunError, match="soft_labels: float32 here, float16 there"):
-        distill(net(3), *words[1:], run=tmp_path / "float16", soft_labels=Keep(tmp_path))
+        distill(net(3), *words[1:], run=tmp_path / "float16", soft_labels=SoftLabelCache(tmp_path))
     with pytest.raises(ConfigError, match="float32 or float16"):
-        distill(net(3), *words[1:], soft_labels=Keep(tmp_path, "bfloat16"))
+        distill(net(3), *words[1:], soft_labels=SoftLabelCache(tmp_path, "bfloat16"))
 
 
 def test_float16_answers_are_rounded_once_and_the_same_again(tmp_path):
-    cold, warm = (taught(Keep(tmp_path / "soft", "float16"), epochs=1) for _ in range(2))
-    exact = taught(Keep(tmp_path / "soft"), epochs=1)
+    cold, warm = (taught(SoftLabelCache(tmp_path / "soft", "float16"), epochs=1) for _ in range(2))
+    exact = taught(SoftLabelCache(tmp_path / "soft"), epochs=1)
     assert same(cold[0], warm[0])
     assert not same(cold[0], exact[0])
     assert cold[1][0][0] == pytest.approx(exact[1][0][0], rel=2e-3)
@@ -268,11 +283,13 @@ def test_float16_answers_are_rounded_once_and_the_same_again(tmp_path):
 @pytest.mark.parametrize("why", ["no views", "this system has no file locks"])
 def test_where_nothing_can_be_kept_the_log_says_why(tmp_path, monkeypatch, caplog, why):
     if why == "no views":
-        monkeypatch.setattr("ardor.cache.keep.enumerable", lambda recipe: f"soft labels are not kept: {why}")
+        monkeypatch.setattr(
+            "ardor.training.soft_labels.settings.enumerable", lambda recipe: f"soft labels are not kept: {why}"
+        )
     else:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with caplog.at_level("INFO", "ardor"):
-        found = taught(Keep(tmp_path / "soft"))
+        found = taught(SoftLabelCache(tmp_path / "soft"))
     assert f"soft labels are not kept: {why}" in caplog.text
     assert not (tmp_path / "soft").exists()
     assert same(found[0], taught()[0])
@@ -280,7 +297,7 @@ def test_where_nothing_can_be_kept_the_log_says_why(tmp_path, monkeypatch, caplo
 
 def test_a_table_is_of_the_images_position_in_its_data_set(tmp_path):
     train, _ = splits()
-    taught(Keep(tmp_path), data=train.take(slice(10, 26)), epochs=1)
+    taught(SoftLabelCache(tmp_path), data=train.take(slice(10, 26)), epochs=1)
     held = np.fromfile(next(tmp_path.glob("*/images.bin")), "<u8")
     assert held.nonzero()[0].tolist() == list(range(10, 26))
     assert held[10:].tolist() == hashes_of(train.take(slice(10, 26))).tolist()
@@ -295,9 +312,11 @@ def test_the_teacher_is_where_it_answers_when_its_table_is_found(tmp_path, monke
             told.append("moved")
             return super().to(*args, **kwargs)
 
-    real = ardor.cache.keep.identity_of
-    monkeypatch.setattr("ardor.cache.keep.identity_of", lambda *a, **k: told.append("named") or real(*a, **k))
-    taught(Keep(tmp_path), Moved(), epochs=1)
+    real = ardor.training.soft_labels.table.identity_of
+    monkeypatch.setattr(
+        "ardor.training.soft_labels.settings.identity_of", lambda *a, **k: told.append("named") or real(*a, **k)
+    )
+    taught(SoftLabelCache(tmp_path), Moved(), epochs=1)
     assert told[0] == "moved"
 
 
@@ -331,12 +350,12 @@ def test_the_shell_keeps_them_beside_the_runs(tmp_path, monkeypatch, teacher_run
 def test_the_folder_by_default(tmp_path, teacher_run):
     words = [*_joined(TAUGHT[:-1]), f"--teacher={teacher_run}"]
     assert str(job_of(words).soft_labels.folder) == "runs/.soft-labels"
-    assert job_of([*words, f"--run={tmp_path}/a/b"]).soft_labels == Keep(tmp_path / "a" / ".soft-labels")
+    assert job_of([*words, f"--run={tmp_path}/a/b"]).soft_labels == SoftLabelCache(tmp_path / "a" / ".soft-labels")
     assert job_of([*words, "--soft_labels=live"]).soft_labels is None
     assert job_of([*words, "--soft_labels=float16"]).soft_labels.dtype == "float16"
     path = tmp_path / "recipe.yaml"
     path.write_text("soft_labels: float16\nsoft_labels_in: mine\n")
-    assert job_of([str(path), *words]).soft_labels == Keep(Path("mine"), "float16")
+    assert job_of([str(path), *words]).soft_labels == SoftLabelCache(Path("mine"), "float16")
     assert job_of([str(path), *words, "--soft_labels=live"]).soft_labels is None
 
 
@@ -346,11 +365,11 @@ def test_all_cells_of_a_bench_share_a_folder(tmp_path, monkeypatch, teacher_run)
         raise InterruptedError
 
     jobs = []
-    work = sys.modules["ardor.bench.work"]
+    work = sys.modules["ardor.experiments.worker"]
     monkeypatch.setattr(work, "job_of", seen)
     cell = SimpleNamespace(words=[*_joined(TAUGHT[:-1]), f"--teacher={teacher_run}"], name="rslad/s0")
     asked = SimpleNamespace(folder=tmp_path, run=lambda name: tmp_path / "cells" / name)
     with pytest.raises(InterruptedError):
         work._train(SimpleNamespace(asked=asked), cell, None)
-    assert jobs[0].soft_labels == Keep(tmp_path / ".soft-labels")
+    assert jobs[0].soft_labels == SoftLabelCache(tmp_path / ".soft-labels")
     assert jobs[0].run == tmp_path / "cells" / "rslad" / "s0"

@@ -7,13 +7,15 @@ import torch
 from torch import nn
 
 import ardor
+import ardor.data.split
+import ardor.models.builders
 from ardor import attacks
 from ardor.attacks import CW, FGSM, PGD, Suite, paper
+from ardor.attacks.threat import L2, Linf
 from ardor.errors import DataError, ModelError, ThreatError
-from ardor.evaluate import adversarial, evaluate
+from ardor.evaluation.verdicts import adversarial, evaluate
 from ardor.noise import Noise
-from ardor.threat import L2, Linf
-from ardor.train import distill
+from ardor.training.loop import distill
 
 THREAT = Linf(0.1)
 
@@ -25,7 +27,7 @@ def data():
     labels = torch.arange(40) % 4
     images = (1.4 * noise.uniform((1, 8, 8)) - 0.4 + labels[:, None, None, None] / 8).clamp(0, 1)
     labels[torch.tensor([2, 9, 31])] += torch.tensor([1, -1, -3])
-    return ardor.data.Split(images, labels, 4, "made", "test", index=torch.arange(40) * 7 + 3)
+    return ardor.data.split.Split(images, labels, 4, "made", "test", index=torch.arange(40) * 7 + 3)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from for_export import EPS, FILES, logits_of, split
 from torch import nn
 
 import ardor
+import ardor.models.builders
+from ardor.deployment.export.onnx_graph import quiet
+from ardor.deployment.export.onnx_session import Session
 from ardor.errors import DataError
-from ardor.export.graph import quiet
-from ardor.export.runtime import Session
 from ardor.models import hash_of
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")

@@ -12,9 +12,9 @@ from for_export import foreign, saved, split
 from torch import nn
 
 import ardor
+from ardor.deployment.export.onnx_session import Session
+from ardor.deployment.export.seal import is_sealed, seal
 from ardor.errors import CheckpointError, ConfigError, DataError, ExportError, ModelError, RunError
-from ardor.export.runtime import Session
-from ardor.export.sealed import is_sealed, seal
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -59,7 +59,7 @@ def test_a_net_that_cannot_be_traced_is_refused(digits, tmp_path, function):
 
 @pytest.mark.parametrize("cut", [torch.Tensor.detach, lambda x: (x > 0).float(), torch.no_grad()(lambda x: x + 1)])
 def test_a_net_without_a_gradient_is_refused_before_it_is_traced(digits, tmp_path, cut, monkeypatch):
-    monkeypatch.setattr(sys.modules["ardor.export"], "traced", None)
+    monkeypatch.setattr(sys.modules["ardor.deployment.export.formats"], "traced", None)
     kept = digits[1].images.clone()
     with pytest.raises(ExportError, match="expected a net with a gradient, .*, got Sequential without one: take out"):
         ardor.export(with_layer(cut), tmp_path / "n.onnx", check=digits[1])
@@ -312,7 +312,9 @@ def test_words_that_do_not_fit_are_refused(net, digits, tmp_path, name, words, e
 
 
 def test_what_is_written_is_read_back_before(net, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["ardor.export"], "seal", lambda body, said: seal(body, said)[:-1] + b"#")
+    monkeypatch.setattr(
+        sys.modules["ardor.deployment.export.formats"], "seal", lambda body, said: seal(body, said)[:-1] + b"#"
+    )
     with pytest.raises(CheckpointError, match="expected the exported model as it was exported"):
         ardor.export(net, tmp_path / "n.onnx", check=digits[1].limit(9))
     assert not list(tmp_path.iterdir())

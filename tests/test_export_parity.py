@@ -8,9 +8,9 @@ from for_export import EPS, FILES
 from torch import nn
 
 import ardor
+from ardor.deployment.export.onnx_session import Session
+from ardor.deployment.export.parity import Match, Parity, match, measure
 from ardor.errors import ExportError, RunError
-from ardor.export.parity import Match, Parity, match, measure
-from ardor.export.runtime import Session
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

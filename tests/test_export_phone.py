@@ -13,10 +13,13 @@ from for_export import EPS, logits_of, split
 from torch import nn
 
 import ardor
-from ardor.cli import main
+import ardor.attacks.suites
+import ardor.models.builders
+import ardor.models.loading
+from ardor.cli.main import main
+from ardor.deployment.export.executorch import Program, quantised
+from ardor.deployment.export.onnx_graph import traced
 from ardor.errors import CheckpointError, DataError, ExportError, ModelError
-from ardor.export.graph import traced
-from ardor.export.phone import Program, quantised
 from ardor.models import hash_of
 
 runtime = pytest.importorskip("executorch.runtime", reason="the extra executorch is not installed")

@@ -11,15 +11,17 @@ from for_export import EPS, foreign, logits_of, saved
 from torch import nn
 
 import ardor
-from ardor import threads
-from ardor.cli import main
-from ardor.commands.export import export
-from ardor.config import read_yaml
+import ardor.attacks.suites
+import ardor.models.loading
+from ardor.cli.commands.export import export
+from ardor.cli.main import main
+from ardor.deployment.export import Exported
+from ardor.deployment.export.onnx_session import Session
+from ardor.deployment.export.seal import probe
+from ardor.engine import threads
 from ardor.errors import DataError, ModelError
-from ardor.export import Exported
-from ardor.export.runtime import Session
-from ardor.export.sealed import probe
 from ardor.models import hash_of
+from ardor.storage.config import read_yaml
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -213,7 +215,7 @@ def test_every_word_is_passed_on(trained, monkeypatch):
 
     load = ardor.models.load
     monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: seen.update(kept=checkpoint) or load(run))
-    monkeypatch.setattr("ardor.commands.export.write", write)
+    monkeypatch.setattr("ardor.cli.commands.export.write", write)
     words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force"]
     words += ["--threat", "l2", "--threat.eps", "0.25"]
     assert main(["export", str(trained), *words]) == 2

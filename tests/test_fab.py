@@ -10,12 +10,12 @@ from torch import nn
 
 from ardor.attacks.fab import FAB
 from ardor.attacks.rounds import rival
+from ardor.attacks.threat import L2, Linf
+from ardor.engine.modes import attack_view
 from ardor.errors import ThreatError
-from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.testing import TinyNet, check_attack, problem
 from ardor.testing.shared import trained
-from ardor.threat import L2, Linf
 
 THREATS = [Linf(0.03), L2(0.2)]
 

@@ -5,7 +5,7 @@ import torch
 from for_fab import NORMS, slow_project
 
 from ardor.attacks.fab import project
-from ardor.threat import Linf
+from ardor.attacks.threat import Linf
 
 # The projection
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ardor.errors import RunError
-from ardor.files import write_atomic
+from ardor.storage.files import write_atomic
 
 
 def test_what_is_written_replaces_what_was_there(tmp_path):

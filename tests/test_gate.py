@@ -16,21 +16,25 @@ from for_gate import EPS, THREAT, names, sat, shuffled, taught
 from torch import nn
 
 import ardor
+import ardor.evaluation.findings
+import ardor.models.builders
+import ardor.models.loading
 from ardor.attacks import PGD
-from ardor.commands import gate as command
+from ardor.attacks.threat import Linf
+from ardor.cli.commands import gate as command
 from ardor.data.split import Split
+from ardor.diagnostics.probe import Probe
+from ardor.diagnostics.record import Record, claim_of
+from ardor.diagnostics.teacher import Entropy, TeacherReport, examine_teacher, require, wants_robust
+from ardor.diagnostics.teacher.causes import GAIN, brings_back, class_order, repairs
+from ardor.diagnostics.teacher.robustness import within
 from ardor.errors import ConfigError, DataError, ModelError
-from ardor.gate import Claim, Entropy, Gate, claim_of, gate, require, wants_robust
-from ardor.gate.bench import Bench
-from ardor.gate.causes import GAIN, brings_back, class_order, repairs
-from ardor.gate.robust import within
+from ardor.evaluation.proportion import Proportion
 from ardor.losses import margin
 from ardor.models import known as known_teachers
 from ardor.noise import Noise
-from ardor.report.stats import Proportion
 from ardor.testing import require_same, snapshot
 from ardor.testing.shared import global_rng
-from ardor.threat import Linf
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -39,7 +43,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def test_a_sound_teacher_passes_and_was_measured(sound, val, record):
-    seen = gate(sound, val, THREAT, record=record)
+    seen = examine_teacher(sound, val, THREAT, record=record)
     assert seen.findings == []
     assert not seen.refused
     assert seen.transfer is None
@@ -68,11 +72,11 @@ def test_the_share_of_the_entropy_is_of_log_c():
     split = Split(
         torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 10, 10, "", "val"
     )
-    assert gate(uniform, split, THREAT).entropy.clean == pytest.approx(math.log(10))
+    assert examine_teacher(uniform, split, THREAT).entropy.clean == pytest.approx(math.log(10))
 
 
 def test_transfer_counts_the_students_examples_that_fool_the_teacher(sound, natural, val):
-    seen = gate(sound, val, THREAT, student=natural, seed=3)
+    seen = examine_teacher(sound, val, THREAT, student=natural, seed=3)
     x_adv = PGD(THREAT, steps=20)(natural, val.images, val.labels, Noise(3, val.index, "gate"))
     with torch.no_grad():
         right = [net(val.images).argmax(1) == val.labels for net in (sound, natural)]
@@ -81,36 +85,36 @@ def test_transfer_counts_the_students_examples_that_fool_the_teacher(sound, natu
     assert abs(seen.transfer.n - int(fooled.sum())) <= 2
     assert abs(seen.transfer.k - int((fooled & wrong[0]).sum())) <= 2
     assert 0 < seen.transfer.k < seen.transfer.n < 400
-    same = gate(natural, val, THREAT, student=natural).transfer
+    same = examine_teacher(natural, val, THREAT, student=natural).transfer
     assert same.k == same.n > 200, "its own examples"
     assert f"{seen.transfer} % of {seen.transfer.n}" in seen.text()
 
 
 def test_a_student_without_adversarial_examples_and_one_that_does_not_fit(sound, natural, val):
-    seen = gate(sound, val, Linf(1e-6), student=natural, limit=50)
+    seen = examine_teacher(sound, val, Linf(1e-6), student=natural, limit=50)
     assert seen.transfer == Proportion(0, 0)
     assert "it has none here" in seen.text()
     with pytest.raises(ModelError, match="student"):
-        gate(sound, val, THREAT, student=Wrapped(natural, after=lambda z: z[:, :7]), limit=50)
+        examine_teacher(sound, val, THREAT, student=Wrapped(natural, after=lambda z: z[:, :7]), limit=50)
 
 
 def test_nothing_depends_on_batch_and_nothing_is_left_behind(sound, natural, val):
     teacher, student = copy.deepcopy(sound).train(), copy.deepcopy(natural).train()
     next(teacher.parameters()).requires_grad_(False)
     before, rng = (snapshot(teacher), snapshot(student)), global_rng()
-    one = gate(teacher, val, THREAT, student=student, limit=60)
+    one = examine_teacher(teacher, val, THREAT, student=student, limit=60)
     assert global_rng() == rng
     require_same(before[0], snapshot(teacher), "gate", "teacher")
     require_same(before[1], snapshot(student), "gate", "student")
-    odd = gate(teacher, val, THREAT, student=student, limit=60, batch=17)
+    odd = examine_teacher(teacher, val, THREAT, student=student, limit=60, batch=17)
     assert (one.clean, one.robust, one.transfer) == (odd.clean, odd.robust, odd.transfer)
     assert one.n == 60
     assert not any(module._forward_hooks for module in teacher.modules())
 
 
 def test_a_method_without_attacks_wants_no_robust_teacher(natural, val):
-    assert names(gate(natural, val, Linf(0.25))) == ["not_robust"]
-    seen = gate(natural, val, Linf(0.25), robust=False)
+    assert names(examine_teacher(natural, val, Linf(0.25))) == ["not_robust"]
+    seen = examine_teacher(natural, val, Linf(0.25), robust=False)
     assert seen.findings == []
     assert seen.robust is None
     assert seen.entropy.hard is None
@@ -125,7 +129,7 @@ def test_a_method_without_attacks_wants_no_robust_teacher(natural, val):
 
 def test_parts_are_told(sound, val):
     told = []
-    gate(sound, val, THREAT, limit=20, progress=lambda *row: told.append(row))
+    examine_teacher(sound, val, THREAT, limit=20, progress=lambda *row: told.append(row))
     assert told == [("clean", 0, 4), ("causes", 1, 4), ("PGD-20", 2, 4), ("student", 3, 4)]
 
 
@@ -138,16 +142,16 @@ def test_sound_teachers_of_other_seeds_pass_with_and_without_a_record(parts, val
     method = ardor.methods.Natural() if seed % 2 else sat()
     net = taught(method, parts[0], 1 + seed // 2, seed, width=4 + 4 * (seed % 2))
     eps = (0.03, 0.1)[seed % 2 == 0]
-    whole = gate(net, val, Linf(eps))
+    whole = examine_teacher(net, val, Linf(eps))
     assert whole.findings == []
-    said = Claim(whole.clean.value, whole.robust.value, eps, "whole")
+    said = Record(whole.clean.value, whole.robust.value, eps, "whole")
     for images, limit in ((val, 100), (parts[1], 1000), (val, 30)):
-        assert gate(net, images, Linf(eps), limit=limit, record=said, seed=seed).findings == []
-        assert gate(net, images, Linf(eps), limit=limit, seed=seed).findings == []
+        assert examine_teacher(net, images, Linf(eps), limit=limit, record=said, seed=seed).findings == []
+        assert examine_teacher(net, images, Linf(eps), limit=limit, seed=seed).findings == []
 
 
 def test_better_than_the_record_is_welcome(sound, val):
-    assert gate(sound, val, THREAT, record=Claim(0.5, 0.2, EPS, "modest")).findings == []
+    assert examine_teacher(sound, val, THREAT, record=Record(0.5, 0.2, EPS, "modest")).findings == []
 
 
 # Pieces
@@ -155,7 +159,7 @@ def test_better_than_the_record_is_welcome(sound, val):
 
 def test_an_image_that_was_wrong_before_the_attack_is_never_right_under_it(sound, val):
     part = val.take(slice(0, 20))
-    bench = Bench(sound, sound, part, 20, 0)
+    bench = Probe(sound, sound, part, 20, 0)
     assert within(bench, torch.zeros(20, dtype=torch.bool), THREAT, 1e-4).k == 0
     assert within(bench, torch.ones(20, dtype=torch.bool), THREAT, 1e-4).k > 15
 
@@ -174,11 +178,11 @@ def test_a_repair_must_win_more_than_luck_would():
     assert brings_back(before, after, None)
     after[0] = False
     assert not brings_back(before, after, None)
-    said = Claim(0.2, None, None, "")
+    said = Record(0.2, None, None, "")
     assert brings_back(before, after, said)
     few = torch.zeros(10, dtype=torch.bool)
     assert not brings_back(few, torch.arange(10) < 3, said), "three of ten"
-    assert not brings_back(after, after, Claim(0.1, None, None, "")), "nothing won is nothing repaired"
+    assert not brings_back(after, after, Record(0.1, None, None, "")), "nothing won is nothing repaired"
 
 
 def test_repairs_fit_the_channels_and_try_what_is_inside(normalised, val):
@@ -190,18 +194,18 @@ def test_repairs_fit_the_channels_and_try_what_is_inside(normalised, val):
 
 def test_numbers_that_cannot_be_meant(sound, val):
     with pytest.raises(DataError, match="batch"):
-        gate(sound, val, THREAT, batch=0)
+        examine_teacher(sound, val, THREAT, batch=0)
     with pytest.raises(ConfigError, match="at least 1 image"):
-        gate(sound, val, THREAT, limit=0)
+        examine_teacher(sound, val, THREAT, limit=0)
     with pytest.raises(ConfigError, match=r"0\.6925"):
-        Claim(69.25, None, None, "me")
+        Record(69.25, None, None, "me")
     with pytest.raises(ConfigError, match="eps"):
-        Claim(0.9, 0.5, None, "me")
+        Record(0.9, 0.5, None, "me")
 
 
 def test_require_names_the_first_error_and_lets_warnings_pass():
-    finding = ardor.gate.judge.Finding
-    warned = Gate(1, THREAT, findings=[finding("other_eps", "warning", "seen", "next")])
+    finding = ardor.evaluation.findings.Finding
+    warned = TeacherReport(1, THREAT, findings=[finding("other_eps", "warning", "seen", "next")])
     require(warned)
     warned.findings += [finding("misfit", "error", "one", "do one"), finding("not_robust", "error", "two", "do two")]
     with pytest.raises(ModelError, match="got misfit: one; do one, or type --gate=false to train all the same"):
@@ -226,7 +230,7 @@ def test_the_record_of_a_known_teacher(monkeypatch):
     )
     monkeypatch.setattr(known_teachers, "known_of", lambda net: said)
     claim = claim_of("robustbench:Known2026", nn.Identity())
-    assert claim == Claim(0.85, 0.53, 0.031, "Known2026", "AutoAttack", "linf", "cifar10", (3, 32, 32))
+    assert claim == Record(0.85, 0.53, 0.031, "Known2026", "AutoAttack", "linf", "cifar10", (3, 32, 32))
     monkeypatch.setattr(known_teachers, "known_of", lambda net: None)
     assert claim_of("resnet18", nn.Identity()) is None
     assert claim_of(None, nn.Identity()) is None
@@ -332,7 +336,7 @@ def published(tmp_path_factory):
     split = Split(images.permute(0, 3, 1, 2).contiguous(), labels.long(), 10, "cifar10", "test")
     name = "cifar10_resnet2b_adv2"
     said = json.loads((SHARED / "checkpoints" / "index.json").read_text())[name]
-    claim = Claim(said["clean_10000"], said["pgd20_first200"]["2/255"], 2 / 255, name, data="cifar10")
+    claim = Record(said["clean_10000"], said["pgd20_first200"]["2/255"], 2 / 255, name, data="cifar10")
     weights = SHARED / "checkpoints" / f"{name}.safetensors"
     net = ardor.models.load(f"{copies[1]}:PlainResNet", weights=weights, width=8, stages=1, flat=1024)
     return Wrapped(net, before=lambda x: (x - MEAN) / STD).eval(), split, claim
@@ -341,7 +345,7 @@ def published(tmp_path_factory):
 @pytest.mark.parametrize("flaw", PUBLISHED)
 def test_a_published_net_and_what_may_happen_to_it(published, flaw):
     net, split, claim = published
-    seen = gate(PUBLISHED[flaw](net), split, Linf(2 / 255), record=claim)
+    seen = examine_teacher(PUBLISHED[flaw](net), split, Linf(2 / 255), record=claim)
     assert seen.refused == (flaw != "nothing")
     assert len(seen.findings) == seen.refused
     assert all(flaw in finding.evidence for finding in seen.findings)

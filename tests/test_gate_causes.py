@@ -12,14 +12,16 @@ from for_gate import EPS, ORDER, THREAT, names, sat, shuffled, taught
 from torch import nn
 
 import ardor
+import ardor.models.builders
+from ardor.attacks.threat import L2, Linf
 from ardor.data.split import Split
+from ardor.diagnostics.record import Record
+from ardor.diagnostics.teacher import examine_teacher, require
+from ardor.diagnostics.teacher.causes import at_chance, chance_of, enough, repairs
+from ardor.diagnostics.teacher.robustness import short
 from ardor.errors import ModelError
-from ardor.gate import Claim, gate, require
-from ardor.gate.causes import at_chance, chance_of, enough, repairs
-from ardor.gate.robust import short
+from ardor.evaluation.proportion import Proportion
 from ardor.noise import Noise
-from ardor.report.stats import Proportion
-from ardor.threat import L2, Linf
 
 
 def coloured(split):
@@ -81,7 +83,7 @@ def planted(cause, sound, normalised, natural):
 
 @pytest.mark.parametrize("cause", PLANTED)
 def test_a_planted_cause_is_named_and_it_alone(sound, normalised, natural, val, record, cause):
-    seen = gate(planted(cause, sound, normalised, natural), val, THREAT, record=record)
+    seen = examine_teacher(planted(cause, sound, normalised, natural), val, THREAT, record=record)
     assert names(seen) == [cause.partition(":")[0]]
     assert seen.refused
     assert PLANTED[cause][0] in seen.findings[0].evidence
@@ -99,7 +101,7 @@ def test_a_planted_cause_is_named_and_it_alone(sound, normalised, natural, val, 
     ["mis_normalised: 0 .. 255", "not_loaded: all", "not_loaded: some", "not_loaded: no batch norm", "class_order"],
 )
 def test_plain_causes_show_without_a_record(sound, normalised, natural, val, cause):
-    seen = gate(planted(cause, sound, normalised, natural), val, THREAT)
+    seen = examine_teacher(planted(cause, sound, normalised, natural), val, THREAT)
     assert names(seen) == [cause.partition(":")[0]]
     assert "record: none" in seen.text()
 
@@ -107,14 +109,18 @@ def test_plain_causes_show_without_a_record(sound, normalised, natural, val, cau
 def test_channels_in_another_order_and_published_statistics(parts, val):
     train, images = coloured(parts[0]), coloured(val)
     net = taught(ardor.methods.Natural(), train, 3)
-    clean = gate(net, images, THREAT, robust=False).clean.value
-    said = Claim(clean, None, None, "colour")
-    assert gate(net, images, THREAT, robust=False, record=said).findings == []
-    (found,) = gate(Wrapped(net, before=lambda x: x.flip(1)), images, THREAT, robust=False, record=said).findings
+    clean = examine_teacher(net, images, THREAT, robust=False).clean.value
+    said = Record(clean, None, None, "colour")
+    assert examine_teacher(net, images, THREAT, robust=False, record=said).findings == []
+    (found,) = examine_teacher(
+        Wrapped(net, before=lambda x: x.flip(1)), images, THREAT, robust=False, record=said
+    ).findings
     assert found.name == "mis_normalised"
     assert "blue, green, red" in found.evidence
     mean, std = (torch.tensor(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    (found,) = gate(Wrapped(net, before=lambda x: x * std + mean), images, THREAT, robust=False, record=said).findings
+    (found,) = examine_teacher(
+        Wrapped(net, before=lambda x: x * std + mean), images, THREAT, robust=False, record=said
+    ).findings
     assert found.name == "mis_normalised"
     assert "with the images normalised by mean" in found.evidence
     assert re.search(r"--teacher.mean 0\.\d+ 0\.\d+ 0\.\d+ --teacher.std 0\.\d+ 0\.\d+ 0\.\d+,", found.next)
@@ -124,63 +130,65 @@ def test_8_bit_images(sound, val, record):
     bits = dataclasses.replace(val, images=(val.images * 255).round().to(torch.uint8))
     assert "mean 0.303" in repairs(sound, val)[0].seen
     assert "mean 0.303" in repairs(sound, bits)[0].seen
-    assert gate(sound, bits, THREAT, record=record).findings == []
-    assert names(gate(Wrapped(sound, before=lambda x: x / 255), bits, THREAT, record=record)) == ["mis_normalised"]
+    assert examine_teacher(sound, bits, THREAT, record=record).findings == []
+    assert names(examine_teacher(Wrapped(sound, before=lambda x: x / 255), bits, THREAT, record=record)) == [
+        "mis_normalised"
+    ]
 
 
 def test_other_images_are_named(sound, val, record):
     turned = dataclasses.replace(val, images=val.images.rot90(1, (2, 3)), name="turned")
-    (found,) = gate(sound, turned, THREAT, record=record).findings
+    (found,) = examine_teacher(sound, turned, THREAT, record=record).findings
     assert found.name == "other_images"
     assert "of turned" in found.evidence
     assert "about digits" in found.evidence
     renamed = dataclasses.replace(val, name="npz:digits.npz")
-    assert gate(sound, renamed, THREAT, record=record).findings == [], "another name for the same images"
+    assert examine_teacher(sound, renamed, THREAT, record=record).findings == [], "another name for the same images"
 
 
 def test_other_classes_and_other_sizes(sound, val, record):
-    (found,) = gate(Wrapped(sound, after=lambda z: z[:, :7]), val, THREAT).findings
+    (found,) = examine_teacher(Wrapped(sound, after=lambda z: z[:, :7]), val, THREAT).findings
     assert found.name == "misfit"
     assert "10 classes, got 7" in found.evidence
     assert found.next.startswith("type --teacher.classes")
     large = dataclasses.replace(val, images=val.images.repeat_interleave(2, 2).repeat_interleave(2, 3))
-    seen = gate(sound, large, THREAT, record=record)
+    seen = examine_teacher(sound, large, THREAT, record=record)
     assert names(seen) == ["misfit"]
     assert "(1, 8, 8)" in seen.findings[0].evidence
     assert seen.clean is None
     assert "clean: not measured" in seen.text()
-    (found,) = gate(Wrapped(sound, after=lambda z: z / (z.amax() * 0)), val, THREAT).findings
+    (found,) = examine_teacher(Wrapped(sound, after=lambda z: z / (z.amax() * 0)), val, THREAT).findings
     assert found.name == "misfit"
     assert "finite" in found.evidence
-    assert names(gate(copy.deepcopy(sound).half(), val, THREAT)) == ["misfit"]
-    assert names(gate(Wrapped(sound, before=lambda x: x[:, :, :2, :2].flatten()), val, THREAT)) == ["misfit"]
+    assert names(examine_teacher(copy.deepcopy(sound).half(), val, THREAT)) == ["misfit"]
+    assert names(examine_teacher(Wrapped(sound, before=lambda x: x[:, :, :2, :2].flatten()), val, THREAT)) == ["misfit"]
 
 
 def test_norm_layers_that_nothing_uses_are_let_go(sound, val, record):
     spare = copy.deepcopy(sound)
     spare.unused = nn.BatchNorm2d(3)
-    assert gate(spare, val, THREAT).findings == []
-    assert gate(half_loaded(sound), val, THREAT, record=Claim(0.2, 0.1, EPS, "modest")).findings == []
+    assert examine_teacher(spare, val, THREAT).findings == []
+    assert examine_teacher(half_loaded(sound), val, THREAT, record=Record(0.2, 0.1, EPS, "modest")).findings == []
 
 
 def test_fewer_images_than_classes_and_one_class(sound, val):
-    assert names(gate(sound, val, THREAT, limit=5, robust=False)) == []
+    assert names(examine_teacher(sound, val, THREAT, limit=5, robust=False)) == []
     assert at_chance(Proportion(45, 449), 0.1)
     assert not at_chance(Proportion(80, 449), 0.1)
     three = val.take(val.labels == 3)
-    assert names(gate(sound, three, THREAT, robust=False)) == []
-    assert names(gate(sound, val.take([int((val.labels == c).nonzero()[0]) for c in (0, 1)]), THREAT)) == []
+    assert names(examine_teacher(sound, three, THREAT, robust=False)) == []
+    assert names(examine_teacher(sound, val.take([int((val.labels == c).nonzero()[0]) for c in (0, 1)]), THREAT)) == []
 
 
 def test_where_one_class_is_common_its_name_alone_is_no_skill_and_a_little_more_is(sound, natural, val):
     mostly = val.take(torch.cat([(val.labels == 3).nonzero()[:, 0], torch.arange(12)]))
     constant = Wrapped(sound, after=lambda z: 0.001 * z + 100 * torch.eye(10)[3])
-    (found,) = gate(constant, mostly, THREAT, robust=False).findings
+    (found,) = examine_teacher(constant, mostly, THREAT, robust=False).findings
     assert (found.name, found.severity) == ("near_chance", "warning"), "a sound net may be no better on so few"
-    assert names(gate(constant, mostly.take(torch.arange(len(mostly)).repeat(9)), THREAT)) == ["not_loaded"]
+    assert names(examine_teacher(constant, mostly.take(torch.arange(len(mostly)).repeat(9)), THREAT)) == ["not_loaded"]
     common = val.take((val.labels == 3) | (val.index % 40 == 0))
     biased = Wrapped(sound, after=lambda z: z + 12 * torch.eye(10)[3])
-    seen = gate(biased, common, THREAT, robust=False)
+    seen = examine_teacher(biased, common, THREAT, robust=False)
     assert seen.clean.value < 0.95
     assert seen.findings == []
     logits = torch.eye(4)[[0, 0, 1, 3]]
@@ -199,7 +207,7 @@ def two_classes(n, right):
 
 def test_where_the_record_is_reached_chance_refuses_nobody():
     net, few = two_classes(20, 16)
-    seen = gate(net, few, THREAT, record=Claim(0.8, None, None, "modest", data="others"))
+    seen = examine_teacher(net, few, THREAT, record=Record(0.8, None, None, "modest", data="others"))
     assert names(seen) == ["near_chance"]
     assert not seen.refused
     require(seen)
@@ -207,20 +215,22 @@ def test_where_the_record_is_reached_chance_refuses_nobody():
     assert "50.0 % of which" in seen.findings[0].evidence
     assert "say 126:" in seen.findings[0].next
     net, many = two_classes(200, 116)
-    seen = gate(net, many, THREAT, record=Claim(0.58, None, None, "modest"))
+    seen = examine_teacher(net, many, THREAT, record=Record(0.58, None, None, "modest"))
     assert names(seen) == ["near_chance"]
     assert "say 400:" in seen.findings[0].next
-    missed = gate(net, many, THREAT, record=Claim(0.95, None, None, "boaster"))
+    missed = examine_teacher(net, many, THREAT, record=Record(0.95, None, None, "boaster"))
     assert names(missed) == ["not_loaded"]
     assert missed.refused
 
 
 def test_without_a_record_few_images_at_chance_are_warned_of_and_many_refused():
-    assert names(gate(*two_classes(20, 16), THREAT)) == ["near_chance"]
-    assert names(gate(*two_classes(124, 70), THREAT)) == ["near_chance"]
-    assert names(gate(*two_classes(126, 70), THREAT)) == ["not_loaded"]
-    assert gate(*two_classes(126, 98), THREAT).findings == []
-    assert names(gate(*two_classes(20, 11), THREAT, record=Claim(0.98, None, None, "good"))) == ["not_loaded"]
+    assert names(examine_teacher(*two_classes(20, 16), THREAT)) == ["near_chance"]
+    assert names(examine_teacher(*two_classes(124, 70), THREAT)) == ["near_chance"]
+    assert names(examine_teacher(*two_classes(126, 70), THREAT)) == ["not_loaded"]
+    assert examine_teacher(*two_classes(126, 98), THREAT).findings == []
+    assert names(examine_teacher(*two_classes(20, 11), THREAT, record=Record(0.98, None, None, "good"))) == [
+        "not_loaded"
+    ]
 
 
 def test_enough_images_keep_a_net_halfway_from_looking_blind():
@@ -245,7 +255,7 @@ def test_a_record_is_missed_where_chance_would_miss_it_once_in_a_thousand():
 def test_three_images_refuse_no_sound_run(sound, val, record):
     for start in range(0, 60, 3):
         part = val.take(slice(start, start + 3))
-        assert not gate(sound, part, THREAT, record=record, robust=False).refused
+        assert not examine_teacher(sound, part, THREAT, record=record, robust=False).refused
 
 
 # Robustness
@@ -253,36 +263,38 @@ def test_three_images_refuse_no_sound_run(sound, val, record):
 
 def test_trained_for_a_smaller_eps_or_natural(parts, natural, val):
     quarter = taught(sat(0.03), parts[0], 4)
-    (found,) = gate(quarter, val, Linf(0.25), limit=200).findings
+    (found,) = examine_teacher(quarter, val, Linf(0.25), limit=200).findings
     assert found.name == "not_robust"
     assert "smaller eps, about 0.0625" in found.next
     assert "at half of this eps" in found.evidence
-    (found,) = gate(quarter, val, Linf(0.15), record=Claim(0.9, 0.6, 0.15, "boaster"), limit=200).findings
+    (found,) = examine_teacher(quarter, val, Linf(0.15), record=Record(0.9, 0.6, 0.15, "boaster"), limit=200).findings
     assert "about 0.075" in found.next
-    (found,) = gate(natural, val, Linf(0.5), limit=200).findings
+    (found,) = examine_teacher(natural, val, Linf(0.5), limit=200).findings
     assert "it looks natural" in found.next
 
 
 def test_the_record_is_compared_at_its_own_eps(sound, val, record):
     small = dataclasses.replace(record, robust=0.9, eps=0.03)
-    (found,) = gate(sound, val, THREAT, record=small, limit=200).findings
+    (found,) = examine_teacher(sound, val, THREAT, record=small, limit=200).findings
     assert (found.name, found.severity) == ("other_eps", "warning")
     assert "linf eps 0.03, and the threat is linf eps 0.1" in found.evidence
-    seen = gate(sound, val, THREAT, record=dataclasses.replace(small, robust=0.99), limit=200)
+    seen = examine_teacher(sound, val, THREAT, record=dataclasses.replace(small, robust=0.99), limit=200)
     assert names(seen) == ["not_robust"], "the warning goes with it"
     assert "where it leaves" in seen.findings[0].evidence
-    assert names(gate(sound, val, THREAT, record=dataclasses.replace(record, eps=EPS * 0.985), limit=200)) == []
-    far = gate(sound, val, THREAT, record=dataclasses.replace(record, norm="l2", robust=0.99), limit=200)
+    assert (
+        names(examine_teacher(sound, val, THREAT, record=dataclasses.replace(record, eps=EPS * 0.985), limit=200)) == []
+    )
+    far = examine_teacher(sound, val, THREAT, record=dataclasses.replace(record, norm="l2", robust=0.99), limit=200)
     assert names(far) == ["other_eps"], "of another norm nothing follows"
     assert not far.refused
-    assert names(gate(sound, val, L2(0.2), record=record, limit=200)) == ["other_eps"]
+    assert names(examine_teacher(sound, val, L2(0.2), record=record, limit=200)) == ["other_eps"]
 
 
 def test_a_weaker_attack_leaves_more_right_than_pgd_20(sound, val, record):
     k, n = round(record.robust * 449), 449
     high = Proportion(k, n).value + 0.1
-    assert names(gate(sound, val, THREAT, record=dataclasses.replace(record, robust=high))) == ["not_robust"]
+    assert names(examine_teacher(sound, val, THREAT, record=dataclasses.replace(record, robust=high))) == ["not_robust"]
     weaker = dataclasses.replace(record, robust=high, attack="PGD-10")
-    assert gate(sound, val, THREAT, record=weaker).findings == []
+    assert examine_teacher(sound, val, THREAT, record=weaker).findings == []
     weaker = dataclasses.replace(weaker, robust=high + 0.1)
-    assert names(gate(sound, val, THREAT, record=weaker)) == ["not_robust"]
+    assert names(examine_teacher(sound, val, THREAT, record=weaker)) == ["not_robust"]

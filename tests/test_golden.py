@@ -13,9 +13,9 @@ import torch
 from nets import batch, pair
 
 from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.noise import Noise
-from ardor.threat import Linf
 
 GOLDEN = Path(__file__).with_name("golden_losses.txt")
 HEAD = "# The loss of each of ten steps per method. Never edited by hand: python tests/test_golden.py rewrites it.\n"

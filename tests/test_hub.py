@@ -16,12 +16,14 @@ import torch
 import yaml
 
 import ardor
-from ardor import hub, models
-from ardor.cli import main
+import ardor.evaluation.findings
+from ardor import models
+from ardor.cli.main import main
+from ardor.deployment import hub
+from ardor.deployment.hub import folder as folders
+from ardor.deployment.hub.redact import redact, trained
+from ardor.deployment.hub.release import evidence_of
 from ardor.errors import ConfigError, ExportError, ModelError, RunError
-from ardor.hub import folder as folders
-from ardor.hub.plain import plain, trained
-from ardor.hub.release import evidence_of
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -60,7 +62,9 @@ def release(run):
 
 @pytest.fixture(scope="module")
 def made(release, tmp_path_factory):
-    return hub.write(release, tmp_path_factory.mktemp("hub") / "out", repository="owner/sat-digits", license="mit")
+    return hub.write_folder(
+        release, tmp_path_factory.mktemp("hub") / "out", repository="owner/sat-digits", license="mit"
+    )
 
 
 @pytest.fixture
@@ -130,7 +134,7 @@ def test_the_config_says_what_the_net_takes_and_withstands(made, release):
 
 def test_mean_and_std_come_back(tmp_path, bare):
     net = models.build("small_cnn", channels=1, width=4, mean=[128 / 255], std=[1 / 3]).train()
-    made = hub.write(replace(bare, net=net), tmp_path / "out", force=True)
+    made = hub.write_folder(replace(bare, net=net), tmp_path / "out", force=True)
     back = models.load(made.folder)
     assert models.hash_of(back) == models.hash_of(net)
     assert torch.equal(back.normalise.mean, net.normalise.mean)
@@ -161,7 +165,7 @@ def test_the_metadata_are_those_of_the_hub(made, bare):
 def test_an_accuracy_stands_in_the_metadata_once(bare, tmp_path):
     (report,) = evidence_of(bare).reports
     again = replace(report, suite="paper")
-    made = hub.write(replace(bare, reports=[report, again]), tmp_path / "out")
+    made = hub.write_folder(replace(bare, reports=[report, again]), tmp_path / "out")
     names = [r.metric_name for r in client.ModelCard.load(made.folder / "README.md").data.eval_results]
     assert names.count("clean accuracy") == 1
     assert len(names) == len(set(names)) == 5
@@ -205,7 +209,7 @@ def test_no_folder_of_the_machine_is_published(made, run):
 
 def test_the_cards_own_lines_run(release, tmp_path):
     """Both snippets as they stand there, where the folder lies."""
-    made = hub.write(release, tmp_path / "out")
+    made = hub.write_folder(release, tmp_path / "out")
     blocks = re.findall(r"```python\n(.*?)```", read(made), re.DOTALL)
     assert len(blocks) == 2
     assert "hf:./out" in blocks[0]
@@ -219,16 +223,16 @@ def test_the_cards_own_lines_run(release, tmp_path):
 
 
 def test_own_words_stand_in_the_card(bare, tmp_path):
-    made = hub.write(bare, tmp_path / "out", about="\nMade for *a course*.\n")
+    made = hub.write_folder(bare, tmp_path / "out", about="\nMade for *a course*.\n")
     assert "\n\nMade for *a course*.\n\n## Evaluation" in read(made)
     assert "license" not in yaml.safe_load(read(made).split("---")[1])
 
 
 def test_an_error_stands_above_the_figures_and_keeps_them_out_of_the_metadata(bare, tmp_path):
     (report,) = evidence_of(bare).reports
-    bad = ardor.checks.Finding("zero_gradients", "error", "no gradient", "do not quote it")
+    bad = ardor.evaluation.findings.Finding("zero_gradients", "error", "no gradient", "do not quote it")
     mark = {**report.data, "marks": ["chosen on the test set"]}
-    made = hub.write(replace(bare, reports=[replace(report, findings=[bad], data=mark)]), tmp_path / "out")
+    made = hub.write_folder(replace(bare, reports=[replace(report, findings=[bad], data=mark)]), tmp_path / "out")
     text = read(made)
     assert "**Do not quote the robust accuracies of model.safetensors" in text
     assert text.index("error: no gradient; do not quote it") < text.index("warning: chosen on the test set")
@@ -250,7 +254,7 @@ def test_an_error_stands_above_the_figures_and_keeps_them_out_of_the_metadata(ba
     ],
 )
 def test_paths_are_cut(text, cut):
-    assert plain({"a": [text]}) == {"a": [cut]}
+    assert redact({"a": [text]}) == {"a": [cut]}
 
 
 def test_the_training_is_published_without_where_things_lay():
@@ -264,9 +268,9 @@ def test_the_training_is_published_without_where_things_lay():
 def test_a_net_without_a_report_is_not_published_unasked(bare, tmp_path):
     others = replace(bare, reports=[r for r in bare.reports if r.title == ""])
     with pytest.raises(ConfigError, match=r"a report of the weights \w{16} of sat, got none, only 1 of others"):
-        hub.write(others, tmp_path / "out")
+        hub.write_folder(others, tmp_path / "out")
     assert not any(tmp_path.iterdir())
-    text = read(hub.write(others, tmp_path / "out", force=True))
+    text = read(hub.write_folder(others, tmp_path / "out", force=True))
     assert "**Not evaluated: nothing is known of its accuracy" in text
     assert "no claim of any robustness" in text
     assert "model-index" not in text
@@ -285,34 +289,34 @@ def test_a_net_without_a_report_is_not_published_unasked(bare, tmp_path):
 )
 def test_words_that_do_not_fit_are_refused(bare, tmp_path, words, error, word):
     with pytest.raises(error, match=word):
-        hub.write(bare, tmp_path / "out", **words)
+        hub.write_folder(bare, tmp_path / "out", **words)
     assert not any(tmp_path.iterdir())
 
 
 def test_a_net_of_the_users_own_is_refused(bare, tmp_path):
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with pytest.raises(ConfigError, match=r"expected a net of ardor\.models, got Sequential"):
-        hub.write(replace(bare, net=net), tmp_path / "out")
+        hub.write_folder(replace(bare, net=net), tmp_path / "out")
     with pytest.raises(ModelError, match="the net to answer the data.s 2 classes, got 10"):
-        hub.write(replace(bare, class_names=("a", "b")), tmp_path / "out")
+        hub.write_folder(replace(bare, class_names=("a", "b")), tmp_path / "out")
 
 
 def test_a_net_that_would_not_come_back_is_refused(bare, tmp_path):
     other = models.build("small_cnn", channels=1, width=4, mean=[0.1], std=[0.5])
     vars(other)["built_as"] = {**other.built_as, "mean": [0.2]}
     with pytest.raises(ExportError, match="expected the folder to give the net"):
-        hub.write(replace(bare, net=other), tmp_path / "out", force=True)
+        hub.write_folder(replace(bare, net=other), tmp_path / "out", force=True)
     other = models.build("small_cnn", channels=1, width=4)
     other.register_forward_hook(lambda net, x, logits: 2 * logits)  # the same weights, another function
     with pytest.raises(ExportError, match="same logits, got another"):
-        hub.write(replace(bare, net=other), tmp_path / "out", force=True)
+        hub.write_folder(replace(bare, net=other), tmp_path / "out", force=True)
     assert not any(tmp_path.iterdir())
 
 
 def test_no_huggingface_hub(bare, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ConfigError, match=r'huggingface_hub for a model card.*pip install "ardor\[hub\]"'):
-        hub.write(bare, tmp_path / "out")
+        hub.write_folder(bare, tmp_path / "out")
     assert not any(tmp_path.iterdir())
 
 
@@ -322,8 +326,8 @@ def test_no_huggingface_hub(bare, tmp_path, monkeypatch):
 def test_a_folder_of_ours_is_replaced_and_any_other_is_not(bare, tmp_path):
     out = tmp_path / "out"
     out.mkdir()  # empty: nothing to lose
-    hub.write(bare, out, about="one")
-    assert "two" in read(hub.write(bare, out, about="two"))
+    hub.write_folder(bare, out, about="one")
+    assert "two" in read(hub.write_folder(bare, out, about="two"))
     for change, word in (
         (lambda: (out / "notes.txt").write_text("mine"), r"with other files \(notes\.txt\)"),
         (lambda: (out / "sub").mkdir(), r"with other files \(sub\)"),
@@ -332,25 +336,25 @@ def test_a_folder_of_ours_is_replaced_and_any_other_is_not(bare, tmp_path):
         (lambda: (out / "SHA256SUMS").unlink(), "without SHA256SUMS"),
     ):
         shutil.rmtree(out)
-        hub.write(bare, out)
+        hub.write_folder(bare, out)
         change()
         before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
         with pytest.raises(RunError, match=f"expected no folder, or one of ardor push.*{word}.*--folder NEW"):
-            hub.write(bare, out)
+            hub.write_folder(bare, out)
         assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
         assert [p.name for p in tmp_path.iterdir()] == ["out"]
     with pytest.raises(RunError, match="without SHA256SUMS"):
-        hub.write(bare, Path(__file__).parent)
+        hub.write_folder(bare, Path(__file__).parent)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match="which is a file"):
-        hub.write(bare, tmp_path / "file")
+        hub.write_folder(bare, tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize("when", ["in the middle", "at the swap"])
 def test_a_disk_that_says_no_leaves_what_was_there(bare, tmp_path, monkeypatch, when):
     out = tmp_path / "out"
-    hub.write(bare, out, about="one")
+    hub.write_folder(bare, out, about="one")
     before = {p.name: p.read_bytes() for p in out.iterdir()}
     real = os.rename
 
@@ -365,7 +369,7 @@ def test_a_disk_that_says_no_leaves_what_was_there(bare, tmp_path, monkeypatch, 
     else:
         monkeypatch.setattr(folders.os, "rename", swap)
     with pytest.raises(RunError, match=r"expected to write .*out, got No space left"):
-        hub.write(bare, out, about="two")
+        hub.write_folder(bare, out, about="two")
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
@@ -374,7 +378,7 @@ def test_a_link_stays_a_link(bare, tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
     for _ in range(2):
-        hub.write(bare, tmp_path / "link")
+        hub.write_folder(bare, tmp_path / "link")
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "real" / "README.md").is_file()
         assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
@@ -387,6 +391,6 @@ def test_a_run_whose_mean_is_a_fraction_is_published(tmp_path):
     train, val, _ = ardor.data.load("digits", limit=64)
     ardor.distill(net, None, ardor.methods.Natural(), train, recipe, val=val, run=tmp_path / "run")
     release = replace(hub.release_of(tmp_path / "run", "last"), reports=())
-    back = models.load(hub.write(release, tmp_path / "out", force=True).folder)
+    back = models.load(hub.write_folder(release, tmp_path / "out", force=True).folder)
     assert models.hash_of(back) == models.hash_of(net)
     assert models.hash_of(models.load(tmp_path / "run" / "last.safetensors")) == models.hash_of(net)

@@ -8,8 +8,9 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
-from ardor import hub, models
-from ardor.cli import main
+from ardor import models
+from ardor.cli.main import main
+from ardor.deployment import hub
 from ardor.errors import CheckpointError, ConfigError, ModelError
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
@@ -20,7 +21,7 @@ constants = pytest.importorskip("huggingface_hub.constants")
 def made(tmp_path_factory):
     net = models.build("small_cnn", channels=1, width=4, seed=3)
     release = hub.Release(net, (1, 8, 8), tuple(map(str, range(10))))
-    return hub.write(release, tmp_path_factory.mktemp("hub") / "out", force=True)
+    return hub.write_folder(release, tmp_path_factory.mktemp("hub") / "out", force=True)
 
 
 def test_a_relative_folder_and_a_name_of_the_hub_are_told_apart(made, tmp_path, monkeypatch):

@@ -4,8 +4,9 @@ import shutil
 
 import pytest
 
-from ardor import hub, models
-from ardor.cli import main
+from ardor import models
+from ardor.cli.main import main
+from ardor.deployment import hub
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -19,7 +20,7 @@ def test_the_table_of_forms_goes_into_the_card_while_it_is_of_these_weights(tmp_
     assert main(["train", *words, "--recipe.augment", "none", "--run", str(there)]) == 0
     assert main(["deploy", str(there), "--limit", "30", "--queries", "2", "--force"]) == 0
     release = hub.release_of(there)
-    text = (hub.write(release, tmp_path / "out").folder / "README.md").read_text()
+    text = (hub.write_folder(release, tmp_path / "out").folder / "README.md").read_text()
     assert "| | float32 | ONNX | INT8 |" in release.deployed
     assert release.deployed in text
     assert "gradients are those" not in release.deployed, "findings stand together, below"

@@ -10,7 +10,7 @@ import pytest
 from for_journal import IDENTITY, batches, entry_of, settle
 
 from ardor.errors import RunError
-from ardor.journal import Journal
+from ardor.evaluation.journal import Journal
 
 
 def test_every_batch_is_done_once_and_read_ever_after(tmp_path):

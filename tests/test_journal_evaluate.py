@@ -12,13 +12,13 @@ from for_journal import IDENTITY, entry_of, settle
 
 from ardor import data as datasets
 from ardor.attacks import APGD, PGD, Suite, paper
+from ardor.attacks.threat import Linf
 from ardor.errors import ConfigError, RunError
-from ardor.evaluate import evaluate
-from ardor.journal import Batch, Entry, Journal
+from ardor.evaluation.journal import Batch, BatchVerdict, Journal
+from ardor.evaluation.progress import ProgressMeter
+from ardor.evaluation.report import Report
+from ardor.evaluation.verdicts import evaluate
 from ardor.models import build
-from ardor.progress import Meter
-from ardor.report import Report
-from ardor.threat import Linf
 
 THREAT = Linf(0.1)
 
@@ -211,7 +211,7 @@ def test_settings_and_code_of_ones_own_are_part_of_the_identity(judged, tmp_path
     with pytest.raises(RunError, match="code: |keywords"):
         judge(judged, tmp_path / "k", suite=mine(2))
     judge(judged, tmp_path / "k", suite=mine(1))
-    monkeypatch.setattr(sys.modules["ardor.evaluate"], "code_of", lambda made: "another file")
+    monkeypatch.setattr(sys.modules["ardor.evaluation.verdicts"], "code_of", lambda made: "another file")
     with pytest.raises(RunError, match="code: "):
         judge(judged, tmp_path / "k", suite=mine(1))
 
@@ -280,12 +280,12 @@ def meter(told, sequential=True, batch=10, images=40):
         def cost(self, classes):
             return self.passes
 
-    return Meter({"one": Costs(100, 1), "two": Costs(60, 3)}, images, 10, batch, sequential, told.append)
+    return ProgressMeter({"one": Costs(100, 1), "two": Costs(60, 3)}, images, 10, batch, sequential, told.append)
 
 
 def done(stage, number, letters, seconds=1.0):
     index = list(range(10 * number, 10 * number + len(letters)))
-    return Entry(stage, number, index, letters, 1, 1, seconds)
+    return BatchVerdict(stage, number, index, letters, 1, 1, seconds)
 
 
 def test_the_time_left_is_that_of_the_batches_left(monkeypatch):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ardor.cli import main
+from ardor.cli.main import main
 
 WORDS = ["--suite", "autoattack", "--limit", "32", "--batch", "16", "--threat.eps", "0.12", "--images"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}

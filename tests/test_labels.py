@@ -9,16 +9,17 @@ from cyclopts import CycloptsError
 from nets import Fixed, batch, filled, moved, pair
 
 import ardor
+import ardor.models.loading
 from ardor.attacks import PGD
-from ardor.bench.labels import KINDS, Both, LabelKinds, _smoothed, both
-from ardor.cli import main
-from ardor.commands.train import job_of
+from ardor.attacks.threat import Linf
+from ardor.cli.commands.train import job_of
+from ardor.cli.main import main
+from ardor.engine.modes import attack_view, freeze
 from ardor.errors import ConfigError
+from ardor.experiments.label_study import KINDS, Both, LabelKinds, _smoothed, both
+from ardor.losses import l_cov, l_gram
 from ardor.methods import RSLAD, VarianceGap
-from ardor.modes import attack_view, freeze
 from ardor.testing import TinyNet, check_method
-from ardor.threat import Linf
-from ardor.variance import l_cov, l_gram
 
 PAIRS = [(inner, outer) for inner in KINDS for outer in KINDS]
 
@@ -139,8 +140,9 @@ def runs(tmp_path_factory):
 
 def words_of(runs, *others):
     return [
-        "--data=digits", "--student=small_cnn", "--student.width=4", "--method=ardor.bench.labels:LabelKinds",
-        "--teacher=ardor.bench.labels:both", f"--teacher.natural={runs / 'natural'}",
+        "--data=digits", "--student=small_cnn", "--student.width=4",
+        "--method=ardor.experiments.label_study:LabelKinds",
+        "--teacher=ardor.experiments.label_study:both", f"--teacher.natural={runs / 'natural'}",
         f"--teacher.robust={runs / 'sat'}", "--recipe.augment=none", "--recipe.device=cpu", *others,
     ]  # fmt: skip
 

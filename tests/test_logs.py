@@ -10,9 +10,10 @@ import pytest
 from for_logs import CONFIG, curves, epoch, finish, train
 
 import ardor
+import ardor.models.builders
 from ardor.errors import ConfigError
-from ardor.logs import log_to, scalars
-from ardor.ready import config_of
+from ardor.training.preflight import resolve_config
+from ardor.training.trackers import log_to, scalars
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_beside_the_real_loop(run):
     method = ardor.methods.Natural()
     for epochs in (1, 1):
         recipe = ardor.Recipe(epochs=epochs, batch=64, augment="none", val_size=20, device="cpu")
-        config = config_of(net, None, method, train_.limit(64), val, recipe)
+        config = resolve_config(net, None, method, train_.limit(64), val, recipe)
         with closing(log_to(["tensorboard"], run, config)) as sink:
             for record in ardor.epochs(net, None, method, train_.limit(64), recipe, val=val, run=run):
                 sink.record(record)

@@ -9,8 +9,8 @@ import pytest
 from for_logs import epoch, finish
 from rich.console import Console
 
-from ardor.commands import draw
-from ardor.logs.moment import Moment
+from ardor.cli import display
+from ardor.training.epoch import StepProgress
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def shown(board):
 
 def test_the_board_with_epochs_alone(run):
     clock = iter([0.0, 60.0, 120.0, 180.0]).__next__
-    board = draw.Board(4, str(run), clock)
+    board = display.Board(4, str(run), clock)
     [head] = shown(board)
     assert head.startswith(f"{run}  epoch 1/4")
     assert "left" not in head
@@ -53,8 +53,8 @@ def draw_at(board, now):
 
 
 def test_the_board_with_steps(run):
-    board = draw.Board(4, str(run), lambda: 0.0)
-    board.take(Moment(1, 4, 5, 10, 1234.4, {"kl": 1.0, "ce": 0.5}))
+    board = display.Board(4, str(run), lambda: 0.0)
+    board.take(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0, "ce": 0.5}))
     head, loss = shown(draw_at(board, 30.0))
     assert "epoch 1/4" in head
     assert head.endswith("step 5/10  4 min left")  # 210 s
@@ -67,31 +67,31 @@ def test_the_board_with_steps(run):
 def test_the_board_of_a_run_that_goes_on(run):
     finish(run, epoch(1, best=True))
     finish(run, epoch(2))
-    board = draw.Board(4, str(run), lambda: 0.0)
+    board = display.Board(4, str(run), lambda: 0.0)
     head, val = shown(board)
     assert "epoch 3/4" in head
     assert val == "val 72.0 clean 42.0 robust at epoch 2  best 71.0 clean 41.0 robust at epoch 1"
-    board.take(Moment(3, 4, 1, 2, 10, {"kl": 1.0}))
+    board.take(StepProgress(3, 4, 1, 2, 10, {"kl": 1.0}))
     assert shown(draw_at(board, 20.0))[0].endswith("60 s left"), "at the pace of this process, not of all epochs"
 
 
 def test_off_a_terminal_a_plain_line_per_epoch(run, monkeypatch):
     file = io.StringIO()
-    monkeypatch.setattr(draw, "err", Console(file=file, highlight=False, soft_wrap=True))
+    monkeypatch.setattr(display, "err", Console(file=file, highlight=False, soft_wrap=True))
     records = [epoch(1, best=True), epoch(2)]
-    assert draw.training(iter(records), 4, str(run)) == records
+    assert display.training(iter(records), 4, str(run)) == records
     assert file.getvalue() == "".join(f"{record}\n" for record in records)
     assert file.getvalue().startswith(
         "epoch 1/4  loss 0.7500  kl 0.5000  ce 0.2500  val 71.0 clean 41.0 robust *  lr 0.1"
     )
     file.truncate(0)
-    with draw.watching(4, str(run), quiet=True) as tell:
+    with display.watching(4, str(run), quiet=True) as tell:
         tell(epoch(1))
-        tell(Moment(1, 4, 5, 10, 1.0, {"kl": 1.0}))
+        tell(StepProgress(1, 4, 5, 10, 1.0, {"kl": 1.0}))
     assert file.getvalue().strip("\0") == ""
-    monkeypatch.setattr(draw, "err", Console(file=file, force_terminal=True))  # FORCE_COLOR into a file, say
-    with draw.watching(4, str(run)) as tell:
-        tell(Moment(1, 4, 5, 10, 1.0, {"kl": 1.0}))
+    monkeypatch.setattr(display, "err", Console(file=file, force_terminal=True))  # FORCE_COLOR into a file, say
+    with display.watching(4, str(run)) as tell:
+        tell(StepProgress(1, 4, 5, 10, 1.0, {"kl": 1.0}))
     assert file.getvalue().strip("\0") == ""
 
 
@@ -102,9 +102,9 @@ def test_on_a_terminal_the_board_is_drawn_and_goes(run, monkeypatch):
     reader.start()
     with os.fdopen(theirs, "w") as file:
         monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setattr(draw, "err", Console(file=file, highlight=False, soft_wrap=True, width=100))
-        with draw.watching(4, "runs/x") as tell:
-            tell(Moment(1, 4, 5, 10, 1234.4, {"kl": 1.0}))
+        monkeypatch.setattr(display, "err", Console(file=file, highlight=False, soft_wrap=True, width=100))
+        with display.watching(4, "runs/x") as tell:
+            tell(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0}))
             tell(epoch(1, best=True))
     reader.join(10)
     text = seen[0].decode()

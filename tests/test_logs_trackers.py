@@ -10,8 +10,9 @@ import pytest
 from for_logs import CONFIG, curves, epoch, finish, train
 
 import ardor
-from ardor.logs import history, log_to, scalars
-from ardor.logs.mlflow import flat
+from ardor.storage.runs import history
+from ardor.training.trackers import log_to, scalars
+from ardor.training.trackers.mlflow import flat
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_a_full_disk_ends_no_run(run, caplog, monkeypatch):
     def full(path, write):
         raise ardor.errors.RunError("expected to write, got no space")
 
-    monkeypatch.setattr("ardor.logs.write_atomic", full)
+    monkeypatch.setattr("ardor.storage.files.write_atomic", full)
     train(["tensorboard"], run, [1, 2])
     assert len(caplog.records) == 1
 
@@ -230,7 +231,7 @@ def test_ctrl_c_goes_through_a_log(run, wandb, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ardor.logs.scalars", stop)
+    monkeypatch.setattr("ardor.training.trackers.scalars", stop)
     with pytest.raises(KeyboardInterrupt):
         sink.record(finish(run, epoch(2)))
 

@@ -7,8 +7,8 @@ import torch
 from nets import Fixed, batch, moved, pair
 
 from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
-from ardor.threat import Linf
 
 # The formulas, by hand: probabilities first, and sums over classes written as such
 

@@ -9,14 +9,15 @@ import torch
 from nets import batch, filled, pair
 from torch import nn
 
-import ardor.methods
+import ardor
+import ardor.noise
 from ardor.attacks import FGSM, PGD
+from ardor.attacks.threat import L2, Linf
+from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
-from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.testing import TinyNet, check_method
-from ardor.threat import L2, Linf
 from ardor.types import Method
 
 ALL = [Natural, SAT, TRADES, MART, KD, ARD, IAD, RSLAD, VarianceGap]

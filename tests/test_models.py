@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import ardor.models as models
+from ardor import models
+from ardor.engine.flops import macs
 from ardor.errors import ConfigError, ModelError
-from ardor.models.cost import macs
 
 RESNET50 = {"name": "resnet50"}
 TRADES = {"name": "wide_resnet", "sub_block1": True}

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 import ardor
 from ardor import models
 from ardor.errors import CheckpointError, ConfigError, ModelError, RunError
-from ardor.models.build import BUILDERS
-from ardor.names import nearest, resolve
+from ardor.models.builders import BUILDERS
+from ardor.storage.imports import nearest, resolve
 
 
 def refused(error, *words):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import ardor.models as models
+from ardor import models
 from ardor.errors import CheckpointError
 
 SHARED = Path(__file__).parents[2] / "shared"

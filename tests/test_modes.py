@@ -5,7 +5,7 @@ import torch
 from nets import batch, filled
 from torch import nn
 
-from ardor.modes import attack_view, freeze, train_mode
+from ardor.engine.modes import attack_view, freeze, train_mode
 from ardor.testing import TinyNet, require_same, snapshot
 
 

@@ -12,13 +12,14 @@ from torch import nn
 
 import ardor
 from ardor.attacks import PGD
-from ardor.cache import saving
+from ardor.engine.modes import attack_view
 from ardor.errors import ConfigError, ModelError
 from ardor.losses import ce, kl
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
-from ardor.modes import attack_view
-from ardor.plan import _peak, _resident, _Work, largest_batch, plan
 from ardor.testing.shared import TinyNet, global_rng, require_same, snapshot
+from ardor.training.cost import _peak, _resident, _Work, plan
+from ardor.training.memory import largest_batch
+from ardor.training.soft_labels import saving
 
 
 def counted(method, teacher=None, **others):
@@ -193,7 +194,9 @@ def test_the_method_is_prepared_with_a_batch_of_its_own(monkeypatch):
     monkeypatch.setattr(Shaped, "looked", ())
     plan(job_for(Shaped()), steps=2)
     assert set(Shaped.looked) == {8}
-    monkeypatch.setattr("ardor.plan._Work.learn", lambda work, number, size: Greedy(4, ERRORS[0], []).look(size))
+    monkeypatch.setattr(
+        "ardor.training.cost._Work.learn", lambda work, number, size: Greedy(4, ERRORS[0], []).look(size)
+    )
     assert largest_batch(job_for(Shaped(), batch=16)) == 4
     assert Shaped.looked[-3:] == (16, 8, 4)
 
@@ -206,7 +209,7 @@ def test_the_teacher_is_asked_about_a_whole_batch(monkeypatch):
         answers.extend([answer] if run.__name__ == "ask" else [])
         return 1.0
 
-    monkeypatch.setattr("ardor.plan._Work.timed", timed)
+    monkeypatch.setattr("ardor.training.cost._Work.timed", timed)
     cost = plan(job_for(RSLAD(), teacher=TAUGHT), steps=2)
     assert [a.shape for a in answers] == [(8, 10), (8, 10)]
     assert cost.table == saving(ardor.Recipe(epochs=100, augment="crop", padding=1), 40, 10)
@@ -217,7 +220,9 @@ def test_the_teacher_is_asked_about_a_whole_batch(monkeypatch):
 def test_a_gpu_is_waited_for_before_and_after(monkeypatch):
     seen = []
     monkeypatch.setattr("torch.cuda.synchronize", lambda device: seen.append(device.type))
-    monkeypatch.setattr("ardor.plan.time", SimpleNamespace(perf_counter=lambda: seen.append("clock") or len(seen)))
+    monkeypatch.setattr(
+        "ardor.training.cost.time", SimpleNamespace(perf_counter=lambda: seen.append("clock") or len(seen))
+    )
     job = job_for(Natural())
     work = _Work(job, job.student, None, job.method, job.recipe, None, torch.device("cuda"))
     assert work.timed(seen.append, "run") == 3
@@ -232,7 +237,7 @@ def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypa
         kinds = {"learn": "steps", "ask": "teacher", "validate": "val"}
         return next(moments[kinds[run.__name__]])
 
-    monkeypatch.setattr("ardor.plan._Work.timed", timed)
+    monkeypatch.setattr("ardor.training.cost._Work.timed", timed)
     seen = []
     job = job_for(RSLAD(), teacher=TAUGHT, epochs=9, val_every=4, val_size=6)
     cost = plan(job, steps=4, tell=seen.append)
@@ -247,15 +252,15 @@ def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypa
 
 
 def test_a_look_is_scaled_from_one_batch_of_it(monkeypatch):
-    monkeypatch.setattr("ardor.plan.VALIDATED", 4)
+    monkeypatch.setattr("ardor.training.cost.VALIDATED", 4)
     looked = []
-    monkeypatch.setattr("ardor.plan.validate", lambda net, part, *_: looked.append(len(part)))
-    monkeypatch.setattr("ardor.plan._Work.timed", lambda work, run, *args: run(*args) or 1.0)
+    monkeypatch.setattr("ardor.training.cost.validate", lambda net, part, *_: looked.append(len(part)))
+    monkeypatch.setattr("ardor.training.cost._Work.timed", lambda work, run, *args: run(*args) or 1.0)
     assert plan(job_for(Natural(), epochs=10, val_size=0), steps=2).validation == 10 * 12 / 4
     assert looked == [4]
     assert plan(job_for(Natural(), epochs=10, val_size=6), steps=2).validation == 10 * 6 / 4
     job = job_for(Natural(), epochs=10, val_size=1000)
-    monkeypatch.setattr("ardor.plan.validate", lambda net, *_: looked.append(net))
+    monkeypatch.setattr("ardor.training.cost.validate", lambda net, *_: looked.append(net))
     assert plan(job, steps=2).validation == 10 * 12 / 4  # there are no more
     assert looked[-1] is not job.student  # which may be on another device
 
@@ -278,7 +283,7 @@ def test_memory_is_the_peak_of_the_process():
 def test_memory_of_validation_is_part_of_the_peak(monkeypatch):
     threads = threading.active_count()
     before = plan(job_for(Natural()), steps=2).memory
-    monkeypatch.setattr("ardor.plan.validate", lambda *_: torch.ones(50_000_000).add_(1).sum())
+    monkeypatch.setattr("ardor.training.cost.validate", lambda *_: torch.ones(50_000_000).add_(1).sum())
     assert plan(job_for(Natural()), steps=2).memory - before > 150e6
     assert threading.active_count() == threads  # nobody looks at it any longer
 

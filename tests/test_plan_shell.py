@@ -8,9 +8,9 @@ import pytest
 from for_plan import ERRORS
 
 import ardor
-from ardor.cache import saving
-from ardor.cli import main
-from ardor.plan import Cost
+from ardor.cli.main import main
+from ardor.training.cost import Cost
+from ardor.training.soft_labels import saving
 
 # The command
 WORDS = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--recipe.device", "cpu"]
@@ -40,7 +40,7 @@ def test_the_command_shows_how_far_it_is(monkeypatch, tmp_path):
         yield lambda *moved: seen.append(moved)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ardor.commands.draw.progress", progress)
+    monkeypatch.setattr("ardor.cli.display.progress", progress)
     assert main(["plan", *WORDS, "--method", "natural", "--recipe.val_size", "20", "--steps", "2"]) == 0
     assert seen == [("plan", 3), (0, "passes"), (1, "steps"), (2, "validation")]
 

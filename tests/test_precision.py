@@ -8,17 +8,17 @@ from for_precision import BOTH, CLASSES, Spied, X, Y, bits, net, off, recipe, sa
 from nets import filled
 from torch import nn
 
-import ardor
+import ardor.engine.folding
 from ardor.attacks import PGD
-from ardor.averaging import EMA
-from ardor.checkpoint import read_tensors
+from ardor.attacks.threat import Linf
+from ardor.engine.folding import FoldedNet, folded
+from ardor.engine.modes import attack_view
+from ardor.engine.precision import Computed, computed, passed
 from ardor.losses import ce
-from ardor.modes import attack_view
 from ardor.noise import Noise
-from ardor.precision import Computed, computed, passed
-from ardor.threat import Linf
-from ardor.train import distill
-from ardor.twin import Twin, twin_of
+from ardor.storage.tensors import read_tensors
+from ardor.training.averaging import EMA
+from ardor.training.loop import distill
 
 ROUNDED = (1e-4, 0.05)
 """How far bfloat16, with its 8 bits, lies from float32: further than float32's own rounding, and not far."""
@@ -152,7 +152,7 @@ def test_the_attack_gets_the_twin_with_rounded_weights():
         theirs = logits_and_gradient(view)
     handle = computed(student, "float32", "bfloat16")
     with attack_view(handle) as view:
-        assert isinstance(view, Twin)
+        assert isinstance(view, FoldedNet)
         folded = view.__dict__["folded"]
         assert {f.__dict__["weight"].dtype for f in folded} == {torch.bfloat16}
         assert {f.__dict__["bias"].dtype for f in folded} == {torch.bfloat16}
@@ -171,9 +171,9 @@ def test_the_attack_gets_the_twin_with_rounded_weights():
 def test_a_first_pass_in_bfloat16_is_compared_in_float32(monkeypatch):
     """Else what bfloat16 rounds would pass for a trace that answers otherwise, or hide one."""
     student, dtypes = net().eval(), []
-    real = ardor.twin._close
-    monkeypatch.setattr("ardor.twin._close", lambda a, b: dtypes.append(off(a, b)) or real(a, b))
-    twin = twin_of(student, torch.bfloat16)
+    real = ardor.engine.folding._close
+    monkeypatch.setattr("ardor.engine.folding._close", lambda a, b: dtypes.append(off(a, b)) or real(a, b))
+    twin = folded(student, torch.bfloat16)
     first = twin(X)
     assert max(dtypes) < 1e-5
     assert ROUNDED[0] < off(first, student(X)) < ROUNDED[1]
@@ -184,7 +184,7 @@ def test_a_first_pass_in_bfloat16_is_compared_in_float32(monkeypatch):
 def test_a_twin_that_answers_otherwise_leaves_the_net_in_bfloat16(caplog):
     student = net()
     handle = computed(student, "float32", "bfloat16")
-    twin = twin_of(student.eval(), torch.bfloat16)
+    twin = folded(student.eval(), torch.bfloat16)
     twin.__dict__["graph"].linear = nn.Linear(16, CLASSES)
     with attack_view(handle) as view:
         answer = view(X)

@@ -9,19 +9,21 @@ from for_precision import BOTH, PGD2, SEEN, Spied, X, Y, bits, net, off, recipe,
 from nets import filled
 
 import ardor
+import ardor.models.loading
 from ardor import methods
 from ardor.attacks import quick
-from ardor.averaging import EMA
-from ardor.checkpoint import read_tensors
-from ardor.cli import main
+from ardor.attacks.threat import Linf
+from ardor.cli.main import main
+from ardor.engine.modes import attack_view
+from ardor.engine.precision import computed
 from ardor.errors import ConfigError, RunError
 from ardor.losses import ce, kl
-from ardor.modes import attack_view
 from ardor.noise import Noise
-from ardor.precision import computed
-from ardor.threat import Linf
-from ardor.train import distill, epochs, make_optimiser, step
-from ardor.validation import validate
+from ardor.storage.tensors import read_tensors
+from ardor.training.averaging import EMA
+from ardor.training.loop import distill, epochs, step
+from ardor.training.state import make_optimiser
+from ardor.training.validation import validate
 
 
 class Phased:

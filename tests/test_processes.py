@@ -21,23 +21,25 @@ from for_processes import (
 )
 from torch import nn
 
-from ardor import methods, processes, validation
+from ardor import methods
 from ardor.attacks import PGD
-from ardor.checkpoint import read_tensors
+from ardor.attacks.threat import Linf
+from ardor.engine import distributed
 from ardor.errors import ConfigError, DivergedError, RunError
+from ardor.evaluation import verdicts
 from ardor.losses import ce
 from ardor.noise import order, seeded
+from ardor.storage.tensors import read_tensors
 from ardor.testing import TinyNet
-from ardor.threat import Linf
-from ardor.train import epochs
-from ardor.validation import validate
+from ardor.training.loop import epochs
+from ardor.training.validation import validate
 
 # -- the same losses, the same weights
 
 
 def distilled(images, changes):
     """Records and weights. Each process begins with weights of its own: those of the first one are taken."""
-    student, (train, _) = plain(processes.rank()), splits(images)
+    student, (train, _) = plain(distributed.rank()), splits(images)
     records = list(epochs(student, sure(), rslad(), train, recipe(**changes)))
     return np.array([[r.loss, *r.terms.values()] for r in records]), state(student)
 
@@ -69,10 +71,10 @@ def test_the_loss_follows_one_process(tmp_path, images, batch, steps, count):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
 def test_shares(monkeypatch, n, count):
     rows, met, weight = torch.arange(n) + 100, [], 0.0
-    monkeypatch.setattr(processes, "count", lambda: count)
+    monkeypatch.setattr(distributed, "count", lambda: count)
     for rank in range(count):
-        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
-        own, share = processes.mine(rows)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        own, share = distributed.shard(rows)
         assert len(own) >= 1
         assert share == (len(own) / n if rank < n else 0)
         met += own.tolist() if share else []
@@ -85,13 +87,13 @@ class Learns:
     """A method with a parameter, a module and statistics of its own; in each process it begins and sees otherwise."""
 
     def __init__(self):
-        self.scale = nn.Parameter(torch.tensor(1.0 + processes.rank()))
+        self.scale = nn.Parameter(torch.tensor(1.0 + distributed.rank()))
         self.seen_, self.steps_ = torch.zeros(2), torch.zeros((), dtype=torch.int64)
 
     def prepare(self, student, teacher, x):
-        with seeded(processes.rank()):
+        with seeded(distributed.rank()):
             self.head_ = nn.Linear(4, 4)
-        self.first_ = x.mean((0, 1, 2)) + processes.rank()
+        self.first_ = x.mean((0, 1, 2)) + distributed.rank()
 
     def parameters(self):
         return [self.scale, *self.head_.parameters()]
@@ -99,12 +101,12 @@ class Learns:
     def terms(self, student, teacher, x, y, *, epoch, noise):
         logits, own = student(x), self.first_[:4] * torch.arange(4)
         self.seen_ = torch.stack([x.mean(), logits.detach().mean()])
-        self.steps_ += 1 + processes.rank()
+        self.steps_ += 1 + distributed.rank()
         return {"own": ce(self.head_(logits) * self.scale + own, y), "clean": ce(logits, y)}
 
 
 def learns():
-    method, student, (train, _) = Learns(), plain(processes.rank()), splits(33)
+    method, student, (train, _) = Learns(), plain(distributed.rank()), splits(33)
     seen = []
     for record in epochs(student, None, method, train, recipe(epochs=4)):
         seen.append([record.loss, *method.seen_.tolist(), *method.first_.tolist(), int(method.steps_)])
@@ -149,7 +151,7 @@ def test_parameters_without_a_gradient_and_of_another_type(tmp_path):
 
 
 def normed(folder, images, val):
-    student, (train, held) = TinyNet(1, 4, 4, seed=processes.rank()), splits(images, val)
+    student, (train, held) = TinyNet(1, 4, 4, seed=distributed.rank()), splits(images, val)
     options = {"val_size": 0, "epochs": 2, "batch": 32, "augment": "none"}
     records, buffers = [], []
     for record in epochs(student, None, methods.Natural(), train, recipe(**options), val=held, run=folder):
@@ -171,7 +173,7 @@ def test_batch_norm_is_a_process_own_and_then_the_first_ones(tmp_path):
 
 def attacked(shift):
     student, (train, _) = TinyNet(1, 4, 4), splits(32)
-    student.layers[1].running_mean.add_(shift * processes.rank())
+    student.layers[1].running_mean.add_(shift * distributed.rank())
     list(epochs(student, None, methods.SAT(attack=PGD(Linf(0.1), steps=2)), train, recipe(epochs=1)))
     return state(student)
 
@@ -193,13 +195,13 @@ def test_validation_is_shared_and_says_what_one_process_says(tmp_path, val):
 
 def shared_out(val):
     """How many images this process judged."""
-    judged, evaluate = [], validation.evaluate
+    judged, evaluate = [], verdicts.evaluate
 
     def counted(net, data, *args, **kwargs):
         judged.append(len(data))
         return evaluate(net, data, *args, **kwargs)
 
-    validation.evaluate = counted
+    verdicts.evaluate = counted
     validate(TinyNet(1, 4, 4), splits(1, val)[1], methods.Natural(), recipe(val_size=0))
     return sum(judged)
 
@@ -219,7 +221,7 @@ def test_synchronised_batch_norm_is_the_gpus(tmp_path):
         assert np.array_equal(mine, theirs)  # alone there is nothing to synchronise
     net = TinyNet()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    made = processes.synchronised(net, torch.device("cuda"))  # the nets' side of it needs no GPU
+    made = distributed.synchronised(net, torch.device("cuda"))  # the nets' side of it needs no GPU
     assert made is net
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in net.modules()) == 2
     assert net.state_dict().keys() == before.keys()
@@ -236,7 +238,7 @@ class Diverges:
         self.value = value
 
     def terms(self, student, teacher, x, y, *, epoch, noise):
-        bad = float(self.value) if (epoch, processes.rank()) == (2, 1) else 1.0
+        bad = float(self.value) if (epoch, distributed.rank()) == (2, 1) else 1.0
         return {"clean": ce(student(x), y) * bad}
 
 
@@ -261,7 +263,7 @@ def test_a_loss_that_one_process_alone_finds_not_finite_stops_all(tmp_path, valu
 
 
 def apart(folders):
-    return list(epochs(plain(0), None, methods.Natural(), splits(16)[0], recipe(), run=folders[processes.rank()]))
+    return list(epochs(plain(0), None, methods.Natural(), splits(16)[0], recipe(), run=folders[distributed.rank()]))
 
 
 def test_processes_that_see_different_folders_are_refused(tmp_path):
@@ -295,7 +297,7 @@ def test_what_a_kill_cut_short_is_done_again_once(tmp_path):
 
 
 def far(done):
-    processes.require_equal(done[processes.rank()], Path("run"))
+    distributed.require_equal(done[distributed.rank()], Path("run"))
     return "equal"
 
 
@@ -307,8 +309,8 @@ def test_processes_must_be_equally_far(tmp_path):
 
 def late(path):
     """The first process is slow to make what the others look for."""
-    with processes.first_in_front():
-        if processes.rank() == 0:
+    with distributed.rank_zero_first():
+        if distributed.rank() == 0:
             time.sleep(0.3)
             path.write_text("made")
         return path.exists()

@@ -28,13 +28,14 @@ from for_processes import (
 )
 from test_resume import ended, require_same
 
-from ardor import methods, processes
-from ardor.averaging import EMA
-from ardor.cache import Keep
-from ardor.checkpoint import read_tensors
-from ardor.cli import main
+from ardor import methods
+from ardor.cli.main import main
+from ardor.engine import distributed
+from ardor.storage.tensors import read_tensors
 from ardor.testing import TinyNet
-from ardor.train import epochs
+from ardor.training.averaging import EMA
+from ardor.training.loop import epochs
+from ardor.training.soft_labels import SoftLabelCache
 
 WORDS = [
     "--data", "digits", "--data.limit", "256", "--student", "small_cnn", "--student.width", "4", "--method", "sat",
@@ -48,8 +49,8 @@ WORDS = [
 
 
 def averaged(folder, keep, changes):
-    student, (train, val) = TinyNet(1, 4, 4, seed=processes.rank()), splits(33, 40)
-    options = {"averaging": EMA(0.8), "soft_labels": Keep(keep) if keep else None, "run": folder, "val": val}
+    student, (train, val) = TinyNet(1, 4, 4, seed=distributed.rank()), splits(33, 40)
+    options = {"averaging": EMA(0.8), "soft_labels": SoftLabelCache(keep) if keep else None, "run": folder, "val": val}
     records = list(epochs(student, sure(), rslad(), train, recipe(**changes), **options))
     said = [(r.loss, r.val_clean, r.val_robust, r.averaged_clean, r.averaged_robust) for r in records]
     return said, state(student)
@@ -77,7 +78,7 @@ def test_averages_and_kept_soft_labels(tmp_path):
 
 
 def moving(folder):
-    student, (train, val) = plain(processes.rank()), splits(33, 40)
+    student, (train, val) = plain(distributed.rank()), splits(33, 40)
     return list(epochs(student, None, methods.Natural(), train, recipe(), val=val, averaging=EMA(0.8), run=folder))
 
 
@@ -133,8 +134,8 @@ def joins(rank, port, wait, pipe):
     os.environ |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     time.sleep(wait)
     try:
-        with processes.joined(torch.device("cpu")):
-            pipe.send(processes.total({"ranks": processes.rank() + 10}, torch.device("cpu")))
+        with distributed.joined(torch.device("cpu")):
+            pipe.send(distributed.total({"ranks": distributed.rank() + 10}, torch.device("cpu")))
             dist.barrier()
     except Exception as error:
         pipe.send(error)

@@ -12,8 +12,9 @@ from hub_server import serving
 from safetensors.torch import save_file
 
 import ardor
-from ardor import hub, models
-from ardor.cli import main
+from ardor import models
+from ardor.cli.main import main
+from ardor.deployment import hub
 from ardor.errors import CheckpointError, ConfigError, RunError
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
@@ -34,7 +35,7 @@ def release(tmp_path_factory):
 
 @pytest.fixture
 def folder(release, tmp_path):
-    return hub.write(release, tmp_path / "out", repository="owner/tiny").folder
+    return hub.write_folder(release, tmp_path / "out", repository="owner/tiny").folder
 
 
 @pytest.fixture(params=["lfs", "pipeline"])
@@ -96,7 +97,7 @@ def test_a_second_release_takes_the_first_ones_files_away(there, folder, release
     first = hub.push(folder, "owner/tiny")
     assert hub.push(folder, "owner/tiny") == first, "nothing changed, no commit"
     other = models.build("small_cnn", channels=1, width=4, mean=[0.3], std=[0.4], seed=4).eval()
-    new = hub.write(replace(release, net=other), tmp_path / "new", force=True)
+    new = hub.write_folder(replace(release, net=other), tmp_path / "new", force=True)
     assert [word.split(":")[0] for word in new.left_out] == ["best.onnx", "the report of small_cnn, suite quick"]
     second = hub.push(new.folder, "owner/tiny")
     assert len(there.commits("owner/tiny")) == 3

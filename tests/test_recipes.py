@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 import ardor
-from ardor import checks
-from ardor.cli import main
-from ardor.commands.train import NAMES, job_of
-from ardor.commands.words import first_stage
-from ardor.ready import config_of
+from ardor.cli.commands.train import NAMES, job_of
+from ardor.cli.main import main
+from ardor.cli.selection import first_stage
+from ardor.evaluation import checks
+from ardor.training.preflight import resolve_config
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
@@ -95,7 +95,7 @@ def of_cifar(name):
     recipe = said(name)
     words = [str(RECIPES[name]), *SMALL, *(["--teacher", "runs/t"] if "teacher" in recipe else [])]
     job = job_of(words)
-    config = config_of(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
+    config = resolve_config(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
     return config | {"data": recipe["data"] if isinstance(recipe["data"], dict) else {"name": recipe["data"]}}
 
 

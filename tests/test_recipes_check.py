@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from ardor import checks
+from ardor.evaluation import checks
 
 # The published numbers, written out: (method, released) -> epochs, milestones, options of the method, of its attack.
 LINF = {"name": "Linf", "eps": "8/255"}

@@ -7,21 +7,13 @@ from itertools import pairwise
 import pytest
 from for_report import gaps, page_entries, report
 
-from ardor.checks import Finding
 from ardor.errors import ConfigError
-from ardor.report import (
-    Entry,
-    Proportion,
-    Report,
-    Summary,
-    comparison,
-    figures,
-    looks,
-    mean_sd,
-    wilson,
-)
-from ardor.report.svg import calm
-from ardor.variance import GapPoint
+from ardor.evaluation.findings import Finding
+from ardor.evaluation.proportion import Proportion, Summary, mean_sd, wilson
+from ardor.evaluation.report import Report
+from ardor.evaluation.variance import GapPoint
+from ardor.reporting import PageEntry, comparison, figures, styles
+from ardor.reporting.svg import calm
 
 # statistics
 
@@ -134,8 +126,8 @@ def test_comparison_marks_the_best_student_and_says_seeds():
 
 
 def test_comparison_keeps_nets_of_different_suites_apart():
-    other = Entry("a|b", "student", [report({"c": "rrrrrbb-"})])
-    lines = comparison([Entry("x", "student", [report()]), other]).splitlines()
+    other = PageEntry("a|b", "student", [report({"c": "rrrrrbb-"})])
+    lines = comparison([PageEntry("x", "student", [report()]), other]).splitlines()
     assert lines[0].endswith("| clean | a | b | c | worst_case |")
     assert lines[3] == "| a\\|b | student | 2,294 | 8 | **87.5** | – | – | 62.5 | **62.5** |"
 
@@ -145,20 +137,20 @@ def test_comparison_keeps_nets_of_different_suites_apart():
 
 def test_ten_nets_have_ten_looks_and_a_method_keeps_its_own():
     names = ["natural", "sat", "trades", "mart", "kd", "ard", "iad", "rslad", "mine"]
-    entries = [Entry("wide", "teacher", [report()])] + [Entry(n, "student", [report()]) for n in names]
-    found = looks.looks(entries)
+    entries = [PageEntry("wide", "teacher", [report()])] + [PageEntry(n, "student", [report()]) for n in names]
+    found = styles.looks(entries)
     assert len({look.colour for look in found.values()}) == 10
     assert len({look.marker for look in found.values()}) == 10
-    assert looks.looks([Entry("RSLAD", "student", [report()])])["RSLAD"] == found["rslad"]
-    many = [Entry(f"net{i}", "student", [report()]) for i in range(20)]
-    assert len(looks.looks(many)) == 20
+    assert styles.looks([PageEntry("RSLAD", "student", [report()])])["RSLAD"] == found["rslad"]
+    many = [PageEntry(f"net{i}", "student", [report()]) for i in range(20)]
+    assert len(styles.looks(many)) == 20
 
 
 def test_whiskers_span_the_intervals():
     entries = page_entries()[:3]
     rows = [entry.accuracies["worst_case"] for entry in entries]
     with calm():
-        (ax,) = figures.accuracy(entries, rows, looks.looks(entries), "worst case").axes
+        (ax,) = figures.accuracy(entries, rows, styles.looks(entries), "worst case").axes
     spans = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 2]
     low, high = wilson(60, 100)
     assert spans[0] == pytest.approx((100 * low, 100 * high))
@@ -169,7 +161,7 @@ def test_whiskers_span_the_intervals():
 def test_curves_skip_epochs_that_were_not_validated():
     entry = page_entries()[2]
     with calm():
-        above, below = figures.training(entry, looks.KNOWN["rslad"], []).axes
+        above, below = figures.training(entry, styles.KNOWN["rslad"], []).axes
     assert [list(line.get_xdata()) for line in above.lines[:2]] == [[2, 4], [2, 4]]
     assert list(above.lines[1].get_ydata()) == pytest.approx([20, 40])
     assert [line.get_label() for line in below.lines] == ["loss", "robust", "clean"]
@@ -177,16 +169,16 @@ def test_curves_skip_epochs_that_were_not_validated():
 
 
 def test_curves_without_validation_show_the_loss_alone():
-    entry = Entry("sat", "student", [report()], [{"epoch": 1, "loss": 2.0, "terms": {"ce": 2.0}}])
+    entry = PageEntry("sat", "student", [report()], [{"epoch": 1, "loss": 2.0, "terms": {"ce": 2.0}}])
     with calm():
-        (ax,) = figures.training(entry, looks.KNOWN["sat"], []).axes
+        (ax,) = figures.training(entry, styles.KNOWN["sat"], []).axes
     assert [line.get_label() for line in ax.lines] == ["loss"]
 
 
 def test_radii_are_drawn_in_their_unit_with_the_eps_of_the_results():
     entries = page_entries()
     with calm():
-        (ax,) = figures.radius(entries, looks.looks(entries), [8 / 255]).axes
+        (ax,) = figures.radius(entries, styles.looks(entries), [8 / 255]).axes
     assert list(ax.lines[2].get_xdata()) == pytest.approx([0, 4, 8, 12, 16])
     assert list(ax.lines[2].get_ydata()) == pytest.approx([90, 70, 50, 30, 10])
     assert list(ax.lines[4].get_xdata()) == pytest.approx([8, 8])
@@ -197,7 +189,7 @@ def test_radii_are_drawn_in_their_unit_with_the_eps_of_the_results():
 
 def test_the_trend_shows_gap_accuracy_and_sign():
     with calm():
-        above, below = figures.trend(page_entries()[2], looks.KNOWN["rslad"], [8 / 255]).axes
+        above, below = figures.trend(page_entries()[2], styles.KNOWN["rslad"], [8 / 255]).axes
     assert list(above.lines[0].get_xdata()) == pytest.approx([0, 5, 10, 15, 7.5])
     assert list(above.lines[0].get_ydata()) == pytest.approx([90, 70, 50, 30, 10])
     assert list(below.lines[1].get_ydata()) == pytest.approx([0, -5, -10, -15, -7.5])

@@ -15,18 +15,12 @@ from for_report import HOSTILE, page_entries, report, share
 from PIL import Image
 from torch import nn
 
-from ardor.checks import Finding
 from ardor.data.split import Split
 from ardor.errors import ConfigError, RunError
-from ardor.report import (
-    Entry,
-    Example,
-    examples,
-    figures,
-    looks,
-    write_page,
-)
-from ardor.report.svg import calm, svg
+from ardor.evaluation.findings import Finding
+from ardor.reporting import Example, PageEntry, examples, figures, styles
+from ardor.reporting.page import write as write_page
+from ardor.reporting.svg import calm, svg
 
 SECTIONS = ["results", "training", "radius", "examples", "variance", "wrong"]
 
@@ -126,9 +120,9 @@ def test_hostile_names_are_text(page):
 
 
 def test_a_name_is_no_formula():
-    entries = [Entry("$x_1$ & <b>", "student", [report()])]
+    entries = [PageEntry("$x_1$ & <b>", "student", [report()])]
     with calm():
-        figure = figures.accuracy(entries, [entries[0].accuracies["clean"]], looks.looks(entries), "$y$")
+        figure = figures.accuracy(entries, [entries[0].accuracies["clean"]], styles.looks(entries), "$y$")
         drawn = Page(svg(figure, "key", "<i>"))
     assert {"$x_1$ & <b>", "$y$"} <= set(drawn.texts["text"])
 
@@ -159,17 +153,17 @@ def test_the_headline_names_the_fallen_and_the_standing(page, tmp_path):
     assert Page(page).texts["b"] == ["90.0 → 1.0 %", "90.0 → 45.0 %"]
     without = [entry for entry in page_entries() if entry.name != "natural"]
     assert 'class="headline"' not in write(tmp_path / "a.html", without).read_text()
-    worse = [Entry("natural", "student", [share(9)]), Entry("sat", "student", [share(8)])]
+    worse = [PageEntry("natural", "student", [share(9)]), PageEntry("sat", "student", [share(8)])]
     assert 'class="headline"' not in write(tmp_path / "b.html", worse).read_text()
-    three = [Entry("natural", "student", [share(1)]), Entry("sat", "student", [share(8)])]
-    three.append(Entry("rslad", "student", [share(6)]))
+    three = [PageEntry("natural", "student", [share(1)]), PageEntry("sat", "student", [share(8)])]
+    three.append(PageEntry("rslad", "student", [share(6)]))
     named = write_page(tmp_path / "c.html", three, [], title="t", intro="", notes=[], distilled="rslad").read_text()
     assert "<strong>rslad</strong>, distilled from the teacher, stands" in named
     assert "<strong>sat</strong>, the most robust" not in named
 
 
 def test_missing_pieces_leave_their_section_out(tmp_path):
-    bare = Page(write(tmp_path / "p.html", [Entry("sat", "student", [report()])]).read_text())
+    bare = Page(write(tmp_path / "p.html", [PageEntry("sat", "student", [report()])]).read_text())
     assert [value for tag, name, value in bare.attributes if (tag, name) == ("section", "id")] == ["results", "wrong"]
     nothing = Page(write(tmp_path / "q.html", []).read_text())
     assert [value for tag, name, value in nothing.attributes if (tag, name) == ("section", "id")] == ["wrong"]
@@ -179,8 +173,8 @@ def test_what_could_be_wrong_is_said(tmp_path):
     data = report().data | {"marks": ["chosen on the test set"]}
     found = [Finding("x", "warning", "seen", "do this")]
     training = {"recipe": {"epochs": 7}}
-    odd = Entry("odd", "student", [report(data=data, findings=found, training=training)])
-    text = write(tmp_path / "p.html", [odd, Entry("sat", "student", [report(findings=found)])]).read_text()
+    odd = PageEntry("odd", "student", [report(data=data, findings=found, training=training)])
+    text = write(tmp_path / "p.html", [odd, PageEntry("sat", "student", [report(findings=found)])]).read_text()
     assert '<span class="severity">mark</span> (odd): chosen on the test set' in text
     assert '<span class="severity">warning</span> (all nets): seen; do this' in text
     assert "threat Linf (eps 8/255), steps 20, step 2/255" in text
@@ -197,7 +191,7 @@ def test_what_could_be_wrong_is_said(tmp_path):
 
 def test_a_net_without_a_report_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="got none for empty"):
-        write(tmp_path / "p.html", [Entry("empty", "student", [])])
+        write(tmp_path / "p.html", [PageEntry("empty", "student", [])])
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path):
@@ -207,7 +201,7 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
 
 
 def test_the_radius_is_marked_only_in_its_own_norm():
-    l2 = Entry("x", "student", [report(threat={"name": "L2", "eps": 0.5})])
+    l2 = PageEntry("x", "student", [report(threat={"name": "L2", "eps": 0.5})])
     assert l2.linf is None
     assert page_entries()[0].linf == 8 / 255
 
@@ -284,7 +278,7 @@ def test_a_browser_draws_the_page(page, tmp_path, width):
     seen = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
     assert seen.shape[:2] == (4000, width)
     for look in ("natural", "rslad"):
-        colour = np.array([int(looks.KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
+        colour = np.array([int(styles.KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
         assert (np.abs(seen.astype(int) - colour).max(-1) < 8).sum() > 50
     assert (seen[:, -8:] == 255).all()  # nothing runs over the right edge
 

@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 import ardor
-from ardor import checkpoint
-from ardor.cli import main
+import ardor.models.builders
+from ardor.cli.main import main
 from ardor.errors import CheckpointError
+from ardor.storage.tensors import read_tensors, write_tensors
 
 WORDS = [
     "--data", "digits", "--data.limit", "256", "--student", "small_cnn", "--student.width", "4", "--method", "trades",
@@ -27,7 +28,7 @@ WORDS = [
 # dies at the nth durable write, or at the nth renaming, so that every gap between two files is met
 DIES = """
 import os, signal, sys
-from ardor.cli import main
+from ardor.cli.main import main
 left = int(sys.argv[1])
 def counted(call):
     def wrapper(*args):
@@ -161,9 +162,9 @@ def test_two_damaged_states_are_refused_and_left_alone(finished):
 def test_states_of_before_there_were_checksums_are_read(finished):
     words, val, folder = finished
     _, net = again(words, val, folder)
-    tensors, metadata = checkpoint.read_tensors(folder / "state.safetensors")
+    tensors, metadata = read_tensors(folder / "state.safetensors")
     metadata.pop("sum")
-    checkpoint._write_tensors(folder / "state.safetensors", tensors, metadata)
+    write_tensors(folder / "state.safetensors", tensors, metadata)
     epochs, other = again(words, val, folder)
     assert epochs == []
     assert ardor.models.hash_of(other) == ardor.models.hash_of(net)

@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import ardor
-from ardor import threads
 from ardor.attacks import APGD, PGD, Square
 from ardor.data.split import Split
+from ardor.deployment.export.onnx_session import Session
+from ardor.deployment.export.operators import OPERATORS
+from ardor.deployment.export.simulated import Simulated
+from ardor.engine import threads
 from ardor.errors import ExportError, ModelError
-from ardor.export.operators import OPERATORS
-from ardor.export.runtime import Session
-from ardor.export.simulated import Simulated
 from ardor.models import hash_of
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")

@@ -11,11 +11,11 @@ from nets import LinearNet, filled
 from torch import nn
 
 from ardor.attacks.square import Square
-from ardor.config import describe
+from ardor.attacks.threat import L2, Linf
 from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.config import describe
 from ardor.testing import TinyNet, check_attack
-from ardor.threat import L2, Linf
 from ardor.types import Attack
 
 

@@ -8,10 +8,10 @@ import torch
 from for_square import SHAPES, Watched, by_hand_eta, by_hand_margin, images
 
 from ardor.attacks.square import BLOCK, HALVED_AFTER, Square, _eta, _pyramid
+from ardor.attacks.threat import L2, Linf
 from ardor.noise import Noise
 from ardor.testing import problem
 from ardor.testing.shared import trained
-from ardor.threat import L2, Linf
 
 # The slow twin: one image, plain loops, slices
 

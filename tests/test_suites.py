@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from ardor.attacks import APGD, FAB, PGD, Suite, autoattack, plus, rand, suites
-from ardor.data import Split
+from ardor.attacks.threat import Linf
+from ardor.data.split import Split
 from ardor.errors import ConfigError, ThreatError
-from ardor.evaluate import evaluate
-from ardor.report import Entry
-from ardor.report.evidence import protocols
+from ardor.evaluation.verdicts import evaluate
+from ardor.reporting import PageEntry
+from ardor.reporting.evidence import protocols
 from ardor.testing import problem
 from ardor.testing.shared import trained
-from ardor.threat import Linf
 
 THREAT = Linf(0.1)
 
@@ -118,14 +118,14 @@ def test_the_page_says_what_was_judged(data):
     """A subset, and attacks that saw only survivors, are no secrets of the JSON file."""
     short = Suite("short", THREAT, {"apgd_ce": APGD(THREAT, 2)}, sequential=True)
     report = evaluate(trained(1, 8, 10, 0).float().eval(), data.limit(10), short, batch=5)
-    entry = Entry("net", "student", [report])
+    entry = PageEntry("net", "student", [report])
     (said,) = protocols([entry])
     assert said.startswith("10 of 16 images, classes in proportion, of made (test), suite “short”")
     assert said.endswith("each attack on the survivors of those before it")
     assert "n = 10 of 16, classes in proportion" in report.table()
     assert "Each attack saw the survivors of those above it." in report.table()
     whole = evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("one", THREAT, {"pgd": PGD(THREAT, 2)}), batch=16)
-    (said,) = protocols([Entry("net", "student", [whole])])
+    (said,) = protocols([PageEntry("net", "student", [whole])])
     assert said.startswith("16 images of made")
     assert "survivors" not in said + whole.table()
 

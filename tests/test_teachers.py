@@ -14,12 +14,12 @@ import yaml
 from torch import nn
 
 from ardor import data, models
-from ardor.cli import main
-from ardor.commands.nets import make_net
-from ardor.config import describe
+from ardor.cli.main import main
+from ardor.cli.nets import make_net
 from ardor.errors import CheckpointError, ConfigError, ModelError
 from ardor.models import known, published
 from ardor.models.known import KNOWN, Known, known_of, table
+from ardor.storage.config import describe
 
 ROOT = Path(__file__).parent.parent
 

@@ -10,7 +10,7 @@ import torch
 from nets import batch, filled
 from torch import nn
 
-from ardor import threads
+from ardor.engine import threads
 from ardor.errors import ConfigError
 from ardor.models import hash_of
 from ardor.testing import TinyNet, global_rng, require_same, snapshot
@@ -283,7 +283,7 @@ keep_memory = threads.keep_memory  # the real one: other tests go without
 
 FAULTS = """
 import resource, torch
-from ardor.threads import keep_memory
+from ardor.engine.threads import keep_memory
 torch.set_num_threads(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

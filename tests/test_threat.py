@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ardor.attacks import CW, FGSM, PGD
+from ardor.attacks.threat import L2, Linf
 from ardor.errors import ThreatError
 from ardor.noise import Noise
-from ardor.threat import L2, Linf
 from ardor.types import Threat
 
 SHAPE = (3, 4, 4)

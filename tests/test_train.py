@@ -13,16 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
-import ardor
+import ardor.data.split
+import ardor.models.builders
+import ardor.models.loading
 from ardor import methods
 from ardor.attacks import PGD
-from ardor.checkpoint import read_tensors
+from ardor.attacks.threat import Linf
 from ardor.errors import CheckpointError, ConfigError, DataError, DivergedError, ModelError, RunError
 from ardor.losses import ce
 from ardor.noise import Noise, order
-from ardor.recipe import Recipe, find_device, lr_at
-from ardor.threat import Linf
-from ardor.train import distill, epochs
+from ardor.storage.tensors import read_tensors
+from ardor.training.loop import distill, epochs
+from ardor.training.recipe import Recipe, find_device, lr_at
 
 PGD2 = PGD(Linf(0.1), steps=2)
 
@@ -34,7 +36,7 @@ def splits(n=60, classes=4):
     noise = Noise(0, torch.arange(n), "images")
     labels = torch.arange(n) % classes
     images = (noise.uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * classes)).clamp(0, 1)
-    whole = ardor.data.Split(images, labels, classes, "made", "train")
+    whole = ardor.data.split.Split(images, labels, classes, "made", "train")
     return whole.take(slice(0, 40)), whole.take(slice(40, n))
 
 

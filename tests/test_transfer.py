@@ -6,19 +6,22 @@ from nets import batch
 from torch import nn
 
 import ardor
+import ardor.data.split
+import ardor.models.builders
+import ardor.models.loading
 from ardor.attacks import CW, PGD, Suite, suites
+from ardor.attacks.threat import L2, Linf
 from ardor.attacks.transfer import Transfer
-from ardor.cli import main
-from ardor.commands.evaluate import default_out
+from ardor.cli.main import main
+from ardor.engine.modes import attack_view
 from ardor.errors import RunError
-from ardor.evaluate import adversarial, evaluate
+from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import default_out
+from ardor.evaluation.verdicts import adversarial, evaluate
 from ardor.models import hash_of
-from ardor.modes import attack_view
 from ardor.noise import Noise
-from ardor.report import Report
 from ardor.testing import TinyNet, problem
 from ardor.testing.shared import require_same, snapshot, trained
-from ardor.threat import L2, Linf
 
 THREATS = [Linf(0.1), L2(0.7)]
 NET = trained(1, 8, 10, 0).eval()
@@ -38,7 +41,7 @@ def source(seed=4):
 
 def split(images=20):
     x, y, index = problem(1, 8, 10, 0, images)
-    return ardor.data.Split(x, y, 10, "made", "test", index=index)
+    return ardor.data.split.Split(x, y, 10, "made", "test", index=index)
 
 
 class Deaf(nn.Module):

@@ -8,13 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 import ardor
+import ardor.data.split
+import ardor.models.builders
 from ardor.attacks import PGD, quick
+from ardor.attacks.threat import Linf
+from ardor.engine.folding import FoldedNet, folded
+from ardor.engine.modes import attack_view
+from ardor.engine.precision import computed
 from ardor.losses import ce
-from ardor.modes import attack_view
 from ardor.noise import Noise
-from ardor.precision import computed
-from ardor.threat import Linf
-from ardor.twin import Twin, twin_of
 
 X = Noise(0, torch.arange(12), "x").uniform((3, 32, 32))
 Y = torch.arange(12) % 10
@@ -36,8 +38,8 @@ def lively(net):
 def test_every_net_of_ours_has_a_twin_of_the_same_logits_and_gradients(name, options):
     net = lively(ardor.models.build(name, channels=3, **options))
     x = X[:3]
-    twin = twin_of(net)
-    assert isinstance(twin, Twin)
+    twin = folded(net)
+    assert isinstance(twin, FoldedNet)
     answers = []
     for f in (net, twin):
         z = x.clone().requires_grad_()
@@ -49,11 +51,11 @@ def test_every_net_of_ours_has_a_twin_of_the_same_logits_and_gradients(name, opt
 
 def test_it_follows_training():
     net = lively(ardor.models.build("small_cnn", channels=3))
-    before = twin_of(net)(X)
+    before = folded(net)(X)
     net.train()(X)  # batch statistics move
     with torch.no_grad():
         net.linear.weight.mul_(-1)
-    torch.testing.assert_close(twin_of(net.eval())(X), net(X), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded(net.eval())(X), net(X), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(net(X), before)
 
 
@@ -74,8 +76,8 @@ class Forked(nn.Module):
 def test_what_is_read_twice_is_not_written_over():
     Forked.__module__ = "ardor.testing.forked"  # as a net of ours, which alone has a twin
     net, x = Forked().eval(), X.clone()
-    twin = twin_of(net)
-    assert isinstance(twin, Twin)
+    twin = folded(net)
+    assert isinstance(twin, FoldedNet)
     z = x.clone().requires_grad_()
     torch.testing.assert_close(twin(z), net(x), rtol=1e-4, atol=1e-6)
     (a,), (b,) = (torch.autograd.grad(f(z).square().sum(), z) for f in (twin, net))
@@ -84,7 +86,7 @@ def test_what_is_read_twice_is_not_written_over():
 
 
 def test_a_relu_behind_a_convolution_or_a_sum_writes_over_it():
-    graph = twin_of(lively(ardor.models.build("resnet18"))).__dict__["graph"].graph
+    graph = folded(lively(ardor.models.build("resnet18"))).__dict__["graph"].graph
     relus = [node for node in graph.nodes if node.target is F.relu]
     assert len(relus) == 17
     assert all(node.kwargs.get("inplace") for node in relus)
@@ -108,7 +110,7 @@ class Relus(nn.Module):
 def test_only_what_nothing_else_reads_is_written_over():
     """The twin of a net that a wrong one would change is given up, and its answers tell nothing: here is the graph."""
     Relus.__module__ = "ardor.testing.relus"
-    graph = twin_of(Relus().eval()).__dict__["graph"].graph
+    graph = folded(Relus().eval()).__dict__["graph"].graph
     relus = [node for node in graph.nodes if node.target in (F.relu, F.relu6)]
     over = [node.kwargs.get("inplace", False) for node in relus]
     assert over == [False, True, False, True, True, True, False, False, False]
@@ -137,7 +139,7 @@ class Quantised(nn.Module):
 
 def test_a_custom_gradient_is_not_lost():
     net = lively(Quantised())
-    assert twin_of(net) is net
+    assert folded(net) is net
     z = X.clone().requires_grad_()
     with attack_view(net) as view:
         (grad,) = torch.autograd.grad(ce(view(z), Y).sum(), z)
@@ -157,44 +159,44 @@ def test_a_users_own_layers_are_attacked_as_they_are():
             return self.net(x - self.m)
 
     net = Slow().eval()
-    assert twin_of(net) is net
+    assert folded(net) is net
 
 
 def test_a_replaced_layer_is_seen():
     net = lively(ardor.models.build("small_cnn", channels=3))
-    twin_of(net)(X)
+    folded(net)(X)
     net.linear = nn.Linear(64, 10)
-    torch.testing.assert_close(twin_of(net)(X), net(X), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded(net)(X), net(X), rtol=1e-4, atol=1e-5)
     net.layers[0][0].weight = nn.Parameter(torch.ones_like(net.layers[0][0].weight))
-    torch.testing.assert_close(twin_of(net)(X), net(X), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(folded(net)(X), net(X), rtol=1e-4, atol=1e-5)
 
 
 def test_a_hook_is_heard_whenever_it_was_hung():
     net = lively(ardor.models.build("small_cnn", channels=3))
-    twin_of(net)(X)
+    folded(net)(X)
     heard = []
     handle = net.layers[0].register_forward_hook(lambda *_: heard.append(1))
     with attack_view(net) as view:
         PGD(Linf(0.1), steps=4)(view, X, Y, Noise(0, torch.arange(12)))
     assert len(heard) == 4
     handle.remove()
-    assert isinstance(twin_of(net), Twin)
+    assert isinstance(folded(net), FoldedNet)
 
 
 def test_a_trace_that_answers_otherwise_is_given_up(caplog):
     net = lively(ardor.models.build("small_cnn", channels=3))
-    twin = twin_of(net)
+    twin = folded(net)
     twin.__dict__["folded"][0].__dict__["weight"] = torch.zeros_like(net.layers[0][0].weight)
     assert torch.equal(twin(X), net(X))
     assert "SmallCNN answers otherwise" in caplog.text
-    assert twin_of(net) is net
+    assert folded(net) is net
 
 
 def test_verdicts_with_and_without_twins_are_the_same(monkeypatch):
     net = lively(ardor.models.build("small_cnn", channels=3))
-    data = ardor.data.Split(X, Y, 10, "x", "test")
+    data = ardor.data.split.Split(X, Y, 10, "x", "test")
     with_twin = ardor.evaluate(net, data, quick(Linf(0.03)))
-    monkeypatch.setattr("ardor.modes.twin_of", lambda net, *declared: net)
+    monkeypatch.setattr("ardor.engine.modes.twin_of", lambda net, *declared: net)
     without = ardor.evaluate(copy.deepcopy(net), data, quick(Linf(0.03)))
     assert with_twin.verdicts == without.verdicts
 
@@ -213,7 +215,7 @@ def test_a_compiled_twin_answers_like_the_net_for_every_batch_and_weight(caplog)
             w = X[rows].clone().requires_grad_()
             torch.testing.assert_close(logits, net(w), rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(grad, torch.autograd.grad(ce(net(w), Y[rows]).sum(), w)[0], rtol=1e-3, atol=1e-6)
-    shape, run = twin_of(net).__dict__["made"][torch.float32]
+    shape, run = folded(net).__dict__["made"][torch.float32]
     assert shape == (8, 3, 32, 32)
     assert run is not None
 
@@ -224,8 +226,8 @@ def test_batches_of_another_shape_are_not_compiled(monkeypatch):
     def watched(graph, x):
         return lambda x: shapes.append(tuple(x.shape)) or graph(x)
 
-    monkeypatch.setattr("ardor.twin.compile_", watched)
-    twin = twin_of(lively(ardor.models.build("small_cnn", channels=3, width=4)), compiled=True)
+    monkeypatch.setattr("ardor.engine.folding.compile_", watched)
+    twin = folded(lively(ardor.models.build("small_cnn", channels=3, width=4)), compiled=True)
     for rows in (slice(0, 8), slice(8, 12), slice(0, 8), slice(0, 7)):
         torch.testing.assert_close(twin(X[rows]), twin.as_given()(X[rows]), rtol=1e-4, atol=1e-5)
     assert shapes == [(8, 3, 32, 32)] * 2
@@ -240,7 +242,7 @@ def test_what_cannot_be_compiled_is_attacked_uncompiled(monkeypatch, caplog):
 
         return run
 
-    monkeypatch.setattr("ardor.twin.compile_", fails)
+    monkeypatch.setattr("ardor.engine.folding.compile_", fails)
     for _ in range(2):
         with attack_view(computed(net, "float32", "float32", compiled=True)) as view:
             torch.testing.assert_close(view(X), net(X), rtol=1e-4, atol=1e-5)

@@ -12,13 +12,14 @@ from nets import Fixed, batch, filled, moved, pair
 from torch import nn
 
 from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.errors import ModelError
+from ardor.evaluation.variance import RADII, GapPoint, pearson, variance_gap
+from ardor.losses import covariance, l_cov
 from ardor.methods import RSLAD, VarianceGap
 from ardor.noise import Noise
 from ardor.testing import TinyNet, check_method, global_rng, require_same, snapshot
-from ardor.threat import Linf
-from ardor.variance import RADII, GapPoint, covariance, l_cov, pearson, variance_gap
 
 # What does not fit is refused in words
 

@@ -9,9 +9,10 @@ from for_variance import B, cov_term, features, gram_term
 from nets import Fixed, batch, filled, moved, pair
 from torch import nn
 
+from ardor.losses import covariance, l_cov, l_gram
 from ardor.methods import VarianceGap
+from ardor.methods.alignment import Projector, answer
 from ardor.testing import TinyNet
-from ardor.variance import Projector, answer, covariance, l_cov, l_gram
 
 # The statistics
 

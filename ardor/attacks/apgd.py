@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ardor import losses
 from ardor.attacks.rounds import Rows, fooled, in_rounds, per_image, rival
+from ardor.attacks.threat import Linf, require_steps, require_word
 from ardor.errors import ThreatError
 from ardor.noise import Noise
-from ardor.threat import Linf, require_steps, require_word
 from ardor.types import Attack, Images, Labels, Logits, Net, Objective, PerExample, Threat
 
 MOMENTUM = 0.75

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ardor import losses
 from ardor.attacks.pgd import PGD
+from ardor.attacks.threat import Linf, require_steps, step_or_default
 from ardor.noise import Noise
-from ardor.threat import Linf, require_steps, step_or_default
 from ardor.types import Images, Labels, Net, Threat
 
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from ardor.attacks.rounds import Rows, fooled, in_rounds, rival
+from ardor.attacks.threat import L2, Linf, length, require_steps
 from ardor.errors import ThreatError
 from ardor.noise import Noise
-from ardor.threat import L2, Linf, length, require_steps
 from ardor.types import Attack, Images, Labels, Net, PerExample
 
 BLOCK = 2**17  # values of the images that are projected at once on a CPU: 512 KiB in float32

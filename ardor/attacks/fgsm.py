@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 
 from ardor import losses
+from ardor.attacks.threat import Linf, require_word
 from ardor.noise import Noise
-from ardor.threat import Linf, require_word
 from ardor.types import Images, Labels, Net, Objective, Threat
 
 

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import torch
 
 from ardor import losses
+from ardor.attacks.threat import Linf, Start, require_steps, require_word, step_or_default
 from ardor.noise import Noise
-from ardor.threat import Linf, Start, require_steps, require_word, step_or_default
 from ardor.types import Images, Labels, Net, Objective, Threat
 
 
@@ -23,7 +23,7 @@ class PGD:
     """Projected gradient ascent within `threat`.
 
     steps: of ascent. step: the length of each, in the threat's norm; None is eps / 4. start: where it begins, as
-    ardor.threat.Start says. loss: what an evaluation climbs; a training method climbs its own objective instead.
+    `Start` says. loss: what an evaluation climbs; a training method climbs its own objective instead.
     """
 
     threat: Threat = Linf(8 / 255)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ardor import losses
+from ardor.engine.folding import as_given
 from ardor.noise import Noise
-from ardor.twin import as_given
 from ardor.types import Attack, Images, Labels, Logits, Net
 
 AnyRows = TypeVar("AnyRows", bound="Rows")

@@ -27,9 +27,9 @@ from torch.nn.functional import normalize
 
 from ardor import losses
 from ardor.attacks.rounds import Rows, fooled, in_rounds, per_image
+from ardor.attacks.threat import L2, Linf, length
 from ardor.errors import ThreatError
 from ardor.noise import Noise
-from ardor.threat import L2, Linf, length
 from ardor.types import Attack, Images, Labels, Net, PerExample
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -6,6 +6,7 @@ eps, so `paper(Linf(8 / 255))` is the tables' protocol to the letter.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import nn
@@ -16,10 +17,10 @@ from ardor.attacks.fab import FAB
 from ardor.attacks.fgsm import FGSM
 from ardor.attacks.pgd import PGD
 from ardor.attacks.square import Square
+from ardor.attacks.threat import L2, Linf
 from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError, ThreatError
 from ardor.models.weights import hash_of
-from ardor.threat import L2, Linf
 from ardor.types import Attack, Threat
 
 
@@ -147,3 +148,14 @@ def _norm(threat: Threat) -> Linf | L2:
     if isinstance(threat, Linf | L2):
         return threat
     raise ThreatError(f"expected Linf or L2 for FAB and Square, got {type(threat).__name__}: try suites.apgd(threat)")
+
+
+SUITES: dict[str, Callable[[Threat], Suite]] = {
+    "paper": paper,
+    "quick": quick,
+    "autoattack": autoattack,
+    "plus": plus,
+    "rand": rand,
+    "apgd": apgd,
+    "square": square,
+}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ardor.modes import attack_view
+from ardor.engine.modes import attack_view
 from ardor.noise import Noise
 from ardor.types import Attack, Images, Labels, Net
 

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ardor.data.arrays import read_npz
-from ardor.data.augment import crop_flip, view_of
 from ardor.data.cifar import read_cifar
 from ardor.data.digits import read_digits
 from ardor.data.folder import read_folder
 from ardor.data.split import Split, cut
 from ardor.data.user import user_reader
 from ardor.errors import ConfigError, DataError
-from ardor.names import nearest
+from ardor.storage.imports import nearest
 
 __all__ = ["Protocol", "Split", "crop_flip", "cut", "load", "load_test", "reader", "view_of"]
 

@@ -16,8 +16,8 @@ import numpy as np
 from ardor.data.archives import ARCHIVES, TEST, TRAIN, Archive
 from ardor.data.arrays import from_arrays
 from ardor.data.split import Split
-from ardor.download import fetch
 from ardor.errors import DataError
+from ardor.storage.download import fetch
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 SHAPE = (3, 32, 32)

@@ -12,7 +12,7 @@ from typing import Any
 from ardor.data.arrays import PARTS, from_arrays
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError
-from ardor.names import resolve
+from ardor.storage.imports import resolve
 
 
 def user_reader(reference: str) -> Callable[..., dict[str, Split]]:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ardor.attacks import PGD
+from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
-from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Maximiser, Net
 

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardor.attacks import PGD
+from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
-from ardor.modes import attack_view
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Logits, Maximiser, PerExample
 

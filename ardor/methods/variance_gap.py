@@ -21,16 +21,17 @@ import torch
 from torch import Tensor, nn
 
 from ardor.attacks import PGD
-from ardor.losses import kl
-from ardor.modes import attack_view
+from ardor.engine.modes import attack_view
+from ardor.losses import kl, l_cov, l_gram
+from ardor.methods.alignment import Projector, answer
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Maximiser
-from ardor.variance import Projector, answer, l_cov, l_gram
 
 
 @dataclass
 class VarianceGap:
     """alpha, scale: RSLAD's. lc, lg: of covariance and Gram, on X, X' or both (sets). warmup: epochs of lc's growth."""
+
     alpha: float = 5 / 6
     scale: float = 1.0
     lc: float = 0.001

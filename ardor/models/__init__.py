@@ -1,13 +1,13 @@
 """Nets: `__all__` names the builders; build makes one, load brings one with weights, require_fit checks it."""
 
-from ardor.models.build import build as build
-from ardor.models.build import find_builder as find_builder
+from ardor.models.builders import build as build
+from ardor.models.builders import find_builder as find_builder
 from ardor.models.fit import require_fit as require_fit
 from ardor.models.known import KNOWN as KNOWN
 from ardor.models.known import Known as Known
 from ardor.models.known import known_of as known_of
 from ardor.models.known import require_known as require_known
-from ardor.models.load import load as load
+from ardor.models.loading import load as load
 from ardor.models.mobilenet_v2 import mobilenet_v2
 from ardor.models.resnet import resnet18, resnet50
 from ardor.models.small import small_cnn

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.models.normalise import Normalise
-from ardor.modes import attack_view
 
 
 def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: str = "student") -> None:

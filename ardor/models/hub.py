@@ -2,7 +2,7 @@
 
 Either holds two files: `config.json` with `{"ardor": {"name": BUILDER, "classes": 10, ...}}`, the arguments of
 `build`; and `model.safetensors`, the state dict. Where `config.json` also says the hash of the weights, as those of
-`ardor.hub` do, it is held against them. Nothing in it is run: only the builders here are taken by name.
+`ardor.deployment.hub` do, it is held against them. Nothing in it is run: only the builders here are taken by name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from ardor.errors import ArdorError, CheckpointError, ConfigError, ModelError
-from ardor.models.build import build, known
-from ardor.models.published import OTHER, require_package
+from ardor.models.builders import build, known
+from ardor.models.published import OTHER
 from ardor.models.weights import hash_of, load_weights
+from ardor.storage.imports import require_package
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TIMEOUT = 10  # seconds: without a network the user waits for this, and not for minutes of trying again

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from ardor.config import as_text, number
 from ardor.errors import ConfigError, ModelError
 from ardor.models.wide_resnet import CIFAR10, CIFAR100
-from ardor.names import nearest
+from ardor.storage.config import as_text, number
+from ardor.storage.imports import nearest
 
 
 @dataclass(frozen=True)
@@ -242,4 +242,3 @@ KNOWN: Mapping[str, Known] = _table(
         "1-yYcT73GP13c0y9HrgtpyB3NAfkGKgjY", _WANG, url=_HUB + "cifar100_linf_wrn70-16.pt", extra="50M generated"),
 )
 """DATA/ID to the record, CIFAR-10's first."""
-# fmt: on

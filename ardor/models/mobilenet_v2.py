@@ -45,9 +45,7 @@ class Block(nn.Module):
 class MobileNetV2(nn.Module):
     """Seventeen inverted residual blocks. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
 
-    def __init__(
-        self, classes: int, channels: int, width: float, mean: Numbers | None, std: Numbers | None
-    ) -> None:
+    def __init__(self, classes: int, channels: int, width: float, mean: Numbers | None, std: Numbers | None) -> None:
         super().__init__()
         if not width > 0:
             raise ConfigError(f"expected a width above 0, got {width:g}: type --student.width 1")

@@ -10,14 +10,15 @@ from typing import Any
 
 from torch import nn
 
-from ardor.download import fetch
 from ardor.errors import CheckpointError, ConfigError, ModelError
-from ardor.models.build import build
+from ardor.models.builders import build
 from ardor.models.known import Known, find, get
 from ardor.models.normalise import Normalise
 from ardor.models.reading import read
 from ardor.models.weights import load_weights
 from ardor.noise import seeded
+from ardor.storage.download import fetch
+from ardor.storage.imports import _cause, require_package
 
 
 def from_robustbench(
@@ -123,23 +124,5 @@ def _normalisation(net: nn.Module) -> Normalise:
     return Normalise(config["mean"], config["std"])
 
 
-def require_package(module: str, extra: str, name: str) -> Any:
-    """An optional package, or a ConfigError that says how to get it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise ConfigError(f"expected {module} to import for {name}, got {_cause(error)}: repair it") from error
-        raise ConfigError(
-            f'expected the package {module} for {name}, got none: type pip install "ardor[{extra}]"'
-        ) from error
-    except Exception as error:  # a torchvision beside another torch fails with a RuntimeError
-        raise ConfigError(f"expected {module} to import for {name}, got {_cause(error)}: repair it") from error
-
-
 def _without_none(**options: Any) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}
-
-
-def _cause(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -146,9 +146,7 @@ def _repeats(depth: int) -> int:
     return (depth - 4) // 6
 
 
-def _group(
-    block: type[Block] | type[SiluBlock], fan_in: int, fan_out: int, repeats: int, stride: int
-) -> nn.Sequential:
+def _group(block: type[Block] | type[SiluBlock], fan_in: int, fan_out: int, repeats: int, stride: int) -> nn.Sequential:
     first = block(fan_in, fan_out, stride)
     return nn.Sequential(first, *(block(fan_out, fan_out, 1) for _ in range(repeats - 1)))
 

@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from ardor.modes import attack_view
+from ardor.attacks.threat import L2, Linf
+from ardor.engine.modes import attack_view
 from ardor.noise import Noise
 from ardor.testing.shared import TOLERANCE, global_rng, problem, require, require_same, snapshot, trained
-from ardor.threat import L2, Linf
 from ardor.types import Attack, Images, Labels, Net, PerExample, Threat
 
 

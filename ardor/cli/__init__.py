@@ -1,0 +1,1 @@
+"""The `ardor` command: words for what the library does."""

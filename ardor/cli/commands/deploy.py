@@ -1,0 +1,119 @@
+"""`ardor deploy`: a run as a device would get it, float32, ONNX and INT8 side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from ardor import data as datasets
+from ardor import models
+from ardor.attacks.threat import Linf
+from ardor.cli import display
+from ardor.cli.commands.export import reports_of
+from ardor.cli.options import grouped, options_for, piece, values, with_options
+from ardor.cli.selection import find_threat, first_stage, trained_threat
+from ardor.deployment.variants.comparison import DeploymentReport
+from ardor.deployment.variants.run_files import comparison_of, deploy_run, files_of, prepare
+from ardor.engine import threads
+from ardor.errors import ConfigError
+from ardor.evaluation.progress import Progress
+from ardor.storage.config import read_yaml
+
+HELP = """Compare a run's net with what a device would get: size, latency, and what each form withstands.
+
+RUN is a folder that `ardor train` made. Its ONNX and INT8 files are exported where they are missing or of other
+weights, then float32, ONNX and INT8 are judged on the same images: under images made against the float32 net, under
+white-box attacks on what is judged, and under Square. Needs `pip install "ardor[onnx]"`.
+
+Example:
+
+`ardor deploy runs/rslad`
+
+Stopped at any moment, the same command goes on. `ardor report RUN...` then shows the table, and size against robust
+accuracy for every run.
+"""
+
+
+def app(argv: Sequence[str]) -> App:
+    """The command with the options of the threat that `argv` or the run names."""
+    asked = first_stage(argv, ("threat",))
+    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
+    trained = read_yaml(config) if config and config.is_file() else {}
+    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    places = options_for(datasets.load, skip=("name", "val", "seed", "limit", "protocol"))
+    rows = [piece("threat", options_for(type(threat), threat)), piece("data", places)]
+    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
+    command = App(name="deploy", help=HELP)
+    command.default(with_options(deploy, options))
+    return command
+
+
+def deploy(
+    run: Annotated[Path, Parameter(name="RUN", help="a run's folder; must come first")],
+    /,
+    *,
+    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
+    part: Annotated[Literal["test", "val"], Parameter(help="of the data, to judge on")] = "test",
+    limit: Annotated[int, Parameter(help="at most so many images, classes in proportion")] = 1000,
+    queries: Annotated[int, Parameter(help="of Square, for each image")] = 5000,
+    threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
+    agreement: Annotated[float, Parameter(help="share of equal predictions that INT8 must reach")] = 0.95,
+    force: Annotated[
+        bool, Parameter(help="write a file that does not match, with that recorded in it", negative="")
+    ] = False,
+    batch: Annotated[int, Parameter(help="images at a time, at most")] = 256,
+    seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
+    more: Any = None,
+) -> int:
+    """Export what is missing, judge the forms, time them, and show the table."""
+    net = models.load(run, checkpoint=checkpoint)
+    if "data" not in more.trained:
+        raise ConfigError(f"expected the folder of a run, got {run}: type ardor deploy runs/NAME")
+    threads.keep_memory()
+    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
+    elsewhere = {key: value for key, value in values(more.data).items() if key in typed}
+    train, val, test = datasets.load(**more.trained["data"] | elsewhere)
+    check = (test if part == "test" else val).limit(limit)
+    threads.settle(net, check.batch(slice(0, 64))[0])
+    with display.progress("export", 2) as move:
+        made_of = prepare(
+            net,
+            files_of(run, checkpoint),
+            train,
+            check,
+            more.resolved_threat,
+            force=force,
+            agreement=agreement,
+            reports=reports_of(run),
+            seed=seed,
+        )
+        for done, form in enumerate(made_of, 1):
+            move(done, form)
+    with display.evaluation() as tell:
+
+        def told(form: str, now: Progress) -> None:
+            tell(replace(now, attack=f"{form}: {now.attack}"))
+
+        made = deploy_run(
+            run,
+            net,
+            check,
+            more.resolved_threat,
+            checkpoint=checkpoint,
+            queries=queries,
+            batch=batch,
+            seed=seed,
+            journal=True,
+            progress=told,
+        )
+    say(run, made)
+    return 0
+
+
+def say(run: Path, made: DeploymentReport) -> None:
+    """The table, and where it is kept."""
+    display.say(f"{made}\n\nSaved to {comparison_of(run, made.checkpoint)}.")

@@ -1,0 +1,119 @@
+"""`ardor doctor`: whether a net's figures can be believed, in a minute, with evidence and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+
+from ardor import models
+from ardor.attacks.threat import Linf
+from ardor.cli import display
+from ardor.cli.commands.evaluate import NAMES
+from ardor.cli.nets import data_options, make_net, net_options
+from ardor.cli.options import grouped, options_for, piece, values, with_options
+from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.diagnostics.doctor import LIMIT, Examination, examine
+from ardor.diagnostics.record import NetRecord, record_of
+from ardor.errors import ConfigError
+from ardor.storage.config import as_text, read_yaml
+from ardor.training.recipe import find_device
+
+HELP = """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
+
+RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others,
+and the net is compared with the run's own record. Without RUN, name a net, its weights and the data, and with --record
+the clean accuracy that is claimed for it.
+
+Each finding is explained in docs/findings.md. The exit code is 1 where one of them is an error, else 0.
+
+Examples:
+
+`ardor doctor runs/rslad`
+
+`ardor doctor --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15 --record 0.6925`
+"""
+
+
+def app(argv: Sequence[str]) -> App:
+    """The command with the options of what `argv` names."""
+    asked = first_stage(argv, NAMES)
+    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
+    trained = read_yaml(config) if config and config.is_file() else {}
+    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
+    if "model" in asked.names:
+        pieces["model"] = net_options(asked.names["model"])
+    rows = [piece(key, options) for key, options in pieces.items()]
+    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
+    command = App(name="doctor", help=HELP)
+    command.default(with_options(doctor, options))
+    return command
+
+
+def doctor(
+    run: Annotated[Path | None, Parameter(name="RUN", help="a run's folder; must come first")] = None,
+    /,
+    *,
+    model: Annotated[str | None, Parameter(help="a net's name or file.py:Name, instead of RUN")] = None,
+    weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
+    data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
+    threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
+    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
+    part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
+    record: Annotated[float | None, Parameter(help="clean accuracy claimed on this data, in 0 .. 1")] = None,
+    limit: Annotated[int, Parameter(help="how many images are attacked, classes in proportion")] = LIMIT,
+    batch: Annotated[int, Parameter(help="images at a time")] = 256,
+    seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
+    more: Any = None,
+) -> int:
+    """Examine what the words and `more` describe."""
+    if (run is None) == (model is None):
+        got = "none" if run is None else f"the run {run} and the model {model}"
+        raise ConfigError(f"expected one net, got {got}: type ardor doctor RUN, or --model NAME --weights FILE")
+    net = None if run is None else models.load(run, checkpoint=checkpoint)
+    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
+    split = find_split(
+        more.trained, data, part, {k: v for k, v in values(more.data).items() if data is not None or k in typed}
+    )
+    if net is None:
+        named = values(more.model) | ({"weights": weights} if weights else {})
+        net = make_net("model", str(model), named, split, fresh=False)
+    said: float | NetRecord | None = record
+    if said is None and run is not None and data is None and not typed:
+        said = record_of(run, checkpoint)
+    with display.progress("doctor", 100) as move:
+        seen = examine(
+            net.to(find_device(device)),
+            split,
+            more.resolved_threat,
+            record=said,
+            limit=limit,
+            batch=batch,
+            seed=seed,
+            progress=lambda name, done, todo: move(100 * done // todo, name),
+        )
+    if said is None:
+        seen.left_out.append("the net's own record: there is none, or the data are others; type --record 0.6925, say")
+    under = f"{type(more.resolved_threat).__name__} eps {as_text(more.resolved_threat.eps)}"
+    what = f"{run} ({checkpoint})" if run else str(model)
+    display.say(f"{what} on {seen.n} images of {split.name} ({split.part}), {under}")
+    display.say(text_of(seen))
+    return 1 if any(finding.severity == "error" for finding in seen.findings) else 0
+
+
+def text_of(seen: Examination) -> str:
+    """The findings with evidence and next step, then what was looked at."""
+    lines = [] if seen.findings else ["", "Nothing found."]
+    for finding in seen.findings:
+        lines += ["", f"{finding.severity}: {finding.name}", f"  seen  {finding.evidence}", f"  next  {finding.next}"]
+    figures = ", ".join(f"{name} {100 * p.value:.1f} %" for name, p in seen.accuracies.items())
+    curve = ", ".join(f"{100 * p.value:.1f} % at {eps:.3g}" for eps, p in seen.curve.items())
+    lines += ["", "Looked at: images, modes, precision, outputs, randomness, company and gradients on one batch."]
+    lines += [f"Right: {figures}."] if figures else []
+    lines += [f"PGD over radii: {curve}."] if curve else []
+    lines += [f"Left out: {'; '.join(seen.left_out)}."] if seen.left_out else []
+    return "\n".join(lines)

@@ -1,0 +1,205 @@
+"""`ardor evaluate`: a run, or any net with weights, to a verdict per image and attack."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from torch import nn
+from torch.distributed import get_node_local_rank, is_torchelastic_launched
+
+from ardor import models
+from ardor.attacks import Suite, suites
+from ardor.attacks.suites import SUITES
+from ardor.attacks.threat import BY_NAME, Linf
+from ardor.cli import display
+from ardor.cli.nets import data_options, make_net, net_options
+from ardor.cli.options import grouped, options_for, piece, values, with_options
+from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.data.split import Split
+from ardor.deployment.export.executorch import Program
+from ardor.deployment.export.onnx_session import Session
+from ardor.engine import threads
+from ardor.errors import ArdorError, ConfigError
+from ardor.evaluation.checks.recipe import with_training
+from ardor.evaluation.report_files import default_out, word_of
+from ardor.evaluation.verdicts import evaluate as judge
+from ardor.storage.config import read_yaml
+from ardor.training.recipe import find_device
+from ardor.types import Threat
+
+NAMES = ("data", "model", "threat")
+
+FILES: dict[str, type[Session | Program]] = {".onnx": Session, ".pte": Program}
+"""What computes an exported file, by the end of its name."""
+
+HELP = """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
+
+RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others.
+Or it is a file that `ardor export` made, judged on its own runtime: by default by the suite `deployed`, that is with
+images made against the net that it came from, along the gradients of its simulated graph, and by Square. Somebody
+else's file is a black box, for `square` and `transfer`, and so is a .pte.
+Without RUN, name a net, its weights and the data.
+
+Examples:
+
+`ardor evaluate runs/rslad`
+
+`ardor evaluate --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15`
+
+The report is saved as JSON in the run's folder (or where --out says), one verdict per image and attack.
+
+`ardor evaluate RUN --suite autoattack` keeps a journal beside it: stop it at any moment, and the same command goes
+on. The same command in a second terminal, on another machine that shares the folder, or as
+`torchrun --nproc-per-node 4 -m ardor evaluate RUN --suite autoattack` takes a share of the images.
+"""
+
+
+def app(argv: Sequence[str]) -> App:
+    """The command with the options of what `argv` names."""
+    asked = first_stage(argv, NAMES)
+    first = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
+    net = FILES[first.suffix](first) if first.suffix in FILES and not first.is_dir() else None
+    trained = read_yaml(first / "config.yaml") if (first / "config.yaml").is_file() else {}
+    threat = find_threat(asked, argv, _threat_of(net) if net else trained_threat(trained)) or Linf()
+    pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
+    if "model" in asked.names:
+        pieces["model"] = net_options(asked.names["model"])
+    rows = [piece(key, options) for key, options in pieces.items()]
+    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat, exported=net)
+    command = App(name="evaluate", help=HELP)
+    command.default(with_options(evaluate, options))
+    return command
+
+
+def evaluate(
+    run: Annotated[
+        Path | None, Parameter(name="RUN", help="a run's folder, or an exported .onnx or .pte; must come first")
+    ] = None,
+    /,
+    *,
+    model: Annotated[str | None, Parameter(help="a net's name or file.py:Name, instead of RUN")] = None,
+    weights: Annotated[str | None, Parameter(help="its weights: .safetensors, or .pt read with weights_only")] = None,
+    data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
+    suite: Annotated[
+        Literal["paper", "quick", "autoattack", "plus", "rand", "apgd", "square", "transfer", "deployed"] | None,
+        Parameter(help="which attacks; default paper, for a file deployed"),
+    ] = None,
+    transfer_from: Annotated[
+        str | None, Parameter(help="the run, or known teacher, that transfer is made against; default a file's own run")
+    ] = None,
+    threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
+    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
+    part: Annotated[Literal["test", "val", "train"], Parameter(help="of the data")] = "test",
+    limit: Annotated[int | None, Parameter(help="at most so many images, classes in proportion")] = None,
+    batch: Annotated[int | None, Parameter(help="images at a time; default 256, or all if fewer")] = None,
+    seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
+    device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
+    out: Annotated[Path | None, Parameter(help="the report's file; default in RUN")] = None,
+    journal: Annotated[
+        Path | None, Parameter(help="folder of finished verdicts; default in RUN, for all but paper and quick")
+    ] = None,
+    images: Annotated[bool, Parameter(help="keep the adversarial images in the journal", negative="")] = False,
+    more: Any = None,
+) -> int:
+    """Judge what the words and `more` describe."""
+    if (run is None) == (model is None):
+        got = "none" if run is None else f"the run {run} and the model {model}"
+        raise ConfigError(f"expected one net, got {got}: type ardor evaluate RUN, or --model NAME --weights FILE")
+    net = more.exported or (None if run is None else models.load(run, checkpoint=checkpoint))
+    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
+    options = {k: v for k, v in values(more.data).items() if data is not None or k in typed}
+    split = find_split(_data_of(more.exported) if more.exported else more.trained, data, part, options)
+    split = split if limit is None else split.limit(limit)
+    if net is None:
+        named = values(more.model) | ({"weights": weights} if weights else {})
+        net = make_net("model", str(model), named, split, fresh=False)
+    chosen = suite or default_suite(more.exported)
+    source: str | nn.Module | None = transfer_from
+    if source is None and run and more.exported and chosen == "deployed":
+        source = own_run(run, more.exported)
+    attacks = find_suite(chosen, more.resolved_threat, source, split)
+    folder, word = (run.parent, word_of(run)) if run and more.exported else (run, checkpoint)
+    where = default_out(folder, attacks, word, data, part, limit, seed)
+    shared = is_torchelastic_launched()
+    if journal is None and (attacks.sequential or shared or images):
+        journal = where.with_name(where.stem.replace("report-", "journal-", 1))
+    first = get_node_local_rank(fallback_rank=0) == 0  # of those that torchrun started here, the one that speaks
+    net = net.to(find_device(device))
+    threads.keep_memory()
+    settled = threads.settle(net, split.batch(slice(0, 64))[0].to(find_device(device)))
+    if first and chosen == "deployed" and source is None:
+        display.err.print("no images by transfer: type --transfer_from with the run that the net is from", markup=False)
+    if first and settled.seconds:
+        display.err.print(f"computing with {settled}", markup=False)
+    with display.evaluation(quiet=not first) as tell:
+        report = judge(
+            net,
+            split,
+            attacks,
+            batch=min(256, len(split)) if batch is None else batch,
+            seed=seed,
+            journal=journal,
+            images=images,
+            progress=tell,
+        )
+    report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
+    if more.exported:
+        report.title = f"{run} ({more.exported.built_as['runtime']})"
+    report.findings = with_training(report.findings, more.trained, attacks.threat.eps)
+    where = out or where
+    report.save(where)
+    if first:
+        kept = f", the adversarial images to {Path(str(journal)) / 'adversarial.npy'}" if images else ""
+        display.say(f"{report.table()}\n\nSaved to {where}{kept}.")
+    return 0
+
+
+def default_suite(exported: Session | Program | None) -> str:
+    """The papers' for a net, the three answers for a file, and what needs no gradient for one that has none."""
+    if exported is None:
+        return "paper"
+    return "square" if exported.without_gradients else "deployed"
+
+
+def own_run(file: Path, exported: Session | Program) -> nn.Module | None:
+    """The net that a file was exported from, where its run is beside it."""
+    for checkpoint in ("best", "last", "averaged"):
+        with contextlib.suppress(ArdorError):  # no run, or one that has gone on since
+            net = models.load(file.parent, checkpoint=checkpoint)
+            if models.hash_of(net) == exported.metadata.get("weights"):
+                return net
+    return None
+
+
+def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split: Split) -> Suite:
+    """The suite called `name`; `transfer` needs the net that the images are made against. Raises ConfigError."""
+    allowed = name in ("transfer", "deployed")
+    if (name == "transfer" and source is None) or (source is not None and not allowed):
+        got = "none" if source is None else f"{source} for --suite {name}"
+        raise ConfigError(
+            f"expected --transfer_from for --suite transfer, and only there or for deployed, got {got}: type --suite "
+            "transfer --transfer_from RUN"
+        )
+    if not allowed:
+        return SUITES[name](threat)
+    net = make_net("surrogate", source, {}, split, fresh=False) if isinstance(source, str) else source
+    if net is not None:
+        models.require_fit(net, split.shape, split.classes, "surrogate")
+    return suites.deployed(threat, net) if name == "deployed" or net is None else suites.transfer(threat, net)
+
+
+def _threat_of(net: Session | Program) -> Threat | None:
+    """The threat that a file was checked under, None for somebody else's."""
+    said = net.metadata.get("threat", {})
+    kind = BY_NAME.get(str(said.get("name")).lower())
+    return kind(float(said["eps"])) if kind else None
+
+
+def _data_of(net: Session | Program) -> dict[str, Any]:
+    """The data that a file was checked on, as a run's configuration says it."""
+    said = net.metadata.get("check", {})
+    return {"data": {"name": said["name"]}} if said else {}

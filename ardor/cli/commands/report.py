@@ -1,0 +1,67 @@
+"""`ardor report`: judged runs to one page, with pictures, and the comparison as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from ardor import models
+from ardor.attacks import PGD
+from ardor.cli import display
+from ardor.errors import ConfigError
+from ardor.evaluation.report import Report
+from ardor.evaluation.variance import split_of
+from ardor.reporting import PageEntry, comparison, device, examples
+from ardor.reporting.entry import entry_of, teaches, threat_of
+from ardor.reporting.page import write as write_page
+
+HELP = """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
+
+Each RUN is a folder that `ardor train` made and `ardor evaluate` has judged. The page is one file that opens offline.
+
+Example:
+
+`ardor report runs/natural runs/rslad --out report.html`
+"""
+
+
+def app(argv: Sequence[str]) -> App:
+    """The command; it needs no first stage."""
+    command = App(name="report", help=HELP)
+    command.default(report)
+    return command
+
+
+def report(
+    *runs: Annotated[Path, Parameter(name="RUN", help="folders of judged runs")],
+    out: Annotated[Path, Parameter(help="the page's file")] = Path("report.html"),
+    title: Annotated[str, Parameter(help="the page's heading")] = "Robustness report",
+    limit: Annotated[int, Parameter(help="images for radii and variance gap")] = 1000,
+) -> int:
+    """Gather the runs and write the page."""
+    if not runs:
+        raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
+    with display.progress("radii and variance gap", len(runs)) as move:
+        entries: list[PageEntry] = []
+        for run in runs:
+            move(len(entries), run.name)
+            entries.append(entry_of(run, limit=limit, role="teacher" if teaches(run, runs) else "student"))
+    first = entries[0].reports[0]
+    nets = {entry.name: models.load(run) for entry, run in zip(entries, runs, strict=True)}
+    shown = examples(nets, split_of(runs[0]), PGD(threat_of(first), steps=20))
+    notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
+    where = write_page(out, entries, shown, title=title, intro=intro(first), notes=notes)
+    parts = [comparison(entries), device.markdown(entries), f"Page: {where}"]
+    display.say("\n\n".join(part for part in parts if part))
+    return 0
+
+
+def intro(report: Report) -> str:
+    """What was judged, in a sentence."""
+    return (
+        f"Judged on {report.n} images of {report.data['name']} ({report.data['part']}) with the suite {report.suite}, "
+        f"{report.threat['name']} eps {report.threat['eps']}."
+    )

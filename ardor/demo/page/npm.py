@@ -1,0 +1,108 @@
+"""onnxruntime-web, the runtime of the page: its npm package, fetched once by npm itself and held to a pinned hash."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ardor.errors import ConfigError, DataError
+from ardor.storage.files import refusal
+
+VERSION = "1.22.0"
+"""Of the versions since 1.20, which have one build for every browser, the one with the smallest wasm."""
+
+INTEGRITY = "sha512-Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfuOBjUa6TEE/sc4nb7Da5dNL34fg=="
+"""The registry's own hash of the package."""
+
+NAME = f"onnxruntime-web-{VERSION}.tgz"
+PACK = f"npm pack onnxruntime-web@{VERSION}"
+LIMIT = 600  # seconds that npm may take
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What of the package a page needs: the script, the glue module that the script loads, the wasm."""
+
+    script: str
+    glue: str
+    wasm: bytes
+
+
+def fetch(folder: Path) -> Path:
+    """The package in `folder`: kept from an earlier call, or brought there by npm and checked.
+
+    Raises ConfigError without npm, DataError where npm cannot fetch it or it is not the pinned one, RunError where
+    `folder` cannot be written.
+    """
+    path = folder / NAME
+    if path.is_file():
+        return path
+    npm = shutil.which("npm")
+    if npm is None:
+        raise ConfigError(
+            f"expected npm, which fetches onnxruntime-web {VERSION}, got no such program: install Node.js, "
+            f"or type {PACK} on a machine that has it and pass the file with --onnxruntime_web"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            arrived = _pack(npm, Path(temporary))
+            _require_pinned(arrived)
+            os.replace(arrived, path)
+    except OSError as error:
+        raise refusal(path, error) from error
+    return path
+
+
+def unpack(path: Path) -> Runtime:
+    """The files of the package at `path`. Raises DataError for any other file than the pinned one."""
+    _require_pinned(path)
+    with tarfile.open(path) as archive:
+        script, glue, wasm = (
+            _member(archive, name)
+            for name in ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+        )
+    return Runtime(script.decode(), glue.decode(), wasm)
+
+
+def _pack(npm: str, folder: Path) -> Path:
+    """Let npm, as its user has set it up, put the package into `folder`."""
+    words = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--ignore-scripts"]
+    try:
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DataError(f"expected npm to fetch {NAME}, got nothing in {LIMIT} s: try again") from error
+    if done.returncode or not (folder / NAME).is_file():
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        raise DataError(
+            f"expected npm to fetch {NAME}, got {said}: look at the network and npm's registry setting, or fetch it "
+            f"elsewhere with {PACK} and pass the file with --onnxruntime_web"
+        )
+    return folder / NAME
+
+
+def _require_pinned(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha512").digest()
+    except OSError as error:
+        raise DataError(f"expected the package {NAME} at {path}, got {error.strerror}: make it with {PACK}") from error
+    got = f"sha512-{base64.b64encode(found).decode()}"
+    if got != INTEGRITY:
+        raise DataError(
+            f"expected {NAME} of {INTEGRITY}, got {path} of {got}: delete that file, which is damaged or another "
+            f"version, and make it with {PACK}"
+        )
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(f"package/dist/{name}")
+    assert file is not None  # a package of this hash has it
+    return file.read()

@@ -1,0 +1,67 @@
+"""The test digits that the page offers, each with the worst perturbation that ardor finds of it against each net."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ardor import losses
+from ardor.attacks import APGD
+from ardor.data.split import Split
+from ardor.engine.modes import attack_view, freeze
+from ardor.noise import Noise, order
+from ardor.types import Threat
+
+STARTS = 5
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A test image (8, 8) in [0, 1], its class, and for each net the worst image within the threat (nets, 8, 8)."""
+
+    label: int
+    clean: Tensor
+    worst: Tensor
+
+
+def shown(nets: list[nn.Module], test: Split, threat: Threat, seed: int = 0) -> list[Shown]:
+    """One image of each class: the first, in an order drawn from `seed`, that every net reads when it is clean.
+
+    They are not chosen by what the attack does to them; a class that no net reads is left out.
+    """
+    x, y, index = test.batch(slice(None))
+    right = torch.stack([_says(net, x) == y for net in nets]).all(0)
+    rows = [i for i in order(seed, "canvas", 0, index).tolist() if right[i]]
+    first = {int(y[i]): i for i in reversed(rows)}
+    chosen = torch.tensor([first[label] for label in sorted(first)], dtype=torch.long)
+    found = torch.stack([worst(net, x[chosen], y[chosen], index[chosen], threat, seed) for net in nets], 1)
+    return [Shown(int(y[i]), x[i, 0], found[k, :, 0]) for k, i in enumerate(chosen.tolist())]
+
+
+def worst(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: Threat, seed: int = 0) -> Tensor:
+    """Of APGD's climbs on the margin from several starts the image at which the margin was largest: as x."""
+    attack, best, top = APGD(threat, loss="margin"), x, losses.margin(_logits(net, x), y)
+    for start in range(STARTS):
+        with attack_view(net) as view:
+            found = attack.maximise(lambda z: losses.margin(view(z), y), x, Noise(seed, index, f"canvas {start}"))
+        margin = losses.margin(_logits(net, found), y)
+        best = torch.where((margin > top)[:, None, None, None], found, best)
+        top = torch.maximum(margin, top)
+    return best
+
+
+def fooled(net: nn.Module, digit: Shown, k: int) -> bool:
+    """Whether `net`, the one of place `k`, misreads its worst image of the digit."""
+    return int(_says(net, digit.worst[k][None, None])) != digit.label
+
+
+def _says(net: nn.Module, x: Tensor) -> Tensor:
+    return _logits(net, x).argmax(1)
+
+
+def _logits(net: nn.Module, x: Tensor) -> Tensor:
+    with freeze(net), torch.no_grad():
+        logits: Tensor = net(x)
+    return logits

@@ -1,0 +1,128 @@
+"""Parity: how far an exported file answers as its net does, on clean and on adversarial images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ardor.attacks import PGD
+from ardor.data.split import Split
+from ardor.engine.modes import freeze
+from ardor.errors import ExportError
+from ardor.evaluation.verdicts import adversarial
+from ardor.storage.config import describe
+from ardor.types import Threat
+
+BATCH = 64
+"""Images that are compared at once; the first goes alone, so a file with a fixed batch does not pass."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """Net and file on the same n images.
+
+    largest: the largest difference of a logit. equal: images with the same prediction. right, right_exported: those
+    that the net, and the file, predict correctly.
+    """
+
+    n: int
+    largest: float
+    equal: int
+    right: int
+    right_exported: int
+
+    @property
+    def agreement(self) -> float:
+        """The share of equal predictions."""
+        return self.equal / self.n
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The match on clean images, and on adversarial ones that `attack` made of them against the net."""
+
+    clean: Match
+    adversarial: Match
+    attack: dict[str, Any]
+
+    @property
+    def largest(self) -> float:
+        """The largest logit difference on either; NaN where one has no number."""
+        return float(torch.tensor([self.clean.largest, self.adversarial.largest]).max())
+
+    @property
+    def agreement(self) -> float:
+        """The smaller share of equal predictions."""
+        return min(self.clean.agreement, self.adversarial.agreement)
+
+    def misses(self, largest: float | None, agreement: float) -> list[str]:
+        """Where it falls short of what is asked, in words. largest: None asks for predictions only."""
+        found = []
+        for what, match in (("clean", self.clean), ("adversarial", self.adversarial)):
+            if largest is not None and not match.largest <= largest:  # also where it is NaN
+                found.append(f"logits that differ by up to {match.largest:.2g} on {what} images")
+            if not match.agreement >= agreement:
+                found.append(f"{match.equal} of {match.n} equal predictions on {what} images")
+        return found
+
+    def asdict(self) -> dict[str, Any]:
+        """As JSON can say it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        lines = ["| images | n | largest logit difference | equal predictions | correct: net | correct: file |"]
+        lines += ["|:--|--:|--:|--:|--:|--:|"]
+        for what, m in (("clean", self.clean), ("adversarial", self.adversarial)):
+            shares = [f"{100 * k / m.n:.2f} %" for k in (m.equal, m.right, m.right_exported)]
+            lines.append(f"| {what} | {m.n} | {m.largest:.2g} | {' | '.join(shares)} |")
+        return "\n".join(lines)
+
+
+def measure(net: nn.Module, other: Callable[[Tensor], Tensor], images: Split, threat: Threat, seed: int = 0) -> Parity:
+    """Compare `other` with `net` on `images` and on what PGD-10 makes of them against `net`.
+
+    Modes, parameter gradients and the global random generator are as before.
+    """
+    attack = PGD(threat, steps=10)
+    x_adv = adversarial(net, images, "parity", attack, batch=min(BATCH, len(images)), seed=seed)
+    clean = torch.cat([images.batch(rows)[0].cpu() for rows in _batches(len(images))])
+    labels = images.labels.cpu()
+    return Parity(match(net, other, clean, labels), match(net, other, x_adv, labels), describe(attack))
+
+
+def require_gradient(net: nn.Module, images: Split) -> None:
+    """Adversarial images are made along the gradient, so there must be one. Raises ExportError."""
+    x = images.batch(slice(0, 1))[0].to(_device(net), copy=True)
+    with freeze(net), torch.enable_grad():
+        logits = net(x.requires_grad_())
+    if not logits.requires_grad:
+        raise ExportError(
+            f"expected a net with a gradient, along which the adversarial images are made, got {type(net).__name__} "
+            "without one: take out what cuts it off (detach, no_grad, a comparison, an integer)"
+        )
+
+
+@torch.no_grad()
+def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Match:
+    """Both on images x (N, C, H, W) with labels y (N,), on the CPU."""
+    device = _device(net)
+    with freeze(net):
+        ours = torch.cat([net(x[rows].to(device)).float().cpu() for rows in _batches(len(x))])
+    theirs = torch.cat([other(x[rows]).float().cpu() for rows in _batches(len(x))])
+    a, b = ours.argmax(1), theirs.argmax(1)
+    counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
+    return Match(len(x), float((ours - theirs).abs().max()), *counts)
+
+
+def _device(net: nn.Module) -> torch.device:
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
+
+
+def _batches(n: int) -> Iterator[slice]:
+    yield slice(0, 1)
+    for first in range(1, n, BATCH):
+        yield slice(first, min(first + BATCH, n))

@@ -1,0 +1,148 @@
+"""gate: clean accuracy, PGD-20, the record, the cause, and what predicts a good teacher."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from torch import Tensor, nn
+
+from ardor.data.split import Split
+from ardor.diagnostics.probe import STEPS, Mask, Probe, pgd, right, share_of
+from ardor.diagnostics.record import Record
+from ardor.diagnostics.teacher.causes import at_chance, chance_of, diagnose
+from ardor.diagnostics.teacher.result import Entropy, TeacherReport
+from ardor.diagnostics.teacher.robustness import ROUNDED, not_robust, other_eps, short
+from ardor.engine.modes import attack_view
+from ardor.errors import DataError, ModelError
+from ardor.evaluation.findings import Finding, present
+from ardor.evaluation.proportion import Proportion
+from ardor.losses import margin
+from ardor.models import require_fit
+from ardor.noise import seeded
+from ardor.types import Threat
+
+LIMIT, PARTS = 1000, 4
+
+HARD = 4
+"""One image of so many is a hard one."""
+
+ProgressCallback: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is done next, and how many parts are done of how many."""
+
+
+def examine_teacher(
+    teacher: nn.Module,
+    val: Split,
+    threat: Threat,
+    *,
+    record: Record | None = None,
+    student: nn.Module | None = None,
+    robust: bool = True,
+    limit: int = LIMIT,
+    batch: int = 256,
+    seed: int = 0,
+    progress: ProgressCallback | None = None,
+) -> TeacherReport:
+    """Measure `teacher` on at most `limit` images of `val`, classes in proportion, and refuse it where it is not sound.
+
+    record: what is claimed, see `claim_of`; without it only flaws that show by themselves are found. student: a trained
+    net of the student's kind, for the transfer. robust: whether the method wants a robust teacher; False leaves PGD-20
+    out. batch: images at once. seed: of the random starts. A teacher that does not fit the data is a finding, no error.
+    Modes, flags, gradients and the global generator are put back. Raises DataError for a batch below 1, ConfigError for
+    a limit below 1, ModelError where the student does not fit.
+    """
+    if batch < 1:
+        raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
+    part = val.limit(limit)
+    seen = TeacherReport(len(part), threat, claim=record)
+    tell = progress or _nobody
+    with seeded(seed), attack_view(teacher) as view:  # a net that is random itself meets the same numbers
+        tell("clean", 0, PARTS)
+        bench = Probe(teacher, view, part, batch, seed)
+        logits = _answers(bench, seen)
+        if logits is None:
+            return seen
+        _judge_clean(bench, logits, seen, lambda: tell("causes", 1, PARTS))
+        if seen.refused:
+            return seen
+        tell(f"PGD-{STEPS}", 2, PARTS)
+        _judge_robust(bench, logits, seen, robust)
+        tell("student", 3, PARTS)
+        if student is not None:
+            seen.transfer = _transfer(bench, right(logits, bench.labels), student, threat)
+    return seen
+
+
+def _nobody(name: str, done: int, todo: int) -> None:
+    """Nobody wants to be told."""
+
+
+def wants_robust(method: Any) -> bool:
+    """Whether a method wants a robust teacher: all but ours that never attack (KD)."""
+    kind = method if isinstance(method, type) else type(method)
+    ours = kind.__module__.startswith("ardor.methods.")
+    return not ours or "attack" in getattr(kind, "__dataclass_fields__", {})
+
+
+def _answers(bench: Probe, seen: TeacherReport) -> Tensor | None:
+    """The logits of the clean images; None, with a finding, where there are none."""
+    try:
+        _require_size(seen.claim, bench.data)
+        require_fit(bench.net, bench.data.shape, bench.data.classes, "teacher")
+        return bench.logits()
+    except ModelError as error:
+        evidence, _, advice = str(error).rpartition(": ")
+        seen.findings.append(Finding("misfit", "error", evidence, advice))
+        return None
+
+
+def _require_size(claim: Record | None, data: Split) -> None:
+    """A net that ends in a mean takes any size, so that nothing else would notice."""
+    if claim is not None and claim.shape not in (None, data.shape):
+        raise ModelError(
+            f"expected images of shape {claim.shape} for {claim.of}, got {data.shape}: choose another teacher or data"
+        )
+
+
+def _judge_clean(bench: Probe, logits: Tensor, seen: TeacherReport, tell: Callable[[], None]) -> None:
+    """Clean accuracy and entropy; the cause, unless the record is reached."""
+    y, claim = bench.labels, seen.claim
+    seen.clean = share_of(right(logits, y))
+    seen.entropy = Entropy(float(_entropy(logits).mean()), None, bench.data.classes)
+    chance, reached = chance_of(logits, y), claim is not None and not short(seen.clean, claim.clean, ROUNDED)
+    if not reached or at_chance(seen.clean, chance):
+        tell()
+        seen.findings += present(diagnose(bench, logits, claim, chance, reached))
+
+
+def _judge_robust(bench: Probe, logits: Tensor, seen: TeacherReport, robust: bool) -> None:
+    """PGD-20 against the record or chance, and the entropy on hard images."""
+    if not robust or seen.entropy is None:
+        return
+    clean, y = right(logits, bench.labels), bench.labels
+    attacked = bench.logits(pgd(seen.threat))
+    seen.robust = share_of(clean & right(attacked, y))
+    hard = margin(attacked, y).argsort(descending=True, stable=True)[: math.ceil(len(y) / HARD)]
+    seen.entropy = dataclasses.replace(seen.entropy, hard=float(_entropy(logits[hard]).mean()))
+    weak = not_robust(bench, clean, seen)
+    seen.findings += present(weak or other_eps(seen.claim, seen.threat))
+
+
+def _transfer(bench: Probe, clean: Mask, student: nn.Module, threat: Threat) -> Proportion:
+    """Of the student's adversarial examples, from images that both get right, those that the teacher gets wrong."""
+    y = bench.labels
+    with attack_view(student) as view:
+        require_fit(student, bench.data.shape, bench.data.classes, "student")
+        own = Probe(student, view, bench.data, bench.batch, bench.seed)
+        made = list(own.images(pgd(threat)))
+        fooled = clean & right(own.logits(), y) & ~right(own.answers(made), y)
+    return share_of(~right(bench.answers(made), y)[fooled])
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    """(N,) nats."""
+    log_p = logits.double().log_softmax(1)
+    return -(log_p.exp() * log_p).sum(1)

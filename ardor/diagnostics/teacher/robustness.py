@@ -1,0 +1,94 @@
+"""What PGD-20 says of a teacher that should be robust."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from ardor.diagnostics.probe import STEPS, Mask, Probe, pgd, right, share_of
+from ardor.diagnostics.record import AUTOATTACK, Record
+from ardor.diagnostics.teacher.causes import SIGMAS
+from ardor.diagnostics.teacher.result import TeacherReport
+from ardor.evaluation.findings import Finding
+from ardor.evaluation.proportion import Proportion
+from ardor.storage.config import as_text
+from ardor.types import Threat
+
+RARE = math.erfc(SIGMAS / math.sqrt(2)) / 2
+
+ROUNDED = 0.01
+"""Beyond what chance explains: published figures are rounded, machines differ."""
+
+WEAKER = 0.05
+"""The same where the record was made by an attack weaker than PGD-20, such as the ten steps of a run's validation."""
+
+SAME_EPS = 0.02
+"""A radius within this share of another is the same: 0.031 stands for 8/255 in the oldest records."""
+
+
+def not_robust(bench: Probe, clean: Mask, seen: TeacherReport) -> Finding | None:
+    """PGD-20 below what the record says at its own eps, or below chance at the threat's."""
+    claim, robust = seen.claim, seen.robust or Proportion(0, 0)
+    missed = ""
+    if claim is not None and claim.robust is not None and claim.norm == _norm(seen.threat):
+        there = robust if _same_eps(claim, seen.threat) else within(bench, clean, seen.threat, claim.eps or 0)
+        if short(there, claim.robust, ROUNDED if claim.attack == AUTOATTACK else WEAKER):
+            said = f"{claim.attack} {100 * claim.robust:.1f} % at eps {as_text(claim.eps or 0)}"
+            missed = f", and the record of {claim.of} says {said}"
+            missed += "" if there is robust else f", where it leaves {there} %"
+    if not missed and robust.interval[1] >= 1 / bench.data.classes:
+        return None
+    half, quarter = (within(bench, clean, seen.threat, seen.threat.eps / k) for k in (2, 4))
+    eps = as_text(seen.threat.eps)
+    evidence = (
+        f"PGD-{STEPS} at eps {eps} leaves {robust} % of {robust.n} images right{missed}; "
+        f"at half of this eps {half} %, at a quarter {quarter} %"
+    )
+    return Finding("not_robust", "error", evidence, _weakness(seen, half, quarter))
+
+
+def _weakness(seen: TeacherReport, half: Proportion, quarter: Proportion) -> str:
+    """Natural, or trained for a smaller eps: the widest at which half of the clean accuracy is left says for which."""
+    least = seen.clean.value / 2 if seen.clean else 0.0
+    for share, k in ((half, 2), (quarter, 4)):
+        if share.value >= least:
+            eps = f"{seen.threat.eps / k:.3g}"
+            return f"it looks trained for a smaller eps, about {eps}, or natural: choose a robust one"
+    return "it looks natural, for nothing withstands a quarter either: choose a robust one, or a method such as kd"
+
+
+def other_eps(claim: Record | None, threat: Threat) -> Finding | None:
+    """The record is for another threat than the student is to withstand."""
+    if claim is None or claim.robust is None or (claim.norm == _norm(threat) and _same_eps(claim, threat)):
+        return None
+    evidence = (
+        f"the record of {claim.of} is for {claim.norm} eps {as_text(claim.eps or 0)}, and the threat is "
+        f"{_norm(threat)} eps {as_text(threat.eps)}"
+    )
+    return Finding("other_eps", "warning", evidence, "know that it was made for another threat than the student's")
+
+
+def _same_eps(claim: Record, threat: Threat) -> bool:
+    return abs((claim.eps or 0) / threat.eps - 1) <= SAME_EPS
+
+
+def _norm(threat: Threat) -> str:
+    return type(threat).__name__.lower()
+
+
+def within(bench: Probe, clean: Mask, threat: Threat, eps: float) -> Proportion:
+    """Accuracy under PGD-20 at another radius."""
+    other: Any = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
+    return share_of(clean & right(bench.logits(pgd(other)), bench.labels))
+
+
+def short(seen: Proportion, said: float, slack: float) -> bool:
+    """Whether an accuracy is below the record by more than chance and `slack` explain: exactly, for any few images."""
+    return said > slack and _at_most(seen.k, seen.n, said - slack) < RARE
+
+
+def _at_most(k: int, n: int, p: float) -> float:
+    """How often at most k of n succeed, each with chance p in (0, 1): the binomial distribution."""
+    steps = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
+    return math.fsum(math.exp(step + i * math.log(p) + (n - i) * math.log1p(-p)) for i, step in enumerate(steps))

@@ -1,0 +1,135 @@
+"""What a net costs: multiply-accumulates of one image, counted on a real forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ardor.engine.folding import as_given
+from ardor.engine.modes import attack_view
+from ardor.types import Images, Logits, Net
+
+
+def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
+    """Multiply-accumulates of convolutions and linear layers for one image of `shape` (C, H, W); modes are put back."""
+    counted = 0
+
+    def count(layer: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal counted
+        if isinstance(layer, nn.Conv2d):
+            counted += out[0].numel() * math.prod(layer.weight.shape[1:])
+        elif isinstance(layer, nn.Linear):
+            counted += out[0].numel() * layer.in_features
+
+    hooks = [layer.register_forward_hook(count) for layer in net.modules()]
+    try:
+        with torch.no_grad(), attack_view(net):
+            device = next((p.device for p in net.parameters()), torch.device("cpu"))
+            net(torch.zeros(1, *shape, device=device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+class CountedNet:
+    """A net that counts the images that pass through it, forward and backward to the input; otherwise it is `net`.
+
+    tick: called after every forward pass with the number of passes of a batch so far, whatever its size.
+    """
+
+    def __init__(self, net: Net, tick: Callable[[int], None] | None = None) -> None:
+        self.net, self.tick = net, tick
+        self.reset()
+
+    def __call__(self, x: Images) -> Logits:
+        """Images to logits."""
+        logits = self.net(x)
+        self.forwards += len(x)
+        self.calls += 1
+        if logits.requires_grad:
+            logits.register_hook(self._back)
+        if self.tick is not None:
+            self.tick(self.calls)
+        return logits
+
+    def as_given(self) -> Any:
+        """The net that was given, as for its twin."""
+        return as_given(self.net)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["net"], name)
+
+    def reset(self) -> None:
+        """Begin to count again."""
+        self.forwards = self.backwards = self.calls = 0
+
+    def _back(self, grad: Tensor) -> None:
+        self.backwards += len(grad)
+        self.calls += 1
+
+
+@dataclass
+class Passes:
+    """Passes through a net's layers, in multiply-accumulates: forward, back to the input, and to the weights."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    weights: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All three."""
+        return self.forward + self.backward + self.weights
+
+
+@contextlib.contextmanager
+def count_flops(layers: Sequence[nn.Module]) -> Iterator[Passes]:
+    """Count what passes through `layers` of a net, which has no twin meanwhile; all hooks are gone afterwards."""
+    passes = Passes()
+    hooks = [hook for layer in layers for hook in _watch(layer, passes)]
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _watch(layer: nn.Module, passes: Passes) -> list[Any]:
+    """Hooks on a layer, and on its largest parameter, whose own are called only where its gradient is computed."""
+    waiting = 0.0  # passes back since the last forward one, which are to the weights too where those ask
+    own = max((p for p in layer.parameters() if p.requires_grad), key=Tensor.numel, default=None)
+
+    def forward(layer: nn.Module, _: object, out: Tensor) -> None:
+        nonlocal waiting
+        waiting, cost, learns = 0.0, _macs(layer, out), own is not None and own.requires_grad
+        passes.forward += cost
+
+        def backward(grad: Tensor) -> None:
+            nonlocal waiting
+            passes.backward += cost
+            waiting += cost * learns
+
+        if out.requires_grad:
+            out.register_hook(backward)
+
+    def weights(grad: Tensor) -> None:
+        nonlocal waiting
+        passes.weights += waiting
+        waiting = 0.0
+
+    return [layer.register_forward_hook(forward), *([own.register_hook(weights)] if own is not None else [])]
+
+
+def _macs(layer: nn.Module, out: Tensor) -> float:
+    if isinstance(layer, nn.Linear):
+        return out.numel() * layer.in_features
+    if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return out.numel() * math.prod(layer.weight.shape[1:])
+    return len(out)

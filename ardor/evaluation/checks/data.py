@@ -1,0 +1,33 @@
+"""What the images themselves, and how they were used, give reason to doubt."""
+
+from __future__ import annotations
+
+import torch
+
+from ardor.data.split import Split
+from ardor.evaluation.findings import Finding, present
+
+SLIVER = 0.2
+"""range: of [0, 1], between the darkest and the brightest value of all images. No data set of photographs or scans is
+so faint, while 8-bit values divided by 255 twice span 0.004 and digits of 0 .. 16 read as 8-bit ones 0.06."""
+
+
+def of_data(data: Split) -> list[Finding]:
+    """Every finding on the images."""
+    return present(image_range(data), selection(data))
+
+
+def image_range(data: Split) -> Finding | None:
+    """The images fill a sliver of [0, 1]: they were scaled once too often, and no eps means what it says."""
+    low, high = (float(v) / (1 if data.images.is_floating_point() else 255) for v in torch.aminmax(data.images))
+    if high - low >= SLIVER:
+        return None
+    evidence = f"all values of {len(data)} images lie in [{low:.4g}, {high:.4g}], a sliver of [0, 1]"
+    return Finding("range", "error", evidence, "scale them once: give uint8 of 0 .. 255, or floats that span [0, 1]")
+
+
+def selection(data: Split) -> Finding | None:
+    """The test set took part in choosing the checkpoint."""
+    if not data.marks:
+        return None
+    return Finding("selection", "warning", "; ".join(data.marks), "report it as the papers' protocol, not as held out")

@@ -1,0 +1,99 @@
+"""What gives reason to doubt a file for a device: how it was calibrated, what it clips, where its gradients lead.
+
+The net here is a `Session`, a file on its runtime with gradients from a simulation of its graph,
+or a `phone.Program`, which has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ardor.evaluation.findings import Finding, present
+from ardor.types import Images
+
+if TYPE_CHECKING:
+    from ardor.evaluation.report import Report
+
+
+INT8 = "-int8"
+"""How the forms that are quantised end."""
+
+
+@torch.no_grad()
+def of_file(net: Any, x: Images) -> list[Finding]:
+    """Every finding on an exported file, with images x (B, C, H, W) at hand; none on any other net."""
+    said = getattr(net, "metadata", None)
+    if not said:
+        return []
+    int8, found = said["to"].endswith(INT8), list[Finding | None]()
+    if int8:
+        found += [few_calibration(said["calibration"]["n"])]
+    if not net.without_gradients:
+        simulated = net.simulated(x.cpu())
+        found += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
+        found += [saturated(net.simulated.clipped(x.cpu())) if int8 else None]
+    return present(*found)
+
+
+APART = 0.01
+"""gradients_simulated: of the images. Simulations of five INT8 files predicted all of 300 as the runtime did."""
+
+
+def gradients_simulated(equal: int, n: int) -> Finding | None:
+    """Gradients are those of a simulation; where it does not answer as the file does, they lead elsewhere."""
+    evidence = f"gradients are those of a simulation, which predicts {equal} of {n} clean images as the file does"
+    if n - equal <= APART * n:
+        return Finding("gradients_simulated", "note", evidence, "what an attack claims was judged by the file itself")
+    advice = "do not quote what follows these gradients: quote transfer and Square, and compare this runtime's version"
+    return Finding("gradients_simulated", "warning", evidence, advice)
+
+
+ENOUGH = 64
+"""few_calibration: images. On four published nets 16 left 1 to 9 % of the test images' logits out of range, 64 0.1 to
+0.6 %, and 256 none."""
+
+
+def few_calibration(n: int) -> Finding | None:
+    """INT8 ranges from so few images that others do not fit into them."""
+    if n >= ENOUGH:
+        return None
+    evidence = f"INT8 was calibrated on {n} images, whose ranges others will leave"
+    return Finding("few_calibration", "warning", evidence, "export it again with at least 256 training images")
+
+
+CLIPPED = 0.01
+"""saturated: of a layer's values on the images judged. With 64 calibration images and more, 0.6 % at most."""
+
+
+def saturated(clipped: Mapping[str, float]) -> Finding | None:
+    """Values that INT8 cuts off, by layer: what is cut has no gradient and no effect."""
+    worst = max(clipped, key=lambda name: clipped[name], default="")
+    if not worst or clipped[worst] <= CLIPPED:
+        return None
+    evidence = f"INT8 cuts off {100 * clipped[worst]:.1f} % of the values of {worst} on the images judged"
+    advice = "export it again, calibrated on more training images, or on some that look like these"
+    return Finding("saturated", "warning", evidence, advice)
+
+
+HIDDEN, FEW = 0.002, 3
+"""hidden_by_quantisation: of all images, and images. Two starts of one attack on one net were up to 2 of 300 apart."""
+
+
+def hidden_by_quantisation(report: Report) -> Finding | None:
+    """What an INT8 file withstands along its own gradients, it does not withstand when asked otherwise."""
+    from ardor.evaluation.access import answers
+
+    said = {kind: share.k for kind, share in answers(report).items()}
+    if not str(report.model.get("to")).endswith(INT8) or "white-box" not in said:
+        return None
+    white = said.pop("white-box")
+    if not said or white - min(said.values()) <= max(HIDDEN * report.n, FEW):
+        return None
+    words = {"transfer": "images made against another net", "query": "Square"}
+    others = " and ".join(f"{words[kind]} {k}" for kind, k in said.items())
+    evidence = f"attacks along the file's own gradients leave {white} of {report.n} images right, {others}"
+    advice = "INT8 hides gradients: quote the worst case, as an upper bound, never the white-box figure alone"
+    return Finding("hidden_by_quantisation", "error", evidence, advice)

@@ -1,0 +1,204 @@
+"""What one batch shows of a net in a handful of passes: how it answers, and whether its gradients are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ardor import losses
+from ardor.engine.modes import attack_view
+from ardor.errors import ModelError
+from ardor.evaluation.findings import Finding, present
+from ardor.noise import seeded
+from ardor.types import Images, Labels, Logits, Net
+
+HALF = (torch.float16, torch.bfloat16)
+
+FEW, CALLS = 16, 8
+"""Images and calls that look for randomness: a net that picks one of two ways per call is missed once in 128."""
+
+
+def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
+    """Every finding on the net. x: (B, C, H, W), B different images; y: (B,).
+
+    Call it on the net as it came, not inside attack_view: its mode is looked at too. Modes, flags and the global
+    generator are put back. Raises ModelError where the net gives no finite logits, one row for each image.
+    """
+    found = [training_mode(net), float16(net)]
+    with attack_view(net) as view, seeded(0):
+        logits = answer(net, x)
+        found += [probabilities(logits), constant(logits.argmax(1), y)]
+        found += [randomised([answer(net, x[:FEW]) for _ in range(CALLS)])]
+        found += [batch_mates(*in_other_company(net, x, logits))]
+        found += [without_gradients(net)]
+        if found[-1] is None:
+            right = logits.argmax(1) == y
+            ce, margin = (gradient(view, x[right], y[right], loss) for loss in ("ce", "margin"))
+            found += [nan_gradients(ce, margin), zero_gradients(ce, margin)]
+    return present(*found)
+
+
+@torch.no_grad()
+def answer(net: Net, x: Images) -> Logits:
+    """The logits (B, classes) of x. Raises ModelError where they are anything else, or where half a net refuses x."""
+    try:
+        logits = net(x)
+    except RuntimeError as error:
+        half = float16(net) if isinstance(net, nn.Module) else None
+        if half is None:
+            raise
+        cause = str(error).splitlines()[0]
+        raise ModelError(
+            f"expected a net that takes float32 images, got one that refuses them ({cause}): {half.evidence}; "
+            "type net.float() first"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise ModelError(
+            f"expected logits as one tensor (B, classes), got {type(logits).__name__}: return only the logits, and "
+            "give features by a method called features"
+        )
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise ModelError(
+            f"expected logits of shape ({len(x)}, classes) for {len(x)} images, got {tuple(logits.shape)}: "
+            "return one row for each image"
+        )
+    if not bool(logits.isfinite().all()):
+        raise ModelError("expected finite logits, got NaN or infinity: check the weights and the normalisation")
+    return logits
+
+
+def in_other_company(net: Net, x: Images, logits: Logits) -> tuple[Logits, Logits]:
+    """The logits of the first half of x, as they were, and with other places and images beside it; none for one image.
+
+    The batch keeps its shape, so that the same kernels compute it.
+    """
+    half = len(x) // 2
+    if not half:
+        return logits[:0], logits[:0]
+    mixed = torch.cat([x[:half].flip(0), x[:1].expand(len(x) - half, *x.shape[1:])])
+    return logits[:half], answer(net, mixed)[:half].flip(0)
+
+
+@torch.enable_grad()
+def gradient(net: Net, x: Images, y: Labels, loss: str) -> Tensor:
+    """The gradient of a loss (ardor.losses.BY_NAME) at x; zeros where no path leads back to the images."""
+    z = x.detach().clone().requires_grad_()
+    value = losses.BY_NAME[loss](net(z), y).sum() if len(x) else z.sum()
+    if not value.requires_grad:
+        return torch.zeros_like(z)
+    (grad,) = torch.autograd.grad(value, z, allow_unused=True)
+    return torch.zeros_like(z) if grad is None else grad
+
+
+def without_gradients(net: nn.Module) -> Finding | None:
+    """The net is a file on a runtime that gives none and cannot be simulated; it says so in `without_gradients`."""
+    said = getattr(net, "without_gradients", "")
+    next_ = "judge it with --suite square, and with images made against the net that it came from"
+    return Finding("without_gradients", "note", said, next_) if said else None
+
+
+def training_mode(net: nn.Module) -> Finding | None:
+    """The net came in training mode; it was judged in eval mode and put back."""
+    on = [name or "the net itself" for name, module in net.named_modules() if module.training]
+    if not on:
+        return None
+    evidence = f"{len(on)} modules were in training mode, the first is {on[0]}"
+    return Finding("training_mode", "note", evidence, "judged in eval mode and put back")
+
+
+def float16(net: nn.Module) -> Finding | None:
+    """Any weight or buffer in half precision: gradients vanish early there, and logits are coarse."""
+    state = [(name, value.dtype) for part in (net.named_parameters(), net.named_buffers()) for name, value in part]
+    half = [(name, str(dtype).removeprefix("torch.")) for name, dtype in state if dtype in HALF]
+    if not half:
+        return None
+    evidence = f"{len(half)} of {len(state)} weights and buffers are {half[0][1]}, the first is {half[0][0]}"
+    return Finding("float16", "warning", evidence, "judge it in float32: type net.float()")
+
+
+ONE = 1e-3
+"""probabilities: how far from 1 a row's sum may be; a softmax in half precision is that far off."""
+
+
+def probabilities(logits: Tensor) -> Finding | None:
+    """The net returns probabilities: rows that are non-negative and sum to 1 flatten the gradients of every attack."""
+    sums = logits.sum(1)
+    if bool((logits < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=ONE):
+        return None
+    evidence = f"{len(logits)} outputs are non-negative and each sums to 1"
+    return Finding("probabilities", "error", evidence, "return logits: drop the softmax, which hides gradients")
+
+
+OTHERS = 10
+"""constant: images whose label is not the one class predicted. Fewer, and a good net may just have met one class."""
+
+
+def constant(predicted: Labels, y: Labels) -> Finding | None:
+    """One class for every image, though many are of others: not trained, or not on images like these."""
+    others = int((y != predicted[0]).sum())
+    if others < OTHERS or bool((predicted != predicted[0]).any()):
+        return None
+    evidence = f"all {len(y)} images are taken for class {int(predicted[0])}, {others} of them wrongly"
+    return Finding("constant", "error", evidence, "check that the weights were loaded, and the images' scale")
+
+
+CHANGE = 1e-4
+"""randomised: of the logits' range. The same call on the same machine repeats to about 1e-7 of it."""
+
+
+def randomised(calls: Sequence[Logits]) -> Finding | None:
+    """Identical calls gave other logits: an attack that asks once has seen one draw, and one verdict is one draw."""
+    apart = max(float((z - calls[0]).abs().max()) for z in calls)
+    span = float(calls[0].max() - calls[0].min())
+    if not apart > CHANGE * span:
+        return None
+    evidence = f"{len(calls)} identical calls gave logits up to {apart:.3g} apart, of a range of {span:.3g}"
+    advice = "judge it with the suite rand, which averages gradients over 20 draws, and say so beside the figures"
+    return Finding("randomised", "error", evidence, advice)
+
+
+MATES = 1e-3
+"""batch_mates: of the logits' range. A row's rounding hardly depends on its neighbours in a batch of one shape, not
+even with TF32, which rounds to 5e-4; a batch norm that takes its batch's own statistics moves logits by tenths."""
+
+
+def batch_mates(one: Logits, other: Logits) -> Finding | None:
+    """The same images in another company and place gave other logits: the others of a batch take part in a verdict."""
+    if not len(one):
+        return None
+    apart, span = float((one - other).abs().max()), float(one.max() - one.min())
+    if not apart > MATES * span:
+        return None
+    evidence = f"{len(one)} images among others gave logits up to {apart:.3g} apart, of a range of {span:.3g}"
+    advice = "look for batch norm without running statistics, or a mean over the batch: each image must stand alone"
+    return Finding("batch_mates", "error", evidence, advice)
+
+
+LOST = 0.01
+"""zero_gradients: of the correctly classified images. A blank image may cost a dead ReLU; more is a mask."""
+
+
+def zero_gradients(ce: Tensor, margin: Tensor) -> Finding | None:
+    """Gradients that are exactly 0: an attack that follows them stays where it is. ce, margin: (B, ...) each."""
+    n = len(ce)
+    no_ce, no_margin = (int((g == 0).flatten(1).all(1).sum()) if n else 0 for g in (ce, margin))
+    if max(no_ce, no_margin) <= LOST * n:
+        return None
+    evidence = f"of {n} correctly classified images cross-entropy's gradient is exactly 0 on {no_ce}, "
+    if no_margin > LOST * n:
+        advice = "find what stops it: rounding, detach, argmax, a lookup; until then only black-box figures count"
+        return Finding("zero_gradients", "error", f"{evidence}the logit margin's on {no_margin}", advice)
+    advice = "the logits are too far apart for float32: quote attacks on the margin or DLR (cw, apgd), not PGD alone"
+    return Finding("zero_gradients", "warning", f"{evidence}the logit margin's on {no_margin}", advice)
+
+
+def nan_gradients(ce: Tensor, margin: Tensor) -> Finding | None:
+    """Gradients that are NaN or infinite on any correctly classified image. ce, margin: (B, ...) each."""
+    bad = int((~(ce.isfinite() & margin.isfinite())).flatten(1).any(1).sum()) if len(ce) else 0
+    if not bad:
+        return None
+    evidence = f"the gradient is NaN or infinite on {bad} of {len(ce)} correctly classified images"
+    advice = "look for a root, a logarithm or a division at 0, and add a small constant there"
+    return Finding("nan_gradients", "error", evidence, advice)

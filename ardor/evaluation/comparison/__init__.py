@@ -1,0 +1,6 @@
+"""Two nets on the same images: the difference, its interval, and what it is worth."""
+
+from ardor.evaluation.comparison.difference import Difference
+from ardor.evaluation.comparison.paired import Comparison, compare
+
+__all__ = ["Comparison", "Difference", "compare"]

@@ -1,0 +1,100 @@
+"""TODO ardor.evaluation.identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ardor.attacks import Suite
+from ardor.attacks.rounds import fitted
+from ardor.data.split import Split
+from ardor.errors import ConfigError
+from ardor.evaluation.report import Report
+from ardor.models import hash_of
+from ardor.storage.config import code_of, describe
+from ardor.types import Attack
+from ardor.version import __version__
+
+
+def identity(net: nn.Module, data: Split, suite: Suite, *, batch: int = 256, seed: int = 0) -> dict[str, Any]:
+    """What makes two evaluations the same one: net, images, attacks, seed, batch and versions, as JSON can say it."""
+    attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
+    return identity_of_report(empty_report(net, data, suite, attacks, seed, batch), net, attacks)
+
+
+def kept(path: Path, wanted: dict[str, Any]) -> Report | None:
+    """The report at `path`, where it is of the evaluation `wanted`, an `identity`; else None.
+
+    A report does not hold the code of a user's own files, so that may differ.
+    """
+    try:
+        found = Report.load(path)
+    except ConfigError:
+        return None
+    said = {word: getattr(found, word) for word in wanted if word != "code"}
+    said["data"] = {key: found.data.get(key) for key in wanted["data"]}
+    ours = {word: wanted[word] for word in said}
+    return found if json.dumps(ours) == json.dumps(said) else None
+
+
+def identity_of_report(report: Report, net: nn.Module, attacks: dict[str, Attack]) -> dict[str, Any]:
+    """What makes two evaluations the same one."""
+    words = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
+    said = {word: getattr(report, word) for word in words}
+    said["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
+    foreign = [m for m in net.modules() if type(m).__module__.partition(".")[0] not in ("torch", "ardor")]
+    plain = [describe({k: v for k, v in vars(m).items() if isinstance(v, int | float | str)}) for m in foreign]
+    code = {name: _code(attack) for name, attack in attacks.items()} | {"net": [_code(type(m)) for m in foreign]}
+    digest = hashlib.sha256(repr((plain, code)).encode()).hexdigest()[:16]  # of a user's own files and settings
+    return {**said, "n": report.n, "code": digest}
+
+
+def _code(thing: Any) -> Any:
+    """Who made an attack or a layer, and from which file: an edited one is another, whatever its fields say."""
+    if isinstance(thing, partial):
+        return [_code(thing.func), describe(list(thing.args)), describe(thing.keywords)]
+    made = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{made.__module__}.{made.__qualname__}", code_of(made)
+
+
+def empty_report(
+    net: nn.Module, data: Split, suite: Suite, attacks: dict[str, Attack], seed: int, batch: int
+) -> Report:
+    """The report of an evaluation before its first verdict."""
+    return Report(
+        model={**describe(net), "hash": hash_of(net), "parameters": sum(p.numel() for p in net.parameters())},
+        data={
+            "name": data.name,
+            "part": data.part,
+            "of": data.of or len(data),
+            "classes": data.classes,
+            "class_names": list(data.class_names),
+            "hash": data.hash,
+            "source": describe(data.source),
+            "marks": list(data.marks),
+        },
+        suite=suite.name,
+        sequential=suite.sequential,
+        threat=describe(suite.threat),
+        attacks={name: _resolved(attack) for name, attack in attacks.items()},
+        index=data.index.tolist(),
+        labels=data.labels.tolist(),
+        verdicts={},
+        seed=seed,
+        batch=batch,
+        versions={"ardor": __version__, "torch": str(torch.__version__)},
+    )
+
+
+def _resolved(attack: Attack) -> dict[str, object]:
+    """An attack's hyperparameters as they were used: a step of None is eps / 4."""
+    said: dict[str, object] = describe(attack)
+    if said.get("step", 0) is None:
+        said["step"] = describe(attack.threat.eps / 4)  # type: ignore[attr-defined]
+    return said

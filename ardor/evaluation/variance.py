@@ -1,0 +1,122 @@
+"""Second-order statistics of features: the losses of variance-gap alignment and the variance gap as a diagnostic.
+
+Dong, Koniusz, Chen and Ong, ECCV 2024. For an adversarially trained net, robust accuracy under a growing radius falls,
+nearly linearly, as the variance of the features under attack departs from the clean one: V = trace C / d over the
+whole set, gap(eps) = |V(X'_eps) - V(X)|. Far beyond the radius that a net was trained for the trend can bend, which
+the signed gap shows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ardor import data, models
+from ardor.attacks import PGD
+from ardor.attacks.threat import Linf
+from ardor.data.split import Split
+from ardor.engine.modes import attack_view
+from ardor.errors import ModelError
+from ardor.losses import covariance
+from ardor.noise import Noise
+from ardor.storage.config import read_yaml
+from ardor.storage.files import write_atomic
+from ardor.types import Threat
+
+RADII = tuple(r / 255 for r in range(0, 18, 2))
+
+
+@dataclass(frozen=True)
+class GapPoint:
+    """One radius of the trend: robust accuracy beside the variance of the attacked features.
+
+    variance: V(X'_eps); signed: V(X'_eps) - V(X); gap: its size; relative: signed / V(X); frobenius: ||C' - C||_F.
+    """
+
+    eps: float
+    accuracy: float
+    variance: float
+    signed: float
+    relative: float
+    frobenius: float
+
+    @property
+    def gap(self) -> float:
+        """|V(X'_eps) - V(X)|."""
+        return abs(self.signed)
+
+
+def variance_gap(
+    net: Any, data: Split, radii: tuple[float, ...] = RADII, *, steps: int = 20, batch: int = 256, seed: int = 0
+) -> list[GapPoint]:
+    """Robust accuracy and variance gap of `net` on `data` over Linf `radii`: PGD on cross-entropy, step eps / 4.
+
+    radii are on the [0, 1] scale; 0 (the clean images) is measured whether named or not.
+    """
+    clean_c = None
+    points = []
+    for eps in sorted({0.0, *radii}):
+        attack = PGD(Linf(eps), steps=steps) if eps else None
+        c, accuracy = _attacked_covariance(net, data, attack, batch, seed)
+        clean_c = c if clean_c is None else clean_c
+        v, v0 = float(c.diagonal().mean()), float(clean_c.diagonal().mean())
+        if not v0 > 0:
+            raise ModelError("expected features that vary over the images, got constants: check the net's weights")
+        points.append(GapPoint(eps, accuracy, v, v - v0, (v - v0) / v0, float((c - clean_c).norm())))
+    return points
+
+
+def _attacked_covariance(net: Any, data: Split, attack: PGD | None, batch: int, seed: int) -> tuple[Tensor, float]:
+    features, correct = [], 0
+    device = next(net.parameters()).device
+    with attack_view(net) as view:
+        for rows in torch.arange(len(data)).split(batch):
+            x, y, index = (v.to(device) for v in data.batch(rows))
+            if attack is not None:
+                x = attack(view, x, y, Noise(seed, index, "variance_gap"))
+            with torch.no_grad():
+                h = view.features(x)
+                correct += int((view.head(h).argmax(1) == y).sum())
+            features.append(h.double().cpu())
+    return covariance(torch.cat(features)), correct / len(data)
+
+
+def pearson(points: list[GapPoint]) -> float:
+    """Pearson's r between gap and robust accuracy over the radii, eps = 0 included; NaN where either is constant."""
+    table = torch.tensor([[p.gap, p.accuracy] for p in points], dtype=torch.float64)
+    return float(torch.corrcoef(table.T)[0, 1])
+
+
+def split_of(run: Path) -> Split:
+    """The test part of the data that a run was trained on."""
+    return data.load_test(**read_yaml(run / "config.yaml")["data"])
+
+
+def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
+    """Variance gap and robust accuracy at nine radii from 0 to twice eps, kept in the run's folder.
+
+    It takes a while, so a second call reads what the first kept.
+
+    Only for Linf, and for nets with `features`; else nothing.
+    """
+    net = models.load(run)
+    if not (isinstance(threat, Linf) and hasattr(net, "features")):
+        return []
+    split = split_of(run).limit(limit)
+    radii = tuple(threat.eps * k / 4 for k in range(9))
+    key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
+    path = run / "variance_gap.json"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["key"] == key:
+            return [GapPoint(**point) for point in kept["points"]]
+    points = variance_gap(net, split, radii)
+    text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return points

@@ -1,0 +1,18 @@
+"""The papers' tables and studies by one command: cells are training runs, evaluated and laid out as tables.
+
+tables.py       which cells a table has, each as a configuration
+scales.py       smoke, small and full: nets, epochs and number of images
+label_study.py  the study's method: which labels, in the inner and in the outer problem
+cells.py        a cell's folder: its progress and what it was made from
+worker.py       take free cells until none is left
+cost.py         the cost, before anything long starts
+published.py    the papers' figures
+sheet.py        ours beside them, as CSV, Markdown and HTML
+"""
+
+from ardor.experiments.cost import plan
+from ardor.experiments.sheet import write_sheets
+from ardor.experiments.tables import TABLES, Table, table_of
+from ardor.experiments.worker import work
+
+__all__ = ["TABLES", "Table", "plan", "table_of", "work", "write_sheets"]

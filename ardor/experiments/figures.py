@@ -1,0 +1,38 @@
+"""The figures of a table with variance gaps: robust accuracy over the radius, and against the gap, with r."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from markupsafe import Markup
+
+from ardor.experiments.rows import Row
+from ardor.reporting import PageEntry
+from ardor.storage.config import number
+
+
+def drawn(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, list[Markup]]]:
+    """For each scenario its name, the students over the radius, and each student's trend; of the first seed."""
+    with_gaps = [row for row in rows if row.gaps]
+    if not with_gaps:
+        return
+    from ardor.reporting.figures import correlation, radius, trend  # here, for matplotlib is slow to import
+    from ardor.reporting.styles import looks
+    from ardor.reporting.svg import calm, svg
+
+    marked = [float(number(eps))]
+    for place, (scenario, some) in enumerate(groupby(with_gaps, key=lambda row: row.parts[0])):
+        entries = [PageEntry(row.parts[-1], "student", row.reports["paper"], gaps=row.gaps[0]) for row in some]
+        look = looks(entries)
+        with calm():
+            over = svg(radius(entries, look, marked), f"radius{place}", f"Robust accuracy over the radius, {scenario}")
+            trends = [
+                svg(
+                    trend(entry, look[entry.name], marked),
+                    f"trend{place}-{i}",
+                    f"{entry.name}: robust accuracy against variance gap, r = {correlation(entry.gaps)}",
+                )
+                for i, entry in enumerate(entries)
+            ]
+        yield scenario, over, trends

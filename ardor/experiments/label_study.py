@@ -1,0 +1,81 @@
+"""Are robust soft labels what helps? The same student, and labels of four kinds in the inner and the outer problem.
+
+inner  max  KL(P_inner || S(x'))
+outer  min  alpha KL(P_outer || S(x')) + (1 - alpha) KL(P_outer || S(x))
+P is hard (one-hot, so that KL is cross-entropy), smooth ((1 - s) of one-hot, s spread evenly over all), natural or
+robust (the soft labels T(x) of a naturally or adversarially trained teacher). robust and robust is RSLAD.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ardor.attacks import PGD
+from ardor.engine.modes import attack_view
+from ardor.losses import ce, kl
+from ardor.models import load
+from ardor.noise import Noise
+from ardor.types import Images, Labels, Logits, Maximiser
+
+Kind: TypeAlias = Literal["hard", "smooth", "natural", "robust"]
+KINDS: tuple[Kind, ...] = ("hard", "smooth", "natural", "robust")
+
+
+@dataclass
+class LabelKinds:
+    """inner, outer: the kind of the labels in each problem. alpha: the adversarial share. s: of the smoothing."""
+
+    inner: Kind = "robust"
+    outer: Kind = "robust"
+    alpha: float = 5 / 6
+    s: float = 0.1
+    attack: Maximiser = PGD(start="gaussian")
+
+    def terms(
+        self, student: nn.Module, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise
+    ) -> dict[str, Tensor]:
+        """Per-example terms, (B,) each. teacher: `Both`."""
+        inner, outer = (self.loss(kind, teacher, x, y) for kind in (self.inner, self.outer))
+        with attack_view(student) as net:
+            x_adv = self.attack.maximise(lambda z: inner(net(z)), x, noise)
+
+        return {
+            "robust": self.alpha * outer(student(x_adv)),
+            "clean": (1 - self.alpha) * outer(student(x)),
+        }
+
+    def loss(self, kind: Kind, teacher: Any, x: Images, y: Labels) -> Callable[[Logits], Tensor]:
+        """KL from labels of this kind, as a function of the student's logits."""
+        if kind == "hard":
+            return lambda logits: ce(logits, y)
+        soft = _smoothed(y, teacher.classes, self.s, x) if kind == "smooth" else getattr(teacher, kind)(x).detach()
+        return lambda logits: kl(soft, logits)
+
+
+def _smoothed(y: Labels, classes: int, s: float, x: Images) -> Logits:
+    """Logits (B, C) whose softmax is the smoothed label."""
+    p = torch.full((len(y), classes), s / classes, device=x.device, dtype=x.dtype)
+    return p.scatter_add(1, y[:, None], torch.full_like(p[:, :1], 1 - s)).log()
+
+
+class Both(nn.Module):
+    """Two teachers in one: `natural(x)` and `robust(x)`, logits each; called itself it is the robust one."""
+
+    def __init__(self, natural: nn.Module, robust: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.natural, self.robust, self.classes = natural, robust, classes
+
+    def forward(self, x: Images) -> Logits:
+        """Images in [0, 1] to the robust teacher's logits."""
+        logits: Logits = self.robust(x)
+        return logits
+
+
+def both(natural: str, robust: str, classes: int = 10) -> Both:
+    """The teachers in two runs' folders, as `--teacher ardor.experiments.label_study:both` names them."""
+    return Both(load(natural), load(robust), classes)

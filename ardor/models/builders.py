@@ -1,0 +1,98 @@
+"""build: a builder's name, or a user's own callable, to a net with fresh weights."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import nn
+
+from ardor.errors import ConfigError, ModelError
+from ardor.models.mobilenet_v2 import mobilenet_v2
+from ardor.models.resnet import resnet18, resnet50
+from ardor.models.small import small_cnn
+from ardor.models.wide_resnet import wide_resnet, wide_resnet_silu
+from ardor.noise import seeded
+from ardor.storage.imports import nearest, resolve
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mobilenet_v2": mobilenet_v2,
+    "resnet18": resnet18,
+    "resnet50": resnet50,
+    "small_cnn": small_cnn,
+    "wide_resnet": wide_resnet,
+    "wide_resnet_silu": wide_resnet_silu,
+}
+
+
+def build(name: str, *, classes: int = 10, channels: int | None = None, seed: int = 0, **options: Any) -> nn.Module:
+    """The net called `name`, with weights drawn from `seed`; the global random generator is left as it was.
+
+    name: a builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), or `file.py:Name` or `package.module:Name`
+    for your own callable that returns an nn.Module; classes and channels reach it only if its signature takes them.
+    channels: None is the builder's own default, 1 for small_cnn and 3 for the rest. options: the builder's others,
+    such as width or mean. `net.built_as` records the arguments: `build(**net.built_as)` is the same net.
+    Raises ConfigError for a name, option or number that does not exist or fit, ModelError if no nn.Module comes back.
+    """
+    _check_count("classes", classes)
+    if channels is not None:
+        _check_count("channels", channels)
+    name, builder = find_builder(name)
+    wanted = {"classes": classes} if channels is None else {"classes": classes, "channels": channels}
+    arguments = _arguments(name, builder, wanted, options)
+    with seeded(seed):
+        net = builder(**arguments)
+    if not isinstance(net, nn.Module):
+        raise ModelError(f"expected {name} to return an nn.Module, got {type(net).__name__}: name what builds the net")
+    # Written past nn.Module's own bookkeeping, which is for tensors and modules.
+    vars(net)["built_as"] = {"name": name, **wanted, **options, "seed": seed}
+    return net
+
+
+def known(name: str) -> str | None:
+    """The builder that `name` means, whatever its case and hyphens, or None."""
+    plain = {_plain(builder): builder for builder in BUILDERS}
+    return plain.get(_plain(name))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name).lower()
+
+
+def find_builder(name: str) -> tuple[str, Callable[..., object]]:
+    """The name as it is recorded, and the callable that it means. Raises ConfigError as `build` does."""
+    if builder := known(name):
+        return builder, BUILDERS[builder]
+    if ":" in name:
+        found = resolve(name, "model")
+        if isinstance(found, nn.Module) or not callable(found):
+            kind = type(found).__name__
+            raise ConfigError(f"expected {name} to be a callable that builds a net, got a {kind}: name its class")
+        return name, cast(Callable[..., object], found)
+    raise ConfigError(
+        f'expected the name of a net, got "{name}"{nearest(name, BUILDERS)}: '
+        f"type one of {', '.join(BUILDERS)}, or file.py:Name for your own"
+    )
+
+
+def _arguments(
+    name: str, builder: Callable[..., object], wanted: dict[str, Any], options: dict[str, Any]
+) -> dict[str, Any]:
+    """What is passed on. A user's callable that has no `classes` is not an error: its net may know its own."""
+    parameters = inspect.signature(builder).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return {**wanted, **options}
+    for option in options:
+        if option not in parameters:
+            takes = ", ".join(parameters) or "none"
+            raise ConfigError(
+                f'expected an option of {name}, got "{option}"{nearest(option, parameters)}: it takes {takes}'
+            )
+    return {**{k: v for k, v in wanted.items() if k in parameters}, **options}
+
+
+def _check_count(what: str, value: object) -> None:
+    if type(value) is not int or value < 1:
+        raise ConfigError(f"expected {what} as a whole number of 1 or more, got {value!r}: type --student.{what} 10")

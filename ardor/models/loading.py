@@ -1,0 +1,210 @@
+"""load: names to nets with weights, whether a run folder, a published checkpoint or a user's own net."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from ardor.errors import CheckpointError, ConfigError, RunError
+from ardor.models.builders import BUILDERS, build, known
+from ardor.models.hub import from_folder, is_local, local_of
+from ardor.models.weights import load_weights
+from ardor.storage.config import number
+from ardor.storage.imports import nearest
+from ardor.storage.tensors import read_tensors
+
+PUBLISHED = ("robustbench", "hf", "timm")
+"""What stands before the colon in the name of a net that somebody else trained."""
+
+
+def load(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    checkpoint: str = "best",
+    root: str | Path = "models",
+    download: bool = False,
+    **options: Any,
+) -> nn.Module:
+    """A net with weights, in eval mode.
+
+    name: a run folder of ours, whose config.yaml names the student and whose `checkpoint` (best, last or averaged) is
+    loaded; or a file that a run of ours wrote, which says itself what net it is; or a builder's name, or
+    `file.py:Name`, with `weights` as the path of a file (see `load_weights`) and
+    `options` as in `build`. A `file.py:Name` without weights brings its own. Or a net that somebody published:
+
+    `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else with
+    ROOT/DATA/Linf/ID.pt, where RobustBench keeps it; else, where `download`, from its plain address to there; else by
+    the package robustbench, if that is installed. `hf:OWNER/NAME@REVISION`: see `hub`; the commit is recorded. A
+    local folder of that form is `hf:./FOLDER`, or its path like a run's.
+    `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`. These take
+    classes and channels, those of the data, only to refuse a net for others (timm with `weights` is built for them).
+
+    `net.built_as` records what was loaded, `known_of(net)` what is known of it. Raises ConfigError, RunError for a
+    folder that is no run, ModelError for a published net with other classes, CheckpointError for weights that are
+    missing, damaged or made for another net.
+    """
+    name = str(name)
+    folder = local_of(name)
+    if folder is None and weights is None and not known(name) and is_local(Path(name)):
+        folder = Path(name)
+    if folder is not None:
+        return _from_folder(folder, name, weights, checkpoint, options)
+    if source_of(name):
+        return _published(name, weights, root, download, options)
+    if weights is None and not known(name) and Path(name).is_dir():
+        return _from_run(Path(name), checkpoint, options)
+    if weights is None and name.endswith(".safetensors") and Path(name).is_file() and (said := says(Path(name))):
+        return load(weights=name, **said | options)
+    if weights is None:
+        _refuse_without_weights(name)
+    net = build(name, **options)
+    if weights is not None:
+        load_weights(net, weights)
+    return _marked(net, weights)
+
+
+def source_of(name: str) -> str | None:
+    """Which of `PUBLISHED` a name begins with, or None."""
+    source, colon, _ = name.partition(":")
+    return source if colon and source in PUBLISHED else None
+
+
+def _published(
+    name: str, weights: str | Path | None, root: str | Path, download: bool, options: dict[str, Any]
+) -> nn.Module:
+    from ardor.models import hub, published
+
+    _refuse_options(name, weights, options)
+    classes, channels = options.get("classes"), options.get("channels")
+    path: str | Path | None = weights
+    sizes: dict[str, Any] = {}
+    if source_of(name) == "robustbench":
+        net, name, path = published.from_robustbench(
+            name, weights=weights, root=root, download=download, classes=classes
+        )
+    elif source_of(name) == "hf":
+        net, name = hub.from_hub(name, classes)
+    else:
+        net = published.from_timm(name, weights, classes, channels)
+        sizes = {} if weights is None else options
+    vars(net)["built_as"] = {"name": name, **sizes}
+    return _marked(net, path)
+
+
+def _refuse_options(name: str, weights: str | Path | None, options: dict[str, Any]) -> None:
+    """A published net is what it is: another width would be another net under its name."""
+    if extra := [option for option in options if option not in ("classes", "channels")]:
+        raise ConfigError(
+            f"expected no options for {name}, which is built as it was published, got {', '.join(extra)}: leave them "
+            'out, or name the network, as load("wide_resnet", weights="FILE.pt", ...)'
+        )
+    if weights is not None and source_of(name) == "hf":
+        raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
+
+
+def says(path: Path) -> dict[str, Any] | None:
+    """What net a file of weights says it is for, as `build` takes it; None where it does not, or names code to run.
+
+    Raises CheckpointError where the file is damaged.
+    """
+    said = yaml.safe_load(read_tensors(path)[1].get("net", "null"))
+    if not (isinstance(said, dict) and known(str(said.get("name")))):
+        return None
+    return {str(key): _read(value) for key, value in said.items()}
+
+
+def _from_folder(
+    folder: Path, name: str, weights: str | Path | None, checkpoint: str, options: dict[str, Any]
+) -> nn.Module:
+    """A folder as the hub room writes it: recorded as a run's net is, by its builder and the file of its weights."""
+    _refuse_options(name, weights, options)
+    if checkpoint != "best":
+        raise ConfigError(f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out')
+    net, path = from_folder(folder, options.get("classes"))
+    return _marked(net, path)
+
+
+def _refuse_without_weights(name: str) -> None:
+    """Only a user's own callable may bring its weights itself."""
+    if known(name):
+        raise ConfigError(
+            f'expected weights for "{name}", got none: type weights="FILE.safetensors", '
+            f'or build("{name}") for random ones'
+        )
+    if Path(name).is_file():
+        raise ConfigError(
+            f"expected a file that says what net it is, as those of a run do, got {name}: "
+            f'type, say, load("resnet18", weights="{name}")'
+        )
+    require_there(name)
+
+
+def require_there(name: str) -> None:
+    """Raise ConfigError where `name` is no net's name, no `file.py:Name`, and no folder or file that exists."""
+    if known(name) or ":" in name or Path(name).exists():
+        return
+    if "/" in name or os.sep in name:
+        raise ConfigError(
+            f"expected a run folder or a file of weights, got {name}, where there is none: check the path, "
+            f"or make the run first, with ardor train RECIPE --run {name}"
+        )
+    raise ConfigError(
+        f'expected a run folder or the name of a net, got "{name}", which is neither{nearest(name, BUILDERS)}: '
+        f"check the path, or type one of {', '.join(BUILDERS)} with weights"
+    )
+
+
+def _from_run(folder: Path, checkpoint: str, options: dict[str, Any]) -> nn.Module:
+    if options:
+        raise ConfigError(
+            f"expected no options for the run {folder}, whose config.yaml holds them, got {', '.join(options)}: "
+            "leave them out"
+        )
+    student = _student(folder / "config.yaml")
+    path = folder / f"{checkpoint}.safetensors"
+    if not path.is_file():
+        there = [word for word in ("best", "last", "averaged") if (folder / f"{word}.safetensors").is_file()]
+        raise CheckpointError(
+            f'expected the checkpoint "{checkpoint}" in {folder}, got '
+            f"{' and '.join(there) or 'a run without any'}: "
+            + (f'type checkpoint="{there[0]}"' if there else "train it first")
+        )
+    net = build(**student)
+    load_weights(net, path)
+    return _marked(net, path)
+
+
+def _marked(net: nn.Module, weights: str | Path | None) -> nn.Module:
+    """In eval mode, and saying where its weights come from instead of which seed they once began with."""
+    vars(net)["built_as"] = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
+    vars(net)["loaded_from"] = None if weights is None else str(weights)
+    return net.eval()
+
+
+def _student(path: Path) -> dict[str, Any]:
+    """The arguments of `build` in a run's config."""
+    if not path.is_file():
+        raise RunError(f"expected a run folder with config.yaml, got {path.parent} without: name a run's folder")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        cause = str(error).splitlines()[0]
+        raise ConfigError(f"expected YAML in {path}, got a file that cannot be read ({cause}): repair it") from error
+    student = config.get("student") if isinstance(config, dict) else None
+    if not isinstance(student, dict) or not isinstance(student.get("name"), str):
+        raise ConfigError(f"expected {path} to say student: {{name: ...}}, got {student!r}: add the student's name")
+    # `weights` is what the student started from; the run's checkpoint replaces it.
+    return {str(key): _read(value) for key, value in student.items() if key != "weights"}
+
+
+def _read(value: Any) -> Any:
+    """An option as a config says it: a mean of 128/255 is written so."""
+    if isinstance(value, list):
+        return [_read(one) for one in value]
+    return float(number(value)) if isinstance(value, str) and re.fullmatch(r"[\d.]+/[\d.]+", value) else value

@@ -1,0 +1,1 @@
+"""How a file is kept: configurations, tensors, a run's folder, atomic writes, locks, downloads."""

@@ -1,0 +1,96 @@
+"""Before a run: do its pieces fit each other, and everything that decides its result, resolved."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ardor.data.split import Split
+from ardor.engine import distributed
+from ardor.errors import ConfigError, ModelError
+from ardor.models import hash_of, require_fit
+from ardor.models.known import require_known
+from ardor.storage.config import code_of, describe
+from ardor.training.averaging import Averaging, require_reached
+from ardor.training.recipe import Recipe
+from ardor.training.soft_labels import SoftLabelCache
+from ardor.training.validation import default_val_attack
+from ardor.types import Method
+from ardor.version import __version__
+
+
+def check_setup(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    method: Method,
+    train: Split,
+    val: Split | None,
+    averaging: Averaging | None = None,
+    recipe: Recipe | None = None,
+) -> None:
+    """Refuse nets, method and data that do not fit each other. Raises ConfigError and ModelError."""
+    if averaging is not None and recipe is not None:
+        require_reached(averaging, recipe.epochs)
+    if isinstance(method, type) or not callable(getattr(method, "terms", None)):
+        raise ConfigError(
+            f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), say, not the class"
+        )
+    if next(student.parameters(), None) is None:
+        raise ModelError("expected a student with parameters to train, got none: pass a net that has weights")
+    require_fit(student, train.shape, train.classes, "student")
+    if teacher is not None:
+        require_fit(teacher, train.shape, train.classes, "teacher")
+        require_known(teacher, train.shape, train.classes)
+    elif _asks_for_a_teacher(method):
+        name = type(method).__name__
+        raise ModelError(f"{name} expected a teacher, got none: type --teacher with a run's folder, or pass a net")
+    if val is not None and (val.shape, val.classes) != (train.shape, train.classes):
+        raise ModelError(
+            f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
+            "cut val from the same data"
+        )
+
+
+def _asks_for_a_teacher(method: Method) -> bool:
+    """One of ours says by the type of its `teacher` whether it wants one; a user's is believed to know."""
+    own = type(method).__module__.startswith("ardor.methods.")
+    return own and inspect.signature(method.terms).parameters["teacher"].annotation != "None"
+
+
+def resolve_config(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    method: Method,
+    train: Split,
+    val: Split | None,
+    recipe: Recipe,
+    averaging: Averaging | None = None,
+    soft_labels: SoftLabelCache | None = None,
+) -> dict[str, Any]:
+    """Everything that decides the result, resolved."""
+    resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
+    return {
+        "method": describe(method),
+        "student": describe(student),
+        "teacher": None if teacher is None else describe(teacher) | {"weights": getattr(teacher, "loaded_from", None)},
+        "data": describe(train.source),
+        "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
+        "averaging": None if averaging is None else describe(averaging),
+        "soft_labels": soft_labels.dtype if soft_labels is not None and teacher is not None else "live",
+        "processes": distributed.world_size(),
+        "threads": torch.get_num_threads(),
+        # what the words above stood for when the run began: the same words may mean other bytes tomorrow
+        "fingerprint": {
+            "ardor": __version__,
+            "method": code_of(type(method)),
+            "student": hash_of(student),
+            "teacher": None if teacher is None else hash_of(teacher),
+            "train": train.hash,
+            "val": None if val is None else val.hash,
+            "marks": list(train.marks),
+        },
+    }

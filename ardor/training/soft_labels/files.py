@@ -1,0 +1,113 @@
+"""The files of a table: made and entered under a lock, grown but never shrunk, refused where they are another's.
+
+identity.yaml   whose answers they are and how a view is numbered; a folder belongs to one identity
+images.bin      (N,) uint64: a hash of the image that each row is about, 0 where none is yet
+table.bin       (N, views, C) float32 or float16: the logits
+sums.bin        (N, views) uint32: a checksum of each entry, 0 where there is none
+lock            held by whoever makes, grows or writes
+
+All are little more than holes at first, where the file system can.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ardor.data.split import Split
+from ardor.errors import ConfigError, RunError
+from ardor.storage.config import differences, read_yaml, to_yaml
+from ardor.storage.files import refusal, write_atomic
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def enter(folder: Path, identity: Mapping[str, Any], data: Split, sizes: Mapping[str, int]) -> None:
+    """Make the files or go into them, for the images of `data`. sizes: bytes for each image in each file.
+
+    Raises RunError where the folder cannot be used, or its table is of another identity or other images.
+    """
+    hashes = hashes_of(data)
+    rows = int(data.index.max()) + 1
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"expected a folder for soft labels, got the file {folder}: give another name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            _own(folder, identity)
+            for name, size in sizes.items():
+                _grow(folder / name, rows * size)
+            _register(folder / "images.bin", data, hashes)
+    except OSError as error:
+        raise refusal(folder, error) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Alone among all processes and threads. Opened anew each time: a lock that a fork shared would keep nobody out."""
+    try:
+        import fcntl  # here, for Windows has none
+    except ImportError as error:
+        raise RunError("expected a system with file locks to keep soft labels, got one without: train live") from error
+    with (folder / "lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def hashes_of(data: Split) -> Hashes:
+    """(N,) a hash of each image's bytes, never 0."""
+    images = data.images.detach().contiguous().cpu().numpy()
+    kind = f"{images.dtype.name} {images.shape[1:]}".encode()
+    texts = (hashlib.blake2b(image.tobytes(), digest_size=8, key=kind).digest() for image in images)
+    hashes: Hashes = np.maximum(np.frombuffer(b"".join(texts), "<u8"), 1)
+    return hashes
+
+
+def _own(folder: Path, identity: Mapping[str, Any]) -> None:
+    path = folder / "identity.yaml"
+    if not path.exists():
+        if {p.name for p in folder.iterdir() if p.suffix != ".tmp"} - {"lock"}:
+            raise RunError(
+                f"expected an empty folder or a table of soft labels, got {folder} with other files: name another"
+            )
+        write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
+    try:
+        found = differences(identity, read_yaml(path))
+    except ConfigError as error:
+        raise RunError(f"expected the identity of a table of soft labels, got {path}: name another folder") from error
+    if found:
+        raise RunError(
+            f"expected the soft labels of this run, got {folder} made for another "
+            f"({'; '.join(found)}): name another folder"
+        )
+
+
+def _grow(path: Path, size: int) -> None:
+    path.touch()
+    if path.stat().st_size < size:
+        os.truncate(path, size)
+
+
+def _register(path: Path, data: Split, hashes: Hashes) -> None:
+    """Each row is about one image for ever: refuse other images, write down new ones."""
+    rows = data.index.cpu().numpy()
+    known = np.fromfile(path, "<u8")
+    fresh = known[rows] == 0
+    known[rows[fresh]] = hashes[fresh]
+    other = rows[known[rows] != hashes]  # an index that the split itself has twice, too
+    if len(other):
+        raise RunError(
+            f"expected the soft labels of {data.name} in {path.parent}, got a table of other images ({len(other)} of "
+            f"{len(rows)} differ, the first is image {other[0]}): type --soft_labels_in with another folder, or "
+            "--soft_labels live"
+        )
+    if fresh.any():
+        with path.open("r+b") as file:
+            file.write(known.tobytes())

@@ -1,0 +1,55 @@
+"""MLflow: a run in the tracking store that MLflow itself is set up for, a server or a file."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ardor.storage.imports import require_package
+
+LONGEST = 500  # characters of a parameter that every store takes
+
+
+class MLflow:
+    """A run of the experiment "ardor", called as its folder, with the config as parameters method.alpha and so on."""
+
+    def __init__(self, run: Path, config: Mapping[str, Any], known: str | None, first: int) -> None:
+        self._mlflow = require_package("mlflow", "mlflow", "--log mlflow")
+        self._client = self._mlflow.MlflowClient()
+        self.id: str | None = known
+        if known:
+            self._client.update_run(known, status="RUNNING")
+            return
+        there = self._client.get_experiment_by_name("ardor")
+        experiment = there.experiment_id if there else self._client.create_experiment("ardor")
+        self.id = self._client.create_run(experiment, run_name=run.resolve().name).info.run_id
+        Param = self._mlflow.entities.Param
+        params = [Param(_plain(key), value[:LONGEST]) for key, value in flat(config).items()]
+        for start in range(0, len(params), 100):  # what one request may hold
+            self._client.log_batch(self.id, params=params[start : start + 100])
+
+    def write(self, epoch: int, values: Mapping[str, float]) -> None:
+        """One point on each curve."""
+        Metric, now = self._mlflow.entities.Metric, int(1000 * time.time())
+        metrics = [Metric(_plain(name), value, now, epoch) for name, value in values.items()]
+        self._client.log_batch(self.id, metrics=metrics)
+
+    def close(self, finished: bool) -> None:
+        """Mark the run as finished, or as broken off."""
+        self._client.set_terminated(self.id, "FINISHED" if finished else "KILLED")
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A config as dotted keys with their values as text."""
+    found: dict[str, str] = {}
+    for key, value in config.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": str(value)}
+    return found
+
+
+def _plain(name: str) -> str:
+    """A name in the letters that MLflow takes."""
+    return re.sub(r"[^\w\-. /]", "_", name)

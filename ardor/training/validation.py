@@ -1,0 +1,73 @@
+"""Validation while training: the accuracies that choose the best checkpoint, of the student and of its average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from ardor.attacks import PGD, Suite
+from ardor.data.augment import crop_flip
+from ardor.data.split import Split
+from ardor.engine import distributed
+from ardor.evaluation.verdicts import evaluate
+from ardor.noise import Noise, order
+from ardor.training.averaging import restatistic
+from ardor.training.recipe import Recipe
+from ardor.training.state import TrainState
+from ardor.types import Images, Method
+
+BATCH = 256
+"""Images that are attacked at once, at most."""
+
+LOOKED_AT = 100
+"""Training batches that the batch norm of an average is estimated on."""
+
+
+def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> tuple[float, float]:
+    """Clean and robust accuracy on the validation images that every epoch is judged on; several processes share them.
+
+    Verdicts are those of one process: each takes whole batches.
+    """
+    part = val.limit(recipe.val_size, recipe.seed) if recipe.val_size else val
+    batch = min(BATCH, len(part))
+    own = torch.arange(len(part)) // batch % distributed.world_size() == distributed.rank()
+    right = {"clean": 0.0, "robust": 0.0}
+    if own.any():
+        attack = recipe.val_attack or default_val_attack(method)
+        suite = Suite("validation", attack.threat, {"validation": attack})  # type: ignore[attr-defined]
+        report = evaluate(student, part.take(own), suite, batch=batch, seed=recipe.seed)
+        right = {"clean": float(report.clean.k), "robust": float(report.worst_case.k)}
+    right = distributed.total(right, next(student.parameters()).device)
+    return right["clean"] / len(part), right["robust"] / len(part)
+
+
+def default_val_attack(method: Method) -> PGD:
+    """PGD-10 on cross-entropy under the method's own threat, or Linf 8/255 where it has none."""
+    threat = getattr(getattr(method, "attack", None), "threat", None)
+    return PGD(threat, steps=10) if threat is not None else PGD(steps=10)
+
+
+def averaged(learning: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.Module | None:
+    """The student with its averaged weights and batch norm estimated for them; None where nothing is averaged yet."""
+    if learning.average is None or not learning.average.count:
+        return None
+    net = learning.average.net(learning.student)
+    restatistic(net, _looks(net, train, recipe, epoch))
+    return net
+
+
+def _looks(net: nn.Module, train: Split, recipe: Recipe, epoch: int) -> Iterator[Images]:
+    """Batches of clean training images, augmented as in training, in an order of their own."""
+    device = next(net.parameters()).device
+    for rows in order(recipe.seed, "restatistic", epoch, train.index).split(recipe.batch)[:LOOKED_AT]:
+        x, _, index = train.batch(rows)
+        yield augmented(x.to(device), recipe, Noise(recipe.seed, index, "restatistic/augment", epoch))[0]
+
+
+def augmented(x: Images, recipe: Recipe, noise: Noise) -> tuple[Images, torch.Tensor]:
+    """The batch as an epoch sees it, and the numbers of the views (B,), drawn where `noise` is."""
+    if recipe.augment == "none":
+        return x, torch.zeros_like(noise.index)
+    return crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")
