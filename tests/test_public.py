@@ -44,8 +44,7 @@ def test_habits_of_the_house(path):
     text = path.read_text()
     called = {ast.unparse(node.func) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}
     assert not called & {"print", "eval", "exec", "os.getenv", "pickle.load", "pickle.loads"}
-    if path.name != "threads.py":  # which respects what the user told torch and the allocator
-        assert "os.environ" not in text, "a lever that nobody sees"
+    assert "os.environ" not in text, "a lever that nobody sees"
     drawn = {"torch.manual_seed", "torch.rand", "torch.randn", "torch.randint", "torch.randperm", "torch.rand_like"}
     assert not called & (drawn | {"torch.randn_like"}), "the global generator"
 
