@@ -176,7 +176,8 @@ def _judge(table: Table, cell: Cell, judgement: EvaluationSpec, tell: ProgressCa
         return
     config = read_yaml(run / "config.yaml")
     net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
-    split = _part(_test_part(table, config), judgement.limit)
+    split = _test_part(table, config)
+    split = split.limit(judgement.limit) if judgement.limit else split
     where = report_path(asked, cell, judgement)
     suite = _suite(table, judgement, threat, split)
     journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
@@ -191,10 +192,6 @@ def _test_part(table: Table, config: dict[str, Any]) -> Split:
     """The test images of a run's data, where they lie for this process."""
     words = dict(word.removeprefix("--data.").split("=", 1) for word in table.asked.data_words)
     return datasets.load_test(**{**config["data"], **words, "name": table.asked.data})
-
-
-def _part(split: Split, limit: int) -> Split:
-    return split.limit(limit) if limit else split
 
 
 def _suite(table: Table, judgement: EvaluationSpec, threat: Linf, split: Split) -> Suite:
