@@ -1,34 +1,35 @@
-"""The shell: one visible table from word to command, and every refusal as one sentence with exit code 2."""
+"""The `ardor` command: one table from word to command; every refusal is one sentence with exit code 2."""
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from ardor.cli.commands import bench, compare, demo, deploy, doctor, evaluate, export, gate, plan, push, report, train
-from ardor.cli.options import SPELLING
-from ardor.engine.threads import restored
-from ardor.errors import ArdorError
+from ardor.cli.words import split_words
+from ardor.errors import ArdorError, ConfigError
+from ardor.storage.imports import nearest
 from ardor.version import __version__
 
-COMMANDS: dict[str, Callable[[Sequence[str]], App]] = {
-    "demo": demo.app,
-    "train": train.app,
-    "plan": plan.app,
-    "evaluate": evaluate.app,
-    "doctor": doctor.app,
-    "gate": gate.app,
-    "compare": compare.app,
-    "bench": bench.app,
-    "report": report.app,
-    "export": export.app,
-    "deploy": deploy.app,
-    "push": push.app,
+COMMANDS = {
+    "demo": "Train and attack a teacher and small students on handwritten digits, and write one page.",
+    "train": "Train a student, from a teacher where the method has one, and keep the run in a folder.",
+    "plan": "The cost of `ardor train` with the same words: passes, hours, memory.",
+    "evaluate": "Attack a net on every test image: accuracies with 95 % intervals.",
+    "doctor": "Look for what makes a net's robust accuracy wrong.",
+    "gate": "Measure a teacher against its record before it is distilled from.",
+    "compare": "Compare two nets image by image, with McNemar's test and intervals.",
+    "bench": "Make a table of the papers or a study: ours beside theirs.",
+    "report": "Write one HTML page about evaluated runs.",
+    "export": "Write a net to a file for a device, compared with the net first.",
+    "deploy": "Compare float32, ONNX and INT8 of a run: size, latency, robustness.",
+    "push": "Write a run as a folder for the Hugging Face Hub, and upload it.",
 }
+"""The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named."""
 
 HELP = """From a robust teacher to a small model whose robustness is proven.
 
@@ -38,58 +39,66 @@ Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor 
 or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
 """
 
-INTERRUPTED = 130  # what a shell expects of a program that was stopped by Ctrl-C
+INTERRUPTED = 130
+"""The exit code that a shell expects after Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the words of a command line; return the exit code: 0, 2 for a refusal, 130 for Ctrl-C."""
-    words = [_underscored(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
-        return run(words)
-    except (ArdorError, CycloptsError) as error:
-        if debug:
-            traceback.print_exc()
-        sentence = " ".join(str(error).split())
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ardor: {sentence}", markup=False)
-        return 2
-    except Exception as error:
-        if debug:
-            traceback.print_exc()
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"ardor: expected this to work, got {cause}: type the same with --debug to see where", markup=False
-        )
-        return 2
+        return run([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
         Console(stderr=True).print("\nardor: stopped; what was finished is kept, and the same command goes on with it.")
         return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        text = " ".join(str(error).split())
+        if not isinstance(error, ArdorError | CycloptsError):
+            text = f"expected this to work, got {type(error).__name__}: {text}: type the same with --debug to see where"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ardor: {text}", markup=False)
+        return 2
 
 
 def run(words: Sequence[str]) -> int:
-    """Find the command and run it with what follows its name. Raises ArdorError and CycloptsError."""
+    """Parse the words and call the command that they name. Raises ArdorError and CycloptsError."""
+    name = words[0] if words else "--help"
+    if not name.startswith("-") and name not in COMMANDS:  # before a command is imported
+        raise ConfigError(
+            f'expected a command, got "{name}"{nearest(name, COMMANDS)}: type one of {", ".join(COMMANDS)}'
+        )
+    plain, overrides = split_words(words)
     shell = App(
         "ardor",
         help=HELP,
         version=__version__,
         result_action="return_value",
-        default_parameter=SPELLING,
-        suppress_keyboard_interrupt=False,  # Ctrl-C is answered by `main`, with what to do next
+        default_parameter=Parameter(name_transform=lambda name: name),  # options are spelt as in Python and recipes
+        suppress_keyboard_interrupt=False,
     )
-    for name, make in COMMANDS.items():
-        shell.command(make(words[1:] if words[:1] == [name] else ()))
+    for word, text in COMMANDS.items():
+        shell.command(f"ardor.cli.commands.{word}:{word}", name=word, help=None if word == name else text)
+    command, bound, ignored = shell.parse_args(plain, exit_on_error=False, print_error=False)
+    if name not in COMMANDS:
+        command(*bound.args, **bound.kwargs)
+        return 0
+
+    from ardor.cli.options import print_options  # here, for torch is imported with them
+    from ardor.engine.threads import restored
+
+    more: dict[str, Any] = {"overrides": overrides} if "overrides" in ignored else {}
+    if getattr(command, "__name__", "") == "help_print":
+        command(*bound.args, **bound.kwargs)
+        print_options(name, plain, overrides)
+        return 0
+    if overrides and not more:
+        key = next(iter(overrides))
+        raise ConfigError(f"expected no dotted options for ardor {name}, got --{key}.{next(iter(overrides[key]))}")
     with restored():
-        code = shell(words, exit_on_error=False, print_error=False)
+        code = command(*bound.args, **bound.kwargs, **more)
     return code if isinstance(code, int) else 0
-
-
-def _underscored(word: str) -> str:
-    """--val-every is --val_every; values stay as they are."""
-    if not word.startswith("--"):
-        return word
-    key, equals, value = word[2:].partition("=")
-    return f"--{key.replace('-', '_')}{equals}{value}"
 
 
 if __name__ == "__main__":

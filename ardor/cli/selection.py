@@ -1,179 +1,79 @@
-"""The first stage of reading a command: which method, nets, data and threat are named, before their options."""
+"""What a command is about: its configuration (file, variants, words), and a run's threat and images."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cyclopts.config import Dict
-
-from ardor import attacks
-from ardor import data as datasets
-from ardor.attacks import threat as threats
-from ardor.attacks.threat import BY_NAME
+from ardor import data
+from ardor.attacks.threat import BY_NAME, Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError
-from ardor.storage.config import number, read_yaml
-from ardor.storage.imports import nearest
+from ardor.storage.config import arguments, build, merged, read_yaml
+from ardor.storage.recipes import read_recipe
 from ardor.storage.runs import completed
 from ardor.types import Threat
 
-INNER: dict[str, Callable[..., Any]] = {"pgd": attacks.PGD, "fgsm": attacks.FGSM, "apgd": attacks.APGD}
-PIECES: dict[str, Callable[..., Any]] = {**threats.BY_NAME, **INNER}
+Overrides = dict[str, Any]
+"""The dotted options of a command line, nested: see `split_words`."""
 
 
-@dataclasses.dataclass
-class Selection:
-    """What the recipe and the words of a command name.
-
-    names: "method", "student", ... -> the name. content: the rest of the recipe, by the same keys.
-    """
-
-    names: dict[str, str]
-    content: dict[str, Any] = dataclasses.field(default_factory=dict)
-    path: Path | None = None
-
-    @property
-    def config(self) -> Dict:
-        """The recipe's options as cyclopts reads them."""
-        return Dict(_without_none(self.content), source=str(self.path), use_commands_as_keys=False)
-
-
-def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) -> Selection:
-    """Read only names: `--key NAME` from the words, and `key: NAME` or `key: {name: NAME}` from a recipe file.
-
-    A recipe's options of a piece are dropped where the words name another piece in its place. Raises ConfigError.
-    """
-    path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
-    goes_on = path is not None and path.is_dir()  # a run's folder
-    path = path / "config.yaml" if path and goes_on else path
-    content = read_yaml(path) if path else {}
-    content = completed(content) if goes_on else content
-    content = _smoked(content, content.pop("smoke", None), "--smoke" in argv, path)
-    if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
-    content.pop("fingerprint", None)  # a run's own config.yaml is a recipe too
-    content.pop("processes", None)
-    content.pop("threads", None)
-    names: dict[str, str] = {}
-    for key in keys:
-        said = content.get(key)
-        if not isinstance(said, dict | str | None):
-            raise ConfigError(
-                f"expected {key}: NAME or {key}: {{name: NAME}} in {path}, got {said!r}: write one of them"
-            )
-        own = said if isinstance(said, dict) else {}
-        name = own.pop("name", None) if own else said
-        typed = _last(argv, key)
-        if typed is not None and typed != name:
-            own = {}
-        content[key] = own
-        if typed is not None or name is not None:
-            names[key] = str(typed if typed is not None else name)
-    return Selection(names, {k: v for k, v in content.items() if v != {}}, path)
+def configuration(
+    recipe: Path | None, variants: str, names: Mapping[str, str | None], overrides: Overrides
+) -> dict[str, Any]:
+    """A recipe or run, its variants (commas between), then the names and dotted options typed. Raises ConfigError."""
+    content: dict[str, Any] = {}
+    if recipe is not None and recipe.is_dir():
+        content = completed(read_yaml(recipe / "config.yaml"))
+        content = {k: v for k, v in content.items() if k not in ("fingerprint", "processes", "threads")}
+    elif recipe is not None:
+        content = read_recipe(recipe, names.get("data"), [word for word in variants.split(",") if word])
+    elif variants:
+        raise ConfigError(f"expected a recipe for the variant {variants}, got none: type ardor train RECIPE first")
+    typed = {key: {"name": name} for key, name in names.items() if name is not None}
+    return dict(merged(merged(content, typed), overrides))
 
 
-def _smoked(content: dict[str, Any], smoke: Any, asked: bool, path: Path | None) -> dict[str, Any]:
-    """The recipe with its `smoke:` block laid over it, where that is asked for."""
-    if asked and not isinstance(smoke, dict):
-        raise ConfigError(f"expected a recipe with a `smoke:` block for --smoke, got {path or 'none'}: see recipes/")
-    return _laid_over(content, smoke) if asked else content
+def config_of(run: str | Path | None) -> dict[str, Any]:
+    """The config of a run's folder; an empty one where that is none."""
+    path = None if run is None else Path(run) / "config.yaml"
+    return read_yaml(path) if path is not None and path.is_file() else {}
 
 
-def _laid_over(below: Any, above: dict[str, Any]) -> dict[str, Any]:
-    """Keys of `above` win, those inside too; `data: NAME` below is `data: {name: NAME}`."""
-    below = {"name": below} if isinstance(below, str) else below or {}
-    return {
-        **below,
-        **{k: _laid_over(below.get(k), v) if isinstance(v, dict) else v for k, v in above.items()},
-    }
-
-
-def find_threat(asked: Selection, argv: Sequence[str], default: Threat | None) -> Threat | None:
-    """The threat that `--threat` and `--threat.eps` name, else `default`. Raises ConfigError and ThreatError."""
-    name = asked.names.get("threat")
-    eps = _last(argv, "threat.eps") or asked.content.get("threat", {}).get("eps")
-    if name is None and eps is None:
-        return default
-    kind: Any = pick(name or "linf", threats.BY_NAME, "a threat") if name or default is None else type(default)
-    threat: Threat = kind() if eps is None else kind(number(eps))
+def find_threat(name: str | None, overrides: Overrides, default: Threat | None) -> Threat:
+    """The threat that `--threat` and `--threat.eps` name, else `default`, else L-inf 8/255. Raises ConfigError."""
+    content = {**({} if name is None else {"name": name}), **overrides.get("threat", {})}
+    threat: Threat = build(content, "threat", default=default or Linf())
     return threat
 
 
-def pick(name: str, choices: dict[str, Any], what: str) -> Any:
-    """The choice called `name`, whatever its case. Raises ConfigError."""
-    if name.lower() in choices:
-        return choices[name.lower()]
-    raise ConfigError(f'expected {what}, got "{name}"{nearest(name, choices)}: type one of {", ".join(choices)}')
+def trained_threat(config: Mapping[str, Any]) -> Threat | None:
+    """The threat that a run's method was trained under, or else validated under."""
+    for attack in (config.get("method", {}).get("attack"), config.get("recipe", {}).get("val_attack")):
+        content = attack.get("threat") if isinstance(attack, dict) else None
+        if isinstance(content, dict) and str(content.get("name")).lower() in BY_NAME:
+            threat: Threat = build(content, "threat")
+            return threat
+    return None
 
 
-def with_threat(thing: Any, threat: Threat | None) -> Any:
-    """A method whose attack is under `threat`; one without an attack stays as it is."""
-    attack = getattr(thing, "attack", None)
-    if threat is None or not dataclasses.is_dataclass(attack) or not hasattr(attack, "threat"):
-        return thing
-    return dataclasses.replace(thing, attack=dataclasses.replace(attack, threat=threat))  # type: ignore[type-var]
-
-
-def with_named(thing: Any, content: Any) -> Any:
-    """The default `thing`, its pieces swapped for those that a recipe names inside it; the names leave the recipe."""
-    if content is None or not dataclasses.is_dataclass(thing) or isinstance(thing, type):
-        return thing
-    if not isinstance(content, dict) or not isinstance(content.get("name", ""), str):
-        raise ConfigError(f"expected the options of {type(thing).__name__} as `key: value` lines, got {content!r}")
-    name = content.pop("name", None)
-    if name is not None and name.lower() != type(thing).__name__.lower():
-        thing = pick(name, PIECES, "an attack or a threat")()
-    inner = {
-        f.name: with_named(getattr(thing, f.name), content.get(f.name)) for f in dataclasses.fields(thing) if f.init
-    }
-    return dataclasses.replace(thing, **inner)
-
-
-def given(argv: Sequence[str], asked: Selection, key: str) -> bool:
-    """Whether anything under `key` (dotted) was typed or stands in the recipe."""
-    node: Any = asked.content
-    for word in key.split("."):
-        node = node.get(word) if isinstance(node, dict) else None
-    return node is not None or any(word.startswith(f"--{key}.") for word in argv)
-
-
-def _last(argv: Sequence[str], key: str) -> str | None:
-    """The value of the last `--key VALUE` or `--key=VALUE`."""
-    found = None
-    for word, after in zip(argv, [*argv, ""][1:], strict=True):
-        if word == f"--{key}":
-            if not after or after.startswith("--"):
-                raise ConfigError(f"expected a name after --{key}, got {after or 'nothing'}: type --{key} NAME")
-            found = after
-        elif word.startswith(f"--{key}="):
-            found = word.partition("=")[2]
-    return found
-
-
-def _without_none(content: Any) -> Any:
-    """null in a recipe means the default."""
-    if isinstance(content, dict):
-        return {k: _without_none(v) for k, v in content.items() if v is not None}
-    return content
-
-
-def find_split(trained: dict[str, Any], name: str | None, part: str, options: dict[str, Any]) -> Split:
-    """The split to judge on: the one that is named, else the run's own. Raises ConfigError and DataError."""
-    source = (trained.get("data", {}) if name is None else {"name": name}) | options
+def find_split(config: Mapping[str, Any], name: str | None, part: str, overrides: Overrides) -> Split:
+    """The images of `--data`, else the run's own, with the dotted options of data. Raises ConfigError and DataError."""
+    source = {**(config.get("data", {}) if name is None else {"name": name}), **overrides.get("data", {})}
     if "name" not in source:
         raise ConfigError("expected --data with a name, got none: type for example --data digits")
+    source = arguments(source, "data", data.load, data.reader(str(source["name"])))
     if part == "test":
-        return datasets.load_test(**source)
-    return datasets.load(**source)[0 if part == "train" else 1]
+        return data.load_test(**source)
+    return data.load(**source)[0 if part == "train" else 1]
 
 
-def trained_threat(trained: dict[str, Any]) -> Threat | None:
-    """The threat that a run's method was trained under, or else validated under."""
-    for attack in (trained.get("method", {}).get("attack"), trained.get("recipe", {}).get("val_attack")):
-        said = attack.get("threat") if isinstance(attack, dict) else None
-        if isinstance(said, dict) and str(said.get("name")).lower() in BY_NAME:
-            return BY_NAME[said["name"].lower()](number(said["eps"]))
-    return None
+def require_overrides(overrides: Overrides, *keys: str) -> None:
+    """Refuse dotted options of what a command does not have. Raises ConfigError."""
+    for key in overrides:
+        if key not in keys:
+            option = next(iter(overrides[key]))
+            raise ConfigError(
+                f"expected options of {', '.join(f'--{k}.' for k in keys)}, got --{key}.{option}: leave it out"
+            )

@@ -1,6 +1,7 @@
 """Nets: `__all__` names the builders; build makes one, load brings one with weights, require_fit checks it."""
 
 from ardor.models.builders import build as build
+from ardor.models.builders import builder as builder
 from ardor.models.builders import find_builder as find_builder
 from ardor.models.fit import require_fit as require_fit
 from ardor.models.known import KNOWN as KNOWN

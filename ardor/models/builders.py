@@ -77,6 +77,11 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
     )
 
 
+def builder(name: str) -> Callable[..., object]:
+    """The callable that a net's name means. Raises ConfigError as `build` does."""
+    return find_builder(name)[1]
+
+
 def _arguments(
     name: str, builder: Callable[..., object], wanted: dict[str, Any], options: dict[str, Any]
 ) -> dict[str, Any]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
 
+from ardor.data.split import Split
 from ardor.errors import CheckpointError, ConfigError, RunError
-from ardor.models.builders import BUILDERS, build, known
+from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
+from ardor.models.known import require_known
 from ardor.models.weights import load_weights
-from ardor.storage.config import number
+from ardor.storage.config import arguments, number
 from ardor.storage.imports import nearest
 from ardor.storage.tensors import read_tensors
 
@@ -67,6 +70,41 @@ def load(
     if weights is not None:
         load_weights(net, weights)
     return _marked(net, weights)
+
+
+def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -> nn.Module:
+    """The net that a config names, for the images at hand.
+
+    Parameters
+    ----------
+    who : "student", "teacher", "model": the key of the config, for messages.
+    config : `name`, and the options of `load` and of the builder; classes and channels default to those of `split`.
+    fresh : random weights, unless the config names a file of them.
+
+    Raises
+    ------
+    ConfigError, ModelError, CheckpointError
+        As `build` and `load`; also where a fresh net is asked for by the name of a trained one.
+    """
+    name = str(config["name"])
+    trained = Path(name).is_dir() or source_of(name) is not None
+    if fresh and trained:
+        raise ConfigError(
+            f"expected a net's name for the {who}, got {name}, which is trained: type --{who} small_cnn, say, "
+            f"and --{who}.weights FILE to start from weights"
+        )
+    if not trained:
+        require_there(name)
+    given = {key: value for key, value in config.items() if value is not None}
+    options = arguments(given, who, load, *(() if trained else (build, find_builder(name)[1])))
+    if Path(name).is_dir():
+        return load(**options)
+    options = {"classes": split.classes, "channels": split.shape[0]} | options
+    if fresh and "weights" not in options:
+        return build(**options)
+    net = load(**options)
+    require_known(net, split.shape, split.classes, who)
+    return net
 
 
 def source_of(name: str) -> str | None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
+import inspect
 import math
 import sys
-from collections.abc import Mapping
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ import yaml
 from torch import nn
 
 from ardor.errors import ConfigError
+from ardor.storage.imports import nearest, resolve
 
 
 class Number(float):
@@ -70,6 +75,196 @@ def describe(thing: Any) -> Any:
         return str(thing)
     # an object of a user's own: what it holds, not its repr, which may say where it lies in memory
     return {"name": name_of(type(thing))} | {k: describe(v) for k, v in vars(thing).items() if not k.endswith("_")}
+
+
+def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any:
+    """The object that a config describes: the inverse of `describe`.
+
+    Parameters
+    ----------
+    content : a name, or a mapping of `name` and the parameters of what it names. An object that is no text or mapping
+        is returned as it is.
+    kind : "method", "attack", "threat", "averaging", "recipe", "net" or "data": where a plain name is looked up.
+    default : the object whose values stand where `content` has none, if `content` has no name or its name.
+    key : dotted, for messages: "method.attack".
+
+    Raises
+    ------
+    ConfigError
+        For a name or key that does not exist, with the nearest one that does, and for a value of another type.
+    """
+    key = key or kind
+    if isinstance(content, str):
+        content = {"name": content}
+    if content is None and default is not None:
+        return default
+    if not isinstance(content, Mapping):
+        if content is None or isinstance(content, bool | int | float | list | tuple):
+            raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {content!r}: write one of them")
+        return content
+    name = content.get("name")
+    if kind in FUNCTIONS:
+        room, function, reader = FUNCTIONS[kind]
+        module = importlib.import_module(room)
+        load = getattr(module, function)
+        return load(**arguments(content, key, load, getattr(module, reader)(str(name))))
+    same = default is not None and str(name or name_of(type(default))).lower() == name_of(type(default)).lower()
+    make: Any = type(default) if same else find_class(name, kind, key)
+    default = default if same else None
+    values = {k: v for k, v in content.items() if k != "name"}
+    given = {} if default is None else {name: getattr(default, name) for name in parameters(make)}
+    return make(**given | arguments(values, key, make, default=default))
+
+
+def arguments(content: Mapping[str, Any], key: str, *makers: Callable[..., Any], default: Any = None) -> dict[str, Any]:
+    """Keyword arguments from the values of a config, converted to the types of the parameters.
+
+    Parameters
+    ----------
+    content : the values by the names of parameters.
+    key : of `content` in the whole config, for messages.
+    makers : the callable that gets the arguments, then those that it passes other keywords on to.
+    default : an object whose attributes are the defaults.
+
+    Raises
+    ------
+    ConfigError
+        For a name that no parameter has, with the nearest one, and for a value of another type.
+    """
+    hints: dict[str, tuple[Any, Any]] = {}
+    for maker in reversed(makers):
+        hints |= parameters(maker)
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in inspect.signature(makers[-1]).parameters.values())
+    result = {}
+    for name, value in content.items():
+        if name not in hints and not open_ended:
+            near = nearest(name, hints).replace('"', f'"{key}.', 1)
+            raise ConfigError(
+                f'expected an option of {key}, got "{key}.{name}"{near}: it takes {", ".join(hints) or "none"}'
+            )
+        hint, preset = hints.get(name, (None, None))
+        result[name] = _converted(value, hint, getattr(default, name, preset), f"{key}.{name}")
+    return result
+
+
+def parameters(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> (type hint or None, default or None) of the parameters that a keyword can give."""
+    try:
+        hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
+    except (NameError, TypeError):  # in a file of the user's; the defaults have types too
+        hints = {}
+    rows = inspect.signature(make).parameters.values()
+    return {
+        p.name: (hints.get(p.name), None if p.default is p.empty else p.default)
+        for p in rows
+        if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+
+
+def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
+    """A value as text, YAML or Python has it, as the parameter's type wants it. Raises ConfigError."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None or (type(None) in options and isinstance(value, str) and value.lower() in ("none", "null", "")):
+        return None if type(None) in options else preset
+    if isinstance(value, Mapping) or (dataclasses.is_dataclass(preset) and isinstance(value, str)):
+        kind = "attack" if preset is None or hasattr(preset, "threat") else "threat"
+        return build(value, kind, default=preset, key=key)
+    if hint is None:
+        options = (str if preset is None else type(preset),)
+    errors = []
+    for option in (o for o in options if o is not type(None)):
+        try:
+            return _as(value, option)
+        except (ValueError, TypeError, ConfigError) as error:
+            errors.append(str(error))
+    raise ConfigError(f"expected {key} as {' or '.join(errors)}, got {value!r}: type --{key} with such a value")
+
+
+def _as(value: Any, hint: Any) -> Any:
+    """`value` as the type `hint`. Raises ValueError with the name of what was expected."""
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        for choice in typing.get_args(hint):
+            if str(value) == str(choice):
+                return choice
+        raise ValueError(f"one of {', '.join(map(str, typing.get_args(hint)))}")
+    if origin in (tuple, list, Sequence):
+        parts = yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value
+        parts = parts.split(",") if isinstance(parts, str) else parts
+        inner = typing.get_args(hint)[0]
+        return (list if origin is list else tuple)(
+            _as(one, inner) for one in (parts if isinstance(parts, list | tuple) else [parts])
+        )
+    if hint is bool:
+        if isinstance(value, bool) or str(value).lower() in ("true", "false", "yes", "no"):
+            return value if isinstance(value, bool) else str(value).lower() in ("true", "yes")
+        raise ValueError("true or false")
+    if hint is int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError("a whole number")
+        try:
+            return int(value)
+        except ValueError:
+            raise ValueError("a whole number") from None
+    if hint is float:
+        if isinstance(value, bool):
+            raise ValueError("a number such as 0.1 or 8/255")
+        try:
+            return number(value) if isinstance(value, str) else float(value)
+        except ConfigError:
+            raise ValueError("a number such as 0.1 or 8/255") from None
+    if hint is Path:
+        return Path(value)
+    return str(value) if hint is str and isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+HOMES = {
+    "method": "ardor.methods",
+    "attack": "ardor.attacks",
+    "threat": "ardor.attacks.threat",
+    "averaging": "ardor.training.averaging",
+    "recipe": "ardor.training.recipe",
+}
+"""Where the public classes of a kind are, which its `__all__` names: imported when one is asked for."""
+FUNCTIONS = {"net": ("ardor.models", "build", "builder"), "data": ("ardor.data", "load", "reader")}
+"""Of what is no class: the room, the function that makes it, and the one that gives a name's own parameters."""
+
+
+def classes(kind: str) -> dict[str, type]:
+    """The public dataclasses of a kind by the name that a config has for them."""
+    room = importlib.import_module(HOMES[kind])
+    public = (getattr(room, name) for name in room.__all__)
+    found = [one for one in public if isinstance(one, type) and dataclasses.is_dataclass(one)]
+    return {name_of(one): one for one in found if kind != "attack" or "__call__" in vars(one)}
+
+
+def find_class(name: str | None, kind: str, key: str) -> Any:
+    """The class that a name in a config means: a public one of its kind, or file.py:Name. Raises ConfigError."""
+    choices = classes(kind)
+    if name is None and len(choices) == 1:
+        return next(iter(choices.values()))
+    plain = {choice.lower(): choice for choice in choices}
+    word = str(name).lower().replace("-", "_")
+    if word in plain:
+        return choices[plain[word]]
+    if ":" in str(name):
+        result = resolve(str(name), kind)
+        if not callable(result):
+            raise ConfigError(f"expected {name} to be a class, got {type(result).__name__}: name the class")
+        return result
+    listed = ", ".join(map(str.lower, choices))
+    raise ConfigError(f'expected {key} as one of {listed}, or file.py:Name, got "{name}"{nearest(word, plain)}')
+
+
+def merged(below: Any, above: Any) -> Any:
+    """`above` laid over `below`: its keys win, at every depth; another name drops what belonged to the first."""
+    if not isinstance(above, Mapping):
+        return above
+    below = {"name": below} if isinstance(below, str) else dict(below or {})
+    names = [str(part["name"]).lower().replace("-", "_") for part in (below, above) if part.get("name") is not None]
+    if len(names) == 2 and names[0] != names[1]:
+        below = {}
+    return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
 
 
 def name_of(cls: type) -> str:

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from ardor.errors import CheckpointError, ConfigError
 
+__all__ = ["EMA", "SWA"]
+
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

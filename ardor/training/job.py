@@ -1,25 +1,29 @@
-"""TODO ardor.training.job."""
+"""A run as a configuration describes it, and its steps before and while it trains."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
-from ardor.cli import display
 from ardor.data.split import Split
 from ardor.diagnostics.record import claim_of
-from ardor.diagnostics.teacher import LIMIT, TeacherReport, wants_robust
-from ardor.diagnostics.teacher import examine_teacher as judge_teacher
+from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_robust
 from ardor.engine.threads import threads_for, use_threads
+from ardor.errors import ConfigError
 from ardor.evaluation.checks import of_recipe
 from ardor.evaluation.findings import Finding
-from ardor.storage.config import read_yaml
+from ardor.models.loading import net_for
+from ardor.storage.config import build, find_class, read_yaml
+from ardor.storage.imports import nearest
 from ardor.storage.runs import require_own
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, StepProgress
@@ -46,6 +50,81 @@ class Job:
     averaging: Averaging | None = None
     soft_labels: SoftLabelCache | None = None
     threads: int | None = None
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], run: Path | None = None, *, teacher: bool = True) -> Job:
+        """The objects that a configuration names.
+
+        Parameters
+        ----------
+        config : `data`, `student`, and where they are not the defaults `teacher`, `method`, `threat`, `recipe`,
+            `averaging`, as `ardor.storage.config.build` takes them.
+        run : the run's folder; default runs/METHOD-STUDENT-DATA-sSEED.
+        teacher : False leaves the teacher out.
+
+        Raises
+        ------
+        ConfigError, DataError, ModelError, CheckpointError
+            As the functions that make the pieces.
+        """
+        parts = {key: {"name": part} if isinstance(part, str) else part for key, part in config.items()}
+        for key in ("data", "student"):
+            if not parts.get(key, {}).get("name"):
+                raise ConfigError(f"expected --{key} with a name, got none: type say --data digits --student small_cnn")
+        if unknown := [key for key in parts if key not in KEYS]:
+            near = nearest(unknown[0], KEYS)
+            raise ConfigError(f'expected the keys {", ".join(KEYS)}, got "{unknown[0]}"{near}: correct it')
+        train, val, _ = build(parts["data"], "data")
+        method, recipe = method_of(parts), recipe_of(parts)
+        student = net_for("student", {"seed": recipe.seed} | parts["student"], train, fresh=True)
+        named = parts.get("teacher") or {}
+        taught_by = named.get("name")
+        return cls(
+            student,
+            net_for("teacher", named, train, fresh=False) if teacher and taught_by else None,
+            method,
+            train,
+            val,
+            recipe,
+            run or default_run(parts, recipe.seed),
+            taught_by if teacher else None,
+            averaging=build(parts["averaging"], "averaging") if parts.get("averaging") else None,
+        )
+
+
+KEYS = ("data", "student", "teacher", "method", "threat", "recipe", "averaging", "soft_labels")
+"""The keys of a run's configuration."""
+
+
+def method_of(config: Mapping[str, Any]) -> Any:
+    """The method of a configuration, its attack under the configuration's threat. Raises ConfigError."""
+    content = config.get("method") or {"name": "rslad"}
+    make = find_class(content["name"], "method", "method")
+    required = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    default = None if required else make()
+    attack = getattr(default, "attack", None)
+    if config.get("threat") and dataclasses.is_dataclass(attack) and hasattr(attack, "threat"):
+        attack = dataclasses.replace(attack, threat=build(config["threat"], "threat", default=attack.threat))
+        default = dataclasses.replace(default, attack=attack)
+    return build(content, "method", default=default)
+
+
+def recipe_of(config: Mapping[str, Any]) -> Recipe:
+    """The recipe of a configuration; validation is under the method's threat unless it names another one."""
+    content = config.get("recipe") or {}
+    threat = getattr(getattr(method_of(config), "attack", None), "threat", None)
+    if threat is None:
+        threat = build(config.get("threat"), "threat", default=Linf())
+    recipe: Recipe = build(content, "recipe", default=Recipe(val_attack=PGD(threat, steps=10)))
+    if "threat" in (content.get("val_attack") or {}) or not dataclasses.is_dataclass(recipe.val_attack):
+        return recipe
+    return dataclasses.replace(recipe, val_attack=dataclasses.replace(recipe.val_attack, threat=threat))
+
+
+def default_run(config: Mapping[str, Any], seed: int) -> Path:
+    """runs/METHOD-STUDENT-DATA-sSEED, of letters that every file system takes."""
+    words = [(config.get("method") or {}).get("name", "rslad"), config["student"]["name"], config["data"]["name"]]
+    return Path("runs") / "-".join(Path(word.replace(":", "_")).name for word in [*words, f"s{seed}"])
 
 
 def records_of(job: Job, tell: Callable[[StepProgress], None] | None = None) -> Iterator[EpochRecord]:
@@ -83,7 +162,9 @@ def findings_of(job: Job) -> list[Finding]:
     return of_recipe(config)
 
 
-def gate_of(job: Job, student: nn.Module | None = None) -> TeacherReport | None:
+def gate_of(
+    job: Job, student: nn.Module | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> TeacherReport | None:
     """What the teacher is worth, on the validation images; None for a run without one, or one that goes on.
 
     student: a trained net of the student's kind, for the share of its adversarial examples that transfer.
@@ -92,14 +173,13 @@ def gate_of(job: Job, student: nn.Module | None = None) -> TeacherReport | None:
         return None
     trains_under = getattr(getattr(job.method, "attack", None), "threat", None)
     threat = trains_under or getattr(job.recipe.val_attack, "threat", None) or Linf()
-    with display.progress("teacher gate", 100) as move:
-        return judge_teacher(
-            job.teacher.to(find_device(job.recipe.device)),
-            job.val,
-            threat,
-            record=claim_of(job.taught_by, job.teacher),
-            student=student,
-            robust=wants_robust(job.method),
-            limit=min(LIMIT, len(job.train)),  # a smoke test's teacher is not worth more images than its student
-            progress=lambda name, done, todo: move(100 * done // todo, name),
-        )
+    return examine_teacher(
+        job.teacher.to(find_device(job.recipe.device)),
+        job.val,
+        threat,
+        record=claim_of(job.taught_by, job.teacher),
+        student=student,
+        robust=wants_robust(job.method),
+        limit=min(LIMIT, len(job.train)),  # a smoke test's teacher is not worth more images than its student
+        progress=progress,
+    )

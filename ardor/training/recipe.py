@@ -14,6 +14,8 @@ from ardor.engine.precision import PRECISION
 from ardor.errors import ConfigError
 from ardor.types import Attack
 
+__all__ = ["Recipe"]
+
 SCHEDULE: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
 AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none"]
 

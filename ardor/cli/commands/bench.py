@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ardor import experiments as benches
@@ -20,31 +19,6 @@ from ardor.experiments.sheet import missing
 from ardor.experiments.tables import METHODS, STUDENTS, Cell, Table, asked_for
 from ardor.storage.imports import nearest
 from ardor.training.epoch import EpochRecord
-
-HELP = """Make a table of the papers: train and judge every net of it that is missing, and lay ours beside theirs.
-
-TABLE is whitebox-cifar10, whitebox-cifar100 or blackbox-cifar10, the RSLAD paper's; or a study: labels-DATA (hard,
-smoothed, natural or robust labels), alpha-DATA, alignment-DATA. Any of the five words takes your data with --data.
-
-Scales: smoke (minutes, to see that all runs), small (hours on a CPU; small nets, 8 epochs), full (the papers' nets and
-epochs; a GPU). Start it in as many terminals, or on as many machines that share the folder, as you like: each takes
-other nets. Stop it at any moment: the same command goes on. The tables are written anew after every net.
-
-Examples:
-
-`ardor bench whitebox-digits --seeds 3`
-
-`ardor bench whitebox-cifar10 --scale full --teacher_weights model_cifar_wrn.pt --plan`
-
-`ardor bench blackbox --data npz:mine.npz --eps 4/255`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command; it needs no first stage."""
-    command = App(name="bench", help=HELP)
-    command.default(bench)
-    return command
 
 
 def bench(
@@ -68,7 +42,23 @@ def bench(
     threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
     plan: Annotated[bool, Parameter(help="only say what it will cost", negative="")] = False,
 ) -> int:
-    """Plan, or work and write."""
+    """Make a table of the papers: train and judge every net of it that is missing, and lay ours beside theirs.
+
+    TABLE is whitebox-cifar10, whitebox-cifar100 or blackbox-cifar10, the RSLAD paper's; or a study: labels-DATA (hard,
+    smoothed, natural or robust labels), alpha-DATA, alignment-DATA. Any of the five words takes your data with --data.
+
+    Scales: smoke (minutes, to see that all runs), small (hours on a CPU; small nets, 8 epochs), full (the papers' nets
+    and epochs; a GPU). Start it in as many terminals, or on as many machines that share the folder, as you like: each
+    takes other nets. Stop it at any moment: the same command goes on. The tables are written anew after every net.
+
+    Examples:
+
+    `ardor bench whitebox-digits --seeds 3`
+
+    `ardor bench whitebox-cifar10 --scale full --teacher_weights model_cifar_wrn.pt --plan`
+
+    `ardor bench blackbox --data npz:mine.npz --eps 4/255`
+    """
     if seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
     if teacher_weights and not teacher and scale != "full":

@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.evaluation.comparison.paired import compare as paired
 from ardor.evaluation.comparison.runs import partners, reports_of, side_of
 from ardor.storage.files import write_atomic
-
-HELP = """Compare two nets image by image: McNemar's test, the difference with its intervals, by class and over seeds.
-
-A and B are each a run that `ardor evaluate` has judged, a report file, or a folder of runs that differ only in the
-seed; the runs of two such folders are paired by seed. The reports are the newest of the best checkpoint that all of
-them have, of the same suite, threat and images. What the figures mean is explained in docs/compare.md.
-
-Examples:
-
-`ardor compare runs/rslad runs/sat`
-
-`ardor compare table/rslad table/sat --suite autoattack --out rslad-sat.json`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command; it needs no first stage."""
-    command = App(name="compare", help=HELP)
-    command.default(compare)
-    return command
 
 
 def compare(
@@ -45,7 +24,18 @@ def compare(
     checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the runs")] = "best",
     out: Annotated[Path | None, Parameter(help="the comparison as a JSON file")] = None,
 ) -> int:
-    """Find the reports, pair them, and say what the difference is worth."""
+    """Compare two nets image by image: McNemar's test, the difference with its intervals, by class and over seeds.
+
+    A and B are each a run that `ardor evaluate` has judged, a report file, or a folder of runs that differ only in the
+    seed; the runs of two such folders are paired by seed. The reports are the newest of the best checkpoint that all of
+    them have, of the same suite, threat and images. What the figures mean is explained in docs/compare.md.
+
+    Examples:
+
+    `ardor compare runs/rslad runs/sat`
+
+    `ardor compare table/rslad table/sat --suite autoattack --out rslad-sat.json`
+    """
     sides = side_of(a), side_of(b)
     seeds, alone = partners(*sides)
     one, other = reports_of(

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from ardor import models
 from ardor.attacks import PGD, paper
@@ -23,18 +22,6 @@ from ardor.reporting import PageEntry, comparison, examples
 from ardor.reporting.entry import entry_of
 from ardor.reporting.page import write as write_page
 
-HELP = """Train a robust teacher on handwritten digits, distil small students from it, attack them all, draw one page.
-
-Takes under 3 minutes on 2 CPU cores; stopped, it goes on where it was; finished, it only draws again.
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command; it needs no first stage."""
-    command = App(name="demo", help=HELP)
-    command.default(demo)
-    return command
-
 
 def demo(
     *,
@@ -48,7 +35,10 @@ def demo(
     onnxruntime_web: Annotated[Path | None, Parameter(help="its npm package, for --page; default npm gets it")] = None,
     threads: Annotated[int, Parameter(help="of torch")] = 1,
 ) -> int:
-    """Train, attack, draw."""
+    """Train a robust teacher on handwritten digits, distil small students from it, attack them all, draw one page.
+
+    Takes under 3 minutes on 2 CPU cores; stopped, it goes on where it was; finished, it only draws again.
+    """
     began = time.perf_counter()
     runtime = demo_page.runtime(onnxruntime_web) if drawn else None  # first: what is missing is said at once
     use_threads(threads)

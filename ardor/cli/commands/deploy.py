@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from ardor import data as datasets
 from ardor import models
-from ardor.attacks.threat import Linf
 from ardor.cli import display
 from ardor.cli.commands.export import reports_of
-from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_threat, first_stage, trained_threat
+from ardor.cli.selection import Overrides, config_of, find_threat, require_overrides, trained_threat
 from ardor.deployment.variants.comparison import DeploymentReport
 from ardor.deployment.variants.run_files import comparison_of, deploy_run, files_of, prepare
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.progress import Progress
-from ardor.storage.config import read_yaml
-
-HELP = """Compare a run's net with what a device would get: size, latency, and what each form withstands.
-
-RUN is a folder that `ardor train` made. Its ONNX and INT8 files are exported where they are missing or of other
-weights, then float32, ONNX and INT8 are judged on the same images: under images made against the float32 net, under
-white-box attacks on what is judged, and under Square. Needs `pip install "ardor[onnx]"`.
-
-Example:
-
-`ardor deploy runs/rslad`
-
-Stopped at any moment, the same command goes on. `ardor report RUN...` then shows the table, and size against robust
-accuracy for every run.
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command with the options of the threat that `argv` or the run names."""
-    asked = first_stage(argv, ("threat",))
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
-    places = options_for(datasets.load, skip=("name", "val", "seed", "limit", "protocol"))
-    rows = [piece("threat", options_for(type(threat), threat)), piece("data", places)]
-    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
-    command = App(name="deploy", help=HELP)
-    command.default(with_options(deploy, options))
-    return command
+from ardor.storage.config import build
 
 
 def deploy(
@@ -68,15 +36,29 @@ def deploy(
     batch: Annotated[int, Parameter(help="images at a time, at most")] = 256,
     seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
     threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
-    more: Any = None,
+    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
 ) -> int:
-    """Export what is missing, judge the forms, time them, and show the table."""
+    """Compare a run's net with what a device would get: size, latency, and what each form withstands.
+
+    RUN is a folder that `ardor train` made. Its ONNX and INT8 files are exported where they are missing or of other
+    weights, then float32, ONNX and INT8 are judged on the same images: under images made against the float32 net, under
+    white-box attacks on what is judged, and under Square. Needs `pip install "ardor[onnx]"`.
+
+    Example:
+
+    `ardor deploy runs/rslad`
+
+    Stopped at any moment, the same command goes on. `ardor report RUN...` then shows the table, and size against robust
+    accuracy for every run.
+    """
+    overrides = overrides or {}
+    require_overrides(overrides, "threat", "data")
+    trained = config_of(run)
+    threat_ = find_threat(threat, overrides, trained_threat(trained))
     net = models.load(run, checkpoint=checkpoint)
-    if "data" not in more.trained:
+    if "data" not in trained:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor deploy runs/NAME")
-    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
-    elsewhere = {key: value for key, value in values(more.data).items() if key in typed}
-    train, val, test = datasets.load(**more.trained["data"] | elsewhere)
+    train, val, test = build(trained["data"] | overrides.get("data", {}), "data")
     check = (test if part == "test" else val).limit(limit)
     models.require_fit(net, check.shape, check.classes, "net")
     use_threads(threads_for(net, check.shape) if threads is None else threads)
@@ -86,7 +68,7 @@ def deploy(
             files_of(run, checkpoint),
             train,
             check,
-            more.resolved_threat,
+            threat_,
             force=force,
             agreement=agreement,
             reports=reports_of(run),
@@ -103,7 +85,7 @@ def deploy(
             run,
             net,
             check,
-            more.resolved_threat,
+            threat_,
             checkpoint=checkpoint,
             queries=queries,
             batch=batch,

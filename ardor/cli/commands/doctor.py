@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from ardor import models
-from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.commands.evaluate import NAMES
-from ardor.cli.nets import data_options, make_net, net_options
-from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.cli.selection import Overrides, config_of, find_split, find_threat, require_overrides, trained_threat
 from ardor.diagnostics.doctor import LIMIT, Examination, examine
 from ardor.diagnostics.record import NetRecord, record_of
 from ardor.errors import ConfigError
-from ardor.storage.config import as_text, read_yaml
+from ardor.models.loading import net_for
+from ardor.storage.config import as_text
 from ardor.training.recipe import find_device
-
-HELP = """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
-
-RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others,
-and the net is compared with the run's own record. Without RUN, name a net, its weights and the data, and with --record
-the clean accuracy that is claimed for it.
-
-Each finding is explained in docs/findings.md. The exit code is 1 where one of them is an error, else 0.
-
-Examples:
-
-`ardor doctor runs/rslad`
-
-`ardor doctor --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15 --record 0.6925`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command with the options of what `argv` names."""
-    asked = first_stage(argv, NAMES)
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
-    pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
-    if "model" in asked.names:
-        pieces["model"] = net_options(asked.names["model"])
-    rows = [piece(key, options) for key, options in pieces.items()]
-    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
-    command = App(name="doctor", help=HELP)
-    command.default(with_options(doctor, options))
-    return command
 
 
 def doctor(
@@ -68,28 +33,41 @@ def doctor(
     batch: Annotated[int, Parameter(help="images at a time")] = 256,
     seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
     device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
-    more: Any = None,
+    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
 ) -> int:
-    """Examine what the words and `more` describe."""
+    """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
+
+    RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type
+    others, and the net is compared with the run's own record. Without RUN, name a net, its weights and the data, and
+    with --record the clean accuracy that is claimed for it.
+
+    Each finding is explained in docs/findings.md. The exit code is 1 where one of them is an error, else 0.
+
+    Examples:
+
+    `ardor doctor runs/rslad`
+
+    `ardor doctor --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15 --record 0.6925`
+    """
     if (run is None) == (model is None):
         got = "none" if run is None else f"the run {run} and the model {model}"
         raise ConfigError(f"expected one net, got {got}: type ardor doctor RUN, or --model NAME --weights FILE")
+    overrides = overrides or {}
+    require_overrides(overrides, "threat", "data", "model")
+    trained = config_of(run)
+    threat_ = find_threat(threat, overrides, trained_threat(trained))
     net = None if run is None else models.load(run, checkpoint=checkpoint)
-    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
-    split = find_split(
-        more.trained, data, part, {k: v for k, v in values(more.data).items() if data is not None or k in typed}
-    )
+    split = find_split(trained, data, part, overrides)
     if net is None:
-        named = values(more.model) | ({"weights": weights} if weights else {})
-        net = make_net("model", str(model), named, split, fresh=False)
+        net = net_for("model", {"name": model, "weights": weights, **overrides.get("model", {})}, split, fresh=False)
     said: float | NetRecord | None = record
-    if said is None and run is not None and data is None and not typed:
+    if said is None and run is not None and data is None and not overrides.get("data"):
         said = record_of(run, checkpoint)
     with display.progress("doctor", 100) as move:
         seen = examine(
             net.to(find_device(device)),
             split,
-            more.resolved_threat,
+            threat_,
             record=said,
             limit=limit,
             batch=batch,
@@ -98,7 +76,7 @@ def doctor(
         )
     if said is None:
         seen.left_out.append("the net's own record: there is none, or the data are others; type --record 0.6925, say")
-    under = f"{type(more.resolved_threat).__name__} eps {as_text(more.resolved_threat.eps)}"
+    under = f"{type(threat_).__name__} eps {as_text(threat_.eps)}"
     what = f"{run} ({checkpoint})" if run else str(model)
     display.say(f"{what} on {seen.n} images of {split.name} ({split.part}), {under}")
     display.say(text_of(seen))

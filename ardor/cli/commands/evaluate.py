@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from torch import nn
 from torch.distributed import get_node_local_rank, is_torchelastic_launched
 
 from ardor import models
 from ardor.attacks import Suite, suites
 from ardor.attacks.suites import SUITES
-from ardor.attacks.threat import BY_NAME, Linf
+from ardor.attacks.threat import BY_NAME
 from ardor.cli import display
-from ardor.cli.nets import data_options, make_net, net_options
-from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.cli.selection import Overrides, config_of, find_split, find_threat, require_overrides, trained_threat
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
 from ardor.deployment.export.onnx_session import Session
@@ -27,52 +24,13 @@ from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report_files import default_out, word_of
 from ardor.evaluation.verdicts import evaluate as judge
-from ardor.storage.config import read_yaml
+from ardor.models.loading import net_for
+from ardor.storage.config import build
 from ardor.training.recipe import find_device
 from ardor.types import Threat
 
-NAMES = ("data", "model", "threat")
-
 FILES: dict[str, type[Session | Program]] = {".onnx": Session, ".pte": Program}
 """What computes an exported file, by the end of its name."""
-
-HELP = """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
-
-RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type others.
-Or it is a file that `ardor export` made, judged on its own runtime: by default by the suite `deployed`, that is with
-images made against the net that it came from, along the gradients of its simulated graph, and by Square. Somebody
-else's file is a black box, for `square` and `transfer`, and so is a .pte.
-Without RUN, name a net, its weights and the data.
-
-Examples:
-
-`ardor evaluate runs/rslad`
-
-`ardor evaluate --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15`
-
-The report is saved as JSON in the run's folder (or where --out says), one verdict per image and attack.
-
-`ardor evaluate RUN --suite autoattack` keeps a journal beside it: stop it at any moment, and the same command goes
-on. The same command in a second terminal, on another machine that shares the folder, or as
-`torchrun --nproc-per-node 4 -m ardor evaluate RUN --suite autoattack` takes a share of the images.
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command with the options of what `argv` names."""
-    asked = first_stage(argv, NAMES)
-    first = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
-    net = FILES[first.suffix](first) if first.suffix in FILES and not first.is_dir() else None
-    trained = read_yaml(first / "config.yaml") if (first / "config.yaml").is_file() else {}
-    threat = find_threat(asked, argv, _threat_of(net) if net else trained_threat(trained)) or Linf()
-    pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
-    if "model" in asked.names:
-        pieces["model"] = net_options(asked.names["model"])
-    rows = [piece(key, options) for key, options in pieces.items()]
-    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat, exported=net)
-    command = App(name="evaluate", help=HELP)
-    command.default(with_options(evaluate, options))
-    return command
 
 
 def evaluate(
@@ -104,26 +62,47 @@ def evaluate(
     ] = None,
     threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
     images: Annotated[bool, Parameter(help="keep the adversarial images in the journal", negative="")] = False,
-    more: Any = None,
+    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
 ) -> int:
-    """Judge what the words and `more` describe."""
+    """Attack a net on every image of a data set's test part and say what it withstands, with 95 % intervals.
+
+    RUN is a folder that `ardor train` made: its net, data and threat are those of its config.yaml unless you type
+    others. Or it is a file that `ardor export` made, judged on its own runtime: by default by the suite `deployed`,
+    that is with images made against the net that it came from, along the gradients of its simulated graph, and by
+    Square. Somebody else's file is a black box, for `square` and `transfer`, and so is a .pte. Without RUN, name a net,
+    its weights and the data.
+
+    Examples:
+
+    `ardor evaluate runs/rslad`
+
+    `ardor evaluate --model net.py:build --weights w.safetensors --data npz:digits.npz --threat.eps 0.15`
+
+    The report is saved as JSON in the run's folder (or where --out says), one verdict per image and attack.
+
+    `ardor evaluate RUN --suite autoattack` keeps a journal beside it: stop it at any moment, and the same command goes
+    on. The same command in a second terminal, on another machine that shares the folder, or as `torchrun
+    --nproc-per-node 4 -m ardor evaluate RUN --suite autoattack` takes a share of the images.
+    """
     if (run is None) == (model is None):
         got = "none" if run is None else f"the run {run} and the model {model}"
         raise ConfigError(f"expected one net, got {got}: type ardor evaluate RUN, or --model NAME --weights FILE")
-    net = more.exported or (None if run is None else models.load(run, checkpoint=checkpoint))
-    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
-    options = {k: v for k, v in values(more.data).items() if data is not None or k in typed}
-    split = find_split(_data_of(more.exported) if more.exported else more.trained, data, part, options)
+    overrides = overrides or {}
+    require_overrides(overrides, "threat", "data", "model")
+    exported = FILES[run.suffix](run) if run is not None and run.suffix in FILES and not run.is_dir() else None
+    trained = config_of(run)
+    threat_ = find_threat(threat, overrides, _threat_of(exported) if exported else trained_threat(trained))
+    net = exported or (None if run is None else models.load(run, checkpoint=checkpoint))
+    split = find_split(_data_of(exported) if exported else trained, data, part, overrides)
     split = split if limit is None else split.limit(limit)
     if net is None:
-        named = values(more.model) | ({"weights": weights} if weights else {})
-        net = make_net("model", str(model), named, split, fresh=False)
-    chosen = suite or default_suite(more.exported)
+        net = net_for("model", {"name": model, "weights": weights, **overrides.get("model", {})}, split, fresh=False)
+    chosen = suite or default_suite(exported)
     source: str | nn.Module | None = transfer_from
-    if source is None and run and more.exported and chosen == "deployed":
-        source = own_run(run, more.exported)
-    attacks = find_suite(chosen, more.resolved_threat, source, split)
-    folder, word = (run.parent, word_of(run)) if run and more.exported else (run, checkpoint)
+    if source is None and run and exported and chosen == "deployed":
+        source = own_run(run, exported)
+    attacks = find_suite(chosen, threat_, source, split)
+    folder, word = (run.parent, word_of(run)) if run and exported else (run, checkpoint)
     where = default_out(folder, attacks, word, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
@@ -146,10 +125,10 @@ def evaluate(
             images=images,
             progress=tell,
         )
-    report.title, report.training = f"{run} ({checkpoint})" if run else str(model), more.trained
-    if more.exported:
-        report.title = f"{run} ({more.exported.built_as['runtime']})"
-    report.findings = with_training(report.findings, more.trained, attacks.threat.eps)
+    report.title, report.training = f"{run} ({checkpoint})" if run else str(model), trained
+    if exported:
+        report.title = f"{run} ({exported.built_as['runtime']})"
+    report.findings = with_training(report.findings, trained, attacks.threat.eps)
     where = out or where
     report.save(where)
     if first:
@@ -186,7 +165,7 @@ def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split:
         )
     if not allowed:
         return SUITES[name](threat)
-    net = make_net("surrogate", source, {}, split, fresh=False) if isinstance(source, str) else source
+    net = net_for("surrogate", {"name": source}, split, fresh=False) if isinstance(source, str) else source
     if net is not None:
         models.require_fit(net, split.shape, split.classes, "surrogate")
     return suites.deployed(threat, net) if name == "deployed" or net is None else suites.transfer(threat, net)
@@ -194,9 +173,9 @@ def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split:
 
 def _threat_of(net: Session | Program) -> Threat | None:
     """The threat that a file was checked under, None for somebody else's."""
-    said = net.metadata.get("threat", {})
-    kind = BY_NAME.get(str(said.get("name")).lower())
-    return kind(float(said["eps"])) if kind else None
+    config = net.metadata.get("threat", {})
+    threat: Threat | None = build(config, "threat") if str(config.get("name")).lower() in BY_NAME else None
+    return threat
 
 
 def _data_of(net: Session | Program) -> dict[str, Any]:

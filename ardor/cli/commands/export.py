@@ -3,60 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from ardor import data as datasets
 from ardor import models
-from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.nets import data_options, make_net, net_options
-from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_threat, first_stage, trained_threat
+from ardor.cli.selection import Overrides, config_of, find_threat, require_overrides, trained_threat
 from ardor.data.split import Split
 from ardor.deployment.export import export as write
 from ardor.deployment.export.formats import SUFFIX
 from ardor.errors import ConfigError
 from ardor.evaluation.report import Report
-from ardor.storage.config import read_yaml
-
-NAMES = ("data", "model", "threat")
-
-HELP = """Write a net to a file for a device, and prove that the file answers as the net does.
-
-RUN is a folder that `ardor train` made; without it, name a net, its weights, the data and the file. Net and file are
-compared on images of the data, clean and adversarial; a file that does not match is refused. INT8 is calibrated on
-training images. Needs `pip install "ardor[onnx]"`.
-
-Examples:
-
-`ardor export runs/rslad`
-
-`ardor export runs/rslad --to onnx-int8 --out rslad.onnx`
-
-`ardor export --model net.py:build --weights w.safetensors --data npz:digits.npz --out net.onnx`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command with the options of what `argv` or the run names."""
-    asked = first_stage(argv, NAMES)
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
-    if "data" in asked.names:
-        places = data_options(asked.names["data"])
-    else:  # where a run's data lie may have changed since; what they are is its own
-        places = options_for(datasets.load, skip=("name", "val", "seed", "limit", "protocol"))
-    rows = [piece("threat", options_for(type(threat), threat)), piece("data", places)]
-    rows += [piece("model", net_options(asked.names["model"]))] if "model" in asked.names else []
-    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
-    command = App(name="export", help=HELP)
-    command.default(with_options(export, options))
-    return command
+from ardor.models.loading import net_for
+from ardor.storage.config import arguments
 
 
 def export(
@@ -80,20 +42,35 @@ def export(
         bool, Parameter(help="write a file that does not match, with that recorded in it", negative="")
     ] = False,
     seed: Annotated[int, Parameter(help="of the attack's random start")] = 0,
-    more: Any = None,
+    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
 ) -> int:
-    """Load the net, its data and its reports, and write the file."""
+    """Write a net to a file for a device, and prove that the file answers as the net does.
+
+    RUN is a folder that `ardor train` made; without it, name a net, its weights, the data and the file. Net and file
+    are compared on images of the data, clean and adversarial; a file that does not match is refused. INT8 is calibrated
+    on training images. Needs `pip install "ardor[onnx]"`.
+
+    Examples:
+
+    `ardor export runs/rslad`
+
+    `ardor export runs/rslad --to onnx-int8 --out rslad.onnx`
+
+    `ardor export --model net.py:build --weights w.safetensors --data npz:digits.npz --out net.onnx`
+    """
     _require_words(run, out, {"model": model, "weights": weights, "data": data})
+    overrides = overrides or {}
+    require_overrides(overrides, "threat", "data", "model")
+    trained = config_of(run)
+    threat_ = find_threat(threat, overrides, trained_threat(trained))
     if run is not None:
         net = models.load(run, checkpoint=checkpoint)
-        if "data" not in more.trained:
+        if "data" not in trained:
             raise ConfigError(f"expected the folder of a run, got {run}: type ardor export runs/NAME, or --model NAME")
-    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
-    options = {key: value for key, value in values(more.data).items() if key in typed}
-    train, check = _splits((more.trained["data"] if run else {"name": data}) | options, to, part)
+    source = (trained["data"] if run else {"name": data}) | overrides.get("data", {})
+    train, check = _splits(arguments(source, "data", datasets.load, datasets.reader(str(source["name"]))), to, part)
     if run is None:
-        named = values(more.model) | ({"weights": weights} if weights else {})
-        net = make_net("model", str(model), named, check, fresh=False)
+        net = net_for("model", {"name": model, "weights": weights, **overrides.get("model", {})}, check, fresh=False)
     with display.progress(f"{to} and its parity", 1):
         made = write(
             net,
@@ -101,7 +78,7 @@ def export(
             to=to,
             calibrate=train,
             check=check,
-            threat=more.resolved_threat,
+            threat=threat_,
             force=force,
             agreement=agreement,
             limit=limit,

@@ -2,60 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.nets import data_options, make_net, net_options
-from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.cli.selection import Overrides, config_of, find_split, find_threat, require_overrides, trained_threat
 from ardor.diagnostics.record import claim_of
 from ardor.diagnostics.teacher import LIMIT, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
 from ardor.errors import ConfigError
-from ardor.methods.find import find_method
-from ardor.models.loading import require_there
-from ardor.storage.config import read_yaml
+from ardor.models.loading import net_for, require_there
+from ardor.storage.config import find_class
 from ardor.training.recipe import find_device
-
-NAMES = ("data", "student", "method", "threat")
-
-HELP = """Measure a teacher on validation images before it teaches: clean accuracy and PGD-20 against its record, the
-entropy of its soft labels, and how many of a student's adversarial examples fool it too.
-
-TEACHER is a folder that `ardor train` made, whose data and threat are used unless you type others, or a net's name with
---teacher.weights and --data. A teacher that is not what its record says is refused, with the likely cause:
-mis-normalised, weights never loaded, another class order, other images, not robust.
-
-Each finding is explained in docs/gate.md. The exit code is 1 where the teacher is refused, else 0.
-
-Examples:
-
-`ardor gate runs/teacher --student runs/sat`
-
-`ardor gate resnet18 --teacher.weights w.safetensors --data cifar10 --threat.eps 8/255`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command with the options of what `argv` names."""
-    asked = first_stage(argv, NAMES)
-    named = argv[0] if argv and not argv[0].startswith("-") else None
-    config = Path(named or "") / "config.yaml"
-    trained = read_yaml(config) if named and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
-    pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
-    nets = {"teacher": named, "student": asked.names.get("student")}
-    pieces |= {who: net_options(name, runs=True) for who, name in nets.items() if name is not None}
-    rows = [piece(key, options) for key, options in pieces.items()]
-    options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
-    command = App(name="gate", help=HELP)
-    command.default(with_options(gate, options))
-    return command
 
 
 def gate(
@@ -71,28 +30,45 @@ def gate(
     batch: Annotated[int, Parameter(help="images at a time")] = 256,
     seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
     device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
-    more: Any = None,
+    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
 ) -> int:
-    """Judge the teacher that the words and `more` describe."""
+    """Measure a teacher on validation images: clean accuracy and PGD-20 against its record, the entropy
+    of its soft labels, and how many of a student's adversarial examples fool it too.
+
+    TEACHER is a folder that `ardor train` made, whose data and threat are used unless you type others, or a net's name
+    with --teacher.weights and --data. A teacher that is not what its record says is refused, with the likely cause:
+    mis-normalised, weights never loaded, another class order, other images, not robust.
+
+    Each finding is explained in docs/gate.md. The exit code is 1 where the teacher is refused, else 0.
+
+    Examples:
+
+    `ardor gate runs/teacher --student runs/sat`
+
+    `ardor gate resnet18 --teacher.weights w.safetensors --data cifar10 --threat.eps 8/255`
+    """
     if teacher is None:
         raise ConfigError("expected a teacher, got none: type ardor gate RUN, or a name and --teacher.weights FILE")
     require_there(teacher)  # before its data are asked for
-    typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
-    named = {k: v for k, v in values(more.data).items() if data is not None or k in typed}
-    split = find_split(more.trained, data, part, named)
+    overrides = overrides or {}
+    require_overrides(overrides, "threat", "data", "teacher", "student")
+    trained = config_of(teacher)
+    threat_ = find_threat(threat, overrides, trained_threat(trained))
+    split = find_split(trained, data, part, overrides)
     where = find_device(device)
-    net = make_net("teacher", teacher, values(more.teacher), split, fresh=False).to(where)
+    net = net_for("teacher", {"name": teacher, **overrides.get("teacher", {})}, split, fresh=False).to(where)
     pupil = None
     if student is not None:
-        pupil = make_net("student", student, values(more.student), split, fresh=False).to(where)
+        pupil = net_for("student", {"name": student, **overrides.get("student", {})}, split, fresh=False)
+        pupil = pupil.to(where)
     with display.progress("gate", 100) as move:
         seen = judge(
             net,
             split,
-            more.resolved_threat,
+            threat_,
             record=claim_of(teacher, net),
             student=pupil,
-            robust=wants_robust(find_method(method)),
+            robust=wants_robust(find_class(method, "method", "method")),
             limit=limit,
             batch=batch,
             seed=seed,

@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.deployment import hub
 from ardor.deployment.hub.upload import require_repository
 from ardor.errors import ConfigError
-
-HELP = """Write a run's net, ONNX files and evaluation into a folder that the Hugging Face Hub understands; upload it.
-
-RUN is a folder that `ardor train` made and `ardor evaluate` judged. OWNER/NAME is the repository, made if need be; who
-may write to it is settled by `hf auth login`. Without OWNER/NAME the folder is written and nothing is uploaded.
-Reports and ONNX files of other weights are left out. Needs `pip install "ardor[hub]"`.
-
-Examples:
-
-`ardor push runs/rslad me/rslad-digits --license mit`
-
-`ardor push runs/rslad --folder rslad`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command; it needs no first stage."""
-    command = App(name="push", help=HELP)
-    command.default(push)
-    return command
 
 
 def push(
@@ -49,7 +28,18 @@ def push(
         bool, Parameter(help='without a report of these weights, with a card that says "not evaluated"', negative="")
     ] = False,
 ) -> int:
-    """Write the folder, and upload it where a repository is named."""
+    """Write a run's net, ONNX files and evaluation into a folder that the Hugging Face Hub understands; upload it.
+
+    RUN is a folder that `ardor train` made and `ardor evaluate` judged. OWNER/NAME is the repository, made if need be;
+    who may write to it is settled by `hf auth login`. Without OWNER/NAME the folder is written and nothing is uploaded.
+    Reports and ONNX files of other weights are left out. Needs `pip install "ardor[hub]"`.
+
+    Examples:
+
+    `ardor push runs/rslad me/rslad-digits --license mit`
+
+    `ardor push runs/rslad --folder rslad`
+    """
     if repository is not None:
         require_repository(repository)
     release = hub.release_of(run, checkpoint)

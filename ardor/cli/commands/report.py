@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from ardor import models
 from ardor.attacks import PGD
@@ -18,22 +17,6 @@ from ardor.reporting import PageEntry, comparison, device, examples
 from ardor.reporting.entry import entry_of, teaches, threat_of
 from ardor.reporting.page import write as write_page
 
-HELP = """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
-
-Each RUN is a folder that `ardor train` made and `ardor evaluate` has judged. The page is one file that opens offline.
-
-Example:
-
-`ardor report runs/natural runs/rslad --out report.html`
-"""
-
-
-def app(argv: Sequence[str]) -> App:
-    """The command; it needs no first stage."""
-    command = App(name="report", help=HELP)
-    command.default(report)
-    return command
-
 
 def report(
     *runs: Annotated[Path, Parameter(name="RUN", help="folders of judged runs")],
@@ -41,7 +24,15 @@ def report(
     title: Annotated[str, Parameter(help="the page's heading")] = "Robustness report",
     limit: Annotated[int, Parameter(help="images for radii and variance gap")] = 1000,
 ) -> int:
-    """Gather the runs and write the page."""
+    """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
+
+    Each RUN is a folder that `ardor train` made and `ardor evaluate` has judged. The page is one file that opens
+    offline.
+
+    Example:
+
+    `ardor report runs/natural runs/rslad --out report.html`
+    """
     if not runs:
         raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
     with display.progress("radii and variance gap", len(runs)) as move:

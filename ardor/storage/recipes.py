@@ -1,0 +1,68 @@
+"""Recipes: YAML files that configure a run, found by name where ardor ships them, with named variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ardor.errors import ConfigError
+from ardor.storage.config import merged, read_yaml
+from ardor.storage.imports import nearest
+
+_PACKAGE = Path(__file__).parents[1]
+FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
+"""Inside a wheel, and beside the package in a checkout."""
+
+
+def find_recipe(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that ardor ships. Raises ConfigError."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}
+    if str(name) in shipped:
+        return shipped[str(name)]
+    raise ConfigError(
+        f"expected a recipe's file, a run's folder or one of {', '.join(shipped)}, got \"{name}\""
+        f"{nearest(str(name), shipped)}: check the path"
+    )
+
+
+def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[str] = ()) -> dict[str, Any]:
+    """A recipe's configuration with its variants laid over it.
+
+    The variant called as the data set is always taken, and of a variant V its form V-DATA as well: what differs by
+    data is a variant.
+
+    Parameters
+    ----------
+    name : path of the file, or the name of a shipped recipe.
+    data : the data set's name, where it is not the file's own.
+    variants : "smoke", "released": what to lay over the file, in this order.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no such file or variant, or the file is no mapping of this form.
+    """
+    path = find_recipe(name)
+    content = read_yaml(path)
+    known = content.pop("variants", {})
+    content.pop("published", None)
+    if not isinstance(known, dict) or not all(isinstance(part, dict) for part in known.values()):
+        raise ConfigError(f"expected variants: {{NAME: {{key: value}}}} in {path}, got {known!r}: see recipes/")
+    if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
+    named = content.get("data")
+    data = data or (named.get("name") if isinstance(named, dict) else named)
+    for variant in variants:
+        if variant not in known:
+            choices = ", ".join(known) or "none"
+            raise ConfigError(
+                f'expected a variant of {path}, got "{variant}"{nearest(variant, known)}: it has {choices}'
+            )
+    for variant in (None, *variants):
+        for part in (variant, f"{variant}-{data}" if variant else str(data)):
+            content = merged(content, known.get(part, {}))
+    return content
