@@ -12,9 +12,6 @@ from ardor.errors import ConfigError, RunError
 from ardor.evaluation.comparison.paired import compare as compare_reports
 from ardor.evaluation.comparison.significance import detectable, mcnemar
 
-stats = pytest.importorskip("scipy.stats")
-optimize = pytest.importorskip("scipy.optimize")
-
 
 def test_the_text_of_one_seed():
     text = compare_reports(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")).text()
