@@ -54,8 +54,10 @@ def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[st
         raise ConfigError(f"expected variants: {{NAME: {{key: value}}}} in {path}, got {known!r}: see recipes/")
     if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
+    if data is not None:
+        content = merged(content, {"data": {"name": data}})
     named = content.get("data")
-    data = data or (named.get("name") if isinstance(named, dict) else named)
+    data = named.get("name") if isinstance(named, dict) else named
     for variant in variants:
         if variant not in known:
             choices = ", ".join(known) or "none"
