@@ -23,7 +23,7 @@ from torch.optim.swa_utils import update_bn
 import ardor.models.loading
 import ardor.training.validation
 from ardor import methods
-from ardor.cli.commands.train import job_of
+from conftest import job_of
 from ardor.cli.main import main
 from ardor.data.augment import crop_flip
 from ardor.errors import ConfigError, RunError

@@ -26,7 +26,7 @@ import ardor.data.split
 import ardor.models.builders
 import ardor.training.soft_labels.table
 from ardor import methods
-from ardor.cli.commands.train import job_of
+from conftest import job_of
 from ardor.cli.main import main
 from ardor.data.augment import crop_flip
 from ardor.engine.modes import attack_view

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -64,11 +65,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(words: Sequence[str]) -> int:
     """Parse the words and call the command that they name. Raises ArdorError and CycloptsError."""
+    command, bound, overrides = parse(words)
+    if words and words[0] in COMMANDS:
+        from ardor.cli.options import print_options  # here, for both import torch
+        from ardor.engine.threads import restored
+
+        with restored():
+            code = command(*bound.args, **bound.kwargs, **overrides)
+        if command.__name__ == "help_print":
+            print_options(words)
+        return code if isinstance(code, int) else 0
+    command(*bound.args, **bound.kwargs)
+    return 0
+
+
+def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments, dict[str, Any]]:
+    """The function that the words call, its arguments, and its dotted options as the argument `overrides`.
+
+    Raises ConfigError and CycloptsError.
+    """
     name = words[0] if words else "--help"
     if not name.startswith("-") and name not in COMMANDS:  # before a command is imported
-        raise ConfigError(
-            f'expected a command, got "{name}"{nearest(name, COMMANDS)}: type one of {", ".join(COMMANDS)}'
-        )
+        near = nearest(name, COMMANDS)
+        raise ConfigError(f'expected a command, got "{name}"{near}: type one of {", ".join(COMMANDS)}')
     plain, overrides = split_words(words)
     shell = App(
         "ardor",
@@ -78,27 +97,16 @@ def run(words: Sequence[str]) -> int:
         default_parameter=Parameter(name_transform=lambda name: name),  # options are spelt as in Python and recipes
         suppress_keyboard_interrupt=False,
     )
-    for word, text in COMMANDS.items():
-        shell.command(f"ardor.cli.commands.{word}:{word}", name=word, help=None if word == name else text)
+    for number, (word, text) in enumerate(COMMANDS.items()):
+        function = f"ardor.cli.commands.{word}:{word}"
+        shell.command(function, name=word, help=None if word == name else text, sort_key=number)
     command, bound, ignored = shell.parse_args(plain, exit_on_error=False, print_error=False)
-    if name not in COMMANDS:
-        command(*bound.args, **bound.kwargs)
-        return 0
-
-    from ardor.cli.options import print_options  # here, for torch is imported with them
-    from ardor.engine.threads import restored
-
-    more: dict[str, Any] = {"overrides": overrides} if "overrides" in ignored else {}
-    if getattr(command, "__name__", "") == "help_print":
-        command(*bound.args, **bound.kwargs)
-        print_options(name, plain, overrides)
-        return 0
-    if overrides and not more:
+    if "overrides" in ignored:
+        return command, bound, {"overrides": overrides}
+    if overrides and command.__name__ != "help_print":
         key = next(iter(overrides))
         raise ConfigError(f"expected no dotted options for ardor {name}, got --{key}.{next(iter(overrides[key]))}")
-    with restored():
-        code = command(*bound.args, **bound.kwargs, **more)
-    return code if isinstance(code, int) else 0
+    return command, bound, {}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from ardor import data, models
 from ardor.attacks.threat import Linf
 from ardor.cli import display
 from ardor.cli.selection import Overrides, configuration
+from ardor.cli.words import split_words
 from ardor.data import load
 from ardor.storage.config import as_text, find_class, parameters
 from ardor.training.recipe import Recipe
@@ -32,9 +33,10 @@ PIECES = {
 """The keys under which a command has dotted options."""
 
 
-def print_options(command: str, words: Sequence[str], overrides: Overrides) -> None:
+def print_options(words: Sequence[str]) -> None:
     """Display the dotted options of a command, of the pieces that its words name."""
-    for key, makers in _makers(command, words, overrides):
+    plain, overrides = split_words(words)
+    for key, makers in _makers(words[0], plain, overrides):
         rows = list(option_rows(key, *makers))
         if rows:
             table = Table(title=f"--{key}.", title_justify="left", box=box.ROUNDED, show_header=False, expand=True)

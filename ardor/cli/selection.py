@@ -26,11 +26,11 @@ def configuration(
     content: dict[str, Any] = {}
     if recipe is not None and recipe.is_dir():
         content = completed(read_yaml(recipe / "config.yaml"))
-        content = {k: v for k, v in content.items() if k not in ("fingerprint", "processes", "threads")}
     elif recipe is not None:
         content = read_recipe(recipe, names.get("data"), [word for word in variants.split(",") if word])
     elif variants:
         raise ConfigError(f"expected a recipe for the variant {variants}, got none: type ardor train RECIPE first")
+    content = {key: part for key, part in content.items() if key not in ("fingerprint", "processes", "threads")}
     typed = {key: {"name": name} for key, name in names.items() if name is not None}
     return dict(merged(merged(content, typed), overrides))
 

@@ -82,8 +82,7 @@ def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any
 
     Parameters
     ----------
-    content : a name, or a mapping of `name` and the parameters of what it names. An object that is no text or mapping
-        is returned as it is.
+    content : a name, or a mapping of `name` and the parameters of what it names.
     kind : "method", "attack", "threat", "averaging", "recipe", "net" or "data": where a plain name is looked up.
     default : the object whose values stand where `content` has none, if `content` has no name or its name.
     key : dotted, for messages: "method.attack".
@@ -99,9 +98,7 @@ def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any
     if content is None and default is not None:
         return default
     if not isinstance(content, Mapping):
-        if content is None or isinstance(content, bool | int | float | list | tuple):
-            raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {content!r}: write one of them")
-        return content
+        raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {content!r}: write one of them")
     name = content.get("name")
     if kind in FUNCTIONS:
         room, function, reader = FUNCTIONS[kind]
@@ -138,9 +135,9 @@ def arguments(content: Mapping[str, Any], key: str, *makers: Callable[..., Any],
     result = {}
     for name, value in content.items():
         if name not in hints and not open_ended:
-            near = nearest(name, hints).replace('"', f'"{key}.', 1)
+            near = nearest(name, hints).replace('"', f"--{key}.", 1).replace('"', "")
             raise ConfigError(
-                f'expected an option of {key}, got "{key}.{name}"{near}: it takes {", ".join(hints) or "none"}'
+                f"expected an option of {key}, got --{key}.{name}{near}: it takes {', '.join(hints) or 'none'}"
             )
         hint, preset = hints.get(name, (None, None))
         result[name] = _converted(value, hint, getattr(default, name, preset), f"{key}.{name}")
@@ -166,7 +163,7 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
     if value is None or (type(None) in options and isinstance(value, str) and value.lower() in ("none", "null", "")):
         return None if type(None) in options else preset
-    if isinstance(value, Mapping) or (dataclasses.is_dataclass(preset) and isinstance(value, str)):
+    if isinstance(value, Mapping) or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
         kind = "attack" if preset is None or hasattr(preset, "threat") else "threat"
         return build(value, kind, default=preset, key=key)
     if hint is None:

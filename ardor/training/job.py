@@ -67,17 +67,20 @@ class Job:
         ConfigError, DataError, ModelError, CheckpointError
             As the functions that make the pieces.
         """
-        parts = {key: {"name": part} if isinstance(part, str) else part for key, part in config.items()}
+        if unknown := [key for key in config if key not in KEYS]:
+            near = nearest(unknown[0], KEYS)
+            raise ConfigError(f'expected the keys {", ".join(KEYS)}, got "{unknown[0]}"{near}: correct it')
+        parts = {key: {"name": part} if isinstance(part, str) else part or {} for key, part in config.items()}
+        for key, part in parts.items():
+            if not isinstance(part, Mapping):
+                raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {part!r}: write one of them")
         for key in ("data", "student"):
             if not parts.get(key, {}).get("name"):
                 raise ConfigError(f"expected --{key} with a name, got none: type say --data digits --student small_cnn")
-        if unknown := [key for key in parts if key not in KEYS]:
-            near = nearest(unknown[0], KEYS)
-            raise ConfigError(f'expected the keys {", ".join(KEYS)}, got "{unknown[0]}"{near}: correct it')
         train, val, _ = build(parts["data"], "data")
         method, recipe = method_of(parts), recipe_of(parts)
         student = net_for("student", {"seed": recipe.seed} | parts["student"], train, fresh=True)
-        named = parts.get("teacher") or {}
+        named = parts.get("teacher", {})
         taught_by = named.get("name")
         return cls(
             student,
@@ -92,13 +95,13 @@ class Job:
         )
 
 
-KEYS = ("data", "student", "teacher", "method", "threat", "recipe", "averaging", "soft_labels")
+KEYS = ("data", "student", "teacher", "method", "threat", "recipe", "averaging")
 """The keys of a run's configuration."""
 
 
 def method_of(config: Mapping[str, Any]) -> Any:
     """The method of a configuration, its attack under the configuration's threat. Raises ConfigError."""
-    content = config.get("method") or {"name": "rslad"}
+    content = {"name": "rslad", **(config.get("method") or {})}
     make = find_class(content["name"], "method", "method")
     required = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
     default = None if required else make()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,11 +13,16 @@ from ardor.cli import display
 from ardor.cli.selection import Overrides, configuration, require_overrides
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
+from ardor.storage.config import arguments
 from ardor.training.job import KEYS, Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
 from ardor.training.soft_labels import SoftLabelCache
 from ardor.training.trackers import Sink, log_to
+
+
+NAMED = ("data", "student", "teacher", "method", "threat", "averaging")
+"""The options that name a part of the configuration."""
 
 
 @Parameter(name="*")
@@ -75,18 +80,20 @@ class TrainWords:
     def job(self, recipe: Path | None, overrides: Overrides | None) -> Job:
         """The run that a command line describes. Raises ConfigError and what the pieces raise."""
         overrides = overrides or {}
-        require_overrides(overrides, *(key for key in KEYS if key != "soft_labels"))
+        require_overrides(overrides, *KEYS)
         variants = ",".join(filter(None, (self.variant, "smoke" * self.smoke)))
-        names = {key: getattr(self, key) for key in ("data", "student", "teacher", "method", "threat", "averaging")}
-        config = configuration(recipe, variants, names, overrides)
+        config = configuration(recipe, variants, {key: getattr(self, key) for key in NAMED}, overrides)
+        flags = {f.name for f in fields(self)} - set(NAMED)
+        in_file = arguments({key: config.pop(key) for key in flags & set(config)}, "train", TrainWords)
+        words = replace(self, **{key: v for key, v in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)})
         existing = recipe if recipe is not None and recipe.is_dir() else None
-        job = Job.from_config(config, self.run or existing)
-        if variants and self.run is None:
+        job = Job.from_config(config, words.run or existing)
+        if variants and words.run is None:
             job.run = job.run.with_name(f"{variants.replace(',', '-')}-{job.run.name}")
-        dtype = self.soft_labels or config.get("soft_labels", "float32")
-        if dtype != "live":
-            job.soft_labels = SoftLabelCache(self.soft_labels_in or job.run.parent / ".soft-labels", dtype)
-        job.gate, job.log, job.threads = self.gate, self.log, self.threads
+        if words.soft_labels != "live":
+            folder = words.soft_labels_in or job.run.parent / ".soft-labels"
+            job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
+        job.gate, job.log, job.threads = words.gate, words.log, words.threads
         return job
 
 
