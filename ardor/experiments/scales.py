@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 from ardor import models
 from ardor.engine.flops import macs
@@ -50,20 +51,16 @@ SCALES = {
 }
 
 
-@dataclass(frozen=True)
-class Nets:
-    """The name and the options of each net of a bench; students by the net of the papers whose role they take."""
-
-    teacher: tuple[str, dict[str, float]]
-    students: dict[str, tuple[str, dict[str, float]]]
-    surrogate: tuple[str, dict[str, float]]
+Net: TypeAlias = tuple[str, dict[str, float]]
+"""Name and options of a net."""
 
 
 @cache
-def nets_for(scale: Scale, shape: tuple[int, int, int]) -> Nets:
-    """Small nets in the roles of the papers': a teacher as wide as the scale allows, students of a quarter its width.
+def nets_for(scale: Scale, shape: tuple[int, int, int]) -> dict[str, Net]:
+    """Small nets by role: the teacher, and the papers' nets, whose places they take.
 
-    ResNet-18 and the transfer's ResNet-50 become small CNNs, MobileNetV2 a narrow one.
+    The teacher is as wide as the scale allows, students are a quarter as wide. ResNet-18 and the transfer's ResNet-50
+    become small CNNs, MobileNetV2 a narrow one.
 
     Raises
     ------
@@ -72,12 +69,12 @@ def nets_for(scale: Scale, shape: tuple[int, int, int]) -> Nets:
     """
     wide = int(_widest("small_cnn", range(scale.width, 3, -1), shape))
     student = max(4, wide // 4)
-    narrow = _widest("mobilenet_v2", (0.25, 0.125, 0.1, 0.05), shape)
-    return Nets(
-        teacher=("small_cnn", {"width": wide}),
-        students={"resnet18": ("small_cnn", {"width": student}), "mobilenet_v2": ("mobilenet_v2", {"width": narrow})},
-        surrogate=("small_cnn", {"width": (wide + student) // 2}),  # no student's size, or it would be one of them
-    )
+    return {
+        "teacher": ("small_cnn", {"width": wide}),
+        "resnet18": ("small_cnn", {"width": student}),
+        "mobilenet_v2": ("mobilenet_v2", {"width": _widest("mobilenet_v2", (0.25, 0.125, 0.1, 0.05), shape)}),
+        "resnet50": ("small_cnn", {"width": (wide + student) // 2}),  # no student's size, or it would be one of them
+    }
 
 
 def _widest(name: str, widths: Iterable[float], shape: tuple[int, int, int]) -> float:

@@ -19,7 +19,7 @@ from ardor.experiments.cells import note_of, report_of, state_of, weights_of
 from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import TITLES, doubts, notes, pairs
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
-from ardor.experiments.tables import Cell, Table
+from ardor.experiments.tables import STUDENTS, Cell, Table
 from ardor.experiments.worker import Problem
 from ardor.storage.config import as_text, read_yaml
 from ardor.storage.files import write_atomic
@@ -160,9 +160,10 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
         limit = f"{spec.train:,} train images at most" if spec.train else "all train images"
         yield f"{spec.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
         students = ("resnet18",) if spec.kind in ("labels", "alpha") else spec.students
-        teachers = {} if spec.teacher else {"teacher": spec.nets.teacher}
-        roles = {role: net for role, net in spec.nets.students.items() if role in students}
-        for role, (name, sizes) in (teachers | roles).items():
+        for role in ("teacher", *STUDENTS):
+            if role not in (*students, *(() if spec.teacher else ("teacher",))):
+                continue
+            name, sizes = spec.nets[role]
             place = role if role == "teacher" else f"in the place of {role}"
             net = models.build(name, channels=spec.shape[0], **cast(Any, sizes))
             cost, count = macs(net, spec.shape) / 1e6, sum(p.numel() for p in net.parameters())

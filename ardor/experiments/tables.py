@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ardor import data as datasets
 from ardor.errors import ConfigError
 from ardor.experiments.label_study import KINDS, LabelKinds
-from ardor.experiments.scales import SCALES, Nets, Scale, nets_for
+from ardor.experiments.scales import SCALES, Net, Scale, nets_for
 from ardor.storage.config import merged, read_yaml
 from ardor.storage.imports import nearest
 from ardor.storage.recipes import find_recipe, read_recipe
@@ -105,8 +105,8 @@ class TableSpec:
     threads: int | None = None
 
     @property
-    def nets(self) -> Nets:
-        """The small nets in the roles of the papers'."""
+    def nets(self) -> dict[str, Net]:
+        """The small nets by role."""
         return nets_for(self.scale, self.shape)
 
     def with_images(self) -> TableSpec:
@@ -116,7 +116,7 @@ class TableSpec:
 
     def row_labels(self, parts: Sequence[str]) -> list[str]:
         """A row's parts as a table shows them: a small net in the role of a ResNet-18 is not called ResNet-18."""
-        roles = {} if self.scale.full or self.kind not in ("whitebox", "blackbox") else self.nets.students
+        roles = {} if self.scale.full or self.kind in STUDIES else self.nets
         labels = {role: f"narrow {role}" if net == role else f"{net}, for {role}" for role, (net, _) in roles.items()}
         return [labels.get(part, part) for part in parts]
 
@@ -148,59 +148,48 @@ def whitebox(spec: TableSpec) -> Table:
     strong = ("best", "last") if scale.attack_last else ("best",)
     evaluations = [EvaluationSpec("paper", checkpoint, scale.limit) for checkpoint in ("best", "last")]
     evaluations += [EvaluationSpec(scale.attack, checkpoint, scale.attack_limit) for checkpoint in strong]
-    students = tuple(_grid(spec, spec.methods, tuple(evaluations)))
-    return Table(spec, (*_own_teachers(spec), *students), ("student", "method"), students)
+    return _table(spec, ("student", "method"), _grid(spec, spec.methods), evaluations, _teachers(spec))
 
 
 def blackbox(spec: TableSpec) -> Table:
     """Table 4: transfer from an adversarially trained ResNet-50, and Square; naturally trained nets are left out."""
-    # SAT, as the paper does not name the method of its surrogate
-    surrogates: tuple[Cell, ...] = () if spec.transfer_from else (_auxiliary(spec, "resnet50", "sat"),)
-    evaluations = (
+    surrogates: list[Cell] = (
+        [] if spec.transfer_from else [_auxiliary(spec, "sat", "resnet50")]
+    )  # the paper names no method
+    evaluations = [
         EvaluationSpec("transfer", "best", spec.scale.limit, spec.transfer_from or surrogates[0].name),
         EvaluationSpec("square", "best", spec.scale.attack_limit),
-    )
-    methods = [method for method in spec.methods if method != "natural"]
-    students = tuple(_grid(spec, methods, evaluations, surrogates))
-    return Table(spec, (*_own_teachers(spec), *surrogates, *students), ("student", "method"), students)
+    ]
+    rows = _grid(spec, [method for method in spec.methods if method != "natural"])
+    return _table(spec, ("student", "method"), rows, evaluations, [*_teachers(spec), *surrogates])
 
 
 def labels(spec: TableSpec) -> Table:
     """The paper's question: hard, smoothed, natural and robust soft labels, in the inner and in the outer problem."""
-    teachers = tuple(_auxiliary(spec, "teacher", method) for method in ("natural", "sat"))
-    natural, robust = (str(spec.run(cell.name)) for cell in teachers)
-    teacher = {"name": "ardor.experiments.label_study:both", "natural": natural, "robust": robust}
-    cells: list[Cell] = []
-    for inner in KINDS:
-        for outer in KINDS:
-            method = {"name": LabelKinds.config_name, "inner": inner, "outer": outer}
-            cells += _study(spec, f"labels-{inner}-{outer}", (inner, outer), method, teacher, teachers)
-    return Table(spec, (*teachers, *cells), ("inner", "outer"), tuple(cells))
+    rows = [
+        RowSpec((inner, outer), {"name": LabelKinds.config_name, "inner": inner, "outer": outer})
+        for inner in KINDS
+        for outer in KINDS
+    ]
+    teachers = [_auxiliary(spec, method, "teacher") for method in ("natural", "sat")]
+    return _table(spec, ("inner", "outer"), rows, _best(spec), teachers)
 
 
 def alpha(spec: TableSpec) -> Table:
     """RSLAD's share of the adversarial term, from none to all."""
-    robust = _auxiliary(spec, "teacher", "sat")
-    teacher = {"name": str(spec.run(robust.name))}
-    cells: list[Cell] = []
-    for value in ALPHAS:
-        method = {"name": "rslad", "alpha": value}
-        cells += _study(spec, f"alpha-{value.replace('/', '_')}", (value,), method, teacher, (robust,))
-    return Table(spec, (robust, *cells), ("alpha",), tuple(cells))
+    rows = [RowSpec((value,), {"name": "rslad", "alpha": value}) for value in ALPHAS]
+    return _table(spec, ("alpha",), rows, _best(spec), _teachers(spec))
 
 
 def alignment(spec: TableSpec) -> Table:
     """The ECCV paper's terms, alone and together, from a wide teacher to three kinds of student."""
-    robust = _auxiliary(spec, "teacher", "sat")
-    teacher = {"name": str(spec.run(robust.name))}
+    rows = [
+        RowSpec((scenario, terms), {**_method(spec, "variance_gap"), **options}, role)
+        for scenario, role in {"same family": "resnet18", "mobilenet_v2": "mobilenet_v2", "self": "teacher"}.items()
+        for terms, options in ALIGNMENTS.items()
+    ]
     gap = EvaluationSpec("gap", "best", spec.scale.limit)
-    cells: list[Cell] = []
-    for scenario, role in {"same family": "resnet18", "mobilenet_v2": "mobilenet_v2", "self": "teacher"}.items():
-        for terms, options in ALIGNMENTS.items():
-            name = f"alignment-{scenario}-{terms}".replace(", ", "-").replace(" ", "-")
-            method = {**_method(spec, "variance_gap"), **options}
-            cells += _study(spec, name, (scenario, terms), method, teacher, (robust,), role, gap)
-    return Table(spec, (robust, *cells), ("scenario", "terms"), tuple(cells))
+    return _table(spec, ("scenario", "terms"), rows, [*_best(spec), gap], _teachers(spec))
 
 
 TABLES: dict[str, Callable[[TableSpec], Table]] = {
@@ -245,56 +234,57 @@ def table_of(spec: TableSpec) -> Table:
     return TABLES[spec.kind](spec)
 
 
-def _grid(
-    spec: TableSpec,
-    methods: Sequence[str],
-    evaluations: tuple[EvaluationSpec, ...],
-    surrogates: Sequence[Cell] = (),
-) -> Iterator[Cell]:
-    """Every student with every method; the seed is the outer loop, so that a whole table is finished early."""
-    own = _own_teachers(spec)
-    teacher = {"name": str(spec.run(own[0].name))} if own else spec.teacher
-    for seed in range(spec.seeds):
-        for student in spec.students:
-            for method in methods:
-                distils = method in DISTILLATION
-                needs = tuple(cell.name for cell in (*(own if distils else ()), *surrogates))
-                config = _config(spec, _method(spec, method), student, seed, teacher if distils else {})
-                yield Cell(f"{method}-{student}/s{seed}", (student, method), seed, config, needs, evaluations)
+class RowSpec(NamedTuple):
+    """One row: what identifies it, its method's config, and the role of its net."""
+
+    parts: tuple[str, ...]
+    method: Mapping[str, Any]
+    role: str = "resnet18"
 
 
-def _study(
-    spec: TableSpec,
-    name: str,
-    row: tuple[str, ...],
-    method: Mapping[str, Any],
-    teacher: Mapping[str, Any],
+def _grid(spec: TableSpec, methods: Sequence[str]) -> list[RowSpec]:
+    """Every student with every method."""
+    return [RowSpec((net, method), _method(spec, method), net) for net in spec.students for method in methods]
+
+
+def _table(
+    spec: TableSpec, head: tuple[str, ...], rows: Sequence[RowSpec], evaluations: Sequence[EvaluationSpec],
     needs: Sequence[Cell],
-    role: str = "resnet18",
-    *evaluations: EvaluationSpec,
-) -> Iterator[Cell]:
-    """A study's cell for every seed."""
-    scale, names = spec.scale, tuple(cell.name for cell in needs)
-    every = (
-        EvaluationSpec("paper", "best", scale.limit),
-        EvaluationSpec(scale.attack, "best", scale.attack_limit),
-        *evaluations,
-    )
+) -> Table:  # fmt: skip
+    """A cell of every row for every seed; the seed is the outer loop, so that a whole table is finished early."""
+    runs = {cell.row[1]: str(spec.run(cell.name)) for cell in needs if cell.row[0] == "teacher"}
+    teacher: Mapping[str, Any] = {"name": runs["sat"]} if runs else spec.teacher
+    if "natural" in runs:
+        both = "ardor.experiments.label_study:both"
+        teacher = {"name": both, "natural": runs["natural"], "robust": runs["sat"]}
+    cells = []
     for seed in range(spec.seeds):
-        yield Cell(f"{name}/s{seed}", row, seed, _config(spec, method, role, seed, teacher), names, every)
+        for parts, method, role in rows:
+            taught = method["name"] not in ("natural", "sat", "trades")
+            names = tuple(cell.name for cell in needs if taught or cell.row[0] != "teacher")
+            name = "-".join((spec.kind, *parts) if spec.kind in STUDIES else reversed(parts))
+            name = name.replace("/", "_").replace(", ", "-").replace(" ", "-")
+            config = _config(spec, method, role, seed, teacher if taught else {})
+            cells.append(Cell(f"{name}/s{seed}", parts, seed, config, names, tuple(evaluations)))
+    return Table(spec, (*needs, *cells), head, tuple(cells))
 
 
-def _own_teachers(spec: TableSpec) -> tuple[Cell, ...]:
+def _best(spec: TableSpec) -> list[EvaluationSpec]:
+    """The evaluations of a study, of the best checkpoint."""
+    scale = spec.scale
+    return [EvaluationSpec("paper", "best", scale.limit), EvaluationSpec(scale.attack, "best", scale.attack_limit)]
+
+
+def _teachers(spec: TableSpec) -> list[Cell]:
     """The teacher that the bench trains itself, where none is named."""
-    return () if spec.scale.full or spec.teacher else (_auxiliary(spec, "teacher", "sat"),)
+    return [] if spec.scale.full or spec.teacher else [_auxiliary(spec, "sat", "teacher")]
 
 
-def _auxiliary(spec: TableSpec, role: str, method: str) -> Cell:
+def _auxiliary(spec: TableSpec, method: str, role: str) -> Cell:
     """A net without a teacher, of seed 0, that other cells need."""
     name = f"teacher-{method}/s0" if role == "teacher" else f"{method}-{role}/s0"
-    evaluations = (EvaluationSpec("paper", "best", spec.scale.limit),)
     config = _config(spec, {"name": method}, role, 0)
-    return Cell(name, (role, method), 0, config, (), evaluations)
+    return Cell(name, (role, method), 0, config, (), tuple(_best(spec)[:1]))
 
 
 def _method(spec: TableSpec, name: str) -> dict[str, Any]:
@@ -311,8 +301,7 @@ def _config(
         config: dict[str, Any] = _paper_recipe(spec, method["name"])
         student: dict[str, Any] = {"name": role}
     else:
-        nets, epochs = spec.nets, spec.scale.epochs
-        net, options = {**nets.students, "teacher": nets.teacher, "resnet50": nets.surrogate}[role]
+        epochs, (net, options) = spec.scale.epochs, spec.nets[role]
         student = {"name": net, **options}
         # Robust accuracies of a natural net are near 0 and would select a checkpoint by chance.
         every = epochs if method["name"] == "natural" else min(2, epochs)
