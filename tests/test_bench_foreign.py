@@ -9,13 +9,12 @@ import torch
 import yaml
 from for_bench import ROW, asked, bench, contents, lines_of, table_in
 
-import ardor
 from ardor import data
 from ardor.cli.main import main
-from ardor.errors import ConfigError
 from ardor.experiments import plan, table_of, work
-from ardor.experiments.cells import left, made_by, note_of, report_path, state_of
-from ardor.experiments.tables import recipe_file
+from ardor.experiments.cells import made_by, note_of, pending, report_path, state_of
+from ardor.storage.config import merged
+from ardor.storage.recipes import find_recipe
 
 # Foreign and failed cells
 
@@ -44,10 +43,10 @@ def only_sentence(capsys):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (lambda c: c["made"]["words"].update({"recipe.lr": "0.3"}), "lr"),
+        (lambda c: c["made"]["config"]["recipe"].update(lr=0.3), "lr"),
         (lambda c: c["made"].update({"ardor": "0.0.1"}), "0.0.1"),
-        (lambda c: c["made"].update({"recipe": "sat_cifar10_resnet18.yaml 0123456789abcdef"}), "recipe"),
-        (lambda c: c["made"]["words"].pop("data.limit"), "limit"),
+        (lambda c: c["made"]["config"].update(teacher={"name": "runs/other"}), "teacher"),
+        (lambda c: c["made"]["config"]["data"].pop("limit"), "limit"),
         (lambda c: c.clear(), "ardor"),
     ],
 )
@@ -70,7 +69,7 @@ def test_a_foreign_cell_is_named_and_left_alone_while_the_others_are_made(copy, 
 
 
 def test_the_figures_of_a_foreign_cell_are_not_shown(copy):
-    edited(copy, "natural-resnet18/s0", lambda c: c["made"]["words"].update({"recipe.lr": "0.3"}))
+    edited(copy, "natural-resnet18/s0", lambda c: c["made"]["config"]["recipe"].update(lr=0.3))
     assert bench("whitebox-digits", *ROW, out=copy) == 2
     assert {line["method"] for line in lines_of(copy, "whitebox-part")} == {"rslad"}
 
@@ -96,41 +95,59 @@ def test_students_of_a_foreign_teacher_are_not_made(copy, capsys):
 
 
 def test_an_edited_recipe_file_is_another_recipe(tmp_path, monkeypatch):
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
-    path = recipes / "sat_cifar10_resnet18.yaml"
-    path.write_bytes(recipe_file("sat_cifar10_resnet18").read_bytes())
-    monkeypatch.setattr("ardor.experiments.tables.recipe_file", lambda name, released=False: path)
-    table = table_of(asked(scale="full", folder=tmp_path, students=("resnet18",), methods=("sat",)))
-    (cell,) = table.cells
-    table.asked.run(cell.name).mkdir(parents=True)
-    note_of(table.asked, cell).write_text(yaml.safe_dump({"made": made_by(table.asked, cell)}))
-    assert state_of(table.asked, cell) == ("open", "")
-    assert made_by(table.asked, cell)["ardor"] == ardor.__version__
-    path.write_text(path.read_text() + "\n# edited\n")
-    state, why = state_of(table.asked, cell)
-    assert state == "foreign"
-    assert "sat_cifar10_resnet18.yaml" in why
+    path = tmp_path / "sat.yaml"
+    path.write_bytes(find_recipe("sat").read_bytes())
+    monkeypatch.setattr("ardor.storage.recipes.FOLDERS", (tmp_path,))
+
+    def state():
+        table = table_of(asked(scale="full", folder=tmp_path, students=("resnet18",), methods=("sat",)))
+        (cell,) = table.cells
+        if not table.spec.run(cell.name).exists():
+            table.spec.run(cell.name).mkdir(parents=True)
+            note_of(table.spec, cell).write_text(yaml.safe_dump({"made": made_by(table.spec, cell)}))
+        return state_of(table.spec, cell)
+
+    assert state() == ("open", "")
+    path.write_text(path.read_text() + "\n# a comment\n")
+    assert state() == ("open", "")
+    path.write_text(path.read_text().replace("lr: 0.1", "lr: 0.3"))
+    assert state() == ("foreign", "config.recipe.lr: 0.3 here, 0.1 there")
+
+
+def test_a_cell_of_version_0_1_0_is_refused_and_kept(copy, capsys):
+    """Its note has the words of a command where there is a config now."""
+    words = {"data": "digits", "student": "small_cnn", "student.width": "4", "method": "natural", "recipe.seed": "0"}
+    made = {"ardor": "0.1.0", "data": asked(folder=copy).images, "words": words}
+    note = copy / "cells" / "natural-resnet18" / "s0.yaml"
+    note.write_text(yaml.safe_dump({"made": made, "code": "0123456789abcdef", "trained": True}))
+    before = contents(copy / "cells")
+    capsys.readouterr()
+    assert bench("whitebox-digits", *ROW, out=copy) == 2
+    sentence = only_sentence(capsys)
+    assert "first natural-resnet18/s0 (s0.yaml is of an earlier ardor" in sentence
+    assert "type --out with a new folder" in sentence
+    assert contents(copy / "cells") == before
+    assert {line["method"] for line in lines_of(copy)} == {"natural", "rslad"}, "the fuller table is not overwritten"
 
 
 def test_where_things_lie_makes_no_cell_foreign(copy, tmp_path):
     moved = copy.rename(tmp_path / "elsewhere")
-    words = ("--data.root=there",)
-    table = table_of(asked(folder=moved, students=("resnet18",), methods=("natural", "rslad"), data_words=words))
-    assert {state_of(table.asked, cell) for cell in table.cells} == {("done", "")}
+    root = {"root": "there"}
+    table = table_of(asked(folder=moved, students=("resnet18",), methods=("natural", "rslad"), data_options=root))
+    assert {state_of(table.spec, cell) for cell in table.cells} == {("done", "")}
 
 
 def diverging(monkeypatch):
     """The natural student's rate is beyond all reason."""
     from ardor.experiments import tables
 
-    plain = tables._words
+    plain = tables._config
 
-    def words(asked, method, student, seed):
-        said = plain(asked, method, student, seed)
-        return tuple(w.replace("recipe.lr=0.2", "recipe.lr=1e30") if method == "natural" else w for w in said)
+    def config(spec, method, *others):
+        content = plain(spec, method, *others)
+        return merged(content, {"recipe": {"lr": "1e30"}}) if method["name"] == "natural" else content
 
-    monkeypatch.setattr(tables, "_words", words)
+    monkeypatch.setattr(tables, "_config", config)
 
 
 def test_a_diverged_cell_is_named_and_kept_and_the_others_are_made(copy, capsys, monkeypatch):
@@ -171,7 +188,6 @@ def test_a_diverged_cell_is_named_and_kept_and_the_others_are_made(copy, capsys,
         (["whitebox-digits", "--seeds", "-1"], "expected at least one seed, got -1"),
         (["whitebox-digits", "--eps", "0", "--plan"], "expected a positive eps"),
         (["labels-digits", "--scale", "full"], "expected --scale smoke or small for the study labels, got full"),
-        (["blackbox-cifar100", "--scale", "full"], "expected the recipe sat_cifar100_resnet50.yaml, got none"),
         (["whitebox-cifar10", "--root", "nowhere"], "nowhere"),
         (["whitebox-digits", "--nonsense", "1"], "--nonsense"),
     ],
@@ -181,11 +197,6 @@ def test_bad_words_are_one_sentence_and_write_nothing(words, said, tmp_path, cap
     assert main(["bench", *words, "--out", "out"]) == 2
     assert said in only_sentence(capsys)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_absent_recipe_is_named():
-    with pytest.raises(ConfigError, match=r"expected the recipe nothing\.yaml, got none"):
-        recipe_file("nothing")
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +275,7 @@ def test_a_plan_counts_what_is_left(copy):
     made, before = to_be_made(copy), contents(copy)
     (cost,) = plan(table)
     assert (cost.cell.name, cost.train) == ("rslad-resnet18/s0", 0)
-    assert cost.judge > 0
+    assert cost.evaluate > 0
     shutil.rmtree(copy / "cells" / "natural-resnet18")
     both = plan(table)
     assert [c.cell.name for c in both] == ["natural-resnet18/s0", "rslad-resnet18/s0"]
@@ -286,7 +297,7 @@ def test_a_study_can_be_planned():
         table = dataclasses.replace(table, cells=some)
         costs = plan(table)
         assert [cost.cell.name for cost in costs] == [cell.name for cell in table.cells]
-        assert all(cost.train > 0 and cost.judge > 0 for cost in costs)
+        assert all(cost.train > 0 and cost.evaluate > 0 for cost in costs)
 
 
 def test_full_scale_can_be_planned_on_data_of_ones_own(tmp_path, capsys, monkeypatch):
@@ -306,5 +317,5 @@ def test_work_hands_back_trouble_and_says_what_is_finished(copy):
     after, table = [], table_in(copy)
     (trouble,) = work(table, lambda cell, what: None, after.append)
     assert (trouble.cell.name, [cell.name for cell in after]) == ("natural-resnet18/s0", ["rslad-resnet18/s0"])
-    assert left(table.asked, after[0]) == []
-    assert report_path(table.asked, after[0], after[0].judged[0]).is_file()
+    assert pending(table.spec, after[0]) == []
+    assert report_path(table.spec, after[0], after[0].evaluations[0]).is_file()

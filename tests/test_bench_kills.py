@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ardor.experiments import table_of, work
-from ardor.experiments.tables import asked_for
+from ardor.experiments.tables import spec_of
 from ardor.storage.locks import locked
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -172,10 +172,8 @@ def held(folder, cell):
 
 
 def table_in(folder):
-    asked = asked_for(
-        "whitebox-digits", "smoke", None, None, folder, students=("resnet18",), methods=("natural", "rslad")
-    )
-    return table_of(asked.seen())
+    spec = spec_of("whitebox-digits", "smoke", None, None, folder, students=("resnet18",), methods=("natural", "rslad"))
+    return table_of(spec.with_images())
 
 
 def test_a_cell_in_other_hands_is_left_until_they_die(tmp_path, monkeypatch):

@@ -19,14 +19,14 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint
 from ardor.experiments import table_of
 from ardor.experiments.cells import made_by, note_of, state_of, weights_of
-from ardor.experiments.figures import drawn
+from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import doubts, notes, pairs
 from ardor.experiments.published import published_rows
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
-from ardor.experiments.sheet import as_csv, as_html, as_markdown
-from ardor.experiments.worker import Trouble
+from ardor.experiments.sheet import as_csv, as_html, as_markdown, train_command
+from ardor.experiments.worker import Problem
 
-PAPER = Path(ardor.__file__).parent / "bench" / "paper"
+PAPER = Path(ardor.__file__).parent / "experiments" / "paper"
 SPEC = Path(__file__).parents[2] / "shared" / "spec"
 
 
@@ -97,8 +97,9 @@ def test_markdown_and_html_hold_every_figure(finished):
         assert page.count(f'<td class="text">{word}</td>') == markdown.count(line) == 2
     assert "Scale smoke only shows that everything runs" in markdown
     assert "A = small_cnn, for resnet18 natural; B = small_cnn, for resnet18 rslad; under apgd" in markdown
-    words = " ".join(cell_of(table_in(finished), "natural-resnet18/s0").words)
-    assert f"<pre>ardor train {words}</pre>" in page
+    command = train_command(cell_of(table_in(finished), "natural-resnet18/s0"))
+    assert "--student=small_cnn" in command
+    assert f"<pre>{command}</pre>" in page
 
 
 def test_the_page_asks_nothing_of_a_network(finished):
@@ -109,11 +110,9 @@ def test_the_page_asks_nothing_of_a_network(finished):
 
 def test_names_are_escaped(finished):
     table = table_in(finished)
-    strange = dataclasses.replace(
-        table, asked=dataclasses.replace(table.asked, data="npz:<script>alert(1)</script>.npz")
-    )
-    trouble = [Trouble(table.cells[0], "<b>why</b>")]
-    page = as_html(strange, rows_of(table), "ardor bench '<img src=x>'", trouble)
+    strange = dataclasses.replace(table, spec=dataclasses.replace(table.spec, data="npz:<script>alert(1)</script>.npz"))
+    problems = [Problem(table.cells[0], "<b>why</b>")]
+    page = as_html(strange, rows_of(table), "ardor bench '<img src=x>'", problems)
     assert "<script" not in page
     assert "<b>" not in page
     assert "<img" not in page
@@ -262,8 +261,8 @@ def test_seeds_of_a_row_are_its_own_and_in_order(copy):
     table = table_of(asked(folder=copy, students=("resnet18",), methods=("natural",), seeds=3))
     for cell in table.shown[1:]:
         shutil.copytree(cells / "s0", cells / f"s{cell.seed}")
-        made = {"made": made_by(table.asked, cell), "trained": True}
-        note_of(table.asked, cell).write_text(yaml.safe_dump(made))
+        made = {"made": made_by(table.spec, cell), "trained": True}
+        note_of(table.spec, cell).write_text(yaml.safe_dump(made))
         for path in (cells / f"s{cell.seed}").glob("report-paper-*best*.json"):
             content = json.loads(path.read_text())
             content["verdicts"]["fgsm"] = content["verdicts"]["fgsm"].replace("r", "b", cell.seed)
@@ -298,7 +297,7 @@ def test_notes_own_up():
     assert any("one seed" in said for said in notes(asked(scale="full"), []))
     assert not any("Other nets" in said for said in notes(asked(scale="full"), []))
     assert any("The teacher was trained here" in said for said in notes(asked(scale="small"), []))
-    assert not any("trained here" in said for said in notes(asked(scale="small", teacher=("--teacher=mine",)), []))
+    assert not any("trained here" in said for said in notes(asked(scale="small", teacher={"name": "mine"}), []))
 
 
 def test_rows_are_compared_with_rslads(finished):
@@ -318,4 +317,4 @@ def test_a_rows_gap_is_read_at_the_threats_radius():
     assert found["variance"] == (2.0, 0.0)
     assert found["r"][0] == pytest.approx(-1)
     assert gap_of(Row(("self", "both"), "best", (), 2), "0.2") == {}
-    assert list(drawn([Row(("self", "both"), "best", (), 2)], "0.2")) == []
+    assert list(gap_figures([Row(("self", "both"), "best", (), 2)], "0.2")) == []

@@ -5,21 +5,21 @@ import inspect
 
 import pytest
 import torch
-from cyclopts import CycloptsError
 from nets import Fixed, batch, filled, moved, pair
 
 import ardor
 import ardor.models.loading
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
-from ardor.cli.commands.train import job_of
 from ardor.cli.main import main
 from ardor.engine.modes import attack_view, freeze
 from ardor.errors import ConfigError
 from ardor.experiments.label_study import KINDS, Both, LabelKinds, _smoothed, both
+from ardor.experiments.sheet import options
 from ardor.losses import l_cov, l_gram
 from ardor.methods import RSLAD, VarianceGap
 from ardor.testing import TinyNet, check_method
+from ardor.training.job import Job
 
 PAIRS = [(inner, outer) for inner in KINDS for outer in KINDS]
 
@@ -138,17 +138,24 @@ def runs(tmp_path_factory):
     return folder
 
 
-def words_of(runs, *others):
-    return [
-        "--data=digits", "--student=small_cnn", "--student.width=4",
-        "--method=ardor.experiments.label_study:LabelKinds",
-        "--teacher=ardor.experiments.label_study:both", f"--teacher.natural={runs / 'natural'}",
-        f"--teacher.robust={runs / 'sat'}", "--recipe.augment=none", "--recipe.device=cpu", *others,
-    ]  # fmt: skip
+def config_of(runs, method=None, teacher=None, place="ardor.experiments.label_study"):
+    return {
+        "data": {"name": "digits", "limit": 64},
+        "student": {"name": "small_cnn", "width": 4},
+        "method": {"name": f"{place}:LabelKinds", **(method or {})},
+        "teacher": {
+            "name": f"{place}:both", "natural": str(runs / "natural"), "robust": str(runs / "sat"), **(teacher or {})
+        },
+        "recipe": {"epochs": 1, "augment": "none", "device": "cpu", "val_size": 20},
+    }  # fmt: skip
 
 
-def test_both_loads_two_runs(runs):
-    found = [both(str(runs / "natural"), str(runs / "sat")), job_of(words_of(runs)).teacher]
+@pytest.mark.parametrize("place", ["ardor.experiments.label_study", "ardor.bench.labels"])
+def test_both_loads_two_runs(runs, place):
+    """The second is the module's name in a run's config.yaml of before it moved."""
+    job = Job.from_config(config_of(runs, place=place))
+    assert isinstance(job.method, LabelKinds)
+    found = [both(str(runs / "natural"), str(runs / "sat")), job.teacher]
     for teacher in found:
         assert isinstance(teacher, Both)
         for net, name in ((teacher.natural, "natural"), (teacher.robust, "sat")):
@@ -157,17 +164,19 @@ def test_both_loads_two_runs(runs):
 
 
 def test_a_run_is_trained_by_both(runs, tmp_path):
-    own = [*words_of(runs, "--method.inner=smooth", "--method.outer=natural", "--data.limit=64"), "--recipe.epochs=1"]
-    assert main(["train", *own, "--gate=false", "--recipe.val_size=20", "--run", str(tmp_path / "run")]) == 0
+    words = options(config_of(runs, {"inner": "smooth", "outer": "natural"}))
+    assert main(["train", *words, "--gate=false", "--run", str(tmp_path / "run")]) == 0
     config = (tmp_path / "run" / "config.yaml").read_text()
     assert "inner: smooth" in config
     assert "outer: natural" in config
 
 
-@pytest.mark.parametrize("option", ["--method.inner=soft", "--method.outer=classes", "--teacher.natural=nowhere"])
-def test_an_unknown_kind_or_teacher_is_refused(runs, option, capsys):
-    with pytest.raises((CycloptsError, ConfigError)):
-        job_of([*words_of(runs), option])
+@pytest.mark.parametrize(
+    ("method", "teacher"), [({"inner": "soft"}, {}), ({"outer": "classes"}, {}), ({}, {"natural": "nowhere"})]
+)
+def test_an_unknown_kind_or_teacher_is_refused(runs, method, teacher):
+    with pytest.raises(ConfigError):
+        Job.from_config(config_of(runs, method, teacher))
 
 
 # Alignment on one side

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from ardor import __version__, models
+from ardor import models
 from ardor.attacks import PGD, paper
 from ardor.attacks.threat import Linf
 from ardor.data import load
@@ -34,6 +34,7 @@ from ardor.storage.imports import require_package
 from ardor.training.epoch import EpochRecord
 from ardor.training.loop import epochs
 from ardor.training.recipe import Recipe
+from ardor.version import __version__
 
 THREAT = Linf(0.2)
 """A fifth of the range from white to black: a person still reads the digit."""

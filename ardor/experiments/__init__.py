@@ -1,13 +1,16 @@
 """The papers' tables and studies by one command: cells are training runs, evaluated and laid out as tables.
 
-tables.py       which cells a table has, each as a configuration
+tables.py       which cells a table has, each as a config
 scales.py       smoke, small and full: nets, epochs and number of images
 label_study.py  the study's method: which labels, in the inner and in the outer problem
-cells.py        a cell's folder: its progress and what it was made from
+cells.py        a cell's folder: its state and what it was made from
 worker.py       take free cells until none is left
 cost.py         the cost, before anything long starts
 published.py    the papers' figures
-sheet.py        ours beside them, as CSV, Markdown and HTML
+rows.py         the figures of each row, over its seeds
+notes.py        the remarks below a table
+figures.py      the figures of the variance gap
+sheet.py        all of it as CSV, Markdown and HTML
 """
 
 from ardor.experiments.cost import plan

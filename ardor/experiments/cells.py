@@ -1,8 +1,8 @@
-"""A cell on disk: what made it, how far it is, and who works on it.
+"""The folder of a cell: its state, and what it was made from.
 
-cells/NAME/sSEED.yaml    the words that train it, the recipe's hash, ardor's version; later: trained, or failed
-cells/NAME/sSEED.lock    held by the process that works on it; the system frees a dead one's
-cells/NAME/sSEED/        its run, with a report for each judgement
+cells/NAME/sSEED.yaml    the config, ardor's version, hashes of the data and the teacher; later: trained, or failed
+cells/NAME/sSEED.lock    held by the process that makes the cell; the system releases a dead one's
+cells/NAME/sSEED/        its run, with a report for each evaluation
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import ardor
-from ardor import __version__ as VERSION
 from ardor import models
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
@@ -25,51 +23,49 @@ from ardor.storage.tensors import checksum, read_tensors
 from ardor.version import __version__
 
 State: TypeAlias = Literal["open", "trained", "done", "foreign", "failed"]
-WHERE = tuple(f"--{key}=" for key in ("data.root", "recipe.device", "teacher.weights", "teacher.root", "gate"))
-"""Words that say where things lie, not what they are: hashes of the data and of the teacher's weights stand beside."""
-
-TEACHERS = ("--teacher=", "--teacher.weights=", "--teacher.natural=", "--teacher.robust=")
+LOCATIONS = ("data.root", "recipe.device", "teacher.weights", "teacher.root")
+"""Keys of where things are, not of what they are: hashes of the data and of the teacher's weights stand beside."""
 
 
-def state_of(asked: TableSpec, cell: Cell) -> tuple[State, str]:
-    """How far a cell is, and for a foreign or failed one why."""
-    path, run = note_of(asked, cell), asked.run(cell.name)
+def state_of(spec: TableSpec, cell: Cell) -> tuple[State, str]:
+    """The state of a cell, and for a foreign or failed one the reason."""
+    path, run = note_of(spec, cell), spec.run(cell.name)
     if not run.exists():
         return "open", ""
     if not path.is_file():
         return "foreign", f"a run without {path.name} beside it"
     try:
-        said = read_yaml(path)
-        found = differences(made_by(asked, cell), dict(said.get("made", {})))
-        if found:
-            return "foreign", "; ".join(found[:3])
-        if "failed" in said:
-            return "failed", str(said["failed"])
-        if not said.get("trained"):
+        note = read_yaml(path)
+        made = dict(note.get("made", {}))
+        if "words" in made:
+            return "foreign", f"{path.name} is of an earlier ardor, with the words of a command for a config"
+        if changes := differences(made_by(spec, cell), made):
+            return "foreign", "; ".join(changes[:3])
+        if "failed" in note:
+            return "failed", str(note["failed"])
+        if not note.get("trained"):
             return "open", ""
-        return ("trained" if left(asked, cell) else "done"), ""
+        return ("trained" if pending(spec, cell) else "done"), ""
     except (ArdorError, ValueError, TypeError) as error:
         return "foreign", f"damaged: {error}"
 
 
-def made_by(asked: TableSpec, cell: Cell) -> dict[str, Any]:
-    """What decides a cell's result: words but for places, the recipe, the data, the teacher's weights, the program."""
-    recipe = Path(cell.words[0]) if not cell.words[0].startswith("-") else None
-    said: dict[str, Any] = {"ardor": __version__, "data": asked.images}
-    if recipe is not None:
-        said["recipe"] = f"{recipe.name} {hashlib.sha256(recipe.read_bytes()).hexdigest()[:16]}"
-    words = [word for word in cell.words[recipe is not None :] if not word.startswith(WHERE)]
-    pairs = {key: value for key, _, value in (word.removeprefix("--").partition("=") for word in words)}
-    said["words"] = {key: _inside(asked.folder, value) for key, value in pairs.items()}
-    named = [word.partition("=")[2] for word in cell.words if word.startswith(TEACHERS)]
-    if hashes := [weights for name in named if (weights := weights_of(name))]:
-        said["teacher's weights"] = hashes
-    return said
+def made_by(spec: TableSpec, cell: Cell) -> dict[str, Any]:
+    """What determines a cell's result: version, data, config without locations, and the teacher's weights."""
 
+    def portable(value: Any) -> Any:
+        inside = isinstance(value, str) and value.startswith(f"{spec.folder}{os.sep}")
+        return f"BENCH{value.removeprefix(str(spec.folder))}" if inside else value
 
-def _inside(folder: Path, value: str) -> str:
-    """A path in the bench's folder, wherever that lies."""
-    return f"BENCH{value.removeprefix(str(folder))}" if value.startswith(f"{folder}{os.sep}") else value
+    config = {
+        key: {name: portable(value) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
+        for key, part in cell.config.items()
+    }
+    made = {"ardor": __version__, "data": spec.images, "config": config}
+    paths = [cell.config.get("teacher", {}).get(key) for key in ("name", "weights", "natural", "robust")]
+    if hashes := [weights for path in paths if path and (weights := weights_of(path))]:
+        made["teacher's weights"] = hashes
+    return made
 
 
 def weights_of(name: str, checkpoint: str = "best") -> str:
@@ -77,8 +73,8 @@ def weights_of(name: str, checkpoint: str = "best") -> str:
     path = Path(name) / f"{checkpoint}.safetensors" if Path(name).is_dir() else Path(name)
     if not path.is_file():
         return ""
-    there = path.stat()
-    return _hash(path, there.st_mtime_ns, there.st_size)
+    stat = path.stat()
+    return _hash(path, stat.st_mtime_ns, stat.st_size)
 
 
 @cache
@@ -89,80 +85,71 @@ def _hash(path: Path, _changed: int, _size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def note_of(asked: TableSpec, cell: Cell) -> Path:
+def note_of(spec: TableSpec, cell: Cell) -> Path:
     """The file beside a cell's run."""
-    run = asked.run(cell.name)
+    run = spec.run(cell.name)
     return run.with_name(f"{run.name}.yaml")
 
 
-def lock_of(asked: TableSpec, cell: Cell) -> Path:
-    """Held while a cell is made: other processes, on any machine that shares the folder, leave it alone."""
-    return note_of(asked, cell).with_suffix(".lock")
+def lock_of(spec: TableSpec, cell: Cell) -> Path:
+    """The lock file of a cell, for all processes on all machines that share the folder."""
+    return note_of(spec, cell).with_suffix(".lock")
 
 
-def note(asked: TableSpec, cell: Cell, **said: Any) -> None:
-    """Write down what made a cell, and how far it is."""
-    content = {"made": made_by(asked, cell), "code": code(), **said}
-    write_atomic(note_of(asked, cell), lambda temporary: temporary.write_text(to_yaml(content), encoding="utf-8"))
+def write_note(spec: TableSpec, cell: Cell, **progress: Any) -> None:
+    """Write what a cell is made from, and its progress."""
+    content = {"made": made_by(spec, cell), "code": code_hash(), **progress}
+    write_atomic(note_of(spec, cell), lambda temporary: temporary.write_text(to_yaml(content), encoding="utf-8"))
 
 
 @cache
-def code() -> str:
-    """A hash of ardor's own files: one version may be many states of the code while it is written."""
-    digest = hashlib.sha256()
-    package = Path(ardor.__file__).parent
+def code_hash() -> str:
+    """A hash of ardor's files: during development one version has many states."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def left(asked: TableSpec, cell: Cell) -> list[EvaluationSpec]:
-    """The judgements without a report of the weights that are there. Raises where weights or a report are damaged."""
-    return [judgement for judgement in cell.judged if not _is_judged(asked, cell, judgement)]
+def pending(spec: TableSpec, cell: Cell) -> list[EvaluationSpec]:
+    """The evaluations without a report of the present weights by this version. Raises where a file is damaged."""
+    return [evaluation for evaluation in cell.evaluations if not _is_current(spec, cell, evaluation)]
 
 
-def _is_judged(asked: TableSpec, cell: Cell, judgement: EvaluationSpec) -> bool:
-    path, run = report_path(asked, cell, judgement), asked.run(cell.name)
-    if not path.is_file():
-        return False
-    if judgement.suite == "gap":
-        return True
+def _is_current(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> bool:
+    path, run = report_path(spec, cell, evaluation), spec.run(cell.name)
+    if not path.is_file() or evaluation.suite == "gap":
+        return path.is_file()
     stat = path.stat()
-    weights, version = _judged(path, stat.st_mtime_ns, stat.st_size)
-    there = weights_of(str(run), judgement.checkpoint)
-    return (weights, version) == (_net(run, judgement.checkpoint, there), VERSION)
+    net = _net_hash(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint))
+    return _evaluated(path, stat.st_mtime_ns, stat.st_size) == (net, __version__)
 
 
 @cache
-def _judged(path: Path, _changed: int, _size: int) -> tuple[str, str]:
+def _evaluated(path: Path, _changed: int, _size: int) -> tuple[str, str]:
     report = Report.load(path)
     return report.model["hash"], report.versions["ardor"]
 
 
 @cache
-def _net(run: Path, checkpoint: str, _weights: str) -> str:
+def _net_hash(run: Path, checkpoint: str, _weights: str) -> str:
     return models.hash_of(models.load(run, checkpoint=checkpoint))
 
 
-def report_path(asked: TableSpec, cell: Cell, judgement: EvaluationSpec) -> Path:
-    """Where a judgement's report lies, named as `ardor evaluate` names it, but for a transfer's source."""
-    run = asked.run(cell.name)
-    if judgement.suite == "gap":
+def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path:
+    """The file of a report, named as `ardor evaluate` names it, with a hash of the source of a transfer attack."""
+    run = spec.run(cell.name)
+    if evaluation.suite == "gap":
         return run / "variance_gap.json"
-    words = [judgement.suite, "linf", as_text(number(asked.eps)).replace("/", "_"), judgement.checkpoint]
-    words += [f"limit{judgement.limit}"] if judgement.limit else []
-    words += [f"from{source_hash(asked, judgement)}"] if judgement.source else []
-    return run / f"report-{'-'.join(words)}.json"
+    parts = [evaluation.suite, "linf", as_text(number(spec.eps)).replace("/", "_"), evaluation.checkpoint]
+    parts += [f"limit{evaluation.limit}"] if evaluation.limit else []
+    if name := evaluation.source:
+        own = spec.run(name)
+        parts += [f"from{weights_of(str(own) if own.is_dir() else name) or ''.join(filter(str.isalnum, name))}"]
+    return run / f"report-{'-'.join(parts)}.json"
 
 
-def source_hash(asked: TableSpec, judgement: EvaluationSpec) -> str:
-    """The weights that a transfer is from: a cell's, or those of what --transfer_from names."""
-    own = asked.run(judgement.source)
-    name = str(own) if own.is_dir() else judgement.source
-    return weights_of(name) or "".join(c for c in judgement.source if c.isalnum())
-
-
-def report_of(asked: TableSpec, cell: Cell, judgement: EvaluationSpec) -> Report | None:
-    """A judgement's report, if it is there."""
-    path = report_path(asked, cell, judgement)
-    return Report.load(path) if path.is_file() and judgement.suite != "gap" else None
+def report_of(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Report | None:
+    """The report of an evaluation; None before there is one, and for the variance gap."""
+    path = report_path(spec, cell, evaluation)
+    return Report.load(path) if path.is_file() and evaluation.suite != "gap" else None

@@ -12,27 +12,27 @@ from ardor.reporting import PageEntry
 from ardor.storage.config import number
 
 
-def drawn(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, list[Markup]]]:
+def gap_figures(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, list[Markup]]]:
     """For each scenario its name, the students over the radius, and each student's trend; of the first seed."""
     with_gaps = [row for row in rows if row.gaps]
     if not with_gaps:
         return
-    from ardor.reporting.figures import correlation, radius, trend  # here, for matplotlib is slow to import
+    from ardor.reporting.figures import correlation, radius, trend  # matplotlib is slow to import
     from ardor.reporting.styles import looks
     from ardor.reporting.svg import calm, svg
 
     marked = [float(number(eps))]
-    for place, (scenario, some) in enumerate(groupby(with_gaps, key=lambda row: row.parts[0])):
-        entries = [PageEntry(row.parts[-1], "student", row.reports["paper"], gaps=row.gaps[0]) for row in some]
-        look = looks(entries)
+    for i, (scenario, group) in enumerate(groupby(with_gaps, key=lambda row: row.parts[0])):
+        entries = [PageEntry(row.parts[-1], "student", row.reports["paper"], gaps=row.gaps[0]) for row in group]
+        styles = looks(entries)
         with calm():
-            over = svg(radius(entries, look, marked), f"radius{place}", f"Robust accuracy over the radius, {scenario}")
+            over = svg(radius(entries, styles, marked), f"radius{i}", f"Robust accuracy over the radius, {scenario}")
             trends = [
                 svg(
-                    trend(entry, look[entry.name], marked),
-                    f"trend{place}-{i}",
+                    trend(entry, styles[entry.name], marked),
+                    f"trend{i}-{k}",
                     f"{entry.name}: robust accuracy against variance gap, r = {correlation(entry.gaps)}",
                 )
-                for i, entry in enumerate(entries)
+                for k, entry in enumerate(entries)
             ]
         yield scenario, over, trends

@@ -1,4 +1,4 @@
-"""Are robust soft labels what helps? The same student, and labels of four kinds in the inner and the outer problem.
+"""The study of labels: the same student, and labels of four kinds in the inner and the outer problem.
 
 inner  max  KL(P_inner || S(x'))
 outer  min  alpha KL(P_outer || S(x')) + (1 - alpha) KL(P_outer || S(x))
@@ -28,7 +28,14 @@ KINDS: tuple[Kind, ...] = ("hard", "smooth", "natural", "robust")
 
 @dataclass
 class LabelKinds:
-    """inner, outer: the kind of the labels in each problem. alpha: the adversarial share. s: of the smoothing."""
+    """RSLAD with labels of one of four kinds in each problem.
+
+    Parameters
+    ----------
+    inner, outer : kind of the labels in each problem.
+    alpha : share of the adversarial term, in [0, 1].
+    s : of the smoothing, in [0, 1].
+    """
 
     config_name: ClassVar[str] = "ardor.experiments.label_study:LabelKinds"
     channels_last: ClassVar[bool] = True
@@ -67,7 +74,7 @@ def _smoothed(y: Labels, classes: int, s: float, x: Images) -> Logits:
 
 
 class Both(nn.Module):
-    """Two teachers in one: `natural(x)` and `robust(x)`, logits each; called itself it is the robust one."""
+    """Two teachers in one: `natural(x)` and `robust(x)`, logits each; a call gives the robust one's."""
 
     config_name: ClassVar[str] = "ardor.experiments.label_study:Both"
 
@@ -82,5 +89,11 @@ class Both(nn.Module):
 
 
 def both(natural: str, robust: str, classes: int = 10) -> Both:
-    """The teachers in two runs' folders, as `--teacher ardor.experiments.label_study:both` names them."""
+    """The teachers of two runs, for `--teacher ardor.experiments.label_study:both`.
+
+    Parameters
+    ----------
+    natural, robust : folders of the runs.
+    classes : of the data.
+    """
     return Both(load(natural), load(robust), classes)

@@ -9,14 +9,14 @@ N = 10_000
 """Test images behind each figure; the papers do not say over how many seeds."""
 
 
-def published_rows(kind: str, data: str) -> dict[tuple[str, str, str], dict[str, float]]:
-    """(student, method, checkpoint) -> figure -> percent; empty where the paper has no such table."""
+def published_rows(kind: str, data: str) -> dict[tuple[str, ...], dict[str, float]]:
+    """(student, method, checkpoint) to figure to percent; empty where the paper has no such table."""
     if kind not in ("whitebox", "blackbox"):
         return {}
     text = files("ardor.experiments").joinpath("paper", f"{kind}.csv").read_text(encoding="utf-8")
-    found = {}
+    rows: dict[tuple[str, ...], dict[str, float]] = {}
     for line in csv.DictReader(text.splitlines()):
         if line.pop("dataset") == data:
             key = (line.pop("student"), line.pop("method"), line.pop("checkpoint", "best"))
-            found[key] = {name: float(value) for name, value in line.items()}
-    return found
+            rows[key] = {name: float(value) for name, value in line.items()}
+    return rows

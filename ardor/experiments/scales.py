@@ -1,75 +1,87 @@
-"""How large a bench is: smoke to see that all runs, small for a machine without a GPU, full for the papers' figures."""
+"""The size of a bench: smoke to test that all runs, small for a machine without a GPU, full for the papers' figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeAlias
 
 from ardor import models
 from ardor.engine.flops import macs
 from ardor.errors import ModelError
 
-MOST_MACS = 2_000_000
-"""What a net of the scales smoke and small may cost per image."""
+MAX_MACS = 2_000_000
+"""Per image, of a net at the scales smoke and small."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """epochs: 0 is the recipe's own. train, judged, attacked: images to learn from, for the suite `paper` and for
-    AutoAttack; 0 is all. last: AutoAttack on the last checkpoint too. widest: the teacher; 0 is the papers' nets.
-    last_word: AutoAttack, or in a smoke test the short suite in its place.
+    """The sizes of a bench; 0 is no limit, and the recipe's own number of epochs.
+
+    Parameters
+    ----------
+    train : number of train images.
+    limit : number of test images for the suite `paper`, transfer and the variance gap.
+    attack : the strong suite: AutoAttack, or in a smoke test a shorter one.
+    attack_limit : number of test images for it and for Square.
+    attack_last : whether it also evaluates the last checkpoint.
+    width : of the teacher at most; 0 for the papers' nets.
     """
 
     name: str
     epochs: int
     train: int
-    judged: int
-    attacked: int
-    last: bool
-    widest: int
-    last_word: str = "autoattack"
+    limit: int
+    attack_limit: int
+    attack_last: bool
+    width: int
+    attack: str = "autoattack"
+
+    @property
+    def full(self) -> bool:
+        """Whether nets and recipes are the papers'."""
+        return self.width == 0
 
 
 SCALES = {
-    "smoke": Scale("smoke", epochs=3, train=512, judged=64, attacked=16, last=False, widest=8, last_word="apgd"),
-    "small": Scale("small", epochs=8, train=10_000, judged=2_000, attacked=200, last=False, widest=32),
-    "full": Scale("full", epochs=0, train=0, judged=0, attacked=0, last=True, widest=0),
+    "smoke": Scale("smoke", 3, train=512, limit=64, attack_limit=16, attack_last=False, width=8, attack="apgd"),
+    "small": Scale("small", 8, train=10_000, limit=2_000, attack_limit=200, attack_last=False, width=32),
+    "full": Scale("full", 0, train=0, limit=0, attack_limit=0, attack_last=True, width=0),
 }
 
 
-@dataclass(frozen=True)
-class Nets:
-    """The words, without their key, of each net of a bench: `small_cnn width=8` is (small_cnn, {width: 8})."""
-
-    teacher: tuple[str, dict[str, float]]
-    students: dict[str, tuple[str, dict[str, float]]]
-    surrogate: tuple[str, dict[str, float]]
+Net: TypeAlias = tuple[str, dict[str, float]]
+"""Name and options of a net."""
 
 
 @cache
-def nets_for(scale: Scale, shape: tuple[int, int, int]) -> Nets:
-    """Small nets in the roles of the papers': a teacher as large as the scale allows, students of a quarter its width.
+def nets_for(scale: Scale, shape: tuple[int, int, int]) -> dict[str, Net]:
+    """Small nets by role: the teacher, and the papers' nets, whose places they take.
 
-    ResNet-18 and the transfer's ResNet-50 become small CNNs, MobileNetV2 a narrow one. Raises ModelError where even the
-    narrowest is too large for images of `shape` (C, H, W).
+    The teacher is as wide as the scale allows, students are a quarter as wide. ResNet-18 and the transfer's ResNet-50
+    become small CNNs, MobileNetV2 a narrow one.
+
+    Raises
+    ------
+    ModelError
+        Where even the narrowest costs more than MAX_MACS for images of `shape` (C, H, W).
     """
-    wide = int(_largest("small_cnn", range(scale.widest, 3, -1), shape))
+    wide = int(_widest("small_cnn", range(scale.width, 3, -1), shape))
     student = max(4, wide // 4)
-    narrow = _largest("mobilenet_v2", (0.25, 0.125, 0.1, 0.05), shape)
-    return Nets(
-        teacher=("small_cnn", {"width": wide}),
-        students={"resnet18": ("small_cnn", {"width": student}), "mobilenet_v2": ("mobilenet_v2", {"width": narrow})},
-        surrogate=("small_cnn", {"width": (wide + student) // 2}),  # no student's size, or it would be one of them
-    )
+    return {
+        "teacher": ("small_cnn", {"width": wide}),
+        "resnet18": ("small_cnn", {"width": student}),
+        "mobilenet_v2": ("mobilenet_v2", {"width": _widest("mobilenet_v2", (0.25, 0.125, 0.1, 0.05), shape)}),
+        "resnet50": ("small_cnn", {"width": (wide + student) // 2}),  # no student's size, or it would be one of them
+    }
 
 
-def _largest(name: str, widths: Iterable[float], shape: tuple[int, int, int]) -> float:
-    widths = list(widths)
+def _widest(name: str, widths: Iterable[float], shape: tuple[int, int, int]) -> float:
     for width in widths:
-        if macs(models.build(name, channels=shape[0], width=width), shape) <= MOST_MACS:
+        if macs(models.build(name, channels=shape[0], width=width), shape) <= MAX_MACS:
             return width
     raise ModelError(
-        f"expected images small enough for nets of at most {MOST_MACS / 1e6:g} MMAC, got {shape}: at width "
-        f"{widths[-1]:g} a {name} costs more; type --scale full"
+        f"expected images small enough for nets of at most {MAX_MACS / 1e6:g} MMAC, got {shape}: at width "
+        f"{width:g} a {name} costs more; type --scale full"
     )

@@ -5,23 +5,23 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
-from torch import nn
 
 from ardor import models
 from ardor.engine.flops import macs
 from ardor.experiments.cells import note_of, report_of, state_of, weights_of
-from ardor.experiments.figures import drawn
+from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import TITLES, doubts, notes, pairs
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
-from ardor.experiments.tables import Table, TableSpec
-from ardor.experiments.worker import Trouble
-from ardor.storage.config import read_yaml
+from ardor.experiments.tables import STUDENTS, Cell, Table
+from ardor.experiments.worker import Problem
+from ardor.storage.config import as_text, read_yaml
 from ardor.storage.files import write_atomic
 from ardor.version import __version__
 
@@ -31,25 +31,35 @@ CSV_HEAD = (
 )  # fmt: skip
 
 
-def write_sheets(table: Table, command: str, trouble: Sequence[Trouble] = ()) -> list[Path]:
+def write_sheets(table: Table, command: str, problems: Sequence[Problem] = ()) -> list[Path]:
     """Write KIND.csv, KIND.md and KIND.html into the bench's folder, from what is finished so far.
 
-    KIND-part instead where the table on disk holds more: other rows, or more seeds. Raises RunError.
+    KIND-part instead where the table on disk holds more: other rows, or more seeds.
+
+    Parameters
+    ----------
+    command : that makes the table.
+    problems : the cells that could not be made.
+
+    Raises
+    ------
+    RunError
+        Where a file cannot be written.
     """
-    rows, folder, kind = rows_of(table), table.asked.folder, table.asked.kind
-    texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, trouble)}
-    texts["html"] = as_html(table, rows, command, trouble)
-    name = kind if _holds_all(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
+    rows, folder, kind = rows_of(table), table.spec.folder, table.spec.kind
+    texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, problems)}
+    texts["html"] = as_html(table, rows, command, problems)
+    name = kind if _contains(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
     return [_write(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
 
 
-def _holds_all(text: str, path: Path, parts: int) -> bool:
-    """Whether a table holds every figure of the one on disk, of as many seeds."""
+def _contains(text: str, path: Path, parts: int) -> bool:
+    """Whether a table has every figure of the one on disk, of as many seeds."""
     if not path.is_file():
         return True
     ours, theirs = (
-        {tuple(line[: parts + 2]): int(line[parts + 3]) for line in list(csv.reader(said.splitlines()))[1:]}
-        for said in (text, path.read_text(encoding="utf-8"))
+        {tuple(line[: parts + 2]): int(line[parts + 3]) for line in list(csv.reader(content.splitlines()))[1:]}
+        for content in (text, path.read_text(encoding="utf-8"))
     )
     return all(ours.get(key, 0) >= seeds for key, seeds in theirs.items())
 
@@ -65,162 +75,182 @@ def as_csv(table: Table, rows: Sequence[Row]) -> str:
     writer.writerow([*table.head, *CSV_HEAD])
     for row in rows:
         for name, value in row.values.items():
-            sd = "" if math.isnan(value.sd) else f"{value.sd:.5f}"
+            shares = [value.mean, value.sd, *value.interval]
             paper = ["", "", "", ""]
             if value.paper is not None and value.difference is not None:
-                paper = [f"{value.paper:.4f}", *(f"{x:.5f}" for x in value.difference)]
-            low, high = value.interval
-            seeds = " ".join(f"{p.value:.5f}" for p in value.seeds)
-            numbers = [row.n[name], len(value.seeds), f"{value.mean:.5f}", sd, f"{low:.5f}", f"{high:.5f}"]
+                paper = [f"{value.paper:.4f}", *map(_share, value.difference)]
+            seeds = " ".join(_share(p.value) for p in value.seeds)
+            numbers = [row.n[name], len(value.seeds), *map(_share, shares)]
             writer.writerow([*row.parts, row.checkpoint, name, *numbers, *paper, seeds])
-        for name, (mean, sd) in gap_of(row, table.asked.eps).items():
-            spread = "" if math.isnan(sd) else f"{sd:.5f}"
-            writer.writerow([*row.parts, row.checkpoint, name, "", len(row.gaps), f"{mean:.5f}", spread, *[""] * 7])
+        for name, (mean, sd) in gap_of(row, table.spec.eps).items():
+            writer.writerow([*row.parts, row.checkpoint, name, "", len(row.gaps), f"{mean:.5f}", _share(sd), *[""] * 7])
     return out.getvalue()
 
 
-def as_markdown(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[Trouble] = ()) -> str:
-    """The table with what it is of, what it shows and what it cannot."""
-    lines = [f"# {TITLES[table.asked.kind]}", "", f"Made by `{command}`.", ""]
+def _share(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.5f}"
+
+
+def as_markdown(table: Table, rows: Sequence[Row], command: str, problems: Sequence[Problem] = ()) -> str:
+    """The table with its facts, the paired comparisons and its limits."""
+    lines = [f"# {TITLES[table.spec.kind]}", "", f"Made by `{command}`.", ""]
     lines += [*(f"- {line}" for line in facts(table, rows)), ""]
     for title, head, body in blocks(table, rows):
         lines += [f"## {title}", "", f"| {' | '.join(map(_plain, head))} |"]
         lines += ["|" + ":--|" * len(table.head) + "--:|" * (len(head) - len(table.head))]
         lines += [f"| {' | '.join(map(_plain, line))} |" for line in body] + [""]
-    for title, said in remarks(table, rows, trouble):
-        lines += [f"## {title}", "", *(f"- {line}" for line in said), ""]
+    for title, items in remarks(table, rows, problems):
+        lines += [f"## {title}", "", *(f"- {item}" for item in items), ""]
     return "\n".join(lines)
 
 
-def as_html(table: Table, rows: Sequence[Row], command: str, trouble: Sequence[Trouble] = ()) -> str:
-    """The same as one self-contained page."""
+def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[Problem] = ()) -> str:
+    """The same as one self-contained page, with the commands of the cells."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("ardor.experiments").joinpath("sheet.html").read_text(encoding="utf-8"))
     return template.render(
-        title=TITLES[table.asked.kind],
+        title=TITLES[table.spec.kind],
         style=Markup(files("ardor.reporting").joinpath("style.css").read_text(encoding="utf-8")),
         command=command,
         facts=facts(table, rows),
         parts=len(table.head),
         blocks=blocks(table, rows),
-        drawn=drawn(rows, table.asked.eps),
-        remarks=remarks(table, rows, trouble),
-        words={cell.name: " ".join(["ardor train", *cell.words]) for cell in table.cells},
+        figures=gap_figures(rows, table.spec.eps),
+        remarks=remarks(table, rows, problems),
+        commands={cell.name: train_command(cell, table.spec.gate) for cell in table.cells},
     )
 
 
+def train_command(cell: Cell, gate: bool = True) -> str:
+    """The `ardor train` command that reproduces a cell's run, but for --run."""
+    gated = [] if gate or "teacher" not in cell.config else ["--gate=false"]
+    return shlex.join(["ardor", "train", *options(cell.config), *gated])
+
+
+def options(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """A config as options: `--method=rslad`, `--method.alpha=5/6`, `--method.attack.name=pgd`."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from options(value, f"{prefix}{key}.")
+        else:
+            option = prefix[:-1] if key == "name" and prefix.count(".") == 1 else prefix + key
+            yield f"--{option}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_text, value))
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return as_text(value) if isinstance(value, float) else str(value)
+
+
 def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
-    """What the table is of."""
-    asked = table.asked
-    states = [state_of(asked, cell)[0] for cell in table.shown]
-    many = "s" if asked.seeds > 1 else ""
-    yield f"{asked.data}, L-inf eps {asked.eps}, scale {asked.scale.name}; {asked.seeds} seed{many}"
+    """Data, threat, scale, versions, nets, and how the teachers stand."""
+    spec = table.spec
+    states = [state_of(spec, cell)[0] for cell in table.shown]
+    plural = "s" if spec.seeds > 1 else ""
+    yield f"{spec.data}, L-inf eps {spec.eps}, scale {spec.scale.name}; {spec.seeds} seed{plural}"
     yield f"ardor {__version__}, torch {torch.__version__}"
     yield f"{states.count('done')} of {len(states)} nets finished"
-    if asked.scale.widest:
-        limit = f"{asked.train:,} train images at most" if asked.train else "all train images"
-        yield f"{asked.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
-        nets = asked.nets
-        students = ("resnet18",) if asked.kind in ("labels", "alpha") else asked.students
-        roles = {**({} if asked.teacher else {"teacher": nets.teacher}), **nets.students}
-        for role, (name, options) in roles.items():
-            net: nn.Module = models.build(name, channels=asked.shape[0], **cast(Any, options))
-            cost, count = macs(net, asked.shape) / 1e6, sum(p.numel() for p in net.parameters())
-            said = ", ".join(f"{key} {value:g}" for key, value in options.items())
-            if role in ("teacher", *students):
-                place = role if role == "teacher" else f"in the place of {role}"
-                yield f"{place}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
-    yield from _named(asked)
-    yield from _teachers(table)
+    if not spec.scale.full:
+        limit = f"{spec.train:,} train images at most" if spec.train else "all train images"
+        yield f"{spec.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
+        students = ("resnet18",) if spec.kind in ("labels", "alpha") else spec.students
+        for role in ("teacher", *STUDENTS):
+            if role not in (*students, *(() if spec.teacher else ("teacher",))):
+                continue
+            name, sizes = spec.nets[role]
+            place = role if role == "teacher" else f"in the place of {role}"
+            net = models.build(name, channels=spec.shape[0], **cast(Any, sizes))
+            cost, count = macs(net, spec.shape) / 1e6, sum(p.numel() for p in net.parameters())
+            listed = ", ".join(f"{key} {value:g}" for key, value in sizes.items())
+            yield f"{place}: {name} ({listed}), {count:,} parameters, {cost:.2f} MMAC"
+    teacher = [option.removeprefix("--") for option in options({"teacher": spec.teacher})]
+    for role, named in (("teacher", teacher), ("transfer from", [spec.transfer_from] if spec.transfer_from else [])):
+        if named:  # by the user
+            hashes = [weights_of(option.partition("=")[2] or option) for option in named]
+            yield f"{role}: {' '.join(named)} (weights {' '.join(filter(None, hashes)) or 'by name'})"
+    for cell in table.cells:
+        report = None if cell in table.shown else report_of(spec, cell, cell.evaluations[0])
+        if report is not None:
+            figures = ", ".join(f"{name} {100 * p.value:.1f}" for name, p in report.figures().items())
+            yield f"{' '.join(cell.row)}: {figures} % of {report.n:,} images"
     for mark in sorted({mark for row in rows for mark in row.marks}):
         yield f"**{mark}**"
 
 
-def _named(asked: TableSpec) -> Iterator[str]:
-    """The nets that the user named, by the hash of their weights."""
-    for role, name in (("teacher", " ".join(asked.teacher)), ("transfer from", asked.transfer_from)):
-        if name:
-            hashes = [weights_of(word.partition("=")[2] or word) for word in name.split() if word]
-            yield f"{role}: {name.replace('--', '')} (weights {' '.join(filter(None, hashes)) or 'by name'})"
+Field: TypeAlias = tuple[str, str]
+"""The text of a field of a table, and the smaller text beside it."""
 
 
-def _teachers(table: Table) -> Iterator[str]:
-    """How the nets stand that teach, or that images are made against."""
-    for cell in table.cells:
-        report = None if cell in table.shown else report_of(table.asked, cell, cell.judged[0])
-        if report is not None:
-            figures = ", ".join(f"{name} {100 * p.value:.1f}" for name, p in report.figures().items())
-            yield f"{' '.join(cell.row)}: {figures} % of {report.n:,} images"
-
-
-Cell: TypeAlias = tuple[str, str]
-"""What stands in a table's field, and what stands smaller beside it."""
-
-
-def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Cell], list[list[Cell]]]]:
+def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Field], list[list[Field]]]]:
     """Title, head and lines of each part of the table: ours, the paper's, the difference; then the variance gap."""
-    called = table.asked.called
+    spec, labels = table.spec, table.spec.row_labels
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
         some = [row for row in rows if row.checkpoint == checkpoint]
         names = list(dict.fromkeys(name for row in some for name in row.values))
         ns = {name: max(row.n.get(name, 0) for row in some) for name in names}
-        head = [*_words(*table.head, "seeds"), *((name, f"n = {ns[name]:,}") for name in names)]
         yield (
             f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval",
-            head,
-            [[*_words(*called(row.parts), _of(row)), *(_cell(row.values.get(name)) for name in names)] for row in some],
+            [*_fields(*table.head, "seeds"), *((name, f"n = {ns[name]:,}") for name in names)],
+            [
+                [*_fields(*labels(row.parts), _finished(row)), *(_ours(row.values.get(name)) for name in names)]
+                for row in some
+            ],
         )
         if any(value.paper is not None for row in some for value in row.values.values()):
             yield (
                 f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval",
-                _words(*table.head, *names),
-                [[*_words(*called(r.parts)), *(_beside(r.values.get(n)) for n in names)] for r in some if r.values],
+                _fields(*table.head, *names),
+                [[*_fields(*labels(r.parts)), *(_papers(r.values.get(n)) for n in names)] for r in some if r.values],
             )
-    gaps = [(row, gap_of(row, table.asked.eps)) for row in rows if row.gaps]
+    gaps = [(row, gap_of(row, spec.eps)) for row in rows if row.gaps]
     if gaps:
         yield (
-            f"Variance gap at eps {table.asked.eps}, ± SD over seeds; r between gap and robust accuracy over radii",
-            _words(*table.head, "seeds", *gaps[0][1]),
-            [[*_words(*row.parts, _of(row)), *(_number(*x) for x in gap.values())] for row, gap in gaps],
+            f"Variance gap at eps {spec.eps}, ± SD over seeds; r between gap and robust accuracy over radii",
+            _fields(*table.head, "seeds", *gaps[0][1]),
+            [
+                [
+                    *_fields(*row.parts, _finished(row)),
+                    *((f"{mean:.3g}", "" if math.isnan(sd) else f"± {sd:.2g}") for mean, sd in gap.values()),
+                ]
+                for row, gap in gaps
+            ],
         )
 
 
-def remarks(table: Table, rows: Sequence[Row], trouble: Sequence[Trouble]) -> Iterator[tuple[str, list[str]]]:
-    """What it shows, what could be wrong with it, and what is missing."""
-    shown = list(pairs(table, rows))
-    if shown:
-        yield "Paired, on the same images", shown
-    odd = [] if table.asked.scale.name == "smoke" else doubts(rows)
-    yield "How this could be wrong", [*notes(table.asked, rows), *odd, *_codes(table)]
-    if trouble:
-        said = [f"{t.cell.name} ({note_of(table.asked, t.cell)}): {t.why}; left as it is" for t in trouble]
-        yield "Cells that could not be made", said
+def remarks(table: Table, rows: Sequence[Row], problems: Sequence[Problem]) -> Iterator[tuple[str, list[str]]]:
+    """Paired comparisons, what could be wrong, and the cells that could not be made, each with its title."""
+    spec = table.spec
+    if paired := list(pairs(table, rows)):
+        yield "Paired, on the same images", paired
+    odd = [] if spec.scale.name == "smoke" else doubts(rows)
+    paths = [path for cell in table.shown if (path := note_of(spec, cell)).is_file()]
+    states = len({str(read_yaml(path).get("code")) for path in paths})
+    code = [f"The nets were made by {states} states of ardor's code, all called {__version__}."] if states > 1 else []
+    yield "How this could be wrong", [*notes(spec, rows), *odd, *code]
+    if problems:
+        listed = [f"{p.cell.name} ({note_of(spec, p.cell)}): {p.reason}; left as it is" for p in problems]
+        yield "Cells that could not be made", listed
 
 
-def _codes(table: Table) -> Iterator[str]:
-    """Cells of one version that were made by different states of its code."""
-    paths = [path for cell in table.shown if (path := note_of(table.asked, cell)).is_file()]
-    states = {str(read_yaml(path).get("code")) for path in paths}
-    if len(states) > 1:
-        yield f"The nets were made by {len(states)} states of ardor's code, all called {__version__}."
+def _plain(field: Field) -> str:
+    return f"{field[0]} ({field[1]})".replace("|", "/") if field[1] else field[0].replace("|", "/")
 
 
-def _plain(cell: Cell) -> str:
-    return f"{cell[0]} ({cell[1]})".replace("|", "/") if cell[1] else cell[0].replace("|", "/")
+def _fields(*texts: str) -> list[Field]:
+    return [(text, "") for text in texts]
 
 
-def _words(*words: str) -> list[Cell]:
-    return [(word, "") for word in words]
-
-
-def _of(row: Row) -> str:
+def _finished(row: Row) -> str:
     return f"{len(row.seeds)} of {row.of}"
 
 
-def _cell(value: Value | None) -> Cell:
+def _ours(value: Value | None) -> Field:
     if value is None:
         return "–", ""
     low, high = value.interval
@@ -228,17 +258,13 @@ def _cell(value: Value | None) -> Cell:
     return f"{100 * value.mean:.1f}{sd}", f"{100 * low:.1f} – {100 * high:.1f}"
 
 
-def _beside(value: Value | None) -> Cell:
+def _papers(value: Value | None) -> Field:
     if value is None or value.paper is None or value.difference is None:
         return "–", ""
     mean, low, high = (100 * x for x in value.difference)
     return f"{100 * value.paper:.2f}; {mean:+.1f}", f"{low:+.1f} to {high:+.1f}"
 
 
-def _number(mean: float, sd: float) -> Cell:
-    return f"{mean:.3g}", "" if math.isnan(sd) else f"± {sd:.2g}"
-
-
-def missing(table: Table) -> list[Any]:
+def missing(table: Table) -> list[Cell]:
     """The cells that are not finished."""
-    return [cell for cell in table.cells if state_of(table.asked, cell)[0] != "done"]
+    return [cell for cell in table.cells if state_of(table.spec, cell)[0] != "done"]

@@ -1,38 +1,49 @@
-"""Which cells a table has: each is a run of `ardor train`, said in that command's own words."""
+"""Which cells a table has: each is a training run, described by its config."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import ardor
 from ardor import data as datasets
 from ardor.errors import ConfigError
-from ardor.experiments.label_study import KINDS
-from ardor.experiments.scales import SCALES, Nets, Scale, nets_for
+from ardor.experiments.label_study import KINDS, LabelKinds
+from ardor.experiments.scales import SCALES, Net, Scale, nets_for
+from ardor.storage.config import merged, read_yaml
 from ardor.storage.imports import nearest
+from ardor.storage.recipes import find_recipe, read_recipe
 
 METHODS = ("natural", "sat", "trades", "ard", "iad", "rslad", "variance_gap")
-TAUGHT = ("ard", "iad", "rslad", "variance_gap")
+DISTILLATION = ("ard", "iad", "rslad", "variance_gap")
+"""The methods with a teacher."""
 STUDENTS = ("resnet18", "mobilenet_v2")
 ALPHAS = ("0", "1/6", "1/2", "5/6", "1")
-ALIGNMENTS: dict[str, tuple[str, ...]] = {
-    "rslad": ("lc=0", "lg=0"),
-    "covariance": ("lg=0",),
-    "gram": ("lc=0",),
-    "both": (),
-    "both, clean only": ("sets=clean",),
-    "both, adversarial only": ("sets=adversarial",),
+ALIGNMENTS: dict[str, dict[str, Any]] = {
+    "rslad": {"lc": 0, "lg": 0},
+    "covariance": {"lg": 0},
+    "gram": {"lc": 0},
+    "both": {},
+    "both, clean only": {"sets": "clean"},
+    "both, adversarial only": {"sets": "adversarial"},
 }
 EPS = {"cifar10": "8/255", "cifar100": "8/255", "digits": "0.2"}
-TEACHERS = {"cifar10": "robustbench:Zhang2019Theoretically", "cifar100": "robustbench:Gowal2020Uncovering"}
+PAPER_DATA = ("cifar10", "cifar100")
+"""The data sets of the papers, for which the recipes name a teacher."""
 
 
 @dataclass(frozen=True)
 class EvaluationSpec:
-    """suite: its word. checkpoint: of the run. limit: test images, 0 is all. source: the cell that transfer is from."""
+    """One evaluation of a cell's net.
+
+    Parameters
+    ----------
+    suite : name of the attack suite, or "gap" for the variance gap.
+    checkpoint : "best" or "last".
+    limit : number of test images; 0 is all.
+    source : of a transfer attack: a cell, or what --transfer_from names.
+    """
 
     suite: str
     checkpoint: str = "best"
@@ -42,22 +53,38 @@ class EvaluationSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """One net: name, its folder; row, what it is in the table, with its seed; words of `ardor train`, without --run.
+    """One net of a table.
 
-    needs: the cells that must be finished first. judged: how it is judged afterwards.
+    Parameters
+    ----------
+    name : its folder, "METHOD-STUDENT/sSEED".
+    row : what identifies its row of the table; the cells of a row differ by seed.
+    config : of the run, as `Job.from_config` takes it, every part a mapping.
+    needs : names of the cells that must be finished first.
+    evaluations : of the trained net.
     """
 
     name: str
     row: tuple[str, ...]
     seed: int
-    words: tuple[str, ...]
+    config: Mapping[str, Any]
     needs: tuple[str, ...] = ()
-    judged: tuple[EvaluationSpec, ...] = ()
+    evaluations: tuple[EvaluationSpec, ...] = ()
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """What a bench is asked for: the words of its command, resolved. folder: where it lies, shared by its tables."""
+    """The options of a bench, resolved.
+
+    Parameters
+    ----------
+    eps : L-inf radius, as it was written.
+    folder : of the bench; tables of the same data and scale share it.
+    data_options, teacher : parts of the cells' configs.
+    train : number of train images at most; 0 is all.
+    shape : of an image, (C, H, W).
+    images : hashes of the three splits.
+    """
 
     kind: str
     data: str
@@ -67,9 +94,9 @@ class TableSpec:
     seeds: int = 1
     students: tuple[str, ...] = STUDENTS
     methods: tuple[str, ...] = METHODS
-    data_words: tuple[str, ...] = ()
+    data_options: Mapping[str, Any] = field(default_factory=dict)
     train: int = 0
-    teacher: tuple[str, ...] = ()
+    teacher: Mapping[str, Any] = field(default_factory=dict)
     transfer_from: str = ""
     released: bool = False
     shape: tuple[int, int, int] = (3, 32, 32)
@@ -78,22 +105,20 @@ class TableSpec:
     threads: int | None = None
 
     @property
-    def nets(self) -> Nets:
-        """The small nets in the roles of the papers'."""
+    def nets(self) -> dict[str, Net]:
+        """The small nets by role."""
         return nets_for(self.scale, self.shape)
 
-    def seen(self) -> TableSpec:
-        """The same, knowing the images: their shape (C, H, W), and a hash. Raises DataError."""
-        options: dict[str, Any] = dict(word.removeprefix("--data.").split("=", 1) for word in self.data_words)
-        splits = datasets.load(self.data, **options)
+    def with_images(self) -> TableSpec:
+        """The same with the shape and the hashes of the data set's images. Raises DataError."""
+        splits = datasets.load(self.data, **self.data_options)
         return replace(self, shape=splits[2].shape, images=" ".join(split.hash for split in splits))
 
-    def called(self, parts: Sequence[str]) -> list[str]:
-        """A row's parts as a table shows them: a small net in a paper's place is no ResNet-18."""
-        places = self.nets.students if self.scale.widest and self.kind in ("whitebox", "blackbox") else {}
-        nets = {role: name for role, (name, _) in places.items()}
-        names = {role: f"narrow {role}" if name == role else f"{name}, for {role}" for role, name in nets.items()}
-        return [names.get(part, part) for part in parts]
+    def row_labels(self, parts: Sequence[str]) -> list[str]:
+        """A row's parts as a table shows them: a small net in the role of a ResNet-18 is not called ResNet-18."""
+        roles = {} if self.scale.full or self.kind in STUDIES else self.nets
+        labels = {role: f"narrow {role}" if net == role else f"{net}, for {role}" for role, (net, _) in roles.items()}
+        return [labels.get(part, part) for part in parts]
 
     def run(self, cell: str) -> Path:
         """The folder of a cell's run."""
@@ -102,81 +127,69 @@ class TableSpec:
 
 @dataclass(frozen=True)
 class Table:
-    """cells: all that must be made, teachers before those they teach. shown: those of the table's rows.
+    """A table and the cells behind it.
 
-    head: the names of a row's parts.
+    Parameters
+    ----------
+    cells : all of them, teachers before their students.
+    head : names of the parts of a row.
+    shown : the cells of the table's rows.
     """
 
-    asked: TableSpec
+    spec: TableSpec
     cells: tuple[Cell, ...]
     head: tuple[str, ...]
     shown: tuple[Cell, ...]
 
 
-def whitebox(asked: TableSpec) -> Table:
+def whitebox(spec: TableSpec) -> Table:
     """Tables 2 and 3 of the RSLAD paper: students and methods under white-box attacks, best and last checkpoint."""
-    judged = [EvaluationSpec("paper", checkpoint, asked.scale.judged) for checkpoint in ("best", "last")]
-    judged += [EvaluationSpec(asked.scale.last_word, "best", asked.scale.attacked)]
-    judged += [EvaluationSpec(asked.scale.last_word, "last", asked.scale.attacked)] if asked.scale.last else []
-    teacher = list(_teachers(asked))
-    students = [*_grid(asked, asked.methods, tuple(judged))]
-    return Table(asked, (*teacher, *students), ("student", "method"), tuple(students))
+    scale = spec.scale
+    strong = ("best", "last") if scale.attack_last else ("best",)
+    evaluations = [EvaluationSpec("paper", checkpoint, scale.limit) for checkpoint in ("best", "last")]
+    evaluations += [EvaluationSpec(scale.attack, checkpoint, scale.attack_limit) for checkpoint in strong]
+    return _table(spec, ("student", "method"), _grid(spec, spec.methods), evaluations, _teachers(spec))
 
 
-def blackbox(asked: TableSpec) -> Table:
+def blackbox(spec: TableSpec) -> Table:
     """Table 4: transfer from an adversarially trained ResNet-50, and Square; naturally trained nets are left out."""
-    surrogate = [] if asked.transfer_from else [_surrogate(asked)]
-    source = asked.transfer_from or surrogate[0].name
-    judged = (
-        EvaluationSpec("transfer", "best", asked.scale.judged, source),
-        EvaluationSpec("square", "best", asked.scale.attacked),
-    )
-    methods = tuple(m for m in asked.methods if m != "natural")
-    students = [
-        replace(cell, needs=(*cell.needs, *(s.name for s in surrogate))) for cell in _grid(asked, methods, judged)
+    surrogates: list[Cell] = (
+        [] if spec.transfer_from else [_auxiliary(spec, "sat", "resnet50")]
+    )  # the paper names no method
+    evaluations = [
+        EvaluationSpec("transfer", "best", spec.scale.limit, spec.transfer_from or surrogates[0].name),
+        EvaluationSpec("square", "best", spec.scale.attack_limit),
     ]
-    return Table(asked, (*_teachers(asked), *surrogate, *students), ("student", "method"), tuple(students))
+    rows = _grid(spec, [method for method in spec.methods if method != "natural"])
+    return _table(spec, ("student", "method"), rows, evaluations, [*_teachers(spec), *surrogates])
 
 
-def labels(asked: TableSpec) -> Table:
+def labels(spec: TableSpec) -> Table:
     """The paper's question: hard, smoothed, natural and robust soft labels, in the inner and in the outer problem."""
-    natural, robust = _teacher(asked, "natural"), _teacher(asked, "sat")
-    runs = (f"--teacher.natural={asked.run(natural.name)}", f"--teacher.robust={asked.run(robust.name)}")
-    teach = ("--teacher=ardor.experiments.label_study:both", *runs)
-    cells: list[Cell] = []
-    for inner in KINDS:
-        for outer in KINDS:
-            words = (
-                "--method=ardor.experiments.label_study:LabelKinds",
-                f"--method.inner={inner}",
-                f"--method.outer={outer}",
-            )
-            cells += _seeds(asked, f"labels-{inner}-{outer}", (inner, outer), (*words, *teach), (natural, robust))
-    return Table(asked, (natural, robust, *cells), ("inner", "outer"), tuple(cells))
+    rows = [
+        RowSpec((inner, outer), {"name": LabelKinds.config_name, "inner": inner, "outer": outer})
+        for inner in KINDS
+        for outer in KINDS
+    ]
+    teachers = [_auxiliary(spec, method, "teacher") for method in ("natural", "sat")]
+    return _table(spec, ("inner", "outer"), rows, _best(spec), teachers)
 
 
-def alpha(asked: TableSpec) -> Table:
+def alpha(spec: TableSpec) -> Table:
     """RSLAD's share of the adversarial term, from none to all."""
-    robust = _teacher(asked, "sat")
-    cells: list[Cell] = []
-    for value in ALPHAS:
-        words = ("--method=rslad", f"--method.alpha={value}", f"--teacher={asked.run(robust.name)}")
-        cells += _seeds(asked, f"alpha-{value.replace('/', '_')}", (value,), words, (robust,))
-    return Table(asked, (robust, *cells), ("alpha",), tuple(cells))
+    rows = [RowSpec((value,), {"name": "rslad", "alpha": value}) for value in ALPHAS]
+    return _table(spec, ("alpha",), rows, _best(spec), _teachers(spec))
 
 
-def alignment(asked: TableSpec) -> Table:
+def alignment(spec: TableSpec) -> Table:
     """The ECCV paper's terms, alone and together, from a wide teacher to three kinds of student."""
-    robust = _teacher(asked, "sat")
-    nets = {"same family": "resnet18", "mobilenet_v2": "mobilenet_v2", "self": "teacher"}
-    cells: list[Cell] = []
-    for scenario, student in nets.items():
-        for variant, options in ALIGNMENTS.items():
-            words = ["--method=variance_gap", "--method.warmup=2", f"--teacher={asked.run(robust.name)}"]
-            words += [f"--method.{option}" for option in options]
-            name = f"alignment-{scenario}-{variant}".replace(", ", "-").replace(" ", "-")
-            cells += _seeds(asked, name, (scenario, variant), tuple(words), (robust,), student, gap=True)
-    return Table(asked, (robust, *cells), ("scenario", "terms"), tuple(cells))
+    rows = [
+        RowSpec((scenario, terms), {**_method(spec, "variance_gap"), **options}, role)
+        for scenario, role in {"same family": "resnet18", "mobilenet_v2": "mobilenet_v2", "self": "teacher"}.items()
+        for terms, options in ALIGNMENTS.items()
+    ]
+    gap = EvaluationSpec("gap", "best", spec.scale.limit)
+    return _table(spec, ("scenario", "terms"), rows, [*_best(spec), gap], _teachers(spec))
 
 
 TABLES: dict[str, Callable[[TableSpec], Table]] = {
@@ -189,169 +202,162 @@ TABLES: dict[str, Callable[[TableSpec], Table]] = {
 STUDIES = ("labels", "alpha", "alignment")
 
 
-def table_of(asked: TableSpec) -> Table:
-    """The table that is asked for. Raises ConfigError."""
-    if asked.kind in STUDIES and not asked.scale.widest:
-        raise ConfigError(f"expected --scale smoke or small for the study {asked.kind}, got full: type --scale small")
-    _refuse_unused(asked)
-    return TABLES[asked.kind](asked)
+def table_of(spec: TableSpec) -> Table:
+    """The table of a spec.
 
-
-def _refuse_unused(asked: TableSpec) -> None:
-    """An option that a table does not use would stand in its command as if it had been."""
-    given = {
-        "--teacher": asked.kind in STUDIES and bool(asked.teacher),
-        "--students": asked.kind in STUDIES and asked.students != STUDENTS,
-        "--methods": asked.kind in STUDIES and asked.methods != METHODS,
-        "--transfer_from": asked.kind != "blackbox" and bool(asked.transfer_from),
-        "--released": bool(asked.scale.widest) and asked.released,
+    Raises
+    ------
+    ConfigError
+        For options that the table does not use, or without one that it needs.
+    """
+    study, full = spec.kind in STUDIES, spec.scale.full
+    if study and full:
+        raise ConfigError(f"expected --scale smoke or small for the study {spec.kind}, got full: type --scale small")
+    # An unused option would stand in the command of the table as if it had been used.
+    unused = {
+        "--teacher": study and spec.teacher,
+        "--students": study and spec.students != STUDENTS,
+        "--methods": study and spec.methods != METHODS,
+        "--transfer_from": spec.kind != "blackbox" and spec.transfer_from,
+        "--released": not full and spec.released,
     }
-    if unused := [option for option, is_given in given.items() if is_given]:
+    for option, is_unused in unused.items():
+        if is_unused:
+            raise ConfigError(
+                f"expected only options that {spec.kind} at scale {spec.scale.name} uses, got {option}: leave it out"
+            )
+    if full and set(spec.methods) & set(DISTILLATION) and spec.data not in PAPER_DATA and not spec.teacher:
         raise ConfigError(
-            f"expected only options that {asked.kind} at scale {asked.scale.name} uses, got {unused[0]}: leave it out"
-        )
-    taught = asked.kind in STUDIES or set(asked.methods) & set(TAUGHT)
-    if taught and not asked.scale.widest and asked.data not in TEACHERS and not asked.teacher:
-        raise ConfigError(
-            f"expected --teacher for {asked.data} at scale full, got none: the papers' teachers are for CIFAR; type "
+            f"expected --teacher for {spec.data} at scale full, got none: the papers' teachers are for CIFAR; type "
             "--teacher with a run's folder or a net's name"
         )
+    return TABLES[spec.kind](spec)
 
 
-def _grid(asked: TableSpec, methods: Sequence[str], judged: tuple[EvaluationSpec, ...]) -> Iterator[Cell]:
-    """Every student with every method, seed after seed, so that a whole table comes early."""
-    for seed in range(asked.seeds):
-        for student in asked.students:
-            for method in methods:
-                taught = method in TAUGHT
-                needs = tuple(cell.name for cell in _teachers(asked)) if taught else ()
-                words = _words(asked, method, student, seed) + (_taught(asked) if taught else ())
-                words += ("--gate=false",) if taught and not asked.gate else ()
-                yield Cell(f"{method}-{student}/s{seed}", (student, method), seed, words, needs, judged)
+class RowSpec(NamedTuple):
+    """One row: what identifies it, its method's config, and the role of its net."""
+
+    parts: tuple[str, ...]
+    method: Mapping[str, Any]
+    role: str = "resnet18"
 
 
-def _seeds(
-    asked: TableSpec,
-    name: str,
-    row: tuple[str, ...],
-    words: tuple[str, ...],
-    needs: tuple[Cell, ...],
-    student: str = "resnet18",
-    gap: bool = False,
-) -> Iterator[Cell]:
-    """A study's cell for every seed."""
-    judged = [_quickly(asked), EvaluationSpec(asked.scale.last_word, "best", asked.scale.attacked)]
-    judged += [EvaluationSpec("gap", "best", asked.scale.judged)] if gap else []
-    for seed in range(asked.seeds):
-        said = (*_small(asked, student, seed), *words)
-        yield Cell(f"{name}/s{seed}", row, seed, said, tuple(cell.name for cell in needs), tuple(judged))
+def _grid(spec: TableSpec, methods: Sequence[str]) -> list[RowSpec]:
+    """Every student with every method."""
+    return [RowSpec((net, method), _method(spec, method), net) for net in spec.students for method in methods]
 
 
-def _teachers(asked: TableSpec) -> Iterator[Cell]:
+def _table(
+    spec: TableSpec, head: tuple[str, ...], rows: Sequence[RowSpec], evaluations: Sequence[EvaluationSpec],
+    needs: Sequence[Cell],
+) -> Table:  # fmt: skip
+    """A cell of every row for every seed; the seed is the outer loop, so that a whole table is finished early."""
+    runs = {cell.row[1]: str(spec.run(cell.name)) for cell in needs if cell.row[0] == "teacher"}
+    teacher: Mapping[str, Any] = {"name": runs["sat"]} if runs else spec.teacher
+    if "natural" in runs:
+        both = "ardor.experiments.label_study:both"
+        teacher = {"name": both, "natural": runs["natural"], "robust": runs["sat"]}
+    cells = []
+    for seed in range(spec.seeds):
+        for parts, method, role in rows:
+            taught = method["name"] not in ("natural", "sat", "trades")
+            names = tuple(cell.name for cell in needs if taught or cell.row[0] != "teacher")
+            name = "-".join((spec.kind, *parts) if spec.kind in STUDIES else reversed(parts))
+            name = name.replace("/", "_").replace(", ", "-").replace(" ", "-")
+            config = _config(spec, method, role, seed, teacher if taught else {})
+            cells.append(Cell(f"{name}/s{seed}", parts, seed, config, names, tuple(evaluations)))
+    return Table(spec, (*needs, *cells), head, tuple(cells))
+
+
+def _best(spec: TableSpec) -> list[EvaluationSpec]:
+    """The evaluations of a study, of the best checkpoint."""
+    scale = spec.scale
+    return [EvaluationSpec("paper", "best", scale.limit), EvaluationSpec(scale.attack, "best", scale.attack_limit)]
+
+
+def _teachers(spec: TableSpec) -> list[Cell]:
     """The teacher that the bench trains itself, where none is named."""
-    if asked.scale.widest and not asked.teacher:
-        yield _teacher(asked, "sat")
+    return [] if spec.scale.full or spec.teacher else [_auxiliary(spec, "sat", "teacher")]
 
 
-def _teacher(asked: TableSpec, method: str) -> Cell:
-    words = (*_small(asked, "teacher", 0, method == "natural"), f"--method={method}")
-    return Cell(f"teacher-{method}/s0", ("teacher", method), 0, words, (), (_quickly(asked),))
+def _auxiliary(spec: TableSpec, method: str, role: str) -> Cell:
+    """A net without a teacher, of seed 0, that other cells need."""
+    name = f"teacher-{method}/s0" if role == "teacher" else f"{method}-{role}/s0"
+    config = _config(spec, {"name": method}, role, 0)
+    return Cell(name, (role, method), 0, config, (), tuple(_best(spec)[:1]))
 
 
-def _quickly(asked: TableSpec) -> EvaluationSpec:
-    """How a net is judged at least."""
-    return EvaluationSpec("paper", "best", asked.scale.judged)
+def _method(spec: TableSpec, name: str) -> dict[str, Any]:
+    """A method's config; at a small scale, what changes during a run does so within the few epochs."""
+    short = {"iad": {"begin": max(1, round(0.3 * spec.scale.epochs))}, "variance_gap": {"warmup": 2}}
+    return {"name": name} | ({} if spec.scale.full else short.get(name, {}))  # IAD in the paper: 60 of 200 epochs
 
 
-def _surrogate(asked: TableSpec) -> Cell:
-    """The net that transfer attacks are made against: SAT, as the paper does not say how it was trained."""
-    words = _words(asked, "sat", "resnet50", 0)
-    return Cell("sat-resnet50/s0", ("resnet50", "sat"), 0, words, (), (_quickly(asked),))
+def _config(
+    spec: TableSpec, method: Mapping[str, Any], role: str, seed: int, teacher: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The config of a run: at full scale the paper's recipe, else a short one, the same for every method."""
+    if spec.scale.full:
+        config: dict[str, Any] = _paper_recipe(spec, method["name"])
+        student: dict[str, Any] = {"name": role}
+    else:
+        epochs, (net, options) = spec.scale.epochs, spec.nets[role]
+        student = {"name": net, **options}
+        # Robust accuracies of a natural net are near 0 and would select a checkpoint by chance.
+        every = epochs if method["name"] == "natural" else min(2, epochs)
+        recipe = {
+            "epochs": epochs, "batch": 64, "lr": 0.2, "schedule": "one-cycle", "weight_decay": 5e-4,
+            "augment": "none", "val_every": every, "val_size": 500, "device": "cpu",
+        }  # fmt: skip
+        config = {"data": {}, "student": {}, "method": {}, "threat": {}, "recipe": recipe}
+    limit = {"limit": spec.train} if spec.train else {}
+    own: dict[str, Any] = {
+        "data": {**config["data"], "name": spec.data, **spec.data_options, **limit},
+        "student": student,
+        "method": method,
+        "threat": {"eps": spec.eps},
+        "recipe": {"seed": seed},
+    }
+    return dict(merged(config, own | ({"teacher": teacher} if teacher else {})))
 
 
-def _taught(asked: TableSpec) -> tuple[str, ...]:
-    if asked.teacher:
-        return asked.teacher
-    return () if not asked.scale.widest else (f"--teacher={asked.run(_teacher(asked, 'sat').name)}",)
+def _paper_recipe(spec: TableSpec, method: str) -> dict[str, Any]:
+    """The shipped recipe of a method, every part a mapping; data sets other than the papers' take CIFAR-10's."""
+    variants = read_yaml(find_recipe(method)).get("variants", {})
+    released = ["released"] if spec.released and "released" in variants else []
+    content = read_recipe(method, spec.data if spec.data in PAPER_DATA else "cifar10", released)
+    return {key: {"name": part} if isinstance(part, str) else part for key, part in content.items()}
 
 
-def _words(asked: TableSpec, method: str, student: str, seed: int) -> tuple[str, ...]:
-    """What trains `student` by `method`: at full scale the paper's own recipe."""
-    if not asked.scale.widest:
-        return _full(asked, method, student, seed)
-    words = (*_small(asked, student, seed, method == "natural"), f"--method={method}")
-    if method == "iad":  # 60 of 200 epochs in the paper
-        words += (f"--method.begin={max(1, round(0.3 * asked.scale.epochs))}",)
-    return words + (("--method.warmup=2",) if method == "variance_gap" else ())
-
-
-def _small(asked: TableSpec, role: str, seed: int, natural: bool = False) -> tuple[str, ...]:
-    """A short recipe, the same for every method; the net that plays `role`.
-
-    natural: looked at once, at the end, for robust accuracies near 0 would choose the best checkpoint by chance.
-    """
-    nets = asked.nets
-    roles = nets.students | {"teacher": nets.teacher, "resnet50": nets.surrogate}
-    name, options = roles[role]
-    every = asked.scale.epochs if natural else min(2, asked.scale.epochs)
-    numbers: dict[str, Any] = {
-        "epochs": asked.scale.epochs, "batch": 64, "lr": "0.2", "schedule": "one-cycle", "weight_decay": "5e-4",
-        "augment": "none", "val_every": every, "val_size": 500, "seed": seed, "device": "cpu",
-    }  # fmt: skip
-    return (
-        f"--data={asked.data}",
-        *asked.data_words,
-        *((f"--data.limit={asked.train}",) if asked.train else ()),
-        f"--student={name}",
-        *(f"--student.{key}={value:g}" for key, value in options.items()),
-        f"--threat.eps={asked.eps}",
-        *(f"--recipe.{key}={value}" for key, value in numbers.items()),
-    )
-
-
-def _full(asked: TableSpec, method: str, student: str, seed: int) -> tuple[str, ...]:
-    """The recipe file of the paper's row; other data than CIFAR take CIFAR-10's."""
-    data = asked.data if asked.data in TEACHERS else "cifar10"
-    file = recipe_file(f"{method}_{data}_{student}", asked.released)
-    words: tuple[str, ...] = (str(file), *asked.data_words, f"--recipe.seed={seed}", f"--threat.eps={asked.eps}")
-    words += (f"--data={asked.data}",) if asked.data != data else ()
-    return words + ((f"--data.limit={asked.train}",) if asked.train else ())
-
-
-def recipe_file(name: str, released: bool = False) -> Path:
-    """The recipe called `name`, its released form where there is one and it is asked for. Raises ConfigError."""
-    package = Path(ardor.__file__).parent
-    for folder in (package / "recipes", package.parent / "recipes"):  # inside a wheel, and beside the package
-        forms = [folder / f"{name}_released.yaml"] if released else []
-        for path in (*forms, folder / f"{name}.yaml"):
-            if path.is_file():
-                return path
-    raise ConfigError(f"expected the recipe {name}.yaml, got none in {package.parent / 'recipes'}: see docs/recipes.md")
-
-
-def asked_for(
-    word: str, scale: str, data: str | None, eps: str | None, folder: Path | None, **others: Any
+def spec_of(
+    name: str, scale: str, data: str | None = None, eps: str | None = None, folder: Path | None = None, **options: Any
 ) -> TableSpec:
-    """`whitebox-cifar10`, or `whitebox` with data of one's own, to what a bench is asked for. Raises ConfigError."""
-    kind, _, named = word.partition("-")
+    """The spec of a table by its name.
+
+    Parameters
+    ----------
+    name : `whitebox-cifar10`, or `whitebox` with `data`.
+    scale : smoke, small or full.
+    folder : default runs/bench/DATA-SCALE.
+    options : other fields of `TableSpec`; `train` defaults to the scale's.
+
+    Raises
+    ------
+    ConfigError
+        For a table that does not exist, without a data set or with two, and without a radius for data of the user's.
+    """
+    kind, _, named = name.partition("-")
     if kind not in TABLES:
         listed = ", ".join([*(f"{k}-cifar10" for k in TABLES), "or one of these words with --data"])
-        raise ConfigError(f'expected a table, got "{word}"{nearest(kind, TABLES)}: type one of {listed}')
+        raise ConfigError(f'expected a table, got "{name}"{nearest(kind, TABLES)}: type one of {listed}')
     if bool(named) == bool(data):
         got = "none" if not named else f"{named} and {data}"
         raise ConfigError(f"expected one data set, got {got}: type {kind}-cifar10, or {kind} --data npz:FILE")
-    name = named or str(data)
-    if eps is None and name not in EPS:
-        raise ConfigError(f"expected a radius for {name}, got none: type --eps 8/255, say")
-    plain = "".join(c if c.isalnum() else "_" for c in Path(name).name)
-    resolved = SCALES[scale]
-    train = others.pop("train", None)
-    return TableSpec(
-        kind,
-        name,
-        resolved,
-        eps or EPS[name],
-        (folder or Path("runs") / "bench" / f"{plain}-{scale}").resolve(),
-        train=resolved.train if train is None else train,
-        **others,
-    )
+    data = named or str(data)
+    if eps is None and data not in EPS:
+        raise ConfigError(f"expected a radius for {data}, got none: type --eps 8/255, say")
+    if options.get("train") is None:
+        options["train"] = SCALES[scale].train
+    plain = "".join(c if c.isalnum() else "_" for c in Path(data).name)
+    folder = (folder or Path("runs") / "bench" / f"{plain}-{scale}").resolve()
+    return TableSpec(kind, data, SCALES[scale], eps or EPS[data], folder, **options)

@@ -1,7 +1,7 @@
-"""Take the cells that nobody has taken, train and judge each, until none is left.
+"""Take the cells that no process has taken, train and evaluate each, until none is left.
 
 Any number of processes may do this on one folder at once. A killed one loses what its cell did since its last
-checkpoint: the run goes on from there, and a journal keeps the verdicts of AutoAttack batch by batch.
+checkpoint: the run continues from there, and a journal keeps the verdicts of AutoAttack batch by batch.
 """
 
 from __future__ import annotations
@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import nn
-
 from ardor import data as datasets
 from ardor import models
 from ardor.attacks import Suite, suites
 from ardor.attacks.suites import SUITES
 from ardor.attacks.threat import Linf
-from ardor.cli.commands.train import job_of
 from ardor.data.split import Split
 from ardor.diagnostics.teacher import require
 from ardor.engine.threads import restored
@@ -28,178 +25,186 @@ from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.variance import gaps_of
 from ardor.evaluation.verdicts import evaluate
-from ardor.experiments.cells import left, lock_of, note, report_path, state_of
+from ardor.experiments.cells import lock_of, pending, report_path, state_of, write_note
 from ardor.experiments.label_study import Both
-from ardor.experiments.tables import TAUGHT, Cell, EvaluationSpec, Table
+from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table
 from ardor.storage.config import number, read_yaml
 from ardor.storage.locks import locked
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
 from ardor.training.recipe import find_device
+from ardor.training.soft_labels import SoftLabelCache
 
 POLL = 1.0
-"""Seconds between two looks at cells that others work on."""
+"""Seconds between two passes over cells that other processes work on."""
 
 ProgressCallback: TypeAlias = Callable[[Cell, EpochRecord | Progress | str], None]
-"""Called with the cell, and an epoch that is done, the progress of an attack, or a sentence."""
+"""Called with the cell, and a finished epoch, the progress of an attack, or a sentence."""
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """A cell that could not be made: foreign, failed, or taught by such a one; and why."""
+class Problem:
+    """A cell that could not be made, since it is foreign, failed or needs such a one; and the reason."""
 
     cell: Cell
-    why: str
+    reason: str
 
 
-def work(table: Table, tell: ProgressCallback, after: Callable[[Cell], Any] = lambda cell: None) -> list[Trouble]:
-    """Make every cell that is missing; what is foreign or failed is left as it is and handed back.
+def work(
+    table: Table, progress: ProgressCallback, finished: Callable[[Cell], Any] = lambda cell: None
+) -> list[Problem]:
+    """Make every missing cell, wait for those of other processes, and take over those of dead ones.
 
-    after: called with each cell that is finished. Waits for cells in other processes' hands, and takes a dead one's.
+    Parameters
+    ----------
+    progress : called while a cell is made.
+    finished : called with each cell that this process finished.
+
+    Returns
+    -------
+    list of Problem
+        The cells that could not be made, which are left as they are.
+
+    Raises
+    ------
+    ArdorError
+        For a named teacher or transfer source that is missing, does not fit or does not match its record.
     """
-    _look_ahead(table, tell)
-    trouble: dict[str, Trouble] = {}
+    _check_named_nets(table, progress)
+    problems: dict[str, Problem] = {}
     waited = False
-    while True:
-        waiting = _pass(table, trouble, tell, after)
-        if not waiting:
-            return list(trouble.values())
+    while waiting := _pass(table, problems, progress, finished):
         if not waited:
-            tell(waiting[0], f"waits for other processes, {len(waiting)} cells")
+            progress(waiting[0], f"waits for other processes, {len(waiting)} cells")
         waited = True
         time.sleep(POLL)
+    return list(problems.values())
 
 
-def _look_ahead(table: Table, tell: ProgressCallback) -> None:
-    """Refuse a named teacher that is absent, does not fit or is not what it claims, before hours go into others."""
-    taught = [c for c in table.cells if c.row[-1] in TAUGHT and state_of(table.asked, c)[0] == "open"]
-    if taught and (table.asked.teacher or not table.asked.scale.widest):
-        job = job_of([*taught[0].words, f"--run={table.asked.run(taught[0].name)}"])
+def _check_named_nets(table: Table, progress: ProgressCallback) -> None:
+    """Refuse a teacher or transfer source that the user or a recipe names, before hours go into other cells."""
+    spec = table.spec
+    students = [c for c in table.cells if c.row[-1] in DISTILLATION and state_of(spec, c)[0] == "open"]
+    if students and (spec.teacher or spec.scale.full):
+        job = _job(table, students[0])
         check_setup(job.student, job.teacher, job.method, job.train, job.val)
-        _require_teacher(table, taught[0], job, tell)
-    judged = [(cell, j) for cell in table.cells for j in cell.judged if j.source == table.asked.transfer_from != ""]
-    if judged:
-        cell, judgement = judged[0]
-        data = job_of(cell.words, taught=False).val
-        _suite(table, judgement, Linf(number(table.asked.eps)), data)
+        _require_teacher(table, students[0], job, progress)
+    transfers = [(cell, e) for cell in table.cells for e in cell.evaluations if e.source == spec.transfer_from != ""]
+    for cell, evaluation in transfers[:1]:
+        _suite(table, evaluation, Job.from_config(cell.config, teacher=False).val)
 
 
 def _pass(
-    table: Table, trouble: dict[str, Trouble], tell: ProgressCallback, after: Callable[[Cell], Any]
+    table: Table, problems: dict[str, Problem], progress: ProgressCallback, finished: Callable[[Cell], Any]
 ) -> list[Cell]:
-    """Look at every cell once, in order; those that must wait."""
+    """Visit every cell once, in order, and make those that can be made; the cells that must wait."""
     waiting, done = [], set()
     for cell in table.cells:
-        if cell.name in trouble:
+        if cell.name in problems:
             continue
-        state, why = state_of(table.asked, cell)
+        state, reason = state_of(table.spec, cell)
         missing = [need for need in cell.needs if need not in done]
         if state in ("foreign", "failed"):
-            trouble[cell.name] = Trouble(cell, why)
+            problems[cell.name] = Problem(cell, reason)
         elif state == "done":
             done.add(cell.name)
-        elif any(need in trouble for need in missing):
-            trouble[cell.name] = Trouble(cell, f"it needs {missing[0]}")
-        elif missing:
+        elif any(need in problems for need in missing):
+            problems[cell.name] = Problem(cell, f"it needs {missing[0]}")
+        elif missing or not _make(table, cell, problems, progress):
             waiting.append(cell)
-        elif _make(table, cell, trouble, tell):
-            if cell.name not in trouble:
-                done.add(cell.name)
-                after(cell)
-        else:
-            waiting.append(cell)
+        elif cell.name not in problems:
+            done.add(cell.name)
+            finished(cell)
     return waiting
 
 
-def _make(table: Table, cell: Cell, trouble: dict[str, Trouble], tell: ProgressCallback) -> bool:
-    """Train and judge a cell; False where another process has it."""
-    with locked(lock_of(table.asked, cell), wait=False) as mine, restored():
-        if not mine:
+def _make(table: Table, cell: Cell, problems: dict[str, Problem], progress: ProgressCallback) -> bool:
+    """Train and evaluate a cell; False where another process has it."""
+    spec = table.spec
+    with locked(lock_of(spec, cell), wait=False) as acquired, restored():
+        if not acquired:
             return False
-        state, why = state_of(table.asked, cell)  # another process may have done it since
+        state, reason = state_of(spec, cell)  # another process may have made it since
         if state in ("foreign", "failed"):
-            trouble[cell.name] = Trouble(cell, why)
+            problems[cell.name] = Problem(cell, reason)
             return True
         try:
             if state == "open":
-                _train(table, cell, tell)
-            for judgement in left(table.asked, cell):
-                _judge(table, cell, judgement, tell)
-        except ArdorError as error:  # one cell's trouble is no other's
-            trouble[cell.name] = Trouble(cell, str(error))
-            if isinstance(error, DivergedError):  # so it would again: nothing in it is left to chance
-                note(table.asked, cell, failed=str(error))
+                _train(table, cell, progress)
+            for evaluation in pending(spec, cell):
+                _evaluate(table, cell, evaluation, progress)
+        except ArdorError as error:  # the other cells can still be made
+            problems[cell.name] = Problem(cell, str(error))
+            if isinstance(error, DivergedError):  # training is deterministic: it would diverge again
+                write_note(spec, cell, failed=str(error))
         return True
 
 
-def _train(table: Table, cell: Cell, tell: ProgressCallback) -> None:
+def _job(table: Table, cell: Cell) -> Job:
+    spec = table.spec
+    job = Job.from_config(cell.config, spec.run(cell.name))
+    job.soft_labels = SoftLabelCache(spec.folder / ".soft-labels")
+    job.gate, job.threads = spec.gate, spec.threads
+    return job
+
+
+def _train(table: Table, cell: Cell, progress: ProgressCallback) -> None:
     """From the beginning, or from the last checkpoint."""
-    began = time.perf_counter()
-    run = table.asked.run(cell.name)
-    job = job_of([*cell.words, f"--run={run}", f"--soft_labels_in={table.asked.folder / '.soft-labels'}"])
-    job.threads = table.asked.threads
+    start = time.perf_counter()
+    job = _job(table, cell)
     check_setup(job.student, job.teacher, job.method, job.train, job.val)
     set_threads(job)
-    _require_teacher(table, cell, job, tell)
-    note(table.asked, cell)  # not before: what a refused teacher never began is nobody's
+    _require_teacher(table, cell, job, progress)
+    write_note(table.spec, cell)  # after the gate: a refused teacher leaves no note
     for record in records_of(job):
-        tell(cell, record)
-    seconds = round(time.perf_counter() - began, 1)  # of this sitting
-    note(table.asked, cell, trained=True, epochs=job.recipe.epochs, images=len(job.train), seconds=seconds)
+        progress(cell, record)
+    seconds = round(time.perf_counter() - start, 1)  # since this process began
+    write_note(table.spec, cell, trained=True, epochs=job.recipe.epochs, images=len(job.train), seconds=seconds)
 
 
-def _require_teacher(table: Table, cell: Cell, job: Job, tell: ProgressCallback) -> None:
-    """Refuse a teacher that is not what it claims to be; the labels' natural teacher is meant to be weak.
+def _require_teacher(table: Table, cell: Cell, job: Job, progress: ProgressCallback) -> None:
+    """Refuse a teacher that does not match its record; not the label study's, whose natural teacher is not robust.
 
-    The student trained by SAT, where the bench has it, says how many of its adversarial examples transfer.
+    The student trained by SAT, where the bench has it, shows how many of its adversarial examples transfer.
     """
-    sat = next((c for c in table.cells if c.name == f"sat-{cell.row[0]}/s{cell.seed}"), None)
-    finished = sat is not None and state_of(table.asked, sat)[0] == "done"
-    student = models.load(table.asked.run(sat.name)) if sat is not None and finished else None
-    seen = None if isinstance(job.teacher, Both) else gate_of(job, student)
-    if seen is not None:
-        lines = "; ".join(line for line in seen.text().splitlines()[:4] if "not measured" not in line)
-        tell(cell, f"taught by {job.taught_by}: {lines}; {'refused' if seen.refused else 'passed'}")
-        require(seen)
+    if isinstance(job.teacher, Both):
+        return
+    spec, name = table.spec, f"sat-{cell.row[0]}/s{cell.seed}"
+    trained = any(c.name == name and state_of(spec, c)[0] == "done" for c in table.cells)
+    report = gate_of(job, models.load(spec.run(name)) if trained else None)
+    if report is not None:
+        lines = "; ".join(line for line in report.text().splitlines()[:4] if "not measured" not in line)
+        progress(cell, f"taught by {job.taught_by}: {lines}; {'refused' if report.refused else 'passed'}")
+        require(report)
 
 
-def _judge(table: Table, cell: Cell, judgement: EvaluationSpec, tell: ProgressCallback) -> None:
-    """Write the report of one judgement."""
-    asked, run = table.asked, table.asked.run(cell.name)
-    threat = Linf(number(asked.eps))
-    if judgement.suite == "gap":
-        gaps_of(run, threat, judgement.limit or 1000)
+def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: ProgressCallback) -> None:
+    """Write the report of one evaluation."""
+    spec, run = table.spec, table.spec.run(cell.name)
+    threat = Linf(number(spec.eps))
+    if evaluation.suite == "gap":
+        gaps_of(run, threat, evaluation.limit or 1000)
         return
     config = read_yaml(run / "config.yaml")
-    net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
-    split = _test_part(table, config)
-    split = split.limit(judgement.limit) if judgement.limit else split
-    where = report_path(asked, cell, judgement)
-    suite = _suite(table, judgement, threat, split)
-    journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
+    net = models.load(run, checkpoint=evaluation.checkpoint).to(find_device(config["recipe"]["device"]))
+    split = datasets.load_test(**{**config["data"], **spec.data_options, "name": spec.data})  # as located here
+    split = split.limit(evaluation.limit) if evaluation.limit else split
+    path = report_path(spec, cell, evaluation)
+    suite = _suite(table, evaluation, split)
+    journal = path.with_name(path.stem.replace("report-", "journal-", 1)) if suite.sequential else None
     batch = min(256, len(split))
-    report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: tell(cell, p))
-    report.title, report.training = f"{run} ({judgement.checkpoint})", config
+    report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: progress(cell, p))
+    report.title, report.training = f"{run} ({evaluation.checkpoint})", config
     report.findings = with_training(report.findings, config, threat.eps)
-    report.save(where)
+    report.save(path)
 
 
-def _test_part(table: Table, config: dict[str, Any]) -> Split:
-    """The test images of a run's data, where they lie for this process."""
-    words = dict(word.removeprefix("--data.").split("=", 1) for word in table.asked.data_words)
-    return datasets.load_test(**{**config["data"], **words, "name": table.asked.data})
-
-
-def _suite(table: Table, judgement: EvaluationSpec, threat: Linf, split: Split) -> Suite:
-    if judgement.suite == "transfer":
-        source = _source(table, judgement.source)
-        models.require_fit(source, split.shape, split.classes, "surrogate")
-        return suites.transfer(threat, source)
-    return SUITES[judgement.suite](threat)
-
-
-def _source(table: Table, name: str) -> nn.Module:
-    """The net that transfer is from: a cell of this bench, or what --transfer_from names."""
-    run = table.asked.run(name)
-    return models.load(run if run.is_dir() else Path(name))
+def _suite(table: Table, evaluation: EvaluationSpec, split: Split) -> Suite:
+    threat = Linf(number(table.spec.eps))
+    if evaluation.suite != "transfer":
+        return SUITES[evaluation.suite](threat)
+    run = table.spec.run(evaluation.source)
+    source = models.load(run if run.is_dir() else Path(evaluation.source))
+    models.require_fit(source, split.shape, split.classes, "surrogate")
+    return suites.transfer(threat, source)

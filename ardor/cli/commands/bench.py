@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,14 +10,14 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from ardor import experiments as benches
+from ardor import experiments
 from ardor.cli import display
 from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError, DataError, ModelError
-from ardor.evaluation.progress import Progress as Moment
+from ardor.evaluation.progress import Progress as AttackProgress
 from ardor.experiments.cells import note_of, state_of
 from ardor.experiments.sheet import missing
-from ardor.experiments.tables import METHODS, STUDENTS, Cell, Table, asked_for
+from ardor.experiments.tables import METHODS, STUDENTS, Cell, Table, spec_of
 from ardor.storage.imports import nearest
 from ardor.training.epoch import EpochRecord
 
@@ -63,21 +64,19 @@ def bench(
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
     if teacher_weights and not teacher and scale != "full":
         raise ConfigError(f"expected --teacher with --teacher_weights, got {teacher_weights} alone: name the net too")
-    data_words = [] if root is None else [f"--data.root={root}"]
-    taught = [] if teacher is None else [f"--teacher={teacher}"]
-    taught += [] if teacher_weights is None else [f"--teacher.weights={teacher_weights}"]
-    asked = asked_for(
+    named = {"name": teacher, "weights": teacher_weights}
+    spec = spec_of(
         table,
         scale,
         data,
         eps,
-        out.resolve() if out else None,
+        out,
         seeds=seeds,
         students=_known(students, STUDENTS, "students"),
         methods=_known(methods, METHODS, "methods"),
-        data_words=tuple(data_words),
+        data_options={} if root is None else {"root": root},
         train=limit,
-        teacher=tuple(taught),
+        teacher={key: value for key, value in named.items() if value is not None},
         transfer_from=transfer_from or "",
         released=released,
         gate=gate,
@@ -85,36 +84,30 @@ def bench(
     )
     if threads is not None:
         use_threads(threads)
-    if not asked.scale.widest:
-        benches.table_of(asked)  # which refuses what no image is needed for
+    if not spec.scale.full:
+        experiments.table_of(spec)  # refuses what needs no image
     try:
-        made = benches.table_of(asked.seen())
-    except DataError as error:  # which speaks of options of `ardor train`
+        result = experiments.table_of(spec.with_images())
+    except DataError as error:  # it names options of `ardor train`
         raise DataError(str(error).replace("type --data.download true (download=True), or put", "put")) from error
-    said: dict[str, Any] = {"data": data, "eps": eps, "limit": limit, "students": students, "methods": methods}
-    said |= {"root": root, "teacher": teacher, "teacher_weights": teacher_weights, "transfer_from": transfer_from}
-    said |= {"released": released or None}
-    command = _command(table, scale, seeds, said)
     if plan:
-        return _plan(made)
-    return _work(made, command)
+        return _plan(result)
+    given: dict[str, Any] = {"data": data, "eps": eps, "limit": limit, "students": students, "methods": methods}
+    given |= {"root": root, "teacher": teacher, "teacher_weights": teacher_weights, "transfer_from": transfer_from}
+    given |= {"released": released or None}
+    return _work(result, _command(table, scale, seeds, given))
 
 
 def _plan(table: Table) -> int:
     with display.progress("plan", len(table.cells)) as move:
-        done: list[str] = []
-
-        def tell(name: str) -> None:
-            done.append(name)
-            move(len(done), name)
-
-        costs = benches.plan(table, tell)
+        count = itertools.count(1)
+        costs = experiments.plan(table, lambda name: move(next(count), name))
     for cost in costs:
-        display.say(f"{cost.cell.name:44} train {_hours(cost.train)}  attacks at most {_hours(cost.judge)}")
-    train, judge = sum(c.train for c in costs), sum(c.judge for c in costs)
+        display.say(f"{cost.cell.name:44} train {_hours(cost.train)}  attacks at most {_hours(cost.evaluate)}")
+    train, evaluate = sum(c.train for c in costs), sum(c.evaluate for c in costs)
     display.say(
         f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {_hours(train)}, "
-        f"attacks at most {_hours(judge)}. The same command without --plan starts it."
+        f"attacks at most {_hours(evaluate)}. The same command without --plan starts it."
     )
     return 0
 
@@ -124,34 +117,34 @@ def _work(table: Table, command: str) -> int:
     columns = (*parts, TextColumn("{task.fields[word]}"))
     with Progress(*columns, console=display.err, transient=True, disable=not display.err.is_terminal) as bars:
         total = len(table.cells)
-        task = bars.add_task(table.asked.kind, total=total, completed=total - len(missing(table)), word="")
+        task = bars.add_task(table.spec.kind, total=total, completed=total - len(missing(table)), word="")
 
-        def tell(cell: Cell, what: EpochRecord | Moment | str) -> None:
-            if isinstance(what, str):
-                display.say(f"{cell.name}: {what}")
+        def progress(cell: Cell, event: EpochRecord | AttackProgress | str) -> None:
+            if isinstance(event, str):
+                display.say(f"{cell.name}: {event}")
                 return
-            word = str(what) if isinstance(what, EpochRecord) else f"{what.attack} {what.done}/{what.todo}"
+            word = str(event) if isinstance(event, EpochRecord) else f"{event.attack} {event.done}/{event.todo}"
             bars.update(task, description=cell.name, word=word)
 
-        def after(cell: Cell) -> None:
-            benches.write_sheets(table, command)
+        def finished(cell: Cell) -> None:
+            experiments.write_sheets(table, command)
             done = total - len(missing(table))  # others may have finished cells too
             bars.update(task, completed=done)
             display.say(f"{done}/{total}  {cell.name} finished")
 
-        trouble = benches.work(table, tell, after)
-    paths = benches.write_sheets(table, command, trouble)
+        problems = experiments.work(table, progress, finished)
+    paths = experiments.write_sheets(table, command, problems)
     display.say(paths[1].read_text(encoding="utf-8"))
     display.say(f"Written: {', '.join(map(str, paths))}")
-    if trouble:
-        first = trouble[0]
-        state, _ = state_of(table.asked, first.cell)
-        where = note_of(table.asked, first.cell)
+    if problems:
+        first = problems[0]
+        state, _ = state_of(table.spec, first.cell)
+        where = note_of(table.spec, first.cell)
         next_ = f"type --out with a new folder, or move {where} and the run beside it away"
         next_ = next_ if state in ("foreign", "failed") else "see the table"
         raise ModelError(
-            f"expected every net of the table, got {len(trouble)} that could not be made, first {first.cell.name} "
-            f"({first.why}): {next_}"
+            f"expected every net of the table, got {len(problems)} that could not be made, first {first.cell.name} "
+            f"({first.reason}): {next_}"
         )
     return 0
 
@@ -163,10 +156,10 @@ def _known(words: list[str] | None, choices: tuple[str, ...], what: str) -> tupl
     return tuple(words) if words else choices
 
 
-def _command(table: str, scale: str, seeds: int, said: dict[str, Any]) -> str:
+def _command(table: str, scale: str, seeds: int, given: dict[str, Any]) -> str:
     """The words that make the same table anywhere."""
     words = ["ardor", "bench", table, "--scale", scale, "--seeds", str(seeds)]
-    for key, value in said.items():
+    for key, value in given.items():
         if value is not None:
             many = value if isinstance(value, list) else [] if value is True else [value]
             words += [f"--{key}", *map(str, many)]
