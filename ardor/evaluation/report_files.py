@@ -42,6 +42,17 @@ def default_out(
     return Run(run or Path()).report(words)
 
 
+def reports_of(run: Path) -> tuple[list[Report], list[str]]:
+    """The reports of a run by name, and why one cannot be read; they may be of other weights than the run's now."""
+    reports, unread = [], []
+    for path in sorted(Run(run).reports()):
+        try:
+            reports.append(Report.load(path))
+        except ConfigError as error:
+            unread.append(f"{path.name}: {error}")
+    return reports, unread
+
+
 def report_of(run: Path) -> Report:
     """The run's newest report, of the best checkpoint if there is one, and of the files for a device only where there
     is no other: those have a section of their own. Raises ConfigError where it was not judged."""

@@ -98,6 +98,12 @@ def split_of(run: Path) -> Split:
     return data.load_test(**Run(run).config["data"])
 
 
+def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
+    """What `gaps_of` kept, and of which net, images and radii."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return [GapPoint(**point) for point in kept["points"]], kept["key"]
+
+
 def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     """Variance gap and robust accuracy at nine radii from 0 to twice eps, kept in the run's folder.
 
@@ -113,9 +119,9 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
     path = Run(run).variance_gap
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return [GapPoint(**point) for point in kept["points"]]
+        points, measured = read_gaps(path)
+        if measured == key:
+            return points
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -62,12 +62,15 @@ class Run:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._config = self.folder / "config.yaml"
-        self.metrics_file = self.folder / "metrics.jsonl"
+        self.metrics_file, self.log = self.folder / "metrics.jsonl", self.folder / "log.json"
+        self.state, self.previous = self.folder / "state.safetensors", self.folder / "previous.safetensors"
+        self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
+        self.variance_gap = self.folder / "variance_gap.json"
 
     @staticmethod
-    def within(folder: Path) -> list[Run]:
-        """The runs directly in a folder, by name."""
-        return [Run(path.parent) for path in sorted(folder.glob("*/config.yaml"))]
+    def within(folder: Path) -> list[Path]:
+        """The folders of the runs in a folder, by name."""
+        return sorted(path.parent for path in folder.glob("*/config.yaml"))
 
     @property
     def exists(self) -> bool:
@@ -162,31 +165,6 @@ class Run:
             return None
         attack = mapping(mapping(self.config.get("recipe")).get("val_attack"))
         return Validation(line["epoch"], line[f"{of}_clean"], line.get(f"{of}_robust"), attack)
-
-    @property
-    def state(self) -> Path:
-        """The state to resume from."""
-        return self.folder / "state.safetensors"
-
-    @property
-    def previous(self) -> Path:
-        """The state one epoch before `state`."""
-        return self.folder / "previous.safetensors"
-
-    @property
-    def new_state(self) -> Path:
-        """A state that is written and not yet in its place."""
-        return self.folder / ".state.new.safetensors"
-
-    @property
-    def log(self) -> Path:
-        """How far each tracker is."""
-        return self.folder / "log.json"
-
-    @property
-    def variance_gap(self) -> Path:
-        """Robust accuracy and variance gap over radii."""
-        return self.folder / "variance_gap.json"
 
     def report(self, words: Iterable[str]) -> Path:
         """The report whose name has these words: suite, norm, eps, checkpoint, and what else distinguishes it."""

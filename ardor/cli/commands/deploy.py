@@ -13,7 +13,6 @@ from ardor import data as datasets
 from ardor import models
 from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.commands.export import reports_of
 from ardor.cli.options import grouped, options_for, piece, values, with_options
 from ardor.cli.selection import find_threat, first_stage, run_of, trained_threat
 from ardor.deployment.variants.comparison import DeploymentReport
@@ -21,6 +20,7 @@ from ardor.deployment.variants.run_files import deploy_run, files_of, prepare
 from ardor.engine import threads
 from ardor.errors import ConfigError
 from ardor.evaluation.progress import Progress
+from ardor.evaluation.report_files import reports_of
 from ardor.storage.runs import Run
 
 HELP = """Compare a run's net with what a device would get: size, latency, and what each form withstands.
@@ -88,7 +88,7 @@ def deploy(
             more.resolved_threat,
             force=force,
             agreement=agreement,
-            reports=reports_of(run),
+            reports=reports_of(run)[0],
             seed=seed,
         )
         for done, form in enumerate(made_of, 1):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +20,7 @@ from ardor.deployment.export import export as write
 from ardor.deployment.export.formats import SUFFIX
 from ardor.engine import threads
 from ardor.errors import ConfigError
-from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import reports_of
 from ardor.storage.runs import Run
 
 NAMES = ("data", "model", "threat")
@@ -107,7 +106,7 @@ def export(
             force=force,
             agreement=agreement,
             limit=limit,
-            reports=reports_of(run) if run else (),
+            reports=reports_of(run)[0] if run else (),
             seed=seed,
         )
     display.say(str(made))
@@ -135,12 +134,3 @@ def _splits(source: dict[str, Any], to: str, part: str) -> tuple[Split | None, S
         return None, datasets.load_test(**source)  # some data are for evaluation only
     train, val, test = datasets.load(**source)
     return train, test if part == "test" else val
-
-
-def reports_of(run: Path) -> list[Report]:
-    """The reports in a run's folder that can be read; whose net they judged is looked at later."""
-    found = []
-    for path in sorted(Run(run).reports()):
-        with contextlib.suppress(ConfigError):
-            found.append(Report.load(path))
-    return found

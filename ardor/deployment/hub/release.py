@@ -16,6 +16,7 @@ from ardor.deployment.variants.run_files import current
 from ardor.diagnostics.record import record_of
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import reports_of
 from ardor.storage.config import as_text
 from ardor.storage.runs import Run
 
@@ -72,7 +73,7 @@ def release_of(run: str | Path, checkpoint: str = "best") -> Release:
     if not folder.exists:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor push runs/NAME")
     config = folder.config
-    reports, unread = _reports(folder)
+    reports, unread = reports_of(run)
     files = folder.onnx_files()
     shape, names = _images(net, files, config)
     chosen, (compared, why) = _chosen(run, net, checkpoint), current(run, checkpoint)
@@ -107,16 +108,6 @@ def evidence_of(release: Release) -> Evidence:
     reports = tuple(r for r in release.reports if r.model.get("hash") == weights)
     files.sort(key=lambda file: (str(file.metadata["to"]), file.path.name))  # float32 first
     return Evidence(weights, reports, tuple(files), tuple(left_out))
-
-
-def _reports(run: Run) -> tuple[list[Report], list[str]]:
-    found, unread = [], []
-    for path in sorted(run.reports()):
-        try:
-            found.append(Report.load(path))
-        except ConfigError as error:
-            unread.append(f"{path.name}: {error}")
-    return found, unread
 
 
 def _table(compared: DeploymentReport) -> str:

@@ -34,13 +34,11 @@ def side_of(path: Path) -> Side:
         )
     runs: dict[int | None, Path] = {}
     for child in children:
-        folder = child.folder
-        seed = seed_in(child.config, folder)
+        seed = seed_in(Run(child).config, child)
         if seed is None or seed in runs:
-            twice = f"seed {seed} twice, in {runs.get(seed)} and {folder}"
-            got = f"{folder} without recipe.seed" if seed is None else twice
+            got = f"{child} without recipe.seed" if seed is None else f"seed {seed} twice, in {runs[seed]} and {child}"
             raise ConfigError(f"expected runs of different seeds in {path}, got {got}: keep one method in a folder")
-        runs[seed] = folder
+        runs[seed] = child
     return Side(path, runs, folder=True)
 
 
