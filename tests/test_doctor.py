@@ -19,7 +19,7 @@ from ardor import attacks
 from ardor.attacks import CW, FGSM, PGD, Suite
 from ardor.attacks.threat import L2, Linf
 from ardor.diagnostics.doctor import Examination, doctor, examine, radii
-from ardor.diagnostics.record import NetRecord
+from ardor.diagnostics.record import Record
 from ardor.errors import ConfigError, DataError, ModelError
 from ardor.evaluation.findings import SYMPTOMS
 from ardor.evaluation.verdicts import evaluate
@@ -180,11 +180,11 @@ def test_a_robust_record_is_compared_under_its_own_attack(healthy, data):
     net = Wrapped(healthy, after=lambda z: z.softmax(1)).eval()
     attack = PGD(THREAT, steps=5)
     report = evaluate(net, data, Suite("validation", THREAT, {"validation": attack}), batch=100, seed=3)
-    said = NetRecord(report.clean.value, report.worst_case.value, attack, data, 3)
+    said = Record(report.clean.value, report.worst_case.value, THREAT.eps, replay=attack, seed=3)
     found = examine(net, data, THREAT, record=said, limit=5)
     assert names(found.findings) == ["probabilities"]
     assert found.accuracies["robust on test"].k == report.worst_case.k < 180
-    for wrong in (dataclasses.replace(said, robust=0.4), dataclasses.replace(said, attack=PGD(Linf(0.3)))):
+    for wrong in (dataclasses.replace(said, robust=0.4), dataclasses.replace(said, replay=PGD(Linf(0.3)))):
         found = examine(net, data, THREAT, record=wrong, limit=5)
         assert names(found.findings) == ["probabilities", "record"]
         assert "robust accuracy" in found.findings[1].evidence

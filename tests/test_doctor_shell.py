@@ -9,7 +9,7 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.cli.main import main
 from ardor.diagnostics.doctor import examine
-from ardor.diagnostics.record import record_of
+from ardor.diagnostics.record import record_of_run, validation_images
 
 # At the shell.
 TRAIN = [
@@ -35,11 +35,11 @@ def run(runs, monkeypatch, capsys):
 
 def test_a_run_is_its_own_record(run):
     line = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()][-1]
-    last = record_of(run, "last")
-    assert (last.clean, last.robust, last.attack) == (line["val_clean"], line["val_robust"], PGD(Linf(0.05), steps=10))
-    assert len(last.data) == 100
+    last, images = record_of_run(run, "last"), validation_images(run)
+    assert (last.clean, last.robust, last.replay) == (line["val_clean"], line["val_robust"], PGD(Linf(0.05), steps=10))
+    assert len(images) == 100
     net = ardor.models.load(run, checkpoint="last")
-    seen = examine(net, last.data, Linf(0.05), record=last, limit=1)
+    seen = examine(net, images, Linf(0.05), record=last, limit=1)
     assert seen.accuracies["clean on val"].value == line["val_clean"]
     assert seen.accuracies["robust on val"].value == line["val_robust"]
 
@@ -53,13 +53,13 @@ def test_the_record_is_of_the_checkpoint_that_is_asked_for(run, tmp_path):
     for i, line in enumerate(lines):
         line["val_clean"] = i / 10
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert (record_of(tmp_path, "best").clean, record_of(tmp_path, "last").clean) == (best / 10, 0.2)
+    assert (record_of_run(tmp_path, "best").clean, record_of_run(tmp_path, "last").clean) == (best / 10, 0.2)
     said = (run / "config.yaml").read_text().replace("name: PGD", "name: mine.py:PGD")
     (tmp_path / "config.yaml").write_text(said)
-    assert record_of(tmp_path, "best").robust is None, "an attack of a user's own is not rebuilt"
+    assert record_of_run(tmp_path, "best").replay is None, "an attack of a user's own is not rebuilt"
     lines[2]["val_clean"] = None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert record_of(tmp_path, "last") is None
+    assert record_of_run(tmp_path, "last") is None
 
 
 def shown(capsys, *words):

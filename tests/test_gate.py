@@ -24,7 +24,7 @@ from ardor.attacks.threat import Linf
 from ardor.cli.commands import gate as command
 from ardor.data.split import Split
 from ardor.diagnostics.probe import Probe
-from ardor.diagnostics.record import Record, claim_of
+from ardor.diagnostics.record import Record, record_of
 from ardor.diagnostics.teacher import Entropy, TeacherReport, examine_teacher, require, wants_robust
 from ardor.diagnostics.teacher.causes import GAIN, brings_back, class_order, repairs
 from ardor.diagnostics.teacher.robustness import within
@@ -229,11 +229,11 @@ def test_the_record_of_a_known_teacher(monkeypatch):
         classes=10,
     )
     monkeypatch.setattr(known_teachers, "known_of", lambda net: said)
-    claim = claim_of("robustbench:Known2026", nn.Identity())
+    claim = record_of("robustbench:Known2026", nn.Identity())
     assert claim == Record(0.85, 0.53, 0.031, "Known2026", "AutoAttack", "linf", "cifar10", (3, 32, 32))
     monkeypatch.setattr(known_teachers, "known_of", lambda net: None)
-    assert claim_of("resnet18", nn.Identity()) is None
-    assert claim_of(None, nn.Identity()) is None
+    assert record_of("resnet18", nn.Identity()) is None
+    assert record_of(None, nn.Identity()) is None
 
 
 @pytest.fixture(scope="module")
@@ -249,15 +249,15 @@ def run(parts, tmp_path_factory):
 
 def test_the_record_of_a_run_is_of_the_checkpoint_that_was_loaded(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    claim = claim_of(run, ardor.models.load(run, checkpoint="last"))
+    claim = record_of(run, ardor.models.load(run, checkpoint="last"))
     last = [line for line in lines if line.get("epoch") == 2][-1]
     assert (claim.clean, claim.robust) == (last["val_clean"], last["val_robust"])
     assert claim.of == f"{run} (last)"
-    best = claim_of(str(run), ardor.models.load(run))
+    best = record_of(str(run), ardor.models.load(run))
     assert best.robust == max(line["val_robust"] for line in lines if "val_robust" in line)
     assert (best.eps, best.attack, best.norm, best.data) == (EPS, "PGD-7", "linf", "digits")
     assert best.of == f"{run} (best)"
-    assert claim_of(run, nn.Identity()) == best
+    assert record_of(run, nn.Identity()) == best
 
 
 def test_a_run_that_was_never_validated_has_no_record(run, tmp_path):
@@ -265,7 +265,7 @@ def test_a_run_that_was_never_validated_has_no_record(run, tmp_path):
     bare.mkdir()
     for name in ("config.yaml", "best.safetensors"):
         (bare / name).write_bytes((run / name).read_bytes())
-    assert claim_of(bare, nn.Identity()) is None
+    assert record_of(bare, nn.Identity()) is None
 
 
 # The shell

@@ -10,7 +10,7 @@ import pytest
 from for_logs import CONFIG, curves, epoch, finish, train
 
 import ardor
-from ardor.storage.runs import history
+from ardor.storage.runs import Run
 from ardor.training.trackers import log_to, scalars
 from ardor.training.trackers.mlflow import flat
 
@@ -237,8 +237,8 @@ def test_ctrl_c_goes_through_a_log(run, wandb, monkeypatch):
 
 
 def test_history_leaves_out_what_is_no_record(run):
-    assert history(run) == []
+    assert Run(run).metrics() == []
     finish(run, epoch(1))
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b'3\n{"a": 1}\n\xff\xfe\n\n{"epo')
-    assert [line["epoch"] for line in history(run)] == [1]
+    assert [line["epoch"] for line in Run(run).metrics()] == [1]

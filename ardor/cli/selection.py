@@ -17,7 +17,7 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.storage.config import number, read_yaml
 from ardor.storage.imports import nearest
-from ardor.storage.runs import completed
+from ardor.storage.runs import Run
 from ardor.types import Threat
 
 INNER: dict[str, Callable[..., Any]] = {"pgd": attacks.PGD, "fgsm": attacks.FGSM, "apgd": attacks.APGD}
@@ -48,9 +48,7 @@ def first_stage(argv: Sequence[str], keys: Sequence[str], recipe: bool = False) 
     """
     path = Path(argv[0]) if recipe and argv and not argv[0].startswith("-") else None
     goes_on = path is not None and path.is_dir()  # a run's folder
-    path = path / "config.yaml" if path and goes_on else path
-    content = read_yaml(path) if path else {}
-    content = completed(content) if goes_on else content
+    content = (Run(path).config if goes_on else read_yaml(path)) if path else {}
     content = _smoked(content, content.pop("smoke", None), "--smoke" in argv, path)
     if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
         raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
@@ -170,10 +168,14 @@ def find_split(trained: dict[str, Any], name: str | None, part: str, options: di
     return datasets.load(**source)[0 if part == "train" else 1]
 
 
-def trained_threat(trained: dict[str, Any]) -> Threat | None:
+def run_of(argv: Sequence[str]) -> Run | None:
+    """The run whose folder is the first word; None where it is none."""
+    run = Run(argv[0]) if argv and not argv[0].startswith("-") else None
+    return run if run and run.exists else None
+
+
+def trained_threat(run: Run | None) -> Threat | None:
     """The threat that a run's method was trained under, or else validated under."""
-    for attack in (trained.get("method", {}).get("attack"), trained.get("recipe", {}).get("val_attack")):
-        said = attack.get("threat") if isinstance(attack, dict) else None
-        if isinstance(said, dict) and str(said.get("name")).lower() in BY_NAME:
-            return BY_NAME[said["name"].lower()](number(said["eps"]))
-    return None
+    threat = run.threat if run else {}
+    kind = BY_NAME.get(str(threat.get("name")).lower())
+    return kind(number(threat["eps"])) if kind else None

@@ -21,7 +21,7 @@ from ardor.attacks import APGD, CW, FGSM, PGD, Square
 from ardor.attacks.threat import L2, L2_LARGEST, Linf
 from ardor.data.split import Split
 from ardor.diagnostics.probe import AttackProbe, batch_on
-from ardor.diagnostics.record import NetRecord
+from ardor.diagnostics.record import Record
 from ardor.engine.modes import attack_view
 from ardor.errors import DataError
 from ardor.evaluation import checks
@@ -68,7 +68,8 @@ def examine(
     data: Split,
     threat: Threat,
     *,
-    record: float | NetRecord | None = None,
+    record: float | Record | None = None,
+    recorded: Split | None = None,
     limit: int = LIMIT,
     batch: int = 256,
     seed: int = 0,
@@ -76,9 +77,9 @@ def examine(
 ) -> Examination:
     """`doctor`, with what was measured on the way.
 
-    record: see Record; a number is the clean accuracy that somebody claims on data such as `data`. limit: how many of
-    them are attacked at most, classes in proportion. batch: how many at once. Modes, flags, gradients and the global
-    generator are put back. Raises ModelError where net and data do not fit, or logits are not finite.
+    record: see Record; a number is a clean accuracy. recorded: the images of the record, `data` by default. limit: how
+    many images of `data` are attacked at most, classes in proportion. batch: how many at once. Modes, flags, gradients
+    and the global generator are put back. Raises ModelError where net and data do not fit, or logits are not finite.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
@@ -93,8 +94,9 @@ def examine(
         with attack_view(net) as view:
             if record is not None:
                 tell("record")
-                said = record if isinstance(record, NetRecord) else NetRecord(record)
-                seen.findings += _against(said, AttackProbe(net, view, said.data or data, batch, said.seed), seen)
+                record = record if isinstance(record, Record) else Record(record)
+                bed = AttackProbe(net, view, recorded or data, batch, record.seed)
+                seen.findings += _against(record, bed, seen)
             _attacked(AttackProbe(net, view, part, batch, seed), threat, seen, tell)
     seen.findings = without_consequences(seen.findings)
     return seen
@@ -113,13 +115,13 @@ def _counted(progress: ProgressCallback | None, parts: int) -> Callable[[str], N
     return lambda name: progress(name, next(done), parts) if progress is not None else None
 
 
-def _against(said: NetRecord, bed: AttackProbe, seen: Examination) -> Iterator[Finding]:
-    """Findings where the net is not what its record says."""
+def _against(record: Record, bed: AttackProbe, seen: Examination) -> Iterator[Finding]:
+    """Findings where the net does not match its record."""
     bed = dataclasses.replace(bed, data=bed.data.limit(RECORD_LIMIT))
     right = bed.right()
-    rows: list[tuple[str, Tensor, float]] = [("clean", right, said.clean)]
-    if said.robust is not None and said.attack is not None:
-        rows.append(("robust", bed.under("validation", said.attack, right), said.robust))
+    rows: list[tuple[str, Tensor, float]] = [("clean", right, record.clean)]
+    if record.robust is not None and record.replay is not None:
+        rows.append(("robust", bed.under("validation", record.replay, right), record.robust))
     for what, mask, claimed in rows:
         seen.accuracies[f"{what} on {bed.data.part}"] = measured = _share(mask)
         yield from present(checks.record(f"{what} accuracy on {bed.data.part}", measured, claimed))

@@ -25,8 +25,8 @@ from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.losses import covariance
 from ardor.noise import Noise
-from ardor.storage.config import read_yaml
 from ardor.storage.files import write_atomic
+from ardor.storage.runs import Run
 from ardor.types import Threat
 
 RADII = tuple(r / 255 for r in range(0, 18, 2))
@@ -95,7 +95,13 @@ def pearson(points: list[GapPoint]) -> float:
 
 def split_of(run: Path) -> Split:
     """The test part of the data that a run was trained on."""
-    return data.load_test(**read_yaml(run / "config.yaml")["data"])
+    return data.load_test(**Run(run).config["data"])
+
+
+def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
+    """What `gaps_of` kept, and of which net, images and radii."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return [GapPoint(**point) for point in kept["points"]], kept["key"]
 
 
 def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
@@ -111,11 +117,11 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     split = split_of(run).limit(limit)
     radii = tuple(threat.eps * k / 4 for k in range(9))
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
-    path = run / "variance_gap.json"
+    path = Run(run).variance_gap
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return [GapPoint(**point) for point in kept["points"]]
+        points, measured = read_gaps(path)
+        if measured == key:
+            return points
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

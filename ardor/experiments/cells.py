@@ -21,6 +21,7 @@ from ardor.evaluation.report import Report
 from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
 from ardor.storage.files import write_atomic
+from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors
 from ardor.version import __version__
 
@@ -74,7 +75,7 @@ def _inside(folder: Path, value: str) -> str:
 
 def weights_of(name: str, checkpoint: str = "best") -> str:
     """A hash of the weights in a run's folder or a file; "" where there is none."""
-    path = Path(name) / f"{checkpoint}.safetensors" if Path(name).is_dir() else Path(name)
+    path = Run(name).checkpoint(checkpoint) if Path(name).is_dir() else Path(name)
     if not path.is_file():
         return ""
     there = path.stat()
@@ -146,13 +147,13 @@ def _net(run: Path, checkpoint: str, _weights: str) -> str:
 
 def report_path(asked: TableSpec, cell: Cell, judgement: EvaluationSpec) -> Path:
     """Where a judgement's report lies, named as `ardor evaluate` names it, but for a transfer's source."""
-    run = asked.run(cell.name)
+    run = Run(asked.run(cell.name))
     if judgement.suite == "gap":
-        return run / "variance_gap.json"
+        return run.variance_gap
     words = [judgement.suite, "linf", as_text(number(asked.eps)).replace("/", "_"), judgement.checkpoint]
     words += [f"limit{judgement.limit}"] if judgement.limit else []
     words += [f"from{source_hash(asked, judgement)}"] if judgement.source else []
-    return run / f"report-{'-'.join(words)}.json"
+    return run.report(words)
 
 
 def source_hash(asked: TableSpec, judgement: EvaluationSpec) -> str:

@@ -30,7 +30,7 @@ from ardor.experiments.tables import Cell, Table
 from ardor.models.known import find
 from ardor.noise import Noise, seeded
 from ardor.storage.config import number, read_yaml
-from ardor.storage.runs import curve_of
+from ardor.storage.runs import Run
 from ardor.training.job import Job
 from ardor.training.loop import step
 from ardor.training.preflight import check_setup
@@ -65,7 +65,7 @@ def plan(table: Table, tell: Callable[[str], None] = lambda name: None) -> list[
             speeds[kind] = _speed(table, cell)
         per_image, per_pass, job = speeds[kind]
         tests = tests or len(datasets.load_test(**job.train.source))
-        to_do = job.recipe.epochs - len(curve_of(table.asked.run(cell.name))) if state == "open" else 0
+        to_do = job.recipe.epochs - len(Run(table.asked.run(cell.name)).metrics()) if state == "open" else 0
         images = len(job.train) * to_do
         looks = images / len(job.train) / job.recipe.val_every
         validation = looks * (job.recipe.val_size or len(job.val)) * 21 * per_pass  # PGD-10 and the clean images

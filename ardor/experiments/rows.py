@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ardor.evaluation.comparison.significance import t_quantile
 from ardor.evaluation.proportion import Z95, Proportion, mean_sd
 from ardor.evaluation.report import Report
-from ardor.evaluation.variance import GapPoint, pearson
+from ardor.evaluation.variance import GapPoint, pearson, read_gaps
 from ardor.experiments.cells import report_of, report_path, state_of
 from ardor.experiments.published import N, published_rows
 from ardor.experiments.tables import EPS, Cell, EvaluationSpec, Table, TableSpec
@@ -101,7 +99,7 @@ def _row(asked: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[
     row = Row(parts, checkpoint, tuple(cell.seed for cell in ready), len(cells))
     for judgement in judged if ready else ():
         if judgement.suite == "gap":
-            row.gaps = [_gaps(report_path(asked, cell, judgement)) for cell in ready]
+            row.gaps = [read_gaps(report_path(asked, cell, judgement))[0] for cell in ready]
             continue
         reports = [report for cell in ready if (report := report_of(asked, cell, judgement)) is not None]
         row.reports[judgement.suite] = reports
@@ -118,10 +116,6 @@ def _names(judgement: EvaluationSpec, report: Report) -> Iterable[str]:
     if judgement.suite in WHOLE:
         return [WHOLE[judgement.suite]]
     return [name for name in report.figures() if name != "worst_case"]
-
-
-def _gaps(path: Path) -> list[GapPoint]:
-    return [GapPoint(**point) for point in json.loads(path.read_text(encoding="utf-8"))["points"]]
 
 
 def gap_of(row: Row, eps: str) -> dict[str, Any]:

@@ -31,8 +31,9 @@ from ardor.evaluation.verdicts import evaluate
 from ardor.experiments.cells import left, lock_of, note, report_path, state_of
 from ardor.experiments.label_study import Both
 from ardor.experiments.tables import TAUGHT, Cell, EvaluationSpec, Table
-from ardor.storage.config import number, read_yaml
+from ardor.storage.config import number
 from ardor.storage.locks import locked
+from ardor.storage.runs import Run, journal_of
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
@@ -171,13 +172,13 @@ def _judge(table: Table, cell: Cell, judgement: EvaluationSpec, tell: ProgressCa
     if judgement.suite == "gap":
         gaps_of(run, threat, judgement.limit or 1000)
         return
-    config = read_yaml(run / "config.yaml")
+    config = Run(run).config
     net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
     split = _test_part(table, config)
     split = split.limit(judgement.limit) if judgement.limit else split
     where = report_path(asked, cell, judgement)
     suite = _suite(table, judgement, threat, split)
-    journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
+    journal = journal_of(where) if suite.sequential else None
     batch = min(256, len(split))
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: tell(cell, p))
     report.title, report.training = f"{run} ({judgement.checkpoint})", config

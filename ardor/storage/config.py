@@ -121,7 +121,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"expected a readable file, got {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
-        raise ConfigError(f"expected a YAML file, got {path}: {line}") from error
+        raise ConfigError(f"expected YAML in {path}, got a file that cannot be read ({line}): repair it") from error
     if not isinstance(content, dict):
         raise ConfigError(f"expected `key: value` lines in {path}, got {type(content).__name__}")
     return content

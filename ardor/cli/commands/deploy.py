@@ -13,15 +13,15 @@ from ardor import data as datasets
 from ardor import models
 from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.commands.export import reports_of
 from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_threat, first_stage, trained_threat
+from ardor.cli.selection import find_threat, first_stage, run_of, trained_threat
 from ardor.deployment.variants.comparison import DeploymentReport
-from ardor.deployment.variants.run_files import comparison_of, deploy_run, files_of, prepare
+from ardor.deployment.variants.run_files import deploy_run, files_of, prepare
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.progress import Progress
-from ardor.storage.config import read_yaml
+from ardor.evaluation.report_files import reports_of
+from ardor.storage.runs import Run
 
 HELP = """Compare a run's net with what a device would get: size, latency, and what each form withstands.
 
@@ -41,9 +41,9 @@ accuracy for every run.
 def app(argv: Sequence[str]) -> App:
     """The command with the options of the threat that `argv` or the run names."""
     asked = first_stage(argv, ("threat",))
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    run = run_of(argv)
+    trained = run.config if run else {}
+    threat = find_threat(asked, argv, trained_threat(run)) or Linf()
     places = options_for(datasets.load, skip=("name", "val", "seed", "limit", "protocol"))
     rows = [piece("threat", options_for(type(threat), threat)), piece("data", places)]
     options = grouped(rows, argv=list(argv), trained=trained, resolved_threat=threat)
@@ -89,7 +89,7 @@ def deploy(
             more.resolved_threat,
             force=force,
             agreement=agreement,
-            reports=reports_of(run),
+            reports=reports_of(run)[0],
             seed=seed,
         )
         for done, form in enumerate(made_of, 1):
@@ -117,4 +117,4 @@ def deploy(
 
 def say(run: Path, made: DeploymentReport) -> None:
     """The table, and where it is kept."""
-    display.say(f"{made}\n\nSaved to {comparison_of(run, made.checkpoint)}.")
+    display.say(f"{made}\n\nSaved to {Run(run).comparison(made.checkpoint)}.")

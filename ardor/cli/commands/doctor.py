@@ -14,11 +14,11 @@ from ardor.cli import display
 from ardor.cli.commands.evaluate import NAMES
 from ardor.cli.nets import data_options, make_net, net_options
 from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.cli.selection import find_split, find_threat, first_stage, run_of, trained_threat
 from ardor.diagnostics.doctor import LIMIT, Examination, examine
-from ardor.diagnostics.record import NetRecord, record_of
+from ardor.diagnostics.record import Record, record_of_run, validation_images
 from ardor.errors import ConfigError
-from ardor.storage.config import as_text, read_yaml
+from ardor.storage.config import as_text
 from ardor.training.recipe import find_device
 
 HELP = """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
@@ -40,9 +40,9 @@ Examples:
 def app(argv: Sequence[str]) -> App:
     """The command with the options of what `argv` names."""
     asked = first_stage(argv, NAMES)
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    run = run_of(argv)
+    trained = run.config if run else {}
+    threat = find_threat(asked, argv, trained_threat(run)) or Linf()
     pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
     if "model" in asked.names:
         pieces["model"] = net_options(asked.names["model"])
@@ -82,21 +82,23 @@ def doctor(
     if net is None:
         named = values(more.model) | ({"weights": weights} if weights else {})
         net = make_net("model", str(model), named, split, fresh=False)
-    said: float | NetRecord | None = record
-    if said is None and run is not None and data is None and not typed:
-        said = record_of(run, checkpoint)
+    claimed, images = None if record is None else Record(record), None
+    if claimed is None and run is not None and data is None and not typed:
+        claimed = record_of_run(run, checkpoint)
+        images = validation_images(run) if claimed else None
     with display.progress("doctor", 100) as move:
         seen = examine(
             net.to(find_device(device)),
             split,
             more.resolved_threat,
-            record=said,
+            record=claimed,
+            recorded=images,
             limit=limit,
             batch=batch,
             seed=seed,
             progress=lambda name, done, todo: move(100 * done // todo, name),
         )
-    if said is None:
+    if claimed is None:
         seen.left_out.append("the net's own record: there is none, or the data are others; type --record 0.6925, say")
     under = f"{type(more.resolved_threat).__name__} eps {as_text(more.resolved_threat.eps)}"
     what = f"{run} ({checkpoint})" if run else str(model)

@@ -18,7 +18,7 @@ from ardor.attacks.threat import BY_NAME, Linf
 from ardor.cli import display
 from ardor.cli.nets import data_options, make_net, net_options
 from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
+from ardor.cli.selection import find_split, find_threat, first_stage, run_of, trained_threat
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
 from ardor.deployment.export.onnx_session import Session
@@ -27,7 +27,7 @@ from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report_files import default_out, word_of
 from ardor.evaluation.verdicts import evaluate as judge
-from ardor.storage.config import read_yaml
+from ardor.storage.runs import CHECKPOINTS, journal_of
 from ardor.training.recipe import find_device
 from ardor.types import Threat
 
@@ -63,8 +63,9 @@ def app(argv: Sequence[str]) -> App:
     asked = first_stage(argv, NAMES)
     first = Path(argv[0]) if argv and not argv[0].startswith("-") else Path()
     net = FILES[first.suffix](first) if first.suffix in FILES and not first.is_dir() else None
-    trained = read_yaml(first / "config.yaml") if (first / "config.yaml").is_file() else {}
-    threat = find_threat(asked, argv, _threat_of(net) if net else trained_threat(trained)) or Linf()
+    run = run_of(argv)
+    trained = run.config if run else {}
+    threat = find_threat(asked, argv, _threat_of(net) if net else trained_threat(run)) or Linf()
     pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
     if "model" in asked.names:
         pieces["model"] = net_options(asked.names["model"])
@@ -127,7 +128,7 @@ def evaluate(
     where = default_out(folder, attacks, word, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
-        journal = where.with_name(where.stem.replace("report-", "journal-", 1))
+        journal = journal_of(where)
     first = get_node_local_rank(fallback_rank=0) == 0  # of those that torchrun started here, the one that speaks
     net = net.to(find_device(device))
     models.require_fit(net, split.shape, split.classes)
@@ -167,7 +168,7 @@ def default_suite(exported: Session | Program | None) -> str:
 
 def own_run(file: Path, exported: Session | Program) -> nn.Module | None:
     """The net that a file was exported from, where its run is beside it."""
-    for checkpoint in ("best", "last", "averaged"):
+    for checkpoint in CHECKPOINTS:
         with contextlib.suppress(ArdorError):  # no run, or one that has gone on since
             net = models.load(file.parent, checkpoint=checkpoint)
             if models.hash_of(net) == exported.metadata.get("weights"):

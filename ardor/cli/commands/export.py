@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,13 +14,13 @@ from ardor.attacks.threat import Linf
 from ardor.cli import display
 from ardor.cli.nets import data_options, make_net, net_options
 from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_threat, first_stage, trained_threat
+from ardor.cli.selection import find_threat, first_stage, run_of, trained_threat
 from ardor.data.split import Split
 from ardor.deployment.export import export as write
 from ardor.deployment.export.formats import SUFFIX
 from ardor.errors import ConfigError
-from ardor.evaluation.report import Report
-from ardor.storage.config import read_yaml
+from ardor.evaluation.report_files import reports_of
+from ardor.storage.runs import Run
 
 NAMES = ("data", "model", "threat")
 
@@ -44,9 +43,9 @@ Examples:
 def app(argv: Sequence[str]) -> App:
     """The command with the options of what `argv` or the run names."""
     asked = first_stage(argv, NAMES)
-    config = Path(argv[0]) / "config.yaml" if argv and not argv[0].startswith("-") else None
-    trained = read_yaml(config) if config and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    run = run_of(argv)
+    trained = run.config if run else {}
+    threat = find_threat(asked, argv, trained_threat(run)) or Linf()
     if "data" in asked.names:
         places = data_options(asked.names["data"])
     else:  # where a run's data lie may have changed since; what they are is its own
@@ -97,7 +96,7 @@ def export(
     with display.progress(f"{to} and its parity", 1):
         made = write(
             net,
-            default_out(run, to, checkpoint) if run and out is None else Path(str(out)),
+            Run(run).exported(checkpoint, SUFFIX[to], to.endswith("int8")) if run and out is None else Path(str(out)),
             to=to,
             calibrate=train,
             check=check,
@@ -105,7 +104,7 @@ def export(
             force=force,
             agreement=agreement,
             limit=limit,
-            reports=reports_of(run) if run else (),
+            reports=reports_of(run)[0] if run else (),
             seed=seed,
         )
     display.say(str(made))
@@ -133,17 +132,3 @@ def _splits(source: dict[str, Any], to: str, part: str) -> tuple[Split | None, S
         return None, datasets.load_test(**source)  # some data are for evaluation only
     train, val, test = datasets.load(**source)
     return train, test if part == "test" else val
-
-
-def default_out(run: Path, to: str, checkpoint: str) -> Path:
-    """CHECKPOINT.onnx, CHECKPOINT-int8.onnx, CHECKPOINT.pt2 and so on in the run's folder."""
-    return run / f"{checkpoint}{'-int8' if to.endswith('int8') else ''}{SUFFIX[to]}"
-
-
-def reports_of(run: Path) -> list[Report]:
-    """The reports in a run's folder that can be read; whose net they judged is looked at later."""
-    found = []
-    for path in sorted(run.glob("report-*.json")):
-        with contextlib.suppress(ConfigError):
-            found.append(Report.load(path))
-    return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
@@ -12,14 +11,13 @@ from ardor.attacks.threat import Linf
 from ardor.cli import display
 from ardor.cli.nets import data_options, make_net, net_options
 from ardor.cli.options import grouped, options_for, piece, values, with_options
-from ardor.cli.selection import find_split, find_threat, first_stage, trained_threat
-from ardor.diagnostics.record import claim_of
+from ardor.cli.selection import find_split, find_threat, first_stage, run_of, trained_threat
+from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
 from ardor.errors import ConfigError
 from ardor.methods.find import find_method
 from ardor.models.loading import require_there
-from ardor.storage.config import read_yaml
 from ardor.training.recipe import find_device
 
 NAMES = ("data", "student", "method", "threat")
@@ -45,9 +43,9 @@ def app(argv: Sequence[str]) -> App:
     """The command with the options of what `argv` names."""
     asked = first_stage(argv, NAMES)
     named = argv[0] if argv and not argv[0].startswith("-") else None
-    config = Path(named or "") / "config.yaml"
-    trained = read_yaml(config) if named and config.is_file() else {}
-    threat = find_threat(asked, argv, trained_threat(trained)) or Linf()
+    run = run_of(argv)
+    trained = run.config if run else {}
+    threat = find_threat(asked, argv, trained_threat(run)) or Linf()
     pieces = {"threat": options_for(type(threat), threat), "data": data_options(asked.names.get("data"))}
     nets = {"teacher": named, "student": asked.names.get("student")}
     pieces |= {who: net_options(name, runs=True) for who, name in nets.items() if name is not None}
@@ -90,7 +88,7 @@ def gate(
             net,
             split,
             more.resolved_threat,
-            record=claim_of(teacher, net),
+            record=record_of(teacher, net),
             student=pupil,
             robust=wants_robust(find_method(method)),
             limit=limit,

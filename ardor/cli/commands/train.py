@@ -107,7 +107,7 @@ def described(
     """What the words and `more` describe."""
     asked, argv = more.asked, more.argv
     there = recipe_file if recipe_file and recipe_file.is_dir() else None
-    if recipe_file not in (asked.path, there) or (there and there / "config.yaml" != asked.path):
+    if recipe_file != asked.path:
         raise ConfigError(f"expected RECIPE as the first word, got {recipe_file} behind an option: type --option=VALUE")
     for key in ("data", "student"):
         if key not in asked.names:
@@ -146,7 +146,9 @@ def train(*args: Any, **kwargs: Any) -> int:
         if first:
             for finding in found:
                 display.err.print(str(finding), markup=False)
-            if (seen := gate_of(job)) is not None:
+            with display.progress("teacher gate", 100) as move:
+                seen = gate_of(job, progress=lambda name, done, todo: move(100 * done // todo, name))
+            if seen is not None:
                 display.say(f"teacher {job.taught_by}\n{seen.text()}\n")
                 require(seen)
         try:

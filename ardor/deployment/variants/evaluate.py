@@ -28,6 +28,7 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.verdicts import ProgressCallback, adversarial, evaluate
 from ardor.models import hash_of
 from ardor.storage.config import describe
+from ardor.storage.runs import journal_of
 from ardor.version import __version__
 
 
@@ -128,7 +129,7 @@ def _report(
     if report is None:
         # named after the evaluation: that of other weights or attacks has a journal of its own
         key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:8]
-        book = where.with_name(f"{where.stem.replace('report-', 'journal-', 1)}-{key}") if journal else None
+        book = where.with_name(f"{journal_of(where).name}-{key}") if journal else None
         report = evaluate(net, data, suite, batch=batch, seed=seed, journal=book, progress=progress)
         report.title = title
         report.save(where)

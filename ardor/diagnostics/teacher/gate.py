@@ -48,11 +48,11 @@ def examine_teacher(
 ) -> TeacherReport:
     """Measure `teacher` on at most `limit` images of `val`, classes in proportion, and refuse it where it is not sound.
 
-    record: what is claimed, see `claim_of`; without it only flaws that show by themselves are found. student: a trained
-    net of the student's kind, for the transfer. robust: whether the method wants a robust teacher; False leaves PGD-20
-    out. batch: images at once. seed: of the random starts. A teacher that does not fit the data is a finding, no error.
-    Modes, flags, gradients and the global generator are put back. Raises DataError for a batch below 1, ConfigError for
-    a limit below 1, ModelError where the student does not fit.
+    record: see `record_of`; without it only flaws that show by themselves are found. student: a trained net of the
+    student's kind, for the transfer. robust: whether the method wants a robust teacher; False leaves PGD-20 out. batch:
+    images at once. seed: of the random starts. A teacher that does not fit the data is a finding, no error. Modes,
+    flags, gradients and the global generator are put back. Raises DataError for a batch below 1, ConfigError for a
+    limit below 1, ModelError where the student does not fit.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")

@@ -9,7 +9,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation.comparison.wording import few
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.report import Report
-from ardor.storage.config import read_yaml
+from ardor.storage.runs import Run, suite_of
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ def side_of(path: Path) -> Side:
     """What the user named. Raises ConfigError."""
     if path.is_file():
         return Side(path, {seed_in(Report.load(path).training, path): path})
-    if (path / "config.yaml").is_file():
-        return Side(path, {seed_in(read_yaml(path / "config.yaml"), path): path})
-    children = sorted(child.parent for child in path.glob("*/config.yaml"))
+    if Run(path).exists:
+        return Side(path, {seed_in(Run(path).config, path): path})
+    children = Run.within(path)
     if not children:
         raise ConfigError(
             f"expected a judged run, a report file or a folder of runs, got {path}: type ardor evaluate RUN first"
         )
     runs: dict[int | None, Path] = {}
     for child in children:
-        seed = seed_in(read_yaml(child / "config.yaml"), child)
+        seed = seed_in(Run(child).config, child)
         if seed is None or seed in runs:
             got = f"{child} without recipe.seed" if seed is None else f"seed {seed} twice, in {runs[seed]} and {child}"
             raise ConfigError(f"expected runs of different seeds in {path}, got {got}: keep one method in a folder")
@@ -91,11 +91,7 @@ def reports_of(pairs: list[list[Path]], suite: str | None, checkpoint: str) -> t
 
 def candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path]:
     """A run's reports of this checkpoint and suite, by file name, which says suite, threat, checkpoint and images."""
-    found = {}
-    for path in run.glob("report-*.json"):
-        words = path.stem.split("-")
-        if checkpoint in words[2:] and suite in (None, words[1]):
-            found[path.name] = path
+    found = {path.name: path for path in Run(run).reports(suite, checkpoint)}
     if not found:
         asked = "" if suite is None else f" --suite {suite}"
         asked += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
@@ -110,7 +106,7 @@ def choose(folders: dict[Path, dict[str, Path]], files: dict[str, str]) -> str:
     common = set.intersection(*(set(found) for found in folders.values()))
     if files:
         suites = set(files.values())
-        common = common & set(files) or {name for name in common if name.split("-")[1] in suites}
+        common = common & set(files) or {name for name in common if suite_of(Path(name)) in suites}
     if not common:
         has = few([f"{run} has {', '.join(sorted(found))}" for run, found in folders.items()])
         wanted = f"; the file is of the suite {', '.join(files.values())}" if files else ""
