@@ -19,11 +19,12 @@ from ardor.deployment.variants import latency as timing
 from ardor.deployment.variants.comparison import DeploymentReport, p_text, size_text
 from ardor.engine.flops import macs
 from ardor.errors import CheckpointError, ConfigError, ExportError
+from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.comparison.significance import mcnemar
 from ardor.evaluation.identity import identity, kept
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, report_of, word_of
-from ardor.evaluation.verdicts import adversarial, evaluate
+from ardor.evaluation.verdicts import evaluate
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")

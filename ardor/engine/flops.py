@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ardor.engine.folding import as_given
-from ardor.engine.modes import attack_view
+from ardor.engine.modes import attack_view, device_of
 from ardor.types import Images, Logits, Net
 
 
@@ -30,8 +30,7 @@ def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
     hooks = [layer.register_forward_hook(count) for layer in net.modules()]
     try:
         with torch.no_grad(), attack_view(net):
-            device = next((p.device for p in net.parameters()), torch.device("cpu"))
-            net(torch.zeros(1, *shape, device=device))
+            net(torch.zeros(1, *shape, device=device_of(net)))
     finally:
         for hook in hooks:
             hook.remove()

@@ -26,16 +26,18 @@ from ardor.attacks.rounds import fitted, has_rounds, rounds_of
 from ardor.data.split import Split
 from ardor.engine.flops import CountedNet
 from ardor.engine.modes import attack_view
-from ardor.errors import ConfigError, DataError, ModelError, ThreatError
+from ardor.errors import ConfigError, DataError
 from ardor.evaluation import checks, findings
+from ardor.evaluation.attacked import attacked
+from ardor.evaluation.checks.net import logits_of
 from ardor.evaluation.identity import empty_report, identity_of_report
 from ardor.evaluation.journal import Batch, BatchVerdict, Journal
 from ardor.evaluation.progress import Progress, ProgressMeter
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
-from ardor.noise import Noise, seeded
+from ardor.noise import seeded
 from ardor.storage.files import write_atomic
-from ardor.types import Attack, Images, Labels, Net, Threat
+from ardor.types import Attack, Threat
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 """Called while work goes on, a few times a second at most, and after each batch."""
@@ -82,16 +84,6 @@ def evaluate(
     return report
 
 
-def adversarial(net: nn.Module, data: Split, name: str, attack: Attack, *, batch: int = 256, seed: int = 0) -> Tensor:
-    """The images (N, C, H, W) that `evaluate` judges for this attack of a suite, for every image of `data`."""
-    with attack_view(net) as view:
-        done = []
-        for rows in torch.arange(len(data)).split(batch):
-            x, y, index = take(net, data, rows[torch.arange(batch) % len(rows)])
-            done.append(attack(view, x, y, Noise(seed, index, name))[: len(rows)].cpu())
-    return torch.cat(done)
-
-
 def _settle(
     report: Report, suite: Suite, attacks: dict[str, Attack], judge: _Judge, book: Journal, meter: ProgressMeter
 ) -> None:
@@ -110,7 +102,7 @@ def _settle(
         for number, one in enumerate(rounds):
             stage = f"{name}/{number}"
             meter.enter(name, number, len(left))
-            work = partial(judge.attacked, stage, name, one, number if has_rounds(attack) else None)
+            work = partial(judge.attacked, stage, name, one, not has_rounds(attack))
             for entry in _stage(book, stage, left, judge, work, letters, meter):
                 forwards, backwards = forwards + entry.forwards, backwards + entry.backwards
             left = _rows(letters)
@@ -163,32 +155,35 @@ class _Judge:
     def clean(self, batch: Batch) -> tuple[BatchVerdict, None]:
         """Right or wrong without an attack."""
         began = time.perf_counter()
-        x, y, _ = take(self.net, self.data, self._padded(batch.rows))
         with seeded(_unit_seed(self.seed, "clean", batch.number)):
-            right = (_logits(self.net, x).argmax(1) == y)[: len(batch.rows)].tolist()
+            (one,) = attacked(self.net, self.data, None, "clean", batch=self.batch, rows=batch.rows, pad=True)
+            right = (logits_of(self.net, one.x).argmax(1) == one.y)[: len(batch.rows)].tolist()
         letters = "".join(ROBUST if r else NOT_ATTEMPTED for r in right)
-        return BatchVerdict("clean", batch.number, batch.index, letters, len(x), 0, _since(began)), None
+        return BatchVerdict("clean", batch.number, batch.index, letters, len(one.x), 0, _since(began)), None
 
     def attacked(
-        self, stage: str, name: str, attack: Attack, number: int | None, batch: Batch
+        self, stage: str, name: str, attack: Attack, whole: bool, batch: Batch
     ) -> tuple[BatchVerdict, np.ndarray[Any, Any] | None]:
-        """Robust or broken under one round (`number`) of an attack, or under one that has no rounds (None)."""
+        """Robust or broken under an attack that keeps its batch `whole`, or else under one round of an attack."""
         began, size = time.perf_counter(), len(batch.rows)
-        # an attack that keeps its batch whole is computed in one fixed shape, a short batch padded by repetition
-        x, y, index = take(self.net, self.data, self._padded(batch.rows) if number is None else batch.rows)
-        noise = Noise(self.seed, index, name)
         self.view.reset()
         with seeded(_unit_seed(self.seed, stage, batch.number)):  # a net that is random itself meets the same numbers
-            x_adv = attack(self.view, x, y, noise if number is None else noise.fork(str(number)))
-            _require_inside(x_adv, x, self.threat, name)
-            broken = (_logits(self.net, x_adv, f" under {name}").argmax(1) != y)[:size]
+            (one,) = attacked(
+                self.view,
+                self.data,
+                attack,
+                name if whole else stage,
+                batch=self.batch,
+                seed=self.seed,
+                rows=batch.rows,
+                pad=whole,
+                threat=self.threat,
+            )
+            broken = (logits_of(self.net, one.x_adv, f" under {name}").argmax(1) != one.y)[:size]
         letters = "".join(BROKEN if b else ROBUST for b in broken.tolist())
-        kept = x_adv[:size][broken].float().cpu().contiguous().numpy() if self.images and broken.any() else None
-        forwards, backwards = (n * size // len(x) for n in (self.view.forwards, self.view.backwards))
-        return BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, _since(began)), kept
-
-    def _padded(self, rows: Tensor) -> Tensor:
-        return rows[torch.arange(self.batch) % len(rows)]
+        images = one.x_adv[:size][broken].float().cpu().contiguous().numpy() if self.images and broken.any() else None
+        forwards, backwards = (n * size // len(one.x) for n in (self.view.forwards, self.view.backwards))
+        return BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, _since(began)), images
 
 
 def _since(began: float) -> float:
@@ -199,49 +194,13 @@ def _unit_seed(seed: int, stage: str, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/{number}".encode(), digest_size=7).digest(), "little")
 
 
-def take(net: nn.Module, data: Split, rows: Tensor) -> tuple[Images, Labels, Tensor]:
-    """Images, labels and data set indices on the net's device."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x, y, index = (v.to(device) for v in data.batch(rows.to(data.labels.device)))
-    return x, y, index
-
-
-@torch.no_grad()
-def _logits(net: Net, x: Images, where: str = "") -> Tensor:
-    logits = net(x)
-    if not bool(logits.isfinite().all()):
-        bad = int((~logits.isfinite()).any(1).sum())
-        raise ModelError(
-            f"expected finite logits{where}, got NaN or infinity on {bad} of {len(x)} images: check the weights and "
-            "the normalisation"
-        )
-    return logits
-
-
-def _require_inside(x_adv: Images, x: Images, threat: Threat, name: str) -> None:
-    """An attack that leaves its threat would count as a success what nobody allowed."""
-    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-        got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
-        raise ThreatError(
-            f"expected {name} to return images of shape {tuple(x.shape)}, got {got}: return one for each it was given"
-        )
-    allowed = threat.eps * (1 + 1e-4) + 1e-6
-    distance = getattr(threat, "distance", None)
-    far = float(distance(x_adv, x).max()) if distance else 0.0
-    low, high = (float(v) for v in torch.aminmax(x_adv))
-    if not (far <= allowed and low >= 0 and high <= 1):
-        raise ThreatError(
-            f"expected {name} to stay within eps {threat.eps:.4g} and [0, 1], got distance {far:.4g} and values in "
-            f"[{low:.4g}, {high:.4g}]: end the attack with threat.project(x_adv, x)"
-        )
-
-
 def _findings(
     net: nn.Module, data: Split, report: Report, suite: Suite, run: dict[str, Attack]
 ) -> list[findings.Finding]:
     """What could make the figures wrong: seen on the data, on the first batch, and in the verdicts."""
-    x, y, _ = take(net, data, torch.arange(min(report.batch, len(data))))
-    found = [*checks.of_data(data), *checks.of_net(net, x, y), *checks.of_file(net, x), *checks.of_report(report)]
+    first = next(attacked(net, data, None, "clean", batch=report.batch))
+    found = [*checks.of_data(data), *checks.of_net(net, first.x, first.y), *checks.of_file(net, first.x)]
+    found += checks.of_report(report)
     few = checks.few_classes(suite.attacks, run, data.classes)
     return findings.without_consequences([*found, *([few] if few else [])])
 

@@ -21,11 +21,12 @@ from ardor.deployment.variants.latency import RUNS, latencies, processor
 from ardor.engine.flops import macs
 from ardor.engine.modes import freeze
 from ardor.errors import CheckpointError, ConfigError
+from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.identity import identity, kept
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
-from ardor.evaluation.verdicts import ProgressCallback, adversarial, evaluate
+from ardor.evaluation.verdicts import ProgressCallback, evaluate
 from ardor.models import hash_of
 from ardor.storage.config import describe
 from ardor.version import __version__

@@ -23,10 +23,10 @@ from ardor.evaluation.checks.exported import gradients_simulated as gradients_si
 from ardor.evaluation.checks.exported import hidden_by_quantisation as hidden_by_quantisation
 from ardor.evaluation.checks.exported import of_file as of_file
 from ardor.evaluation.checks.exported import saturated as saturated
-from ardor.evaluation.checks.net import answer as answer
 from ardor.evaluation.checks.net import batch_mates as batch_mates
 from ardor.evaluation.checks.net import constant as constant
 from ardor.evaluation.checks.net import float16 as float16
+from ardor.evaluation.checks.net import logits_of as logits_of
 from ardor.evaluation.checks.net import nan_gradients as nan_gradients
 from ardor.evaluation.checks.net import of_net as of_net
 from ardor.evaluation.checks.net import probabilities as probabilities

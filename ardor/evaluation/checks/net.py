@@ -28,9 +28,9 @@ def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
     """
     found = [training_mode(net), float16(net)]
     with attack_view(net) as view, seeded(0):
-        logits = answer(net, x)
+        logits = logits_of(net, x)
         found += [probabilities(logits), constant(logits.argmax(1), y)]
-        found += [randomised([answer(net, x[:FEW]) for _ in range(CALLS)])]
+        found += [randomised([logits_of(net, x[:FEW]) for _ in range(CALLS)])]
         found += [batch_mates(*in_other_company(net, x, logits))]
         found += [without_gradients(net)]
         if found[-1] is None:
@@ -41,8 +41,11 @@ def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
 
 
 @torch.no_grad()
-def answer(net: Net, x: Images) -> Logits:
-    """The logits (B, classes) of x. Raises ModelError where they are anything else, or where half a net refuses x."""
+def logits_of(net: Net, x: Images, where: str = "") -> Logits:
+    """The logits (B, classes) of x. Raises ModelError where they are anything else, or where half a net refuses x.
+
+    where: for the message, such as " under fgsm".
+    """
     try:
         logits = net(x)
     except RuntimeError as error:
@@ -65,7 +68,11 @@ def answer(net: Net, x: Images) -> Logits:
             "return one row for each image"
         )
     if not bool(logits.isfinite().all()):
-        raise ModelError("expected finite logits, got NaN or infinity: check the weights and the normalisation")
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise ModelError(
+            f"expected finite logits{where}, got NaN or infinity on {bad} of {len(x)} images: check the weights and "
+            "the normalisation"
+        )
     return logits
 
 
@@ -78,7 +85,7 @@ def in_other_company(net: Net, x: Images, logits: Logits) -> tuple[Logits, Logit
     if not half:
         return logits[:0], logits[:0]
     mixed = torch.cat([x[:half].flip(0), x[:1].expand(len(x) - half, *x.shape[1:])])
-    return logits[:half], answer(net, mixed)[:half].flip(0)
+    return logits[:half], logits_of(net, mixed)[:half].flip(0)
 
 
 @torch.enable_grad()
