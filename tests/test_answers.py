@@ -13,9 +13,8 @@ from ardor.attacks import PGD, suites
 from ardor.cli.main import main
 from ardor.deployment.export.onnx_session import Session
 from ardor.evaluation import checks, findings
-from ardor.evaluation.access import answers, kind_of
 from ardor.evaluation.checks.exported import ENOUGH
-from ardor.evaluation.report import Report
+from ardor.evaluation.report import Report, access_of
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra onnx is not installed")
@@ -35,7 +34,7 @@ def report_of(rows, to="onnx-int8", suite="deployed", **words):
 def test_each_answer_is_the_worst_of_its_attacks_for_each_image():
     rows = dict(zip(NAMES, ("rrrb-", "rrbr-", "rbrr-", "rbrr-", "brrr-"), strict=True))
     report = report_of(rows)
-    assert {kind: (share.k, share.n) for kind, share in answers(report).items()} == {
+    assert {kind: (share.k, share.n) for kind, share in report.by_access().items()} == {
         "transfer": (2, 5),
         "white-box": (3, 5),
         "query": (3, 5),
@@ -46,9 +45,9 @@ def test_each_answer_is_the_worst_of_its_attacks_for_each_image():
     assert "and nobody asked by transfer: quote" in alone.table()
     said = "Right 40.00 % by transfer from another net, 60.00 % along its own gradients, 60.00 %"
     assert said in report.table()
-    assert answers(report_of(rows, suite="paper")) == {}
+    assert report_of(rows, suite="paper").by_access() == {}
     assert "Right" not in report_of(rows, suite="paper").table()
-    assert [kind_of(name) for name in NAMES] == ["transfer"] * 2 + ["white-box"] * 2 + ["query"]
+    assert [access_of(name) for name in NAMES] == ["transfer"] * 2 + ["white-box"] * 2 + ["query"]
 
 
 @pytest.mark.parametrize(("threat", "margin"), [(ardor.Linf(0.1), "cw_inf"), (ardor.L2(0.5), "cw_l2")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,18 +40,8 @@ def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> 
     threat = getattr(attack, "threat", None)
     with seeded(recipe.seed), attack_view(student) as view:  # a net that is random itself meets the same numbers
         clean = correct(student, view, part, None, "clean", alive=shard, batch=batch, pad=True)
-        robust = correct(
-            student,
-            view,
-            part,
-            attack,
-            "validation",
-            alive=clean,
-            batch=batch,
-            seed=recipe.seed,
-            pad=True,
-            threat=threat,
-        )
+        options: dict[str, Any] = {"batch": batch, "seed": recipe.seed, "pad": True, "threat": threat}
+        robust = correct(student, view, part, attack, "validation", alive=clean, **options)
     counts = {"clean": float(clean.sum()), "robust": float(robust.sum())}
     counts = distributed.total(counts, device_of(student))
     return counts["clean"] / len(part), counts["robust"] / len(part)

@@ -11,19 +11,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
 from ardor.evaluation.comparison.significance import holm
-from ardor.evaluation.comparison.wording import few, lines, verdict
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import NOT_ATTEMPTED, ROBUST, Report
-from ardor.storage.config import differences
-
-FORMAT = "ardor-comparison-1"
+from ardor.storage.config import differences, few
 
 OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student")
 PLACES_OF_A_TEACHER = tuple(f"teacher.{key}" for key in ("weights", "natural", "robust", "root", "download"))
@@ -59,33 +56,6 @@ class Comparison:
         """The class of lowest worst-case accuracy, and that accuracy, seed by seed. side: "a" or "b"."""
         shares = [{name: getattr(d.pairs[s], side) for name, d in self.classes.items()} for s in range(len(self.seeds))]
         return [min(seed.items(), key=lambda item: item[1].value) for seed in shares]
-
-    @property
-    def verdict(self) -> str:
-        """One sentence on the worst case that claims no more than nets, images and seeds allow."""
-        return verdict(self)
-
-    def text(self) -> str:
-        """Everything as Markdown; differences in points."""
-        return "\n".join(lines(self))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON can say it; shares of 1, None where there is no number."""
-        return {
-            "format": FORMAT,
-            "a": self.names[0],
-            "b": self.names[1],
-            "seeds": list(self.seeds),
-            "what": self.what,
-            "verdict": self.verdict,
-            "figures": {name: _said(d) for name, d in self.figures.items()},
-            "classes": {name: {**_said(d), "p_holm": self.adjusted[name]} for name, d in self.classes.items()},
-            "worst_class": {
-                side: [{"class": name, "k": p.k, "n": p.n} for name, p in self.worst_class(side)] for side in ("a", "b")
-            },
-            "differ": self.differ,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
 
 
 def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = ("A", "B")) -> Comparison:
@@ -250,19 +220,3 @@ def _doubts(names: tuple[str, str], a: Sequence[Report], b: Sequence[Report]) ->
         for name, reports in zip(names, (a, b), strict=True)
     }
     return [f"the report of {name} found an error in it ({', '.join(es)})" for name, es in errors.items() if es]
-
-
-def _said(d: Difference) -> dict[str, Any]:
-    pairs = [
-        {"n": s.n, "a": s.a.k, "b": s.b.k, "only_a": s.only_a, "only_b": s.only_b, "mcnemar_p": s.p} for s in d.pairs
-    ]
-    return {
-        "difference": d.value,
-        "sd": None if math.isnan(d.sd) else d.sd,
-        "interval95_images": list(d.images),
-        "interval95_seeds": None if d.seeds is None else list(d.seeds),
-        "interval95_both": None if d.both is None else list(d.both),
-        "p": d.p,
-        "could_show": None if math.isnan(d.least) else d.least,
-        "pairs": pairs,
-    }

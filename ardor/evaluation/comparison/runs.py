@@ -1,4 +1,4 @@
-"""TODO ardor.evaluation.comparison.runs."""
+"""The runs and reports that a comparison pairs: by seed, and by the name of a report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ardor.errors import ConfigError
-from ardor.evaluation.comparison.wording import few
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.report import Report
-from ardor.storage.config import read_yaml
+from ardor.storage.config import few, read_yaml
 
 
 @dataclass(frozen=True)
