@@ -1,6 +1,6 @@
 """doctor: a minute of short attacks on a few images, not to measure a net but to find why its figures may be wrong.
 
-One batch first (`checks.of_net`), then the net against its own record, then attacks under the threat: FGSM, PGD
+One batch first (`checks.net.of_net`), then the net against its own record, then attacks under the threat: FGSM, PGD
 with 10 and 50 steps, CW, APGD and targeted APGD, new starts, Square with 300 queries, and PGD over growing radii up to
 one where every image can turn plain grey. docs/findings.md says what each finding means.
 """
@@ -83,13 +83,13 @@ def examine(
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     part = data.limit(limit)
-    seen = Examination(len(part), checks.of_data(data))
+    seen = Examination(len(part), checks.data.of_data(data))
     tell = _counted(progress, 9 + RADII + (record is not None))
     with seeded(seed):  # a net that is random itself meets the same numbers
         tell("one batch")
         _require_logits(net, part)
         first = next(attacked(net, part, None, "clean", batch=batch))
-        seen.findings += checks.of_net(net, first.x, first.y)
+        seen.findings += checks.net.of_net(net, first.x, first.y)
         with attack_view(net) as view:
             if record is not None:
                 tell("record")
@@ -102,9 +102,9 @@ def examine(
 
 def _require_logits(net: nn.Module, data: Split) -> None:
     """Half precision first: what a net of it says to a float32 image is not about the image."""
-    if checks.float16(net) is not None:
+    if checks.net.float16(net) is not None:
         with attack_view(net):
-            checks.logits_of(net, next(attacked(net, data, None, "clean", batch=1)).x)
+            checks.net.logits_of(net, next(attacked(net, data, None, "clean", batch=1)).x)
     require_fit(net, data.shape, data.classes, "model")
 
 
@@ -122,7 +122,7 @@ def _against(said: NetRecord, probe: Probe, seen: Examination) -> Iterator[Findi
         rows.append(("robust", probe.correct("validation", said.attack, right), said.robust))
     for what, mask, claimed in rows:
         seen.accuracies[f"{what} on {probe.data.part}"] = measured = share_of(mask)
-        yield from present(checks.record(f"{what} accuracy on {probe.data.part}", measured, claimed))
+        yield from present(checks.attacks.record(f"{what} accuracy on {probe.data.part}", measured, claimed))
 
 
 def _attacked(probe: Probe, threat: Threat, seen: Examination, tell: Callable[[str], None]) -> None:
@@ -157,10 +157,10 @@ def _by_gradient(
             left = probe.correct(f"{name}/{i}", attack, left)
         k[name], seen.accuracies[name] = int(left.sum()), share_of(left)
     yield from present(
-        checks.more_steps({name: k[name] for name in _alone(threat)}, seen.n),
-        checks.pgd_above_autoattack(min(k["pgd_10"], k["pgd_50"]), k["apgd_t"], seen.n),
-        checks.restarts(k["apgd_t"], k["new_starts"], seen.n),
-        checks.black_box(k["new_starts"], k["square"], seen.n) if "square" in k else None,
+        checks.attacks.more_steps({name: k[name] for name in _alone(threat)}, seen.n),
+        checks.attacks.pgd_above_autoattack(min(k["pgd_10"], k["pgd_50"]), k["apgd_t"], seen.n),
+        checks.attacks.restarts(k["apgd_t"], k["new_starts"], seen.n),
+        checks.attacks.black_box(k["new_starts"], k["square"], seen.n) if "square" in k else None,
     )
 
 
@@ -190,7 +190,7 @@ def _by_radius(
         tell(f"radius {eps:.3g}")
         attack = PGD(dataclasses.replace(threat, eps=eps), steps=20, loss="margin")
         seen.curve[eps] = share_of(probe.correct("sweep", attack, right))
-    return present(checks.sweep(seen.curve))
+    return present(checks.attacks.sweep(seen.curve))
 
 
 def radii(threat: Linf | L2, shape: tuple[int, int, int]) -> list[float]:

@@ -107,8 +107,9 @@ def correct(
     """
     mask = torch.zeros(len(data), dtype=torch.bool)
     rows = None if alive is None else alive.nonzero().squeeze(1)
+    where = "" if attack is None else f" under {name}"
     for one in attacked(view, data, attack, name, batch=batch, seed=seed, rows=rows, pad=pad, threat=threat):
-        right = logits_of(net, one.x_adv, f" under {name}").argmax(1) == one.y
+        right = logits_of(net, one.x_adv, where).argmax(1) == one.y
         mask[one.rows] = right[: len(one.rows)].cpu()
     return mask
 

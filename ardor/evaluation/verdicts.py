@@ -2,8 +2,8 @@
 
 The attacks of an independent suite each start from all correctly classified images and are judged at their final
 iterate. Those of a sequential one each see the survivors of the attacks before, and any iterate counts. Work is cut
-into batches that follow from the data and earlier verdicts alone, and every image has its own random stream; so neither
-order, nor company, nor who does the work, nor an interruption can change a verdict.
+into batches that follow from the data and earlier verdicts alone, and every image has its own random stream: verdicts
+do not depend on batch order, batch composition, process or interruption.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
 from ardor.noise import seeded
 from ardor.storage.files import write_atomic
-from ardor.types import Attack, Threat
+from ardor.types import Attack
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 """Called while work goes on, a few times a second at most, and after each batch."""
@@ -76,118 +76,88 @@ def evaluate(
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
     book_of = partial(Journal.open, journal, identity_of_report(report, net, attacks), images=images)
     with seeded(seed), attack_view(net) as view, book_of() as book:
-        judge = _Judge(net, CountedNet(view, meter.tick), data, suite.threat, batch, seed, images)
-        _settle(report, suite, attacks, judge, book, meter)
+        _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter).run(attacks)
         if images:
             _merge_images(Path(str(journal)), book, data, attacks, report)
     report.findings = _findings(net, data, report, suite, attacks)
     return report
 
 
-def _settle(
-    report: Report, suite: Suite, attacks: dict[str, Attack], judge: _Judge, book: Journal, meter: ProgressMeter
-) -> None:
-    """Fill the report's verdicts, stage by stage."""
-    data = judge.data
-    clean = [NOT_ATTEMPTED] * len(data)
-    _stage(book, "clean", torch.arange(len(data)), judge, judge.clean, clean, meter)
-    alive = correct = _rows(clean)
-    for name, attack in attacks.items():
-        began, forwards, backwards = time.perf_counter(), 0, 0
-        left = alive if suite.sequential else correct
-        letters = [NOT_ATTEMPTED] * len(data)
-        rounds = rounds_of(attack, data.classes) if len(left) else []
-        if len(left) and not rounds:
-            raise ConfigError(f"expected at least one round of {name}, got none: let rounds(classes) list one")
-        for number, one in enumerate(rounds):
-            stage = f"{name}/{number}"
-            meter.enter(name, number, len(left))
-            work = partial(judge.attacked, stage, name, one, not has_rounds(attack))
-            for entry in _stage(book, stage, left, judge, work, letters, meter):
-                forwards, backwards = forwards + entry.forwards, backwards + entry.backwards
-            left = _rows(letters)
-        alive = left if suite.sequential else alive
-        report.verdicts[name] = "".join(letters)
-        report.passes[name] = [forwards, backwards]
-        if book.folder is None:  # a journal's own time depends on who took part
-            report.seconds[name] = round(time.perf_counter() - began, 3)
-
-
-def _stage(
-    book: Journal,
-    stage: str,
-    rows: Tensor,
-    judge: _Judge,
-    work: Callable[[Batch], tuple[BatchVerdict, np.ndarray[Any, Any] | None]],
-    letters: list[str],
-    meter: ProgressMeter,
-) -> list[BatchVerdict]:
-    """Have every batch of a stage judged, by whomever, and write its letters down."""
-    index = judge.data.index.cpu()
-    chunks = rows.tensor_split(math.ceil(len(rows) / judge.batch)) if len(rows) else ()  # of even size, to share
-    batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
-    entries = []
-    for one, entry, fresh in book.settle(stage, batches, work):
-        for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
-            letters[row] = letter
-        entries.append(entry)
-        meter.add(entry, fresh)
-    return entries
-
-
-def _rows(letters: Sequence[str]) -> Tensor:
-    """The rows that are robust so far."""
-    return torch.tensor([row for row, letter in enumerate(letters) if letter == ROBUST], dtype=torch.int64)
-
-
 @dataclass
-class _Judge:
-    """Judges one batch: attacked on the view, decided by the net as given."""
+class _Evaluation:
+    """Fills a report: attacks run on the view, and the net as given decides."""
 
     net: nn.Module
     view: CountedNet
     data: Split
-    threat: Threat
-    batch: int
-    seed: int
-    images: bool
+    suite: Suite
+    report: Report
+    book: Journal
+    meter: ProgressMeter
 
-    def clean(self, batch: Batch) -> tuple[BatchVerdict, None]:
-        """Right or wrong without an attack."""
-        began = time.perf_counter()
-        with seeded(_unit_seed(self.seed, "clean", batch.number)):
-            (one,) = attacked(self.net, self.data, None, "clean", batch=self.batch, rows=batch.rows, pad=True)
-            right = (logits_of(self.net, one.x).argmax(1) == one.y)[: len(batch.rows)].tolist()
-        letters = "".join(ROBUST if r else NOT_ATTEMPTED for r in right)
-        return BatchVerdict("clean", batch.number, batch.index, letters, len(one.x), 0, _since(began)), None
+    def run(self, attacks: dict[str, Attack]) -> None:
+        """Judge the clean images, then every attack, stage by stage."""
+        report, classes = self.report, self.data.classes
+        letters = [NOT_ATTEMPTED] * len(self.data)
+        self._stage("clean", torch.arange(len(self.data)), letters, "clean", None, True)
+        left = correct = _robust_rows(letters)
+        for name, attack in attacks.items():
+            began, letters = time.perf_counter(), [NOT_ATTEMPTED] * len(self.data)
+            left = left if self.suite.sequential else correct
+            rounds = rounds_of(attack, classes) if len(left) else []
+            if len(left) and not rounds:
+                raise ConfigError(f"expected at least one round of {name}, got none: let rounds(classes) list one")
+            report.passes[name] = [0, 0]
+            for number, one in enumerate(rounds):
+                self.meter.enter(name, number, len(left))
+                self._stage(f"{name}/{number}", left, letters, name, one, not has_rounds(attack))
+                left = _robust_rows(letters)
+            report.verdicts[name] = "".join(letters)
+            if self.book.folder is None:  # a journal's own time depends on who took part
+                report.seconds[name] = round(time.perf_counter() - began, 3)
 
-    def attacked(
-        self, stage: str, name: str, attack: Attack, whole: bool, batch: Batch
+    def _stage(
+        self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, whole: bool
+    ) -> None:
+        """Judge every batch of a stage, in this process or another, and write down its letters and passes."""
+        index = self.data.index.cpu()
+        chunks = rows.tensor_split(math.ceil(len(rows) / self.report.batch)) if len(rows) else ()  # even, to share
+        batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
+        for one, entry, fresh in self.book.settle(stage, batches, partial(self._judge, stage, name, attack, whole)):
+            for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
+                letters[row] = letter
+            if attack is not None:
+                passes = zip(self.report.passes[name], (entry.forwards, entry.backwards), strict=True)
+                self.report.passes[name] = [sum(pair) for pair in passes]
+            self.meter.add(entry, fresh)
+
+    def _judge(
+        self, stage: str, name: str, attack: Attack | None, whole: bool, batch: Batch
     ) -> tuple[BatchVerdict, np.ndarray[Any, Any] | None]:
-        """Robust or broken under an attack that keeps its batch `whole`, or else under one round of an attack."""
-        began, size = time.perf_counter(), len(batch.rows)
+        """The verdicts of a batch, clean or attacked, and the images that fool the net.
+
+        whole: the attack keeps its batch together, which is padded to one shape; else it is one round of several.
+        """
+        began, size, seed = time.perf_counter(), len(batch.rows), self.report.seed
+        options: dict[str, Any] = {"batch": self.report.batch, "seed": seed, "rows": batch.rows, "pad": whole}
+        threat = None if attack is None else self.suite.threat
         self.view.reset()
-        with seeded(_unit_seed(self.seed, stage, batch.number)):  # a net that is random itself meets the same numbers
-            (one,) = attacked(
-                self.view,
-                self.data,
-                attack,
-                name if whole else stage,
-                batch=self.batch,
-                seed=self.seed,
-                rows=batch.rows,
-                pad=whole,
-                threat=self.threat,
-            )
-            broken = (logits_of(self.net, one.x_adv, f" under {name}").argmax(1) != one.y)[:size]
-        letters = "".join(BROKEN if b else ROBUST for b in broken.tolist())
-        images = one.x_adv[:size][broken].float().cpu().contiguous().numpy() if self.images and broken.any() else None
+        with seeded(_unit_seed(seed, stage, batch.number)):  # a net that is random itself meets the same numbers
+            (one,) = attacked(self.view, self.data, attack, name if whole else stage, threat=threat, **options)
+            right = (logits_of(self.net, one.x_adv, f" under {name}").argmax(1) == one.y)[:size]
+        wrong = NOT_ATTEMPTED if attack is None else BROKEN
+        letters = "".join(ROBUST if r else wrong for r in right.tolist())
         forwards, backwards = (n * size // len(one.x) for n in (self.view.forwards, self.view.backwards))
-        return BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, _since(began)), images
+        seconds = round(time.perf_counter() - began, 3)
+        verdict = BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, seconds)
+        if not self.book.images or BROKEN not in letters:
+            return verdict, None
+        return verdict, one.x_adv[:size][~right].float().cpu().contiguous().numpy()
 
 
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 3)
+def _robust_rows(letters: Sequence[str]) -> Tensor:
+    """The rows that are robust so far."""
+    return torch.tensor([row for row, letter in enumerate(letters) if letter == ROBUST], dtype=torch.int64)
 
 
 def _unit_seed(seed: int, stage: str, number: int) -> int:
@@ -199,10 +169,10 @@ def _findings(
 ) -> list[findings.Finding]:
     """What could make the figures wrong: seen on the data, on the first batch, and in the verdicts."""
     first = next(attacked(net, data, None, "clean", batch=report.batch))
-    found = [*checks.of_data(data), *checks.of_net(net, first.x, first.y), *checks.of_file(net, first.x)]
-    found += checks.of_report(report)
-    few = checks.few_classes(suite.attacks, run, data.classes)
-    return findings.without_consequences([*found, *([few] if few else [])])
+    results = checks.data.of_data(data) + checks.net.of_net(net, first.x, first.y)
+    results += checks.exported.of_file(net, first.x) + checks.attacks.of_report(report)
+    results += findings.present(checks.attacks.few_classes(suite.attacks, run, data.classes))
+    return findings.without_consequences(results)
 
 
 def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, Attack], report: Report) -> None:
@@ -216,14 +186,14 @@ def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, A
             start = file.tell()
             for rows in torch.arange(len(data)).split(report.batch):
                 file.write(data.batch(rows.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
-            seen: set[int] = set()
+            written: set[int] = set()
             for entry in book.entries(attacks):
                 broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
                 images = book.images_of(entry.stage, entry.number) if broken else ()
                 for row, image in zip(broken, images, strict=True):
-                    if row not in seen:
+                    if row not in written:
                         file.seek(start + row * 4 * math.prod(data.shape))
                         file.write(image.astype("<f4").tobytes())
-                seen.update(broken)
+                written.update(broken)
 
     write_atomic(folder / "adversarial.npy", write)

@@ -16,7 +16,7 @@ from ardor.diagnostics.record import claim_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge_teacher
 from ardor.engine import threads
-from ardor.evaluation.checks import of_recipe
+from ardor.evaluation.checks.recipe import of_recipe
 from ardor.evaluation.findings import Finding
 from ardor.storage.config import read_yaml
 from ardor.storage.runs import require_own
