@@ -109,9 +109,9 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
     path = run / "variance_gap.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return [GapPoint(**point) for point in kept["points"]]
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved["key"] == key:
+            return [GapPoint(**point) for point in saved["points"]]
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

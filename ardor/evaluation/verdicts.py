@@ -59,7 +59,7 @@ def evaluate(
     batch: how many images are computed at once, part of a result's identity. seed: of the attacks' random starts.
     journal: a folder that keeps the verdicts of every finished batch, so that a stopped evaluation goes on and other
     processes may take a share of it. images: keep there, as adversarial.npy (N, C, H, W) float32, for each image the
-    first adversarial one found, else the image itself. progress: see `Tell`.
+    first adversarial one, else the image itself. progress: see `ProgressCallback`.
 
     Modes, parameter gradients and the global random generator are as before afterwards. Raises ModelError where net and
     data do not fit or logits are not finite, ThreatError where an attack leaves its threat, RunError where the journal

@@ -25,17 +25,17 @@ INT8 = "-int8"
 @torch.no_grad()
 def of_file(net: Any, x: Images) -> list[Finding]:
     """Every finding on an exported file, with images x (B, C, H, W) at hand; none on any other net."""
-    said = getattr(net, "metadata", None)
-    if not said:
+    metadata = getattr(net, "metadata", None)
+    if not metadata:
         return []
-    int8, found = said["to"].endswith(INT8), list[Finding | None]()
+    int8, findings = metadata["to"].endswith(INT8), list[Finding | None]()
     if int8:
-        found += [few_calibration(said["calibration"]["n"])]
+        findings += [few_calibration(metadata["calibration"]["n"])]
     if not net.without_gradients:
         simulated = net.simulated(x.cpu())
-        found += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
-        found += [saturated(net.simulated.clipped(x.cpu())) if int8 else None]
-    return present(*found)
+        findings += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
+        findings += [saturated(net.simulated.clipped(x.cpu())) if int8 else None]
+    return present(*findings)
 
 
 APART = 0.01

@@ -26,18 +26,18 @@ def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
     Call it on the net as it came, not inside attack_view: its mode is looked at too. Modes, flags and the global
     generator are put back. Raises ModelError where the net gives no finite logits, one row for each image.
     """
-    found = [training_mode(net), float16(net)]
+    findings = [training_mode(net), float16(net)]
     with attack_view(net) as view, seeded(0):
         logits = logits_of(net, x)
-        found += [probabilities(logits), constant(logits.argmax(1), y)]
-        found += [randomised([logits_of(net, x[:FEW]) for _ in range(CALLS)])]
-        found += [batch_mates(*in_other_company(net, x, logits))]
-        found += [without_gradients(net)]
-        if found[-1] is None:
+        findings += [probabilities(logits), constant(logits.argmax(1), y)]
+        findings += [randomised([logits_of(net, x[:FEW]) for _ in range(CALLS)])]
+        findings += [batch_mates(*in_other_company(net, x, logits))]
+        findings += [without_gradients(net)]
+        if findings[-1] is None:
             right = logits.argmax(1) == y
             ce, margin = (gradient(view, x[right], y[right], loss) for loss in ("ce", "margin"))
-            found += [nan_gradients(ce, margin), zero_gradients(ce, margin)]
-    return present(*found)
+            findings += [nan_gradients(ce, margin), zero_gradients(ce, margin)]
+    return present(*findings)
 
 
 @torch.no_grad()
@@ -101,9 +101,9 @@ def gradient(net: Net, x: Images, y: Labels, loss: str) -> Tensor:
 
 def without_gradients(net: nn.Module) -> Finding | None:
     """The net is a file on a runtime that gives none and cannot be simulated; it says so in `without_gradients`."""
-    said = getattr(net, "without_gradients", "")
+    reason = getattr(net, "without_gradients", "")
     next_ = "judge it with --suite square, and with images made against the net that it came from"
-    return Finding("without_gradients", "note", said, next_) if said else None
+    return Finding("without_gradients", "note", reason, next_) if reason else None
 
 
 def training_mode(net: nn.Module) -> Finding | None:
