@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from for_compare import config, letters, pairs_of, report
+from scipy import stats
 
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
@@ -13,10 +14,6 @@ from ardor.evaluation.comparison.paired import compare
 from ardor.evaluation.comparison.significance import detectable, holm, mcnemar, t_shift, tango
 from ardor.evaluation.comparison.wording import as_dict, holm_verdicts, text, verdict
 from ardor.evaluation.findings import Finding
-
-stats = pytest.importorskip("scipy.stats")
-optimize = pytest.importorskip("scipy.optimize")
-
 
 # the comparison
 

@@ -14,9 +14,6 @@ from ardor.evaluation.comparison.significance import detectable, mcnemar
 from ardor.evaluation.comparison.wording import as_dict
 from ardor.evaluation.comparison.wording import text as text_of
 
-stats = pytest.importorskip("scipy.stats")
-optimize = pytest.importorskip("scipy.optimize")
-
 
 def test_the_text_of_one_seed():
     text = text_of(compare_reports(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")))

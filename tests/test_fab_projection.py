@@ -3,6 +3,7 @@
 import pytest
 import torch
 from for_fab import NORMS, slow_project
+from scipy import optimize
 
 from ardor.attacks.fab import project
 from ardor.attacks.threat import Linf
@@ -33,7 +34,6 @@ def test_the_projection_is_the_slow_one(threat):
 @pytest.mark.parametrize("threat", NORMS, ids=repr)
 def test_the_projection_is_the_solvers(threat):
     """The shortest: by a linear program, or by the optimality conditions of the quadratic one."""
-    optimize = pytest.importorskip("scipy.optimize")
     x, w, c = planes(24, 8, seed=1)
     reach = (w * ((w * c[:, None] < 0).double() - x)).sum(1).abs()
     can = reach >= c.abs()
