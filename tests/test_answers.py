@@ -13,9 +13,8 @@ from ardor.attacks import PGD, suites
 from ardor.cli.main import main
 from ardor.deployment.export.onnx_session import Session
 from ardor.evaluation import checks, findings
-from ardor.evaluation.access import answers, kind_of
 from ardor.evaluation.checks.exported import ENOUGH
-from ardor.evaluation.report import Report
+from ardor.evaluation.report import Report, access_of
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra onnx is not installed")
@@ -35,7 +34,7 @@ def report_of(rows, to="onnx-int8", suite="deployed", **words):
 def test_each_answer_is_the_worst_of_its_attacks_for_each_image():
     rows = dict(zip(NAMES, ("rrrb-", "rrbr-", "rbrr-", "rbrr-", "brrr-"), strict=True))
     report = report_of(rows)
-    assert {kind: (share.k, share.n) for kind, share in answers(report).items()} == {
+    assert {kind: (share.k, share.n) for kind, share in report.by_access().items()} == {
         "transfer": (2, 5),
         "white-box": (3, 5),
         "query": (3, 5),
@@ -46,9 +45,9 @@ def test_each_answer_is_the_worst_of_its_attacks_for_each_image():
     assert "and nobody asked by transfer: quote" in alone.table()
     said = "Right 40.00 % by transfer from another net, 60.00 % along its own gradients, 60.00 %"
     assert said in report.table()
-    assert answers(report_of(rows, suite="paper")) == {}
+    assert report_of(rows, suite="paper").by_access() == {}
     assert "Right" not in report_of(rows, suite="paper").table()
-    assert [kind_of(name) for name in NAMES] == ["transfer"] * 2 + ["white-box"] * 2 + ["query"]
+    assert [access_of(name) for name in NAMES] == ["transfer"] * 2 + ["white-box"] * 2 + ["query"]
 
 
 @pytest.mark.parametrize(("threat", "margin"), [(ardor.Linf(0.1), "cw_inf"), (ardor.L2(0.5), "cw_l2")])
@@ -81,23 +80,25 @@ def test_gradients_that_int8_hides_are_an_error(white, transfer, query, found):
         return "r" * k + "b" * (200 - k)
 
     rows = {"transfer_pgd20": row(transfer), "apgd_ce": row(white), "square": row(query)}
-    finding = checks.hidden_by_quantisation(report_of(rows))
+    finding = checks.exported.hidden_by_quantisation(report_of(rows))
     assert (finding is not None) == found
     if finding is not None:
         assert (finding.name, finding.severity) == ("hidden_by_quantisation", "error")
         assert f"leave {white} of 200 images right" in finding.evidence
         assert f"another net {transfer} and Square {query}" in finding.evidence
-        assert finding in checks.of_report(report_of(rows))
-    assert checks.hidden_by_quantisation(report_of(rows, to="onnx")) is None, "a float32 file quantises nothing"
-    assert checks.hidden_by_quantisation(report_of(rows, suite="paper")) is None
+        assert finding in checks.attacks.of_report(report_of(rows))
+    assert checks.exported.hidden_by_quantisation(report_of(rows, to="onnx")) is None, (
+        "a float32 file quantises nothing"
+    )
+    assert checks.exported.hidden_by_quantisation(report_of(rows, suite="paper")) is None
     del rows["apgd_ce"]
-    assert checks.hidden_by_quantisation(report_of(rows)) is None, "nothing to compare with"
+    assert checks.exported.hidden_by_quantisation(report_of(rows)) is None, "nothing to compare with"
 
 
 def test_hidden_gradients_are_found_at_their_share_of_many_images():
     def found(white):
         rows = {"apgd_ce": "r" * white + "b" * (5000 - white), "square": "r" * 100 + "b" * 4900}
-        return checks.hidden_by_quantisation(report_of(rows)) is not None
+        return checks.exported.hidden_by_quantisation(report_of(rows)) is not None
 
     assert [found(white) for white in (109, 110, 111)] == [False, False, True]
 
@@ -109,22 +110,22 @@ def test_square_says_no_second_time_what_quantisation_hides():
 
 
 def test_too_few_images_to_calibrate_on_are_a_warning():
-    assert checks.few_calibration(ENOUGH) is None
-    finding = checks.few_calibration(ENOUGH - 1)
+    assert checks.exported.few_calibration(ENOUGH) is None
+    finding = checks.exported.few_calibration(ENOUGH - 1)
     assert (finding.name, finding.severity) == ("few_calibration", "warning")
     assert "calibrated on 63 images" in finding.evidence
 
 
 def test_values_that_int8_cuts_off_are_a_warning():
-    assert checks.saturated({"relu": 0.01, "logits": 0.0}) is None
-    assert checks.saturated({}) is None
-    finding = checks.saturated({"relu": 0.011, "logits": 0.125})
+    assert checks.exported.saturated({"relu": 0.01, "logits": 0.0}) is None
+    assert checks.exported.saturated({}) is None
+    finding = checks.exported.saturated({"relu": 0.011, "logits": 0.125})
     assert (finding.name, finding.severity) == ("saturated", "warning")
     assert "cuts off 12.5 % of the values of logits" in finding.evidence
 
 
 def test_a_simulation_that_answers_otherwise_is_a_warning():
-    same, other = checks.gradients_simulated(99, 100), checks.gradients_simulated(98, 100)
+    same, other = checks.exported.gradients_simulated(99, 100), checks.exported.gradients_simulated(98, 100)
     assert (same.severity, other.severity) == ("note", "warning")
     assert "predicts 98 of 100 clean images as the file does" in other.evidence
 
@@ -163,10 +164,10 @@ def test_a_badly_calibrated_file_is_found_out(trained):
 
 def test_a_net_and_a_black_box_have_no_findings_of_files(trained):
     x = ardor.data.load("digits")[2].batch(slice(0, 9))[0]
-    assert checks.of_file(ardor.models.load(trained), x) == []
-    assert checks.of_file(SimpleNamespace(metadata={}, without_gradients="theirs"), x) == []
+    assert checks.exported.of_file(ardor.models.load(trained), x) == []
+    assert checks.exported.of_file(SimpleNamespace(metadata={}, without_gradients="theirs"), x) == []
     float32 = ardor.export(ardor.models.load(trained), trained.parent / "f.onnx", check=ardor.data.load("digits")[2])
-    assert [f.name for f in checks.of_file(Session(float32.path), x)] == ["gradients_simulated"]
+    assert [f.name for f in checks.exported.of_file(Session(float32.path), x)] == ["gradients_simulated"]
 
 
 # the shell

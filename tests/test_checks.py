@@ -49,66 +49,74 @@ def without(n, value=0.0):
 @pytest.mark.parametrize(
     ("finding", "silent", "loud"),
     [
-        ("range", lambda: checks.image_range(split(0.3 + 0.21 * torch.eye(16).reshape(4, 1, 8, 8))), None),
-        ("range", None, lambda: checks.image_range(split(0.3 + 0.19 * torch.eye(16).reshape(4, 1, 8, 8)))),
-        ("range", lambda: checks.image_range(split((52 * torch.eye(16)).reshape(4, 1, 8, 8).byte())), None),
-        ("range", None, lambda: checks.image_range(split((50 * torch.eye(16)).reshape(4, 1, 8, 8).byte()))),
-        ("probabilities", lambda: checks.probabilities(Z), lambda: checks.probabilities(Z.softmax(1))),
-        ("probabilities", lambda: checks.probabilities(Z.log_softmax(1)), None),
-        ("probabilities", lambda: checks.probabilities(Z.softmax(1) * 1.01), None),
-        ("probabilities", lambda: checks.probabilities(torch.tensor([[1.2, -0.2]])), None),
-        ("randomised", lambda: checks.randomised([Z, Z + 0.9e-3]), lambda: checks.randomised([Z, Z, Z + 1.1e-3])),
-        ("batch_mates", lambda: checks.batch_mates(Z, Z + 0.9e-2), lambda: checks.batch_mates(Z, Z - 1.1e-2)),
-        ("batch_mates", lambda: checks.batch_mates(Z[:0], Z[:0]), None),
-        ("constant", lambda: checks.constant(torch.zeros(200), torch.arange(200).clamp(190) - 190), None),
-        ("constant", None, lambda: checks.constant(torch.zeros(200), torch.arange(200).clamp(189) - 189)),
-        ("constant", lambda: checks.constant(torch.eye(20)[0], torch.arange(20)), None),
-        ("zero_gradients", lambda: checks.zero_gradients(without(2), without(2)), None),
-        ("zero_gradients", None, lambda: checks.zero_gradients(without(3), GRADS)),
-        ("zero_gradients", None, lambda: checks.zero_gradients(GRADS, without(3))),
-        ("zero_gradients", lambda: checks.zero_gradients(GRADS[:0], GRADS[:0]), None),
-        ("zero_gradients", lambda: checks.zero_gradients(GRADS * torch.tensor([0.0, 1e-40]), GRADS), None),
-        ("nan_gradients", lambda: checks.nan_gradients(GRADS, GRADS), None),
-        ("nan_gradients", None, lambda: checks.nan_gradients(without(1, torch.nan), GRADS)),
-        ("nan_gradients", None, lambda: checks.nan_gradients(GRADS, without(1, torch.inf))),
-        ("nan_gradients", lambda: checks.nan_gradients(GRADS[:0], GRADS[:0]), None),
+        ("range", lambda: checks.data.image_range(split(0.3 + 0.21 * torch.eye(16).reshape(4, 1, 8, 8))), None),
+        ("range", None, lambda: checks.data.image_range(split(0.3 + 0.19 * torch.eye(16).reshape(4, 1, 8, 8)))),
+        ("range", lambda: checks.data.image_range(split((52 * torch.eye(16)).reshape(4, 1, 8, 8).byte())), None),
+        ("range", None, lambda: checks.data.image_range(split((50 * torch.eye(16)).reshape(4, 1, 8, 8).byte()))),
+        ("probabilities", lambda: checks.net.probabilities(Z), lambda: checks.net.probabilities(Z.softmax(1))),
+        ("probabilities", lambda: checks.net.probabilities(Z.log_softmax(1)), None),
+        ("probabilities", lambda: checks.net.probabilities(Z.softmax(1) * 1.01), None),
+        ("probabilities", lambda: checks.net.probabilities(torch.tensor([[1.2, -0.2]])), None),
+        (
+            "randomised",
+            lambda: checks.net.randomised([Z, Z + 0.9e-3]),
+            lambda: checks.net.randomised([Z, Z, Z + 1.1e-3]),
+        ),
+        ("batch_mates", lambda: checks.net.batch_mates(Z, Z + 0.9e-2), lambda: checks.net.batch_mates(Z, Z - 1.1e-2)),
+        ("batch_mates", lambda: checks.net.batch_mates(Z[:0], Z[:0]), None),
+        ("constant", lambda: checks.net.constant(torch.zeros(200), torch.arange(200).clamp(190) - 190), None),
+        ("constant", None, lambda: checks.net.constant(torch.zeros(200), torch.arange(200).clamp(189) - 189)),
+        ("constant", lambda: checks.net.constant(torch.eye(20)[0], torch.arange(20)), None),
+        ("zero_gradients", lambda: checks.net.zero_gradients(without(2), without(2)), None),
+        ("zero_gradients", None, lambda: checks.net.zero_gradients(without(3), GRADS)),
+        ("zero_gradients", None, lambda: checks.net.zero_gradients(GRADS, without(3))),
+        ("zero_gradients", lambda: checks.net.zero_gradients(GRADS[:0], GRADS[:0]), None),
+        ("zero_gradients", lambda: checks.net.zero_gradients(GRADS * torch.tensor([0.0, 1e-40]), GRADS), None),
+        ("nan_gradients", lambda: checks.net.nan_gradients(GRADS, GRADS), None),
+        ("nan_gradients", None, lambda: checks.net.nan_gradients(without(1, torch.nan), GRADS)),
+        ("nan_gradients", None, lambda: checks.net.nan_gradients(GRADS, without(1, torch.inf))),
+        ("nan_gradients", lambda: checks.net.nan_gradients(GRADS[:0], GRADS[:0]), None),
         (
             "sweep",
-            lambda: checks.sweep({0.1: Proportion(90, 200), 0.5: Proportion(2, 200)}),
-            lambda: checks.sweep({0.5: Proportion(3, 200), 0.1: Proportion(90, 200)}),
+            lambda: checks.attacks.sweep({0.1: Proportion(90, 200), 0.5: Proportion(2, 200)}),
+            lambda: checks.attacks.sweep({0.5: Proportion(3, 200), 0.1: Proportion(90, 200)}),
         ),
-        ("sweep", lambda: checks.sweep({}), None),
+        ("sweep", lambda: checks.attacks.sweep({}), None),
         (
             "more_steps",
-            lambda: checks.more_steps({"fgsm": 100, "pgd_10": 90, "pgd_50": 94}, 200),
-            lambda: checks.more_steps({"fgsm": 100, "pgd_10": 90, "pgd_50": 95}, 200),
+            lambda: checks.attacks.more_steps({"fgsm": 100, "pgd_10": 90, "pgd_50": 94}, 200),
+            lambda: checks.attacks.more_steps({"fgsm": 100, "pgd_10": 90, "pgd_50": 95}, 200),
         ),
-        ("more_steps", None, lambda: checks.more_steps({"fgsm": 90, "pgd_10": 95, "pgd_50": 80}, 200)),
-        ("more_steps", None, lambda: checks.more_steps({"fgsm": 90, "pgd_10": 93, "pgd_50": 96}, 200)),
-        ("more_steps", lambda: checks.more_steps({"fgsm": 100, "pgd_10": 60, "pgd_50": 20}, 200), None),
+        ("more_steps", None, lambda: checks.attacks.more_steps({"fgsm": 90, "pgd_10": 95, "pgd_50": 80}, 200)),
+        ("more_steps", None, lambda: checks.attacks.more_steps({"fgsm": 90, "pgd_10": 93, "pgd_50": 96}, 200)),
+        ("more_steps", lambda: checks.attacks.more_steps({"fgsm": 100, "pgd_10": 60, "pgd_50": 20}, 200), None),
         (
             "one_step_wins",
-            lambda: checks.one_step_wins({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 70}),
-            lambda: checks.one_step_wins({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 71}),
+            lambda: checks.attacks.one_step_wins({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 70}),
+            lambda: checks.attacks.one_step_wins({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 71}),
         ),
-        ("black_box", lambda: checks.black_box(500, 498, 1000), lambda: checks.black_box(500, 497, 1000)),
+        (
+            "black_box",
+            lambda: checks.attacks.black_box(500, 498, 1000),
+            lambda: checks.attacks.black_box(500, 497, 1000),
+        ),
         (
             "pgd_above_autoattack",
-            lambda: checks.pgd_above_autoattack(100, 60, 200),
-            lambda: checks.pgd_above_autoattack(101, 60, 200),
+            lambda: checks.attacks.pgd_above_autoattack(100, 60, 200),
+            lambda: checks.attacks.pgd_above_autoattack(101, 60, 200),
         ),
-        ("restarts", lambda: checks.restarts(100, 99, 200), lambda: checks.restarts(100, 98, 200)),
+        ("restarts", lambda: checks.attacks.restarts(100, 99, 200), lambda: checks.attacks.restarts(100, 98, 200)),
         (  # 80 of 100 is [71.1, 86.7]
             "record",
-            lambda: checks.record("clean", Proportion(80, 100), 0.876),
-            lambda: checks.record("clean", Proportion(80, 100), 0.878),
+            lambda: checks.attacks.record("clean", Proportion(80, 100), 0.876),
+            lambda: checks.attacks.record("clean", Proportion(80, 100), 0.878),
         ),
         (
             "record",
-            lambda: checks.record("clean", Proportion(80, 100), 0.702),
-            lambda: checks.record("clean", Proportion(80, 100), 0.700),
+            lambda: checks.attacks.record("clean", Proportion(80, 100), 0.702),
+            lambda: checks.attacks.record("clean", Proportion(80, 100), 0.700),
         ),
-        ("selection", lambda: checks.selection(split(torch.eye(8)[None, None])), None),
+        ("selection", lambda: checks.data.selection(split(torch.eye(8)[None, None])), None),
     ],
 )
 def test_thresholds_from_both_sides(finding, silent, loud):
@@ -121,15 +129,15 @@ def test_thresholds_from_both_sides(finding, silent, loud):
 
 
 def test_gradients_that_only_cross_entropy_loses_are_no_error():
-    assert checks.zero_gradients(without(200), without(2)).severity == "warning"
-    assert checks.zero_gradients(without(200), without(3)).severity == "error"
-    assert "on 200, the logit margin's on 3" in checks.zero_gradients(without(200), without(3)).evidence
+    assert checks.net.zero_gradients(without(200), without(2)).severity == "warning"
+    assert checks.net.zero_gradients(without(200), without(3)).severity == "error"
+    assert "on 200, the logit margin's on 3" in checks.net.zero_gradients(without(200), without(3)).evidence
 
 
 def test_evidence_has_the_curve_and_the_culprit():
-    found = checks.sweep({0.5: Proportion(30, 200), 0.1: Proportion(90, 200)})
+    found = checks.attacks.sweep({0.5: Proportion(30, 200), 0.1: Proportion(90, 200)})
     assert "30 of 200 images are still right at radius 0.5 (45.0 % at 0.1, 15.0 % at 0.5)" in found.evidence
-    found = checks.more_steps({"fgsm": 90, "pgd_10": 99, "pgd_50": 20}, 200)
+    found = checks.attacks.more_steps({"fgsm": 90, "pgd_10": 99, "pgd_50": 20}, 200)
     assert "fgsm leaves 90" in found.evidence
     assert "pgd_10, with more steps, 99" in found.evidence
 
@@ -191,9 +199,9 @@ def net():
 
 
 def test_a_healthy_net_shows_nothing(net, batch):
-    assert checks.of_net(net, *batch) == []
-    assert checks.of_net(net, batch[0][:1], batch[1][:1]) == []
-    assert checks.of_net(net, batch[0], (batch[1] + 1) % 10) == [], "wrong about everything, but honest"
+    assert checks.net.of_net(net, *batch) == []
+    assert checks.net.of_net(net, batch[0][:1], batch[1][:1]) == []
+    assert checks.net.of_net(net, batch[0], (batch[1] + 1) % 10) == [], "wrong about everything, but honest"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -210,7 +218,7 @@ def test_random_nets_show_nothing(seed):
         net.eval()
         with torch.no_grad():
             y = net(x).argmax(1)
-        assert checks.of_net(net, x, y) == []
+        assert checks.net.of_net(net, x, y) == []
 
 
 def lucky(x):
@@ -256,7 +264,7 @@ def test_a_flaw_that_one_batch_shows_is_found_and_it_alone(net, batch, flaw):
     if flaw != "training_mode":
         flawed.eval()
     before, rng = snapshot(flawed), global_rng()
-    found = without_consequences(checks.of_net(flawed, *batch))
+    found = without_consequences(checks.net.of_net(flawed, *batch))
     assert names(found) == [flaw.partition(" ")[0].strip(",").replace("bfloat", "float")]
     require_same(before, snapshot(flawed), "of_net", flaw)
     assert global_rng() == rng
@@ -265,9 +273,9 @@ def test_a_flaw_that_one_batch_shows_is_found_and_it_alone(net, batch, flaw):
 def test_gradients_are_asked_for_where_there_is_something_to_lose(net, batch):
     x, y = batch
     flawed = ONE_BATCH["zero_gradients rounded"](net).eval()
-    (found,) = checks.of_net(flawed, x, torch.where(torch.arange(64) < 40, y, (y + 1) % 10))
+    (found,) = checks.net.of_net(flawed, x, torch.where(torch.arange(64) < 40, y, (y + 1) % 10))
     assert "of 40 correctly classified images" in found.evidence
-    assert checks.of_net(flawed, x, (y + 1) % 10) == []
+    assert checks.net.of_net(flawed, x, (y + 1) % 10) == []
 
 
 @pytest.mark.parametrize(
@@ -284,14 +292,14 @@ def test_gradients_are_asked_for_where_there_is_something_to_lose(net, batch):
 )
 def test_answers_that_are_no_logits_are_one_clear_sentence(net, batch, change, says):
     with pytest.raises(ModelError, match=says):
-        checks.of_net(Wrapped(net, after=change).eval(), *batch)
+        checks.net.of_net(Wrapped(net, after=change).eval(), *batch)
 
 
 def test_a_net_in_half_precision_that_refuses_the_images_says_what_to_type(net, batch):
     with pytest.raises(ModelError, match=r"weights and buffers are float16.*type net.float\(\)"):
-        checks.of_net(copy.deepcopy(net).half(), *batch)
+        checks.net.of_net(copy.deepcopy(net).half(), *batch)
     with pytest.raises(RuntimeError, match="Kernel size"):
-        checks.of_net(net, batch[0][:, :, :, :0], batch[1])
+        checks.net.of_net(net, batch[0][:, :, :, :0], batch[1])
 
 
 # The data.
@@ -299,11 +307,11 @@ def test_a_net_in_half_precision_that_refuses_the_images_says_what_to_type(net, 
 
 def test_images_scaled_twice_and_marks_are_found():
     x = problem(images=20)[0]
-    assert checks.of_data(split(x)) == []
-    assert names(checks.of_data(split(x / 255))) == ["range"]
-    assert names(checks.of_data(split((x * 16).byte()))) == ["range"]
-    assert checks.of_data(split((x * 255).byte())) == []
-    assert names(checks.of_data(split(x, marks=("test set took part in selection",)))) == ["selection"]
+    assert checks.data.of_data(split(x)) == []
+    assert names(checks.data.of_data(split(x / 255))) == ["range"]
+    assert names(checks.data.of_data(split((x * 16).byte()))) == ["range"]
+    assert checks.data.of_data(split((x * 255).byte())) == []
+    assert names(checks.data.of_data(split(x, marks=("test set took part in selection",)))) == ["selection"]
 
 
 # The verdicts.
@@ -372,21 +380,21 @@ def in_order(**robust):
     ],
 )  # fmt: skip
 def test_what_verdicts_show(made, expected):
-    assert names(checks.of_report(made)) == expected
+    assert names(checks.attacks.of_report(made)) == expected
 
 
 def test_attacks_are_known_by_what_they_are_not_by_what_a_suite_calls_them():
     made = independent(first=70, second=40, third=30)
     made.attacks = {"first": {"name": "PGD"}, "second": {"name": "APGD"}, "third": {"name": "Square"}}
-    assert names(checks.of_report(made)) == ["black_box", "pgd_above_autoattack"]
+    assert names(checks.attacks.of_report(made)) == ["black_box", "pgd_above_autoattack"]
     made.attacks = {"first": {"name": "mine.py:PGD"}, "second": "?", "third": {}}
-    assert checks.of_report(made) == []
+    assert checks.attacks.of_report(made) == []
     bare = independent(pgd_sat=50, square=40)
     bare.attacks = {}
-    assert names(checks.of_report(bare)) == ["black_box"]
+    assert names(checks.attacks.of_report(bare)) == ["black_box"]
 
 
 def test_a_finding_reads_as_a_sentence():
-    found = checks.restarts(100, 90, 200)
+    found = checks.attacks.restarts(100, 90, 200)
     assert str(found).startswith("warning: one start of each attack leaves 100 of 200")
     assert dataclasses.asdict(found)["severity"] in SEVERITIES

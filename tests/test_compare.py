@@ -12,7 +12,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
 from ardor.evaluation.comparison.paired import compare
 from ardor.evaluation.comparison.significance import detectable, holm, mcnemar, t_shift, tango
-from ardor.evaluation.comparison.wording import holm_verdicts
+from ardor.evaluation.comparison.wording import as_dict, holm_verdicts, text, verdict
 from ardor.evaluation.findings import Finding
 
 # the comparison
@@ -46,21 +46,21 @@ def test_one_seed_claims_nothing_about_methods():
     assert worst.images == tango(30, 8, 400)
     assert worst.seeds is None
     assert math.isnan(worst.sd)
-    assert found.verdict.startswith("A stands 5.50 points above B [+2.")
-    assert "McNemar p = 0.00047," in found.verdict
-    assert "another seed may turn it round, and one seed says nothing about the methods" in found.verdict
+    assert verdict(found).startswith("A stands 5.50 points above B [+2.")
+    assert "McNemar p = 0.00047," in verdict(found)
+    assert "another seed may turn it round, and one seed says nothing about the methods" in verdict(found)
     turned = compare(*reversed(pairs_of(400, (30, 8, 200))))
-    assert turned.verdict.startswith("A stands 5.50 points below B [-8.")
+    assert verdict(turned).startswith("A stands 5.50 points below B [-8.")
 
 
 def test_no_difference_is_no_claim():
     found = compare(*pairs_of(400, (12, 9, 200)))
     assert not found.figures["worst_case"].shown
     least = 100 * detectable(400, 21 / 400)
-    assert found.verdict.startswith("No difference shown: A - B is +0.75 points [-1.")
-    assert f"less than about {least:.2f} points could hardly have been shown" in found.verdict
-    assert "One seed says nothing about the methods" in found.verdict
-    assert "4 images cannot show any" in compare(*pairs_of(4, (1, 0, 1))).verdict
+    assert verdict(found).startswith("No difference shown: A - B is +0.75 points [-1.")
+    assert f"less than about {least:.2f} points could hardly have been shown" in verdict(found)
+    assert "One seed says nothing about the methods" in verdict(found)
+    assert "4 images cannot show any" in verdict(compare(*pairs_of(4, (1, 0, 1))))
 
 
 def test_the_interval_alone_is_no_claim():
@@ -80,12 +80,12 @@ def test_what_is_shown_leaves_0_out_of_the_interval():
 def test_two_seeds_are_no_claim_on_methods():
     found = compare(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
     assert not found.figures["worst_case"].shown
-    assert found.verdict.startswith(
+    assert verdict(found).startswith(
         "Two seeds say nothing about the methods: A - B is +13.25 points, SD 0.35; over test"
     )
-    assert "so these nets differ. Train 3 seeds at least." in found.verdict
+    assert "so these nets differ. Train 3 seeds at least." in verdict(found)
     even = compare(*pairs_of(400, (10, 8, 200), (9, 8, 200)))
-    assert "these nets do not differ by more than" in even.verdict
+    assert "these nets do not differ by more than" in verdict(even)
 
 
 def test_three_seeds_may_say_it():
@@ -107,7 +107,7 @@ def test_three_seeds_may_say_it():
     assert stats.ttest_1samp(values, 0).pvalue < worst.p < 0.05
     assert worst.least == pytest.approx(math.hypot((1.959964 + 0.841621) * images, t_shift(2) * seeds), rel=1e-5)
     assert worst.shown
-    assert found.verdict.startswith(
+    assert verdict(found).startswith(
         "The method of A stands 8.00 points above that of B [+4.04, +11.88] over seeds and test images together, "
         "p = 0.0072 (SD 1.00; over 3 seeds alone [+5.52, +10.48], over test images alone [+4.93, "
     )
@@ -120,7 +120,7 @@ def test_seeds_that_disagree_show_nothing():
     assert worst.images[0] > 0
     assert stats.ttest_1samp(values, 0).pvalue < worst.p < 0.5
     assert t_shift(2) * np.std(values, ddof=1) / math.sqrt(3) < worst.least < 0.8
-    assert found.verdict.startswith("No difference shown between the methods: A - B is +7.67 points")
+    assert verdict(found).startswith("No difference shown between the methods: A - B is +7.67 points")
 
 
 def test_seeds_that_agree_on_a_few_images_show_nothing():
@@ -200,8 +200,8 @@ def test_holm_over_the_classes():
     found = compare(*pairs_of(400, (30, 8, 200)))
     p = {name: d.p for name, d in found.classes.items()}
     assert found.adjusted == holm(p) != p
-    assert {name: said["p_holm"] for name, said in found.as_dict()["classes"].items()} == holm(p)
-    cat = next(line for line in found.text().splitlines() if line.startswith("| cat"))
+    assert {name: said["p_holm"] for name, said in as_dict(found)["classes"].items()} == holm(p)
+    cat = next(line for line in text(found).splitlines() if line.startswith("| cat"))
     assert f" {holm(p)['cat']:.2g} |" in cat
     assert f" {p['cat']:.2g} |" not in cat
 
@@ -289,7 +289,7 @@ def test_holm_over_the_comparisons_of_a_table():
         "weak": compare(*pairs_of(400, (22, 9, 200))),
         "none": compare(*pairs_of(400, (12, 9, 200))),
     }
-    assert table["weak"].verdict.startswith("A stands 3.25 points above B")
+    assert verdict(table["weak"]).startswith("A stands 3.25 points above B")
     said = holm_verdicts(table)
     assert list(said) == list(table)
     assert said["plain"].startswith("A stands 13.00 points above B [")
@@ -298,7 +298,7 @@ def test_holm_over_the_comparisons_of_a_table():
     assert said["weak"].startswith("No difference shown: A - B is +3.25 points")
     assert f"McNemar p = {p:.2g} ({2 * p:.2g} by Holm over 3 comparisons)" in said["weak"]
     assert said["none"].startswith("No difference shown")
-    assert holm_verdicts({"weak": table["weak"]}) == {"weak": table["weak"].verdict}
+    assert holm_verdicts({"weak": table["weak"]}) == {"weak": verdict(table["weak"])}
     assert holm_verdicts({}) == {}
 
 
@@ -308,10 +308,10 @@ def test_holm_over_two_seeds_three_and_a_doubt():
     a, b = pairs_of(400, (60, 8, 200))
     a[0].findings = [Finding("zero_gradients", "error", "seen", "next")]
     doubt = compare(a, b)
-    assert "so these nets differ" in two.verdict
-    assert "The method of A stands" in sure.verdict
+    assert "so these nets differ" in verdict(two)
+    assert "The method of A stands" in verdict(sure)
     said = holm_verdicts({"two": two, "three": three, "sure": sure, "doubt": doubt})
-    assert said["doubt"] == doubt.verdict
+    assert said["doubt"] == verdict(doubt)
     assert "these nets do not differ by more" in said["two"]
     assert "No difference shown between the methods" in said["three"]
     assert said["sure"].startswith("The method of A stands")
@@ -332,7 +332,7 @@ def test_findings_on_how_the_comparison_could_be_wrong():
     ]  # fmt: skip
     assert "ardor 0.1.0" in found.findings[0].evidence
     assert "ardor 0.2.0" in found.findings[0].evidence
-    assert all(str(finding) in found.text() for finding in found.findings)
+    assert all(str(finding) in text(found) for finding in found.findings)
     marked = config(0, "sat", fingerprint={"marks": ["test set took part in selection"]})
     assert [f.name for f in compare(a, [replace(b[0], training=marked)]).findings] == ["selection"]
     unknown = compare([replace(a[0], training={})], b)
@@ -348,5 +348,5 @@ def test_another_teacher_is_a_difference_between_the_sides():
 def test_a_figure_that_cannot_be_quoted_cannot_be_compared():
     a, b = pairs_of(400, (60, 8, 200))
     a[0].findings = [Finding("zero_gradients", "error", "seen", "next"), Finding("restarts", "warning", "seen", "next")]
-    verdict = compare(a, b, ("mine", "yours")).verdict
-    assert verdict == "No difference can be claimed: the report of mine found an error in it (zero_gradients)."
+    sentence = verdict(compare(a, b, ("mine", "yours")))
+    assert sentence == "No difference can be claimed: the report of mine found an error in it (zero_gradients)."

@@ -11,10 +11,12 @@ from ardor.cli.commands import compare
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.comparison.paired import compare as compare_reports
 from ardor.evaluation.comparison.significance import detectable, mcnemar
+from ardor.evaluation.comparison.wording import as_dict
+from ardor.evaluation.comparison.wording import text as text_of
 
 
 def test_the_text_of_one_seed():
-    text = compare_reports(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")).text()
+    text = text_of(compare_reports(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")))
     lines = text.splitlines()
     assert lines[:4] == [
         "A: runs/rslad",
@@ -33,7 +35,7 @@ def test_the_text_of_one_seed():
 
 
 def test_the_text_of_three_seeds():
-    text = compare_reports(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200))).text()
+    text = text_of(compare_reports(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200))))
     assert "3 seeds (0, 1, 2)" in text
     assert (
         "| figure | n | A % | B % | A - B | SD | 95 % | 95 % over seeds | 95 % over images | p | could show |" in text
@@ -44,14 +46,14 @@ def test_the_text_of_three_seeds():
 
 
 def test_json_has_no_number_that_json_lacks():
-    found = compare_reports(*pairs_of(4, (1, 0, 1))).as_dict()
+    found = as_dict(compare_reports(*pairs_of(4, (1, 0, 1))))
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
     assert again["figures"]["worst_case"]["could_show"] is again["figures"]["worst_case"]["sd"] is None
     assert again["figures"]["worst_case"]["interval95_seeds"] is None
     assert again["figures"]["worst_case"]["interval95_both"] is None
     comparison = compare_reports(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
-    three = comparison.as_dict()
+    three = as_dict(comparison)
     assert tuple(three["figures"]["worst_case"]["interval95_both"]) == comparison.figures["worst_case"].both
     assert three["seeds"] == [0, 1, 2]
     assert three["figures"]["worst_case"]["pairs"][1] == {

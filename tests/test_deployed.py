@@ -19,11 +19,12 @@ from ardor.deployment.variants import latency as timing
 from ardor.deployment.variants.comparison import DeploymentReport, p_text, size_text
 from ardor.engine.flops import macs
 from ardor.errors import CheckpointError, ConfigError, ExportError
+from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.comparison.significance import mcnemar
-from ardor.evaluation.identity import identity, kept
+from ardor.evaluation.identity import identity, matching_report
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, report_of, word_of
-from ardor.evaluation.verdicts import adversarial, evaluate
+from ardor.evaluation.verdicts import evaluate
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -224,8 +225,8 @@ def test_a_report_is_kept_for_the_same_evaluation_only(digits, tmp_path):
     net, data, suite = models.build("small_cnn", channels=1, width=4), digits[1].limit(12), suites.quick(EPS)
     path = evaluate(net, data, suite, batch=6).save(tmp_path / "r.json")
     wanted = identity(net, data, suite, batch=6)
-    assert kept(path, wanted).n == 12
-    assert kept(tmp_path / "none.json", wanted) is None
+    assert matching_report(path, wanted).n == 12
+    assert matching_report(tmp_path / "none.json", wanted) is None
     other = models.build("small_cnn", channels=1, width=4, seed=1)
     for one in (
         identity(net, data, suite, batch=5),
@@ -234,9 +235,9 @@ def test_a_report_is_kept_for_the_same_evaluation_only(digits, tmp_path):
         identity(net, data, suites.quick(ardor.Linf(0.1)), batch=6),
         identity(other, data, suite, batch=6),
     ):
-        assert kept(path, one) is None
+        assert matching_report(path, one) is None
     path.write_text("{")
-    assert kept(path, wanted) is None
+    assert matching_report(path, wanted) is None
 
 
 def test_the_forms_of_a_run_have_reports_of_their_own(trained):

@@ -150,7 +150,7 @@ def test_planted_flaws_are_invisible_without_an_attack(healthy, data, flaw):
     with torch.no_grad():
         same = net(data.images).argmax(1) == healthy(data.images).argmax(1)
     assert bool(same.all())
-    assert ardor.evaluation.checks.of_net(net, data.images, data.labels) == []
+    assert ardor.evaluation.checks.net.of_net(net, data.images, data.labels) == []
 
 
 def test_images_scaled_twice(healthy, data):

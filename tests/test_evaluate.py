@@ -13,7 +13,8 @@ from ardor import attacks
 from ardor.attacks import CW, FGSM, PGD, Suite, paper
 from ardor.attacks.threat import L2, Linf
 from ardor.errors import DataError, ModelError, ThreatError
-from ardor.evaluation.verdicts import adversarial, evaluate
+from ardor.evaluation.attacked import adversarial
+from ardor.evaluation.verdicts import evaluate
 from ardor.noise import Noise
 from ardor.training.loop import distill
 

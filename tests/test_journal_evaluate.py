@@ -211,7 +211,7 @@ def test_settings_and_code_of_ones_own_are_part_of_the_identity(judged, tmp_path
     with pytest.raises(RunError, match="code: |keywords"):
         judge(judged, tmp_path / "k", suite=mine(2))
     judge(judged, tmp_path / "k", suite=mine(1))
-    monkeypatch.setattr(sys.modules["ardor.evaluation.verdicts"], "code_of", lambda made: "another file")
+    monkeypatch.setattr(sys.modules["ardor.evaluation.identity"], "code_of", lambda made: "another file")
     with pytest.raises(RunError, match="code: "):
         judge(judged, tmp_path / "k", suite=mine(1))
 

@@ -45,10 +45,11 @@ def of(name, **options):
 
 
 def test_a_plain_configuration_has_none():
-    assert checks.of_recipe(GOOD) == []
-    assert checks.of_recipe(GOOD, 8 / 255) == []
-    assert checks.of_recipe({}) == []
-    assert checks.of_recipe(changed(method={"name": "mine.py:Mine", "attack": "strong", "alpha": 0, "scale": 5})) == []
+    assert checks.recipe.of_recipe(GOOD) == []
+    assert checks.recipe.of_recipe(GOOD, 8 / 255) == []
+    assert checks.recipe.of_recipe({}) == []
+    method = {"name": "mine.py:Mine", "attack": "strong", "alpha": 0, "scale": 5}
+    assert checks.recipe.of_recipe(changed(method=method)) == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_a_plain_configuration_has_none():
     ],
 )  # fmt: skip
 def test_each_finding_is_found_alone(config, severity, evidence):
-    (finding,) = checks.of_recipe(config)
+    (finding,) = checks.recipe.of_recipe(config)
     assert f"{finding.name}: {finding.evidence}".startswith(evidence)
     assert finding.severity == severity
     assert finding.next
@@ -172,11 +173,11 @@ def test_each_finding_is_found_alone(config, severity, evidence):
     ],
 )  # fmt: skip
 def test_a_hair_below_the_threshold_has_none(config):
-    assert checks.of_recipe(config) == []
+    assert checks.recipe.of_recipe(config) == []
 
 
 def test_a_milestone_behind_the_end_is_not_said_to_drop_twice():
-    (finding,) = checks.of_recipe(changed(recipe__milestones=[50, 50, 200, 200, 300]))
+    (finding,) = checks.recipe.of_recipe(changed(recipe__milestones=[50, 50, 200, 200, 300]))
     assert finding.evidence == (
         "the rate never drops after epoch 200, 300: the run ends at 200; "
         "milestone 50 stands more than once: its drops come at once"
@@ -184,23 +185,23 @@ def test_a_milestone_behind_the_end_is_not_said_to_drop_twice():
 
 
 def test_an_unused_temperature_is_told_apart_from_the_term_that_is_off():
-    found = checks.of_recipe(of("ard", alpha=0, t=30, scale=1))
+    found = checks.recipe.of_recipe(of("ard", alpha=0, t=30, scale=1))
     assert names(found) == ["unused_temperature", "term_off"]
     assert found[0].evidence == "t is 30, and alpha is 0: the term with the temperature has no weight"
-    assert names(checks.of_recipe(of("kd", alpha="0", t=4))) == ["unused_temperature", "term_off"]
-    assert names(checks.of_recipe(of("iad", b=0.1, t=4, alpha=0))) == []
+    assert names(checks.recipe.of_recipe(of("kd", alpha="0", t=4))) == ["unused_temperature", "term_off"]
+    assert names(checks.recipe.of_recipe(of("iad", b=0.1, t=4, alpha=0))) == []
 
 
 def test_the_judged_radius_is_compared_with_the_trained_one():
     config = changed(method__attack__threat={"name": "Linf", "eps": 0.031})
     config["recipe"]["val_attack"]["threat"] = {"name": "Linf", "eps": 0.031}
-    assert checks.of_recipe(config) == checks.of_recipe(config, 0.031) == []
-    (finding,) = checks.of_recipe(config, 8 / 255)
+    assert checks.recipe.of_recipe(config) == checks.recipe.of_recipe(config, 0.031) == []
+    (finding,) = checks.recipe.of_recipe(config, 8 / 255)
     assert (finding.name, finding.evidence) == ("other_eps", "trained at eps 0.031, judged at 8/255")
-    assert checks.of_recipe(changed(method={"name": "natural"}), 0.1) == []
+    assert checks.recipe.of_recipe(changed(method={"name": "natural"}), 0.1) == []
 
 
 def test_a_run_of_lists_and_texts_that_are_no_numbers_is_not_judged():
     odd = changed(method__attack__step="long", recipe__epochs=[1], recipe__val_size=True, data="cifar10")
-    assert checks.of_recipe(odd) == []
-    assert checks.of_recipe(changed(recipe="fast", method=["sat"])) == []
+    assert checks.recipe.of_recipe(odd) == []
+    assert checks.recipe.of_recipe(changed(recipe="fast", method=["sat"])) == []

@@ -15,9 +15,10 @@ from ardor.attacks.transfer import Transfer
 from ardor.cli.main import main
 from ardor.engine.modes import attack_view
 from ardor.errors import RunError
+from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out
-from ardor.evaluation.verdicts import adversarial, evaluate
+from ardor.evaluation.verdicts import evaluate
 from ardor.models import hash_of
 from ardor.noise import Noise
 from ardor.testing import TinyNet, problem

@@ -23,8 +23,8 @@ from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
+from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
-from ardor.noise import Noise
 from ardor.storage.files import write_atomic
 from ardor.storage.runs import Run
 from ardor.types import Threat
@@ -74,15 +74,11 @@ def variance_gap(
 
 def _attacked_covariance(net: Any, data: Split, attack: PGD | None, batch: int, seed: int) -> tuple[Tensor, float]:
     features, correct = [], 0
-    device = next(net.parameters()).device
     with attack_view(net) as view:
-        for rows in torch.arange(len(data)).split(batch):
-            x, y, index = (v.to(device) for v in data.batch(rows))
-            if attack is not None:
-                x = attack(view, x, y, Noise(seed, index, "variance_gap"))
+        for one in attacked(view, data, attack, "variance_gap", batch=batch, seed=seed):
             with torch.no_grad():
-                h = view.features(x)
-                correct += int((view.head(h).argmax(1) == y).sum())
+                h = view.features(one.x_adv)
+                correct += int((view.head(h).argmax(1) == one.y).sum())
             features.append(h.double().cpu())
     return covariance(torch.cat(features)), correct / len(data)
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,11 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
         elif a != b:
             found.append(f"{prefix}{key}: {_short(a)} here, {_short(b)} there")
     return found
+
+
+def few(items: Sequence[str]) -> str:
+    """The first four, and how many more."""
+    return "; ".join(items[:4]) + (f"; and {len(items) - 4} more" if len(items) > 4 else "")
 
 
 def _short(value: Any) -> str:

@@ -15,7 +15,7 @@ from ardor.data.split import Split
 from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_robust
 from ardor.engine.threads import threads_for, use_threads
-from ardor.evaluation.checks import of_recipe
+from ardor.evaluation.checks.recipe import of_recipe
 from ardor.evaluation.findings import Finding
 from ardor.storage.runs import Run
 from ardor.training.averaging import Averaging
