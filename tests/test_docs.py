@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import pytest
 import yaml
@@ -15,8 +14,8 @@ import yaml
 from ardor.cli.main import main
 from ardor.storage.imports import resolve
 from ardor.testing import check_method
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(<!-- run -->\n)?```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

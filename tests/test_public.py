@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import ardor
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "ardor").rglob("*.py"))
-TESTS = sorted((ROOT / "tests").glob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 def test_public_names_are_pinned():
