@@ -15,7 +15,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 def test_public_names_are_pinned():
     assert ardor.__all__ == [
-        "L2", "ArdorError", "Epoch", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks", "data", "distill",
+        "L2", "ArdorError", "EpochRecord", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks", "data", "distill",
         "epochs", "errors", "evaluate", "export", "freeze", "losses", "methods", "models", "variance_gap",
     ]  # fmt: skip
     assert ardor.attacks.__all__ == [
