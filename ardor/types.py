@@ -77,6 +77,10 @@ class Method(Protocol):
 
     Optional: `parameters()` for parts that are trained along, and `prepare(student, teacher, x)` that shapes them;
     attributes that end in `_` are learned state and are checkpointed.
+
+    Optional attributes of the class itself, which a subclass does not inherit: `needs_teacher` (default False, a method
+    that may be given None), `wants_robust_teacher` (default True, its teacher is attacked before training) and
+    `channels_last` (default False; True where `terms` never asks for a `view` of the images).
     """
 
     def terms(

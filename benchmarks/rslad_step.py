@@ -10,8 +10,7 @@ The released step is written here from its description (docs/cards/rslad.md): st
 of the gradient of the summed KL in eval mode, projection, then two train-mode passes, the KL averaged over batch and
 classes with log(T + 1e-5) in its entropy part, SGD. Ours is the loop itself (`train_epoch`) over one batch:
 float32, with bfloat16 in the attack, and with bfloat16 in learning too. --table: the teacher's soft labels are kept
-and warm, as in the second run with a teacher; the released step asks it each time. --keep_memory: what `ardor train`
-does with the allocator, for both sides, which are one process.
+and warm, as in the second run with a teacher; the released step asks it each time.
 
 It prints the ratio of process times (on a GPU of wall times), median over pairs, above 1 ours is faster, and the
 largest difference of the losses: ours is scaled by 1/C to the released average, and the constant that the 1e-5 makes
@@ -38,7 +37,6 @@ from ardor import methods, models
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
-from ardor.engine import threads
 from ardor.engine.flops import macs
 from ardor.engine.modes import freeze
 from ardor.noise import Noise
@@ -102,13 +100,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--forms", default=",".join(FORMS), help="of ours, with commas")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--keep_memory", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peak", type=float, help="of the chip, TFLOP/s: what share of it a step reaches")
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    if asked.keep_memory:
-        threads.keep_memory()
     gpu = asked.device != "cpu"
 
     def timed(run: Callable[[], Any]) -> tuple[float, float]:

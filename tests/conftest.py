@@ -4,7 +4,6 @@ import copy
 import math
 from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import settings
 from torch import nn
@@ -19,14 +18,6 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 settings.register_profile("ardor", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("ardor")
-
-
-@pytest.fixture(autouse=True, scope="session")
-def freed_memory_goes_back():
-    """What a command does to the allocator cannot be taken back, and tests of memory run in the same process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ardor.engine.threads.keep_memory", lambda: False)
-        yield
 
 
 # -- Small nets, batches and stand-ins that the tests share. Weights come from a hash, not from torch's initialisers.

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ardor.cli.commands import bench, compare, demo, deploy, doctor, evaluate, export, gate, plan, push, report, train
 from ardor.cli.options import SPELLING
-from ardor.engine import threads
+from ardor.engine.threads import restored
 from ardor.errors import ArdorError
 from ardor.version import __version__
 
@@ -79,7 +79,7 @@ def run(words: Sequence[str]) -> int:
     )
     for name, make in COMMANDS.items():
         shell.command(make(words[1:] if words[:1] == [name] else ()))
-    with threads.restored():
+    with restored():
         code = shell(words, exit_on_error=False, print_error=False)
     return code if isinstance(code, int) else 0
 

@@ -25,7 +25,6 @@ from ardor.engine.precision import passed
 log = logging.getLogger(__name__)
 
 _traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], FoldedNet | None]] = weakref.WeakKeyDictionary()
-_OURS = ("torch.nn.", "ardor.models.", "ardor.testing.")
 
 
 def folded(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Any:
@@ -48,9 +47,12 @@ def folded(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = 
 
 
 def is_known(net: nn.Module) -> bool:
-    """Whether every layer is torch's or ours, and nobody watches the passes, who would miss what is folded away."""
+    """Whether every layer is torch's or declared `foldable`, and no hook is there to miss what is folded away.
+
+    A class is `foldable` if it sets that attribute itself: a subclass may compute something else.
+    """
     return all(
-        f"{type(m).__module__}.".startswith(_OURS)
+        (vars(type(m)).get("foldable", False) or type(m).__module__.startswith("torch.nn."))
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
         for m in net.modules()
     )

@@ -17,7 +17,7 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.evaluation.report import Report
 from ardor.models import hash_of
-from ardor.storage.config import code_of, describe
+from ardor.storage.config import code_of, describe, in_package
 from ardor.types import Attack
 from ardor.version import __version__
 
@@ -48,7 +48,7 @@ def identity_of_report(report: Report, net: nn.Module, attacks: dict[str, Attack
     words = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
     said = {word: getattr(report, word) for word in words}
     said["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
-    foreign = [m for m in net.modules() if type(m).__module__.partition(".")[0] not in ("torch", "ardor")]
+    foreign = [m for m in net.modules() if not in_package(type(m)) and type(m).__module__.partition(".")[0] != "torch"]
     plain = [describe({k: v for k, v in vars(m).items() if isinstance(v, int | float | str)}) for m in foreign]
     code = {name: _code(attack) for name, attack in attacks.items()} | {"net": [_code(type(m)) for m in foreign]}
     digest = hashlib.sha256(repr((plain, code)).encode()).hexdigest()[:16]  # of a user's own files and settings

@@ -186,7 +186,7 @@ class Journal:
         if self.folder is None:
             return work(batch)[0]
         place = 1 + self._stages.index(stage) * 2**24 + batch.number
-        if not self._try_lock(place):
+        if not self._lock(place, wait=False):
             return None
         try:
             self._read()
@@ -253,9 +253,6 @@ class Journal:
             yield
         finally:
             self._unlock(place)
-
-    def _try_lock(self, place: int) -> bool:
-        return self._lock(place, wait=False)
 
     def _lock(self, place: int, wait: bool) -> bool:
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ KINDS: tuple[Kind, ...] = ("hard", "smooth", "natural", "robust")
 @dataclass
 class LabelKinds:
     """inner, outer: the kind of the labels in each problem. alpha: the adversarial share. s: of the smoothing."""
+
+    config_name: ClassVar[str] = "ardor.experiments.label_study:LabelKinds"
+    channels_last: ClassVar[bool] = True
 
     inner: Kind = "robust"
     outer: Kind = "robust"
@@ -65,6 +68,8 @@ def _smoothed(y: Labels, classes: int, s: float, x: Images) -> Logits:
 
 class Both(nn.Module):
     """Two teachers in one: `natural(x)` and `robust(x)`, logits each; called itself it is the robust one."""
+
+    config_name: ClassVar[str] = "ardor.experiments.label_study:Both"
 
     def __init__(self, natural: nn.Module, robust: nn.Module, classes: int) -> None:
         super().__init__()

@@ -107,7 +107,8 @@ def _row(asked: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[
         row.reports[judgement.suite] = reports
         row.marks |= {mark for report in reports for mark in report.data["marks"]}
         for name in _names(judgement, reports[0]):
-            figures = tuple(report.figures()[_key(judgement, name)] for report in reports)
+            key = "worst_case" if judgement.suite in WHOLE else name
+            figures = tuple(report.figures()[key] for report in reports)
             row.values[name] = Value(figures, paper[name] / 100 if name in paper else None)
             row.n[name] = reports[0].n
     return row
@@ -117,10 +118,6 @@ def _names(judgement: EvaluationSpec, report: Report) -> Iterable[str]:
     if judgement.suite in WHOLE:
         return [WHOLE[judgement.suite]]
     return [name for name in report.figures() if name != "worst_case"]
-
-
-def _key(judgement: EvaluationSpec, name: str) -> str:
-    return "worst_case" if judgement.suite in WHOLE else name
 
 
 def _gaps(path: Path) -> list[GapPoint]:

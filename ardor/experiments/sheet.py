@@ -124,12 +124,13 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
         limit = f"{asked.train:,} train images at most" if asked.train else "all train images"
         yield f"{asked.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
         nets = asked.nets
+        students = ("resnet18",) if asked.kind in ("labels", "alpha") else asked.students
         roles = {**({} if asked.teacher else {"teacher": nets.teacher}), **nets.students}
         for role, (name, options) in roles.items():
             net: nn.Module = models.build(name, channels=asked.shape[0], **cast(Any, options))
             cost, count = macs(net, asked.shape) / 1e6, sum(p.numel() for p in net.parameters())
             said = ", ".join(f"{key} {value:g}" for key, value in options.items())
-            if role in ("teacher", *_roles(asked)):
+            if role in ("teacher", *students):
                 place = role if role == "teacher" else f"in the place of {role}"
                 yield f"{place}: {name} ({said}), {count:,} parameters, {cost:.2f} MMAC"
     yield from _named(asked)
@@ -144,10 +145,6 @@ def _named(asked: TableSpec) -> Iterator[str]:
         if name:
             hashes = [weights_of(word.partition("=")[2] or word) for word in name.split() if word]
             yield f"{role}: {name.replace('--', '')} (weights {' '.join(filter(None, hashes)) or 'by name'})"
-
-
-def _roles(asked: TableSpec) -> tuple[str, ...]:
-    return ("resnet18",) if asked.kind in ("labels", "alpha") else asked.students
 
 
 def _teachers(table: Table) -> Iterator[str]:

@@ -75,6 +75,7 @@ class TableSpec:
     shape: tuple[int, int, int] = (3, 32, 32)
     images: str = ""
     gate: bool = True
+    threads: int | None = None
 
     @property
     def nets(self) -> Nets:

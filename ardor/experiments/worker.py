@@ -22,6 +22,7 @@ from ardor.attacks.threat import Linf
 from ardor.cli.commands.train import job_of
 from ardor.data.split import Split
 from ardor.diagnostics.teacher import require
+from ardor.engine.threads import restored
 from ardor.errors import ArdorError, DivergedError
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.progress import Progress
@@ -32,7 +33,7 @@ from ardor.experiments.label_study import Both
 from ardor.experiments.tables import TAUGHT, Cell, EvaluationSpec, Table
 from ardor.storage.config import number, read_yaml
 from ardor.training.epoch import EpochRecord
-from ardor.training.job import Job, gate_of, records_of, settle
+from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
 from ardor.training.recipe import find_device
 
@@ -116,7 +117,7 @@ def _pass(
 
 def _make(table: Table, cell: Cell, claims: Claims, trouble: dict[str, Trouble], tell: ProgressCallback) -> bool:
     """Train and judge a cell; False where another process has it."""
-    with claims.take(cell.name) as mine:
+    with claims.take(cell.name) as mine, restored():
         if not mine:
             return False
         state, why = state_of(table.asked, cell)  # another process may have done it since
@@ -140,7 +141,9 @@ def _train(table: Table, cell: Cell, tell: ProgressCallback) -> None:
     began = time.perf_counter()
     run = table.asked.run(cell.name)
     job = job_of([*cell.words, f"--run={run}", f"--soft_labels_in={table.asked.folder / '.soft-labels'}"])
-    settle(job)
+    job.threads = table.asked.threads
+    check_setup(job.student, job.teacher, job.method, job.train, job.val)
+    set_threads(job)
     _require_teacher(table, cell, job, tell)
     note(table.asked, cell)  # not before: what a refused teacher never began is nobody's
     for record in records_of(job):
@@ -173,7 +176,8 @@ def _judge(table: Table, cell: Cell, judgement: EvaluationSpec, tell: ProgressCa
         return
     config = read_yaml(run / "config.yaml")
     net = models.load(run, checkpoint=judgement.checkpoint).to(find_device(config["recipe"]["device"]))
-    split = _part(_test_part(table, config), judgement.limit)
+    split = _test_part(table, config)
+    split = split.limit(judgement.limit) if judgement.limit else split
     where = report_path(asked, cell, judgement)
     suite = _suite(table, judgement, threat, split)
     journal = where.with_name(where.stem.replace("report-", "journal-", 1)) if suite.sequential else None
@@ -188,10 +192,6 @@ def _test_part(table: Table, config: dict[str, Any]) -> Split:
     """The test images of a run's data, where they lie for this process."""
     words = dict(word.removeprefix("--data.").split("=", 1) for word in table.asked.data_words)
     return datasets.load_test(**{**config["data"], **words, "name": table.asked.data})
-
-
-def _part(split: Split, limit: int) -> Split:
-    return split.limit(limit) if limit else split
 
 
 def _suite(table: Table, judgement: EvaluationSpec, threat: Linf, split: Split) -> Suite:

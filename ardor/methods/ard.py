@@ -11,6 +11,7 @@ batch statistics. The cross-entropy is at temperature 1, as released; the paper 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +25,10 @@ from ardor.types import Images, Labels, Maximiser, Net
 @dataclass
 class ARD:
     """alpha: the teacher's share (1 turns the labels off). t: the temperature. scale: of the KL term."""
+
+    config_name: ClassVar[str] = "ard"
+    needs_teacher: ClassVar[bool] = True
+    channels_last: ClassVar[bool] = True
 
     alpha: float = 1.0
     t: float = 30.0

@@ -10,7 +10,7 @@ from ardor.errors import ConfigError
 from ardor.storage.imports import nearest, resolve
 
 METHODS: dict[str, Callable[..., Any]] = {
-    getattr(methods, name).__module__.rpartition(".")[2]: getattr(methods, name) for name in methods.__all__
+    kind.config_name: kind for kind in (getattr(methods, name) for name in methods.__all__)
 }
 
 

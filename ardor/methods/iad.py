@@ -11,6 +11,7 @@ attack=PGD(start="unclipped") and the schedule of ARD's released code (Recipe(mi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -24,6 +25,10 @@ from ardor.types import Images, Labels, Maximiser, Net
 @dataclass
 class IAD:
     """b: the exponent of the teacher's reliability. begin: the first epoch of the self term, counted from 1."""
+
+    config_name: ClassVar[str] = "iad"
+    needs_teacher: ClassVar[bool] = True
+    channels_last: ClassVar[bool] = True
 
     b: float = 0.1
     t: float = 1.0

@@ -7,6 +7,7 @@ The paper fixes neither weight nor temperature: alpha = 0.9 and t = 4 are our ch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,6 +19,11 @@ from ardor.types import Images, Labels, Net
 @dataclass
 class KD:
     """alpha: the teacher's share. t: the temperature."""
+
+    config_name: ClassVar[str] = "kd"
+    needs_teacher: ClassVar[bool] = True
+    wants_robust_teacher: ClassVar[bool] = False
+    channels_last: ClassVar[bool] = True
 
     alpha: float = 0.9
     t: float = 4.0

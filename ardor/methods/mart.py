@@ -11,6 +11,7 @@ released ResNet-18 recipe has 5.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,9 @@ from ardor.types import Images, Labels, Logits, Maximiser, PerExample
 @dataclass
 class MART:
     """beta: the weight of the misclassification-aware term."""
+
+    config_name: ClassVar[str] = "mart"
+    channels_last: ClassVar[bool] = True
 
     beta: float = 6.0
     attack: Maximiser = PGD(start="gaussian")

@@ -6,6 +6,7 @@ outer  min  CE(f(x), y)
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +18,10 @@ from ardor.types import Images, Labels
 @dataclass
 class Natural:
     """Cross-entropy on clean images; no attack, no teacher."""
+
+    config_name: ClassVar[str] = "natural"
+    wants_robust_teacher: ClassVar[bool] = False
+    channels_last: ClassVar[bool] = True
 
     def terms(
         self, student: nn.Module, teacher: None, x: Images, y: Labels, *, epoch: int, noise: Noise

@@ -9,6 +9,7 @@ CIFAR-10 and CIFAR-100 scripts share, and which is not neutral beside weight dec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ from ardor.types import Images, Labels, Maximiser, Net
 @dataclass
 class RSLAD:
     """alpha: the adversarial share. scale: of both terms."""
+
+    config_name: ClassVar[str] = "rslad"
+    needs_teacher: ClassVar[bool] = True
+    channels_last: ClassVar[bool] = True
 
     alpha: float = 5 / 6
     scale: float = 1.0

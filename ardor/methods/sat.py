@@ -8,6 +8,7 @@ Differs from the original (TensorFlow) code: the attack runs in eval mode, as ev
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ from ardor.types import Images, Labels, Maximiser
 @dataclass
 class SAT:
     """Cross-entropy on adversarial images only."""
+
+    config_name: ClassVar[str] = "sat"
+    channels_last: ClassVar[bool] = True
 
     attack: Maximiser = PGD(start="uniform")
 

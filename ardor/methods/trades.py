@@ -10,6 +10,7 @@ KL target, is shared with the first, so batch statistics move twice per step, no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -23,6 +24,9 @@ from ardor.types import Images, Labels, Maximiser
 @dataclass
 class TRADES:
     """beta: the weight of the robust term."""
+
+    config_name: ClassVar[str] = "trades"
+    channels_last: ClassVar[bool] = True
 
     beta: float = 6.0
     attack: Maximiser = PGD(start="gaussian")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,10 @@ from ardor.types import Images, Labels, Maximiser
 @dataclass
 class VarianceGap:
     """alpha, scale: RSLAD's. lc, lg: of covariance and Gram, on X, X' or both (sets). warmup: epochs of lc's growth."""
+
+    config_name: ClassVar[str] = "variance_gap"
+    needs_teacher: ClassVar[bool] = True
+    channels_last: ClassVar[bool] = True
 
     alpha: float = 5 / 6
     scale: float = 1.0

@@ -7,6 +7,8 @@ A width below 1 scales every layer, the last too (which the paper keeps), to mul
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3
 
 class Block(nn.Module):
     """1x1 expansion, 3x3 per channel, 1x1 projection without activation."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, fan_in: int, fan_out: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -44,6 +48,8 @@ class Block(nn.Module):
 
 class MobileNetV2(nn.Module):
     """Seventeen inverted residual blocks. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, classes: int, channels: int, width: float, mean: Numbers | None, std: Numbers | None) -> None:
         super().__init__()

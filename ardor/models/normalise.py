@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class Normalise(nn.Module):
 
     The buffers are not part of the state dict: most published checkpoints do not hold them, and a run's config does.
     """
+
+    foldable: ClassVar[bool] = True
 
     mean: Tensor
     std: Tensor

@@ -6,6 +6,8 @@ works. Names are those of github kuangliu/pytorch-cifar, so its checkpoints and 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +22,8 @@ def _shortcut(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut."""
+
+    foldable: ClassVar[bool] = True
 
     expansion = 1
 
@@ -40,6 +44,8 @@ class BasicBlock(nn.Module):
 
 class Bottleneck(nn.Module):
     """1x1 down, 3x3, 1x1 up to four times the planes, beside a shortcut. The stride is on the 3x3."""
+
+    foldable: ClassVar[bool] = True
 
     expansion = 4
 
@@ -64,6 +70,8 @@ class Bottleneck(nn.Module):
 
 class ResNet(nn.Module):
     """Four stages of 64, 128, 256 and 512 planes. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ robust accuracy on 8x8 digits.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from ardor.errors import ConfigError
@@ -15,6 +17,8 @@ from ardor.models.normalise import Numbers, normalise
 
 class SmallCNN(nn.Module):
     """Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, classes: int, channels: int, width: int, mean: Numbers | None, std: Numbers | None) -> None:
         super().__init__()

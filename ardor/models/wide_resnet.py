@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ CIFAR100 = ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
 
 class Block(nn.Module):
     """Pre-activation, as in TRADES: where the channels change, the shortcut too starts from the activation."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
@@ -41,6 +44,8 @@ class Block(nn.Module):
 
 class SiluBlock(nn.Module):
     """The same block under DeepMind's names, with SiLU and SAME padding."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
@@ -62,6 +67,8 @@ class SiluBlock(nn.Module):
 
 class WideResNet(nn.Module):
     """TRADES' form. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -103,6 +110,8 @@ class WideResNet(nn.Module):
 
 class WideResNetSilu(nn.Module):
     """DeepMind's form. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
+
+    foldable: ClassVar[bool] = True
 
     def __init__(
         self, classes: int, channels: int, depth: int, width: int, mean: Numbers | None, std: Numbers | None

@@ -138,7 +138,9 @@ def radius(entries: list[PageEntry], look: dict[str, Look], eps: list[float]) ->
     ax.set_xlim(0, scale * max(p.eps for entry in entries for p in entry.gaps))
     _radius_ticks(ax, scale)
     _mark_eps(ax, eps, scale)
-    ends = {entry.name: 100 * entry.gaps[-1].accuracy for entry in sorted(entries, key=_area)}
+    # nets that end at the same accuracy in the order of their accuracies before
+    ordered = sorted(entries, key=lambda entry: sum(p.accuracy for p in entry.gaps))
+    ends = {entry.name: 100 * entry.gaps[-1].accuracy for entry in ordered}
     _label_ends(ax, ends, look, gap=6)
     return figure
 
@@ -200,11 +202,6 @@ def _size_ticks(ax: Axes, low: float, high: float) -> None:
     places = [place for place in whole if low <= math.log10(place) <= high]
     ax.set_xticks(places, [size_text(place) for place in places])
     ax.set_xticks([], minor=True)
-
-
-def _area(entry: PageEntry) -> float:
-    """What orders nets that end at the same accuracy: how high they stood before."""
-    return sum(p.accuracy for p in entry.gaps)
 
 
 def _mark_eps(ax: Axes, eps: list[float], scale: float, *, said: bool = True) -> None:

@@ -73,11 +73,9 @@ def describe(thing: Any) -> Any:
 
 
 def name_of(cls: type) -> str:
-    """The word for a class at the shell: its file's name for a method of ours, file.py:Name for a user's class."""
-    if cls.__module__.startswith("ardor.methods."):
-        return cls.__module__.rpartition(".")[2]
-    if cls.__module__.startswith("ardor.") and not cls.__module__.startswith("ardor.experiments."):
-        return cls.__name__
+    """A class in a config.yaml: in this package its `config_name` or its name, else file.py:Name or module:Name."""
+    if in_package(cls):
+        return str(vars(cls).get("config_name", cls.__name__))
     if cls.__module__.startswith("ardor_user_"):  # a file of the user's, imported under a name of our own
         path = Path(str(sys.modules[cls.__module__].__file__))
         here = Path.cwd()
@@ -85,9 +83,14 @@ def name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
+def in_package(cls: type) -> bool:
+    """Whether a class is defined in this package."""
+    return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 def code_of(cls: type) -> str | None:
     """A hash of the file that defines a user's class, so that an edited method is another method; None for ours."""
-    if cls.__module__.partition(".")[0] == "ardor":
+    if in_package(cls):
         return None
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else None

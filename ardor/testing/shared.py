@@ -6,7 +6,7 @@ import copy
 import functools
 import random
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ class TinyNet(nn.Module):
 
     Images (B, channels, H, W), H and W even, to logits (B, classes); features are (B, width).
     """
+
+    foldable: ClassVar[bool] = True
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 8, seed: int = 0) -> None:
         super().__init__()

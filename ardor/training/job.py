@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ardor.data.split import Split
 from ardor.diagnostics.record import claim_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge_teacher
-from ardor.engine import threads
+from ardor.engine.threads import threads_for, use_threads
 from ardor.evaluation.checks import of_recipe
 from ardor.evaluation.findings import Finding
 from ardor.storage.config import read_yaml
@@ -44,6 +45,7 @@ class Job:
     log: str | None = None
     averaging: Averaging | None = None
     soft_labels: SoftLabelCache | None = None
+    threads: int | None = None
 
 
 def records_of(job: Job, tell: Callable[[StepProgress], None] | None = None) -> Iterator[EpochRecord]:
@@ -54,14 +56,15 @@ def records_of(job: Job, tell: Callable[[StepProgress], None] | None = None) -> 
     )  # fmt: skip
 
 
-def settle(job: Job) -> threads.Threads:
-    """Choose how many threads compute: as many as the run began with, where it goes on. Freed memory is kept."""
-    threads.keep_memory()
-    config = job.run / "config.yaml"
-    began = read_yaml(config).get("threads") if config.is_file() else None
-    device = find_device(job.recipe.device)
-    x = job.train.batch(slice(0, job.recipe.batch))[0].to(device)
-    return threads.settle(job.student.to(device), x, began if isinstance(began, int) and began > 0 else None)
+def set_threads(job: Job) -> None:
+    """Set torch's number of threads: that of --threads, else the run's own where it continues, else the rule's."""
+    number, config = job.threads, job.run / "config.yaml"
+    began = read_yaml(config).get("threads") if number is None and config.is_file() else None
+    if isinstance(began, int) and began > 0:
+        number = min(began, os.cpu_count() or 1)  # the run may come from a larger machine
+    if number is None:
+        number = threads_for(job.student.to(find_device(job.recipe.device)), job.train.shape)
+    use_threads(number)
 
 
 def config_of_job(job: Job) -> dict[str, Any]:

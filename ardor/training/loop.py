@@ -180,12 +180,12 @@ def _accumulate(taken: list[tuple[str, float, dict[str, Tensor]]], sums: dict[st
 
 
 def _layout(method: Method, nets: list[nn.Module], channels: int) -> torch.memory_format:
-    """Channels last, in which batch norm and convolutions are faster, where no code but ours meets the images.
+    """Channels last, in which batch norm and convolutions are faster, where method and nets take it.
 
-    Somebody else's may ask for a `view` of them, which this layout refuses.
+    Other code may ask for a `view` of the images, which this layout refuses.
     """
-    ours = type(method).__module__.startswith("ardor.") and all(is_known(net) for net in nets)
-    return torch.channels_last if ours and channels > 1 else torch.contiguous_format
+    taken = vars(type(method)).get("channels_last", False) and all(is_known(net) for net in nets)
+    return torch.channels_last if taken and channels > 1 else torch.contiguous_format
 
 
 def _resident(train: Split, device: torch.device) -> Split:

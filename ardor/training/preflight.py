@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +44,7 @@ def check_setup(
     if teacher is not None:
         require_fit(teacher, train.shape, train.classes, "teacher")
         require_known(teacher, train.shape, train.classes)
-    elif _asks_for_a_teacher(method):
+    elif vars(type(method)).get("needs_teacher", False):
         name = type(method).__name__
         raise ModelError(f"{name} expected a teacher, got none: type --teacher with a run's folder, or pass a net")
     if val is not None and (val.shape, val.classes) != (train.shape, train.classes):
@@ -53,12 +52,6 @@ def check_setup(
             f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
             "cut val from the same data"
         )
-
-
-def _asks_for_a_teacher(method: Method) -> bool:
-    """One of ours says by the type of its `teacher` whether it wants one; a user's is believed to know."""
-    own = type(method).__module__.startswith("ardor.methods.")
-    return own and inspect.signature(method.terms).parameters["teacher"].annotation != "None"
 
 
 def resolve_config(

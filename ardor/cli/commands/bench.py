@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ardor import experiments as benches
 from ardor.cli import display
-from ardor.engine import threads
+from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError, DataError, ModelError
 from ardor.evaluation.progress import Progress as Moment
 from ardor.experiments.cells import note_of, state_of
@@ -65,6 +65,7 @@ def bench(
     released: Annotated[bool, Parameter(help="full scale: the released codes' forms", negative="")] = False,
     gate: Annotated[bool, Parameter(help="examine a teacher first; =false trains from it all the same")] = True,
     out: Annotated[Path | None, Parameter(help="where everything goes; default runs/bench/DATA-SCALE")] = None,
+    threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
     plan: Annotated[bool, Parameter(help="only say what it will cost", negative="")] = False,
 ) -> int:
     """Plan, or work and write."""
@@ -90,10 +91,11 @@ def bench(
         transfer_from=transfer_from or "",
         released=released,
         gate=gate,
+        threads=threads,
     )
-    if asked.scale.widest:
-        threads.single()  # a second process gives more than a second thread
-    else:
+    if threads is not None:
+        use_threads(threads)
+    if not asked.scale.widest:
         benches.table_of(asked)  # which refuses what no image is needed for
     try:
         made = benches.table_of(asked.seen())

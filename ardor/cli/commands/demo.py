@@ -16,7 +16,7 @@ from ardor.cli.commands import demo_page
 from ardor.data.split import Split
 from ardor.demo import demo as plan
 from ardor.deployment.variants.comparison import p_text, size_text
-from ardor.engine import threads
+from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.report import Report
 from ardor.reporting import PageEntry, comparison, examples
@@ -46,11 +46,12 @@ def demo(
         bool, Parameter(name="--page", help="also a page to draw digits on, which computes in the browser", negative="")
     ] = False,
     onnxruntime_web: Annotated[Path | None, Parameter(help="its npm package, for --page; default npm gets it")] = None,
+    threads: Annotated[int, Parameter(help="of torch")] = 1,
 ) -> int:
     """Train, attack, draw."""
     began = time.perf_counter()
     runtime = demo_page.runtime(onnxruntime_web) if drawn else None  # first: what is missing is said at once
-    threads.single()
+    use_threads(threads)
     if seeds is not None and seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 1")
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")

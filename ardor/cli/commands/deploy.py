@@ -18,7 +18,7 @@ from ardor.cli.options import grouped, options_for, piece, values, with_options
 from ardor.cli.selection import find_threat, first_stage, trained_threat
 from ardor.deployment.variants.comparison import DeploymentReport
 from ardor.deployment.variants.run_files import comparison_of, deploy_run, files_of, prepare
-from ardor.engine import threads
+from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.progress import Progress
 from ardor.storage.config import read_yaml
@@ -67,18 +67,19 @@ def deploy(
     ] = False,
     batch: Annotated[int, Parameter(help="images at a time, at most")] = 256,
     seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
+    threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
     more: Any = None,
 ) -> int:
     """Export what is missing, judge the forms, time them, and show the table."""
     net = models.load(run, checkpoint=checkpoint)
     if "data" not in more.trained:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor deploy runs/NAME")
-    threads.keep_memory()
     typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
     elsewhere = {key: value for key, value in values(more.data).items() if key in typed}
     train, val, test = datasets.load(**more.trained["data"] | elsewhere)
     check = (test if part == "test" else val).limit(limit)
-    threads.settle(net, check.batch(slice(0, 64))[0])
+    models.require_fit(net, check.shape, check.classes, "net")
+    use_threads(threads_for(net, check.shape) if threads is None else threads)
     with display.progress("export", 2) as move:
         made_of = prepare(
             net,

@@ -22,7 +22,7 @@ from ardor.cli.selection import find_split, find_threat, first_stage, trained_th
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
 from ardor.deployment.export.onnx_session import Session
-from ardor.engine import threads
+from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report_files import default_out, word_of
@@ -102,6 +102,7 @@ def evaluate(
     journal: Annotated[
         Path | None, Parameter(help="folder of finished verdicts; default in RUN, for all but paper and quick")
     ] = None,
+    threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
     images: Annotated[bool, Parameter(help="keep the adversarial images in the journal", negative="")] = False,
     more: Any = None,
 ) -> int:
@@ -129,12 +130,11 @@ def evaluate(
         journal = where.with_name(where.stem.replace("report-", "journal-", 1))
     first = get_node_local_rank(fallback_rank=0) == 0  # of those that torchrun started here, the one that speaks
     net = net.to(find_device(device))
-    threads.keep_memory()
-    settled = threads.settle(net, split.batch(slice(0, 64))[0].to(find_device(device)))
+    models.require_fit(net, split.shape, split.classes)
+    counted = net if source is None or isinstance(source, str) else source  # a file has no layers of torch
+    use_threads(threads_for(counted, split.shape) if threads is None else threads)
     if first and chosen == "deployed" and source is None:
         display.err.print("no images by transfer: type --transfer_from with the run that the net is from", markup=False)
-    if first and settled.seconds:
-        display.err.print(f"computing with {settled}", markup=False)
     with display.evaluation(quiet=not first) as tell:
         report = judge(
             net,

@@ -19,7 +19,6 @@ from ardor.cli.selection import find_threat, first_stage, trained_threat
 from ardor.data.split import Split
 from ardor.deployment.export import export as write
 from ardor.deployment.export.formats import SUFFIX
-from ardor.engine import threads
 from ardor.errors import ConfigError
 from ardor.evaluation.report import Report
 from ardor.storage.config import read_yaml
@@ -89,7 +88,6 @@ def export(
         net = models.load(run, checkpoint=checkpoint)
         if "data" not in more.trained:
             raise ConfigError(f"expected the folder of a run, got {run}: type ardor export runs/NAME, or --model NAME")
-    threads.keep_memory()
     typed = {word[7:].partition("=")[0] for word in more.argv if word.startswith("--data.")}
     options = {key: value for key, value in values(more.data).items() if key in typed}
     train, check = _splits((more.trained["data"] if run else {"name": data}) | options, to, part)

@@ -25,7 +25,7 @@ from ardor.errors import ConfigError
 from ardor.methods.find import METHODS, find_method
 from ardor.models.builders import BUILDERS
 from ardor.training.averaging import EMA, SWA
-from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, settle
+from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import Recipe, find_device
 from ardor.training.soft_labels import SoftLabelCache
@@ -99,6 +99,9 @@ def described(
         Literal["float32", "float16", "live"], Parameter(help="keep what the teacher says of clean images, or ask anew")
     ] = "float32",
     soft_labels_in: Annotated[Path | None, Parameter(help="folder of kept soft labels; default beside RUN")] = None,
+    threads: Annotated[
+        int | None, Parameter(help="of torch; default RUN's own, in a new run 1 for a small net on a CPU")
+    ] = None,
     more: Any = None,
 ) -> Job:
     """What the words and `more` describe."""
@@ -126,8 +129,9 @@ def described(
     )
     average = built(more.averaging) if "averaging" in asked.names else None
     return Job(
-        net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate, log, average, keep
-    )
+        net, from_net, method_, images, val, recipe, folder, asked.names.get("teacher"), gate, log, average, keep,
+        threads,
+    )  # fmt: skip
 
 
 @functools.wraps(described)
@@ -136,11 +140,9 @@ def train(*args: Any, **kwargs: Any) -> int:
     job = described(*args, **kwargs)
     with distributed.joined(find_device(job.recipe.device)):
         first = distributed.rank() == 0
-        settled = settle(job)
-        sink = log_to([job.log] if job.log and first else [], job.run, config_of_job(job))
         found = findings_of(job)
-        if first and settled.seconds:
-            display.err.print(f"computing with {settled}", markup=False)
+        set_threads(job)
+        sink = log_to([job.log] if job.log and first else [], job.run, config_of_job(job))
         if first:
             for finding in found:
                 display.err.print(str(finding), markup=False)

@@ -66,7 +66,7 @@ def card(release: Release, evidence: Evidence, place: str, sizes: Mapping[str, i
         chosen=release.chosen,
         reports=[_shown(WEIGHTS, report) for report in evidence.reports],
         judged=judged,
-        threats=_threats(evidence.reports),
+        threats=list(dict.fromkeys(f"{r.threat['name']} eps {r.threat['eps']}" for r in evidence.reports)),
         attacks=list(_attacks(judged)),
         suites=sorted({report.suite for report in evidence.reports}),
         worst=[_worst(report) for report in evidence.reports],
@@ -180,10 +180,6 @@ def _unsound(report: Report) -> bool:
 def _worst(report: Report) -> str:
     name, share = min(report.per_class().items(), key=lambda row: row[1].value)
     return f"{name}, {share.k} of {share.n} (suite {report.suite})"
-
-
-def _threats(reports: tuple[Report, ...]) -> list[str]:
-    return list(dict.fromkeys(f"{report.threat['name']} eps {report.threat['eps']}" for report in reports))
 
 
 def _teacher(config: Mapping[str, Any]) -> str:

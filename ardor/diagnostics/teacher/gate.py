@@ -81,10 +81,9 @@ def _nobody(name: str, done: int, todo: int) -> None:
 
 
 def wants_robust(method: Any) -> bool:
-    """Whether a method wants a robust teacher: all but ours that never attack (KD)."""
+    """Whether a method, or its class, wants a robust teacher: all but those that declare otherwise (KD)."""
     kind = method if isinstance(method, type) else type(method)
-    ours = kind.__module__.startswith("ardor.methods.")
-    return not ours or "attack" in getattr(kind, "__dataclass_fields__", {})
+    return bool(vars(kind).get("wants_robust_teacher", True))
 
 
 def _answers(bench: Probe, seen: TeacherReport) -> Tensor | None:

@@ -203,7 +203,11 @@ def _what(report: Report) -> str:
 def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
     everything = [*a, *b]
     versions = {", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())): None for r in everything}
-    marks = dict.fromkeys(mark for r in everything for mark in _marks(r))
+    marks = dict.fromkeys(
+        mark
+        for r in everything
+        for mark in [*r.data.get("marks", []), *(r.training.get("fingerprint") or {}).get("marks", [])]
+    )
     same = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x.model.get("hash") == y.model.get("hash")]
     teachers = [{(r.training.get("fingerprint") or {}).get("teacher") for r in side} for side in (a, b)]
     checkpoints = [sorted(set(filter(None, map(_checkpoint, side)))) for side in (a, b)]
@@ -237,10 +241,6 @@ def _checkpoint(report: Report) -> str | None:
     """Which checkpoint of a run was judged; only the title says so."""
     said = re.search(r" \((best|last)\)$", report.title)
     return said and said[1]
-
-
-def _marks(report: Report) -> list[str]:
-    return [*report.data.get("marks", []), *(report.training.get("fingerprint") or {}).get("marks", [])]
 
 
 def _doubts(names: tuple[str, str], a: Sequence[Report], b: Sequence[Report]) -> list[str]:

@@ -14,13 +14,12 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.engine import distributed
 from ardor.errors import ConfigError, DivergedError, RunError
-from ardor.evaluation import verdicts
 from ardor.losses import ce
 from ardor.noise import order, seeded
 from ardor.storage.tensors import read_tensors
 from ardor.testing import TinyNet
+from ardor.training import validation
 from ardor.training.loop import epochs
-from ardor.training.validation import validate
 from tests.engine.distributed.conftest import (
     bits,
     close,
@@ -71,7 +70,7 @@ def test_the_loss_follows_one_process(tmp_path, images, batch, steps, count):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
 def test_shares(monkeypatch, n, count):
     rows, met, weight = torch.arange(n) + 100, [], 0.0
-    monkeypatch.setattr(distributed, "count", lambda: count)
+    monkeypatch.setattr(distributed, "world_size", lambda: count)
     for rank in range(count):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         own, share = distributed.shard(rows)
@@ -195,14 +194,14 @@ def test_validation_is_shared_and_says_what_one_process_says(tmp_path, val):
 
 def shared_out(val):
     """How many images this process judged."""
-    judged, evaluate = [], verdicts.evaluate
+    judged, evaluate = [], validation.evaluate
 
     def counted(net, data, *args, **kwargs):
         judged.append(len(data))
         return evaluate(net, data, *args, **kwargs)
 
-    verdicts.evaluate = counted
-    validate(TinyNet(1, 4, 4), splits(1, val)[1], methods.Natural(), recipe(val_size=0))
+    validation.evaluate = counted
+    validation.validate(TinyNet(1, 4, 4), splits(1, val)[1], methods.Natural(), recipe(val_size=0))
     return sum(judged)
 
 
