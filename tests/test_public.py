@@ -28,8 +28,9 @@ DIGITS = load("digits")[0]
 
 def test_public_names_are_pinned():
     assert ardor.__all__ == [
-        "L2", "ArdorError", "Epoch", "EpochRecord", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks", "data",
-        "distill", "epochs", "errors", "evaluate", "export", "freeze", "losses", "methods", "models", "variance_gap",
+        "L2", "ArdorError", "Epoch", "EpochRecord", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks",
+        "data", "distill", "epochs", "errors", "evaluate", "export", "freeze", "losses", "methods", "models",
+        "variance_gap",
     ]  # fmt: skip
     assert ardor.attacks.__all__ == [
         "APGD", "CW", "FAB", "FGSM", "PGD", "Square", "Suite", "autoattack", "paper", "plus", "quick", "rand", "suites",

@@ -188,7 +188,7 @@ def test_validation_is_shared_and_says_what_one_process_says(tmp_path, val):
     saved, held = TinyNet(1, 4, 4), splits(32, val)[1]
     for name, seen in (("last", first[0][-1]), ("best", max(first[0], key=lambda one: one[1]))):
         saved.load_state_dict(read_tensors(tmp_path / "run" / f"{name}.safetensors")[0])
-        assert validate(saved, held, methods.Natural(), recipe(val_size=0)) == seen[:2]
+        assert validation.validate(saved, held, methods.Natural(), recipe(val_size=0)) == seen[:2]
     assert 0 < first[0][-1][1] <= first[0][-1][0] <= 1
 
 
