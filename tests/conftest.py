@@ -8,6 +8,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
+from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.testing import TinyNet, problem
 
@@ -56,6 +57,25 @@ def moved(x, seed=0):
     """A point near x that no attack made."""
     n = Noise(seed, torch.arange(len(x)), "moved").normal(x.shape[1:], x.dtype)
     return (x + 0.05 * n).clamp(0, 1)
+
+
+def splits(n=40, val=16, classes=4, name="made"):
+    """Images whose brightness tells their class."""
+    index = torch.arange(n + val)
+    labels = index % classes
+    images = (Noise(0, index, "images").uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * classes)).clamp(
+        0, 1
+    )
+    whole = Split(images, labels, classes, name, "train")
+    return whole.take(slice(0, n)), whole.take(slice(n, None))
+
+
+def bits(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 class LinearNet(nn.Module):

@@ -30,44 +30,6 @@ def test_the_projection_is_the_slow_one(threat):
         torch.testing.assert_close(d[i], slow_project(threat, x[i], w[i], c[i]), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("threat", NORMS, ids=repr)
-def test_the_projection_is_the_solvers(threat):
-    """The shortest: by a linear program, or by the optimality conditions of the quadratic one."""
-    optimize = pytest.importorskip("scipy.optimize")
-    x, w, c = planes(24, 8, seed=1)
-    reach = (w * ((w * c[:, None] < 0).double() - x)).sum(1).abs()
-    can = reach >= c.abs()
-    assert 4 < int(can.sum()) < 24
-    x, w, c = x[can], w[can], c[can]
-    d = project(threat, x, w, c)
-    assert float(((w * d).sum(1) + c).abs().max()) < 1e-12
-    assert float((x + d - (x + d).clamp(0, 1)).abs().max()) < 1e-12
-    for xi, wi, ci, di in zip(x.numpy(), w.numpy(), c.tolist(), d.numpy(), strict=True):
-        if isinstance(threat, Linf):
-            bound = [[*(s * float(i == j) for j in range(8)), -1.0] for i in range(8) for s in (1, -1)]
-            best = optimize.linprog(
-                [0.0] * 8 + [1.0],
-                bound,
-                [0.0] * 16,
-                [[*wi, 0.0]],
-                [-ci],
-                [(-p, 1 - p) for p in xi] + [(0, None)],
-            ).fun
-            assert abs(di).max() == pytest.approx(best, abs=1e-9)
-        else:
-            best = optimize.minimize(
-                lambda v: v @ v,
-                di * 0,
-                jac=lambda v: 2 * v,
-                method="SLSQP",
-                bounds=[(-p, 1 - p) for p in xi],
-                constraints={"type": "eq", "fun": lambda v, wi=wi, ci=ci: wi @ v + ci, "jac": lambda v, wi=wi: wi},
-                options={"ftol": 1e-14, "maxiter": 500},
-            )
-            assert best.success
-            assert di == pytest.approx(best.x, abs=1e-6)
-
-
 @pytest.mark.parametrize("n", [1, 2, 50, 784])
 @pytest.mark.parametrize("threat", NORMS, ids=repr)
 def test_the_projection_is_the_official_codes(threat, n):

@@ -18,14 +18,6 @@ X = Noise(0, torch.arange(12), "x").uniform((1, 8, 8))
 Y = torch.arange(12) % CLASSES
 
 
-def splits(n=56):
-    labels = torch.arange(n) % CLASSES
-    drawn = Noise(0, torch.arange(n), "images").uniform((1, 8, 8))
-    images = (drawn * 0.5 + labels[:, None, None, None] / (2 * CLASSES)).clamp(0, 1)
-    whole = ardor.data.split.Split(images, labels, CLASSES, "made", "train")
-    return whole.take(slice(0, 40)), whole.take(slice(40, n))
-
-
 def net(seed=0, width=4):
     """One of ours, whose batch statistics are not those it was born with."""
     made = ardor.models.build("small_cnn", classes=CLASSES, channels=1, width=width, seed=seed)
@@ -54,14 +46,6 @@ class Spied(TinyNet):
         said = (self.who, Spied.phase, self.training, x.requires_grad, str(h.dtype).removeprefix("torch."))
         SEEN.append(said)
         return super().forward(x)
-
-
-def bits(module):
-    return {k: v.clone() for k, v in module.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 def off(a, b):

@@ -17,8 +17,8 @@ from ardor.noise import Noise
 from ardor.storage.tensors import read_tensors
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill
-from tests.conftest import filled
-from tests.engine.conftest import BOTH, CLASSES, Spied, X, Y, bits, net, off, recipe, same, splits
+from tests.conftest import bits, filled, same, splits
+from tests.engine.conftest import BOTH, CLASSES, Spied, X, Y, net, off, recipe
 
 ROUNDED = (1e-4, 0.05)
 """How far bfloat16, with its 8 bits, lies from float32: further than float32's own rounding, and not far."""

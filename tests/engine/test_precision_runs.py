@@ -22,8 +22,8 @@ from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs, step
 from ardor.training.state import make_optimiser
 from ardor.training.validation import validate
-from tests.conftest import filled
-from tests.engine.conftest import BOTH, PGD2, SEEN, Spied, X, Y, bits, net, off, recipe, same, splits
+from tests.conftest import bits, filled, same, splits
+from tests.engine.conftest import BOTH, PGD2, SEEN, Spied, X, Y, net, off, recipe
 
 
 class Phased:

@@ -12,24 +12,16 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.losses import ce
-from ardor.noise import Noise
 from ardor.storage.tensors import read_tensors
 from ardor.testing.shared import TinyNet, problem
 from ardor.training.job import Job
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import SoftLabelCache
+from tests.conftest import same
 
 PGD2 = PGD(Linf(0.1), steps=2, start="gaussian")
 CLASSES = 4
 TIMELESS = {"seconds": 0, "images_per_second": 0}
-
-
-def splits(n=56, name="made", classes=CLASSES):
-    noise = Noise(0, torch.arange(n), "images")
-    labels = torch.arange(n) % classes
-    images = (noise.uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * classes)).clamp(0, 1)
-    whole = ardor.data.split.Split(images, labels, classes, name, "train")
-    return whole.take(slice(0, 40)), whole.take(slice(40, n))
 
 
 def net(seed=0, width=3, classes=CLASSES):
@@ -43,14 +35,6 @@ def recipe(**changes):
 
 def rslad(**changes):
     return ardor.methods.RSLAD(attack=PGD2, **changes)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def bits(module):
-    return {k: v.clone() for k, v in module.state_dict().items()}
 
 
 def lines(folder):

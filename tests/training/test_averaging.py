@@ -16,6 +16,7 @@ from ardor.losses import ce
 from ardor.noise import Noise
 from ardor.storage.tensors import read_tensors
 from ardor.training.averaging import EMA, SWA, Average, require_reached, restatistic
+from tests.conftest import bits, same
 
 X = Noise(0, torch.arange(48), "x").uniform((1, 8, 8))
 Y = torch.arange(48) % 10
@@ -45,16 +46,8 @@ def run(averaging, net, steps=16, per_epoch=4, average=None, first=0):
     return average
 
 
-def same(a, b):
+def alike(a, b):
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-
-
-def bits(net):
-    return {k: v.clone() for k, v in net.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
@@ -67,8 +60,8 @@ def test_ema_is_torchs_bit_for_bit(decay):
         EMA(decay, warmup=False).update(average, net, k / 4)
         theirs.update_parameters(net)
     assert average.count == 20
-    assert same(average.net(net), theirs.module)
-    assert same(average.net(net), net) == (decay == 0)
+    assert alike(average.net(net), theirs.module)
+    assert alike(average.net(net), net) == (decay == 0)
 
 
 def test_ema_by_hand_while_it_warms_up():
@@ -100,9 +93,9 @@ def test_swa_is_torchs_over_the_ends_of_the_right_epochs(start, every, taken):
             near.update_parameters(net)
     assert average.count == len(taken)
     if not len(taken):
-        assert same(average.net(net), net)  # nothing is averaged yet: the student, not where it began
+        assert alike(average.net(net), net)  # nothing is averaged yet: the student, not where it began
         return
-    assert same(average.net(net), exact.module)
+    assert alike(average.net(net), exact.module)
     for p, q in zip(average.net(net).parameters(), near.module.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
@@ -128,8 +121,8 @@ def test_it_goes_on_to_the_last_bit(averaging, tmp_path):
         again.load(read_tensors(tmp_path / "half.safetensors")[0])
         run(averaging, net, average=again, first=cut)
         assert again.count == whole.count > 0
-        assert equal(again.tensors(), whole.tensors())
-        assert same(again.net(net), whole.net(net))
+        assert same(again.tensors(), whole.tensors())
+        assert alike(again.net(net), whole.net(net))
 
 
 def test_a_state_of_another_student_is_refused_and_changes_nothing():
@@ -146,7 +139,7 @@ def test_a_state_of_another_student_is_refused_and_changes_nothing():
     ):
         with pytest.raises(CheckpointError, match=r"^expected the averaged weights of this .*: type --run"):
             average.load(tensors)
-        assert equal(average.tensors(), before)
+        assert same(average.tensors(), before)
 
 
 def test_the_student_and_the_average_are_apart():
@@ -162,12 +155,12 @@ def test_the_student_and_the_average_are_apart():
     with torch.no_grad():
         for tensor in made.state_dict().values():
             tensor.zero_()
-    assert equal(bits(net), before)
+    assert same(bits(net), before)
     assert net.training == state
     assert all(p.grad is None for p in net.parameters())
-    assert equal(average.tensors(), kept)
+    assert same(average.tensors(), kept)
     trained(net, 0)
-    assert equal(average.tensors(), kept)
+    assert same(average.tensors(), kept)
     assert torch.equal(torch.get_rng_state(), generator)
 
 
@@ -185,7 +178,7 @@ def test_the_net_is_one_like_the_student_in_eval_mode():
     assert made.normalise.mean.item() == 0.5
     for (name, ours), theirs in zip(made.named_buffers(), net.buffers(), strict=True):
         assert torch.equal(ours, theirs), name  # copied, integers and all, not averaged
-    assert not same(made, net)
+    assert not alike(made, net)
 
 
 def test_weights_that_two_modules_share_are_averaged_once_and_stay_shared():
@@ -219,7 +212,7 @@ def test_statistics_are_torchs_bit_for_bit(batches):
     theirs = copy.deepcopy(net)
     update_bn(batches, theirs)
     restatistic(net, iter(batches))
-    assert equal(bits(net), bits(theirs))
+    assert same(bits(net), bits(theirs))
     assert all(int(m.num_batches_tracked) == len(batches) for m in net.modules() if isinstance(m, nn.BatchNorm2d))
     assert not any(m.training for m in net.modules())
     assert all(m.momentum == 0.1 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
@@ -271,7 +264,7 @@ def test_what_is_not_finite_does_not_survive():
     net.layers[1][1].running_var.fill_(float("inf"))
     restatistic(net, X.split(16))
     update_bn(X.split(16), theirs)
-    assert equal(bits(net), bits(theirs))
+    assert same(bits(net), bits(theirs))
 
 
 @pytest.mark.parametrize("batches", [[], [X, X[:, :, :2, :2].expand(-1, 3, -1, -1)]])
@@ -280,7 +273,7 @@ def test_after_an_error_the_old_statistics_stand(batches):
     before = bits(net)
     with pytest.raises((ConfigError, RuntimeError), match="expected"):
         restatistic(net, batches)
-    assert equal(bits(net), before)
+    assert same(bits(net), before)
     assert not any(m.training for m in net.modules())
     assert all(m.momentum == 0.1 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
 
@@ -293,7 +286,7 @@ def test_a_net_without_batch_norm_is_left_alone():
     net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10)).train()
     before = bits(net)
     restatistic(net, never())
-    assert equal(bits(net), before)
+    assert same(bits(net), before)
     assert net.training
 
 
@@ -317,7 +310,7 @@ def test_a_methods_own_passes_give_the_statistics_of_what_it_feeds():
     theirs = copy.deepcopy(net)
     theirs.layers[0][0]._forward_hooks.clear()
     update_bn(trained_on, theirs)
-    assert equal(bits(net), bits(theirs))
+    assert same(bits(net), bits(theirs))
     assert all(p.grad is None for p in net.parameters())
     assert all(int(m.num_batches_tracked) == 2 for m in net.modules() if isinstance(m, nn.BatchNorm2d))
     assert all(torch.equal(before[k], bits(net)[k]) for k, _ in net.named_parameters())

@@ -14,7 +14,8 @@ from ardor.storage.tensors import read_tensors, write_tensors
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs, step
 from ardor.training.state import make_optimiser
-from tests.training.conftest import bits, ended, net, recipe, require_same, same, splits
+from tests.conftest import bits, same, splits
+from tests.training.conftest import ended, net, recipe, require_same
 
 # --- a device that nobody waits for
 

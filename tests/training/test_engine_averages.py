@@ -22,19 +22,8 @@ from ardor.training.loop import distill, epochs
 from ardor.training.soft_labels import SoftLabelCache
 from ardor.training.state import make_optimiser
 from ardor.training.validation import LOOKED_AT
-from tests.training.conftest import (
-    PGD2,
-    WORDS,
-    _joined,
-    bits,
-    ended,
-    lines,
-    net,
-    recipe,
-    require_same,
-    same,
-    splits,
-)
+from tests.conftest import bits, same, splits
+from tests.training.conftest import PGD2, WORDS, _joined, ended, lines, net, recipe, require_same
 
 # --- averages
 

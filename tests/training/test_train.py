@@ -24,8 +24,8 @@ from ardor.noise import order
 from ardor.storage.tensors import read_tensors
 from ardor.training.loop import distill, epochs
 from ardor.training.recipe import Recipe, find_device, lr_at
-from tests.conftest import ROOT
-from tests.training.conftest import PGD2, TIMELESS, net, recipe, rslad, splits
+from tests.conftest import ROOT, splits
+from tests.training.conftest import PGD2, TIMELESS, net, recipe, rslad
 
 
 def weights(module):
@@ -256,7 +256,8 @@ sys.path.insert(0, {str(ROOT)!r})
 from ardor import methods
 from ardor.errors import RunError
 from ardor.training.loop import distill
-from tests.training.conftest import net, recipe, splits
+from tests.conftest import splits
+from tests.training.conftest import net, recipe
 train, val = splits()
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
 try:
@@ -278,7 +279,8 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would have inherited that it is ignored
 sys.path.insert(0, {root!r})
 from ardor.training.loop import epochs
-from tests.training.conftest import net, recipe, rslad, splits
+from tests.conftest import splits
+from tests.training.conftest import net, recipe, rslad
 train, val = splits()
 for record in epochs(net(), net(1), rslad(), train, recipe(epochs=10**6, milestones=()), val=val, run={run!r}):
     print(record.epoch, flush=True)

@@ -9,11 +9,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-import ardor.data.split
 from ardor import methods
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
-from ardor.noise import Noise, seeded
+from ardor.noise import seeded
 from ardor.training.recipe import Recipe
 
 PATIENCE = 60  # seconds for what takes one
@@ -59,14 +58,6 @@ def together(folder, work, *args, count=2):
         for child in children:
             child.join(5)
             child.kill()
-
-
-def splits(n, val=40, classes=4):
-    index = torch.arange(n + val)
-    noise, labels = Noise(0, index, "images"), index % classes
-    images = (noise.uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * classes)).clamp(0, 1)
-    whole = ardor.data.split.Split(images, labels, classes, "made", "train")
-    return whole.take(slice(0, n)), whole.take(slice(n, None))
 
 
 def plain(seed, width=6, classes=4):

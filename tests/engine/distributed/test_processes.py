@@ -20,18 +20,8 @@ from ardor.storage.tensors import read_tensors
 from ardor.testing import TinyNet
 from ardor.training import validation
 from ardor.training.loop import epochs
-from tests.engine.distributed.conftest import (
-    bits,
-    close,
-    lines_of,
-    plain,
-    recipe,
-    rslad,
-    splits,
-    state,
-    sure,
-    together,
-)
+from tests.conftest import splits
+from tests.engine.distributed.conftest import bits, close, lines_of, plain, recipe, rslad, state, sure, together
 
 # -- the same losses, the same weights
 

@@ -22,6 +22,7 @@ from ardor.testing import TinyNet
 from ardor.training.averaging import EMA
 from ardor.training.loop import epochs
 from ardor.training.soft_labels import SoftLabelCache
+from tests.conftest import splits
 from tests.engine.distributed.conftest import (
     PATIENCE,
     SERVER,
@@ -30,7 +31,6 @@ from tests.engine.distributed.conftest import (
     plain,
     recipe,
     rslad,
-    splits,
     state,
     sure,
     together,

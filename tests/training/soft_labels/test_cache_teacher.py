@@ -5,20 +5,12 @@ import copy
 import pytest
 import torch
 
-from ardor.attacks import PGD
-from ardor.attacks.threat import Linf
 from ardor.data.augment import crop_flip
-from ardor.engine.modes import freeze
 from ardor.errors import CheckpointError, RunError
-from ardor.losses import kl
-from ardor.methods import IAD, RSLAD, VarianceGap
 from ardor.noise import Noise, order
 from ardor.testing import TinyNet
-from ardor.training.loop import step
-from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import CachedTeacher
 from ardor.training.soft_labels.teacher import CHECK_EVERY, live
-from ardor.training.state import make_optimiser
 from tests.training.soft_labels.conftest import CLASSES, Counted, N, opened, split
 
 
@@ -171,58 +163,3 @@ def test_a_net_of_the_same_weights_that_answers_otherwise_is_found(tmp_path):
     louder.head = lambda features: 2 * Counted.head(louder, features)  # what no name tells
     with pytest.raises(CheckpointError, match="32 of 32"):
         CachedTeacher(louder, opened(tmp_path / "t", louder, data), x, index, view)(x)
-
-
-# --- runs
-METHODS = {
-    "rslad": RSLAD(attack=PGD(Linf(0.1), steps=2, start="gaussian")),
-    "iad": IAD(begin=1, attack=PGD(Linf(0.1), steps=2)),
-    "variance_gap": VarianceGap(attack=PGD(Linf(0.1), steps=2, start="gaussian")),
-}
-
-
-def trained(method, table, teacher, epochs=2, batch=16):
-    """A few epochs as the loop does them: the student's weights and all losses."""
-    data, student = split(), TinyNet(1, CLASSES, 8, 3).train()
-    method = copy.deepcopy(method)
-    if hasattr(method, "prepare"):
-        method.prepare(student, teacher, data.batch(slice(0, batch))[0])
-    optimiser, losses = make_optimiser(student, method, Recipe(lr=0.05)), []
-    with freeze(teacher):
-        for epoch in range(1, epochs + 1):
-            for rows in order(0, "order", epoch, data.index).split(batch):
-                x, y, index, view = seen(data, epoch, rows)
-                taught = teacher if table is None else CachedTeacher(teacher, table, x, index, view)
-                noise = Noise(0, index, "method", epoch)
-                losses += step(student, taught, method, optimiser, x, y, epoch=epoch, noise=noise).values()
-    return [p.detach().clone() for p in student.parameters()], torch.stack(losses)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_runs_with_a_table_are_equal_to_the_last_bit(tmp_path, name):
-    teacher, method = Counted(), METHODS[name]
-    plain = trained(method, None, teacher)
-    teacher.calls = []
-    cold = trained(method, opened(tmp_path / "t", teacher), teacher)
-    if name == "rslad":
-        assert set(teacher.calls) == {32}
-        teacher.calls = []
-    table = opened(tmp_path / "t", teacher)
-    table.asked = 1
-    warm = trained(method, table, teacher)
-    if name == "rslad":
-        assert teacher.calls == [], "a second run never asks about clean images"
-    again = trained(method, opened(tmp_path / "t", teacher), teacher)
-    for run in (cold, again):
-        assert torch.equal(run[1], warm[1])
-        assert all(map(torch.equal, run[0], warm[0]))
-    assert (warm[1] - plain[1]).abs().max() < 1e-5, "after six steps; a step alone is below"
-
-
-def test_a_step_with_a_warm_table_is_the_live_one(tmp_path):
-    data, teacher, student = split(), Counted(), TinyNet(1, CLASSES, 8, 3).eval()
-    table = opened(tmp_path / "t", teacher, data)
-    x, _, index, view = seen(data, 1)
-    taught = CachedTeacher(teacher, table, x, index, view)
-    taught(x)
-    assert (kl(taught(x), student(x)) - kl(teacher(x), student(x))).abs().max() < 1e-6

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,18 +26,8 @@ from ardor.testing import TinyNet
 from ardor.training.loop import distill
 from ardor.training.soft_labels import SoftLabelCache, SoftLabels
 from ardor.training.soft_labels.files import hashes_of
-from tests.conftest import filled
-from tests.training.conftest import (
-    CLASSES,
-    PGD2,
-    WORDS,
-    _joined,
-    bits,
-    net,
-    recipe,
-    same,
-    splits,
-)
+from tests.conftest import bits, filled, same, splits
+from tests.training.conftest import CLASSES, PGD2, WORDS, _joined, net, recipe
 
 
 class Counted(TinyNet):
@@ -73,10 +64,13 @@ def tables(folder):
     return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
 
 
-@pytest.mark.parametrize("augment", ["none", "crop", "crop-flip"])
-@pytest.mark.parametrize("make", [Counted, lambda: net(5, 8)], ids=["users", "ours"])
-def test_runs_with_a_table_are_equal_and_a_second_asks_nothing(tmp_path, augment, make):
-    teacher, words = make(), {"augment": augment, "epochs": 2}
+@pytest.mark.parametrize(
+    ("make", "augment", "method"),
+    [*product([Counted, lambda: net(5, 8)], ["none", "crop", "crop-flip"], [RSLAD]),
+     (Counted, "crop-flip", methods.VarianceGap(attack=PGD2))],
+)  # fmt: skip
+def test_runs_with_a_table_are_equal_and_a_second_asks_nothing(tmp_path, make, augment, method):
+    teacher, words = make(), {"augment": augment, "epochs": 2, "method": method}
     cold = taught(SoftLabelCache(tmp_path / "soft"), teacher, **words)
     asked = teacher.asked() if isinstance(teacher, Counted) else []
     assert set(asked) <= {32}
