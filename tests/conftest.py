@@ -2,9 +2,12 @@
 
 import copy
 import math
+import os
 from pathlib import Path
 
+import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
@@ -19,6 +22,22 @@ SHARED = ROOT.parent / "shared"
 torch.set_num_threads(1)
 settings.register_profile("ardor", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("ardor")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """`shared(name, make)`: a folder that `make(folder)` fills once for all the processes of a run of pytest."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def folder(name, make):
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.made").exists():
+                make(root / name)
+                (root / f"{name}.made").touch()
+        return root / name
+
+    return folder
 
 
 # -- Small nets, batches and stand-ins that the tests share. Weights come from a hash, not from torch's initialisers.

@@ -93,13 +93,7 @@ def test_habits_of_the_house(path):
 
 
 def test_what_does_not_belong_in_the_project():
-    for path in [
-        *ROOT.glob("*.md"),
-        *ROOT.glob("docs/**/*.md"),
-        *SOURCES,
-        *TESTS,
-        *ROOT.glob("recipes/*"),
-    ]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *SOURCES, *TESTS, *ROOT.glob("recipes/*")]:
         if path == Path(__file__):
             continue
         text = path.read_text()

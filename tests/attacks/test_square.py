@@ -15,7 +15,7 @@ from ardor.noise import Noise
 from ardor.storage.config import describe
 from ardor.testing import TinyNet, check_attack
 from ardor.types import Attack
-from tests.attacks.conftest import SHAPES, Watched, by_hand_eta, by_hand_margin, images
+from tests.attacks.conftest import SHAPES, Watched, by_hand_eta, images
 from tests.conftest import LinearNet, filled
 
 
@@ -119,34 +119,6 @@ def test_orientations_and_signs_of_eta_are_fair():
 
 
 # What it finds, and what it counts
-
-
-def test_it_finds_a_corner_that_is_weak():
-    x = torch.full((40, 1, 8, 8), 0.5, dtype=torch.float64)
-    y = torch.zeros(40, dtype=torch.int64)
-
-    def net(z):
-        weak = 0.3 * (z[:, 0, 0, 0] > 0.599) + 0.3 * (z[:, 0, 6, 6] < 0.401)
-        return torch.stack((torch.full((len(z),), 0.5), weak), 1)
-
-    x_adv = Square(Linf(0.1), 1500)(net, x, y, Noise(0, torch.arange(40)))
-    assert bool((net(x_adv).argmax(1) == 1).all())
-
-
-@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=repr)
-def test_it_climbs_a_slope_and_hands_back_the_best_it_has_seen(threat):
-    net, x, y, noise = images((3, 8, 8), 5)
-
-    def firm(z):
-        return net(z) + 1e3 * nn.functional.one_hot(y, 5)
-
-    watched = Watched(firm)
-    (one,) = Square(threat, 120).rounds(5)
-    x_adv = one(watched, x, y, noise)
-    for i in range(5):
-        margins = [by_hand_margin(firm(z)[i], int(y[i])) for z in watched.seen]
-        assert torch.equal(x_adv[i], watched.seen[margins.index(max(margins))][i])
-        assert max(margins) > margins[0] + 0.5
 
 
 def test_a_query_that_gains_nothing_is_not_kept():

@@ -9,8 +9,6 @@ import torch
 from ardor.attacks.square import BLOCK, HALVED_AFTER, Square, _eta, _pyramid
 from ardor.attacks.threat import L2, Linf
 from ardor.noise import Noise
-from ardor.testing import problem
-from ardor.testing.shared import trained
 from tests.attacks.conftest import SHAPES, Watched, by_hand_eta, by_hand_margin, images
 
 # The slow twin: one image, plain loops, slices
@@ -254,19 +252,3 @@ def scripted(draws, threat, shape):
         if isinstance(threat, L2):
             yield number(int(draws.turned[k]), 2)
         yield sign(draws.signs[k])[:, None, None]
-
-
-def test_as_many_images_stand_as_under_the_official_code():
-    net = trained(1, 8, 10, 0).float().eval().requires_grad_(False)
-    x, y, index = problem(images=400)
-    y = net(x).argmax(1)
-    for threat, queries in ((Linf(0.16), 100), (L2(1.2), 100)):
-        norm = type(threat).__name__
-        mine = Square(threat, queries)(net, x, y, Noise(0, index))
-        attack = official(norm, predict=net, eps=threat.eps, n_queries=queries)
-        with torch.random.fork_rng():
-            other = attack.perturb(x, y)
-        stand, others = (net(z).argmax(1) == y for z in (mine, other))
-        assert 100 < int(others.sum()) < 300
-        assert abs(int(stand.sum()) - int(others.sum())) <= 16
-        assert float((stand == others).float().mean()) > 0.8

@@ -15,15 +15,7 @@ import torch
 from ardor import data
 from ardor.data import archives, cifar
 from ardor.errors import DataError
-from tests.data.conftest import (
-    NAMES,
-    Bomb,
-    binary_files,
-    put,
-    python2,
-    python_files,
-    tar_bytes,
-)
+from tests.data.conftest import NAMES, Bomb, binary_files, put, python2, python_files, tar_bytes
 
 
 def pixels_of(name, n=4, test=6):
@@ -261,10 +253,7 @@ def test_download_puts_the_archive_in_place_and_asks_once(tmp_path, serve, offic
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (
-            {"body": b"<html>log in to this network</html>", "kind": "text/html; charset=utf-8"},
-            "an HTML page",
-        ),
+        ({"body": b"<html>log in to this network</html>", "kind": "text/html; charset=utf-8"}, "an HTML page"),
         ({"body": b"another file"}, "a file of 12 bytes and md5"),
         ({"body": b"not found", "status": 404}, "404"),
         ({"body": b"x" * 5000, "promise": 90000}, "5,000 of 90,000 bytes"),

@@ -38,11 +38,13 @@ def lines_of(folder, kind="whitebox"):
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
+def finished(shared):
     """A whole bench: a teacher, a natural student, and RSLAD's."""
-    folder = tmp_path_factory.mktemp("finished") / "bench"
-    assert bench("whitebox-digits", *ROW, out=folder) == 0
-    return folder
+
+    def make(folder):
+        assert bench("whitebox-digits", *ROW, out=folder) == 0
+
+    return shared("bench", make)
 
 
 @pytest.fixture

@@ -75,10 +75,7 @@ def iad(m, s, s_adv, t, t_adv, y, epoch):
 
 
 def rslad(m, s, s_adv, t, t_adv, y, epoch):
-    return {
-        "robust": m.scale * m.alpha * divergence(t, s_adv),
-        "clean": m.scale * (1 - m.alpha) * divergence(t, s),
-    }
+    return {"robust": m.scale * m.alpha * divergence(t, s_adv), "clean": m.scale * (1 - m.alpha) * divergence(t, s)}
 
 
 FORMULAS = [
@@ -134,22 +131,6 @@ def test_terms_and_gradients_equal_the_formula(method, formula, epoch):
     for (name, p), q in zip(student.named_parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert max(float(p.grad.abs().max()) for p in student.parameters()) > 1e-4
-
-
-def test_the_formulas_tell_the_variants_apart():
-    # what a slip would compute must differ from the formula by far more than the tolerance above
-    x, y, _ = batch()
-    student, teacher = pair()
-    s, s_adv, t, t_adv = student(x), student(moved(x)), teacher(x), teacher(moved(x))
-
-    def differ(a, b):
-        return float((a - b).detach().abs().max()) > 1e-3
-
-    assert differ(divergence(t, s_adv), divergence(s_adv, t))
-    assert differ(divergence(t, s_adv), divergence(t_adv, s_adv))
-    assert differ(divergence(t, s_adv), divergence(t, s))
-    assert differ(divergence(t, s_adv), divergence(t, s_adv) / 10)
-    assert differ(of_class(probabilities(t_adv), y), of_class(probabilities(t), y))
 
 
 # What the attack is asked to climb, where it starts from, and in which mode the student answers
@@ -273,29 +254,3 @@ def test_train_mode_passes(method, passes):
     assert int(student.layers[1].num_batches_tracked) == len(passes)
     for (name, mine), theirs in zip(student.named_buffers(), twin.buffers(), strict=True):
         assert torch.equal(mine, theirs), name
-
-
-def test_the_teacher_sees_clean_images_except_where_a_formula_says_so():
-    x, y, noise = batch()
-    point = moved(x)
-    student, teacher = pair()
-    seen = []
-    teacher.layers[0].register_forward_hook(lambda m, inputs, output: seen.append(torch.equal(inputs[0], x)))
-    expected = {
-        KD: [True],
-        ARD: [True],
-        RSLAD: [True],
-        IAD: [True, False],  # T_y(x')
-        VarianceGap: [True, False],  # its own scores on x'
-    }
-    for make, looks in expected.items():
-        seen.clear()
-        at(point, make(lc=0) if make is VarianceGap else make()).terms(student, teacher, x, y, epoch=60, noise=noise)
-        assert seen == looks, make
-
-
-@pytest.mark.parametrize("make", [Natural, SAT, TRADES, MART])
-def test_methods_without_a_teacher_need_none(make):
-    x, y, noise = batch()
-    terms = make().terms(pair()[0], None, x, y, epoch=1, noise=noise)
-    assert all(term.isfinite().all() for term in terms.values())

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 import ardor
 import ardor.models.builders
@@ -52,12 +51,7 @@ def run(words):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert main(["train", *WORDS, "--run", str(folder)]) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert main(["train", *WORDS, "--run", str(folder)]) == 0
     return ended(folder)
 
 
