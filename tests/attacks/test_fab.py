@@ -237,6 +237,20 @@ def test_an_image_leaves_at_its_first_success(net, images):
     assert sum(shown) < 8 * len(x)
 
 
+def test_the_nearest_plane_is_the_norms():
+    """Class 1 gains a little from every value, class 2 much from one."""
+
+    def net(z):
+        z = z.flatten(1) - 0.5
+        return torch.stack((1 + 0 * z[:, 0], z.sum(1), 20 * z[:, 0]), 1)
+
+    x, y, noise = torch.full((1, 1, 8, 8), 0.5), torch.zeros(1, dtype=torch.int64), Noise(0, torch.zeros(1), "t")
+    for threat, nearest, distance in ((Linf(0.1), 1, 1 / 64), (L2(0.1), 2, 1 / 20)):
+        x_adv = FAB(threat, 1, targets=0)(net, x, y, noise)
+        assert int(net(x_adv).argmax()) == nearest
+        assert float(threat.distance(x_adv, x)) == pytest.approx(1.05 * distance, rel=1e-5)
+
+
 def test_blocks_change_nothing(net, images, monkeypatch):
     x, y, index = images
     attack = FAB(Linf(0.05), 10, targets=1)

@@ -192,6 +192,14 @@ def test_alignment_on_clean_and_on_adversarial_images_add_up_to_both():
         torch.testing.assert_close(found[sets][0][name], value)
 
 
+def test_sides_leave_rslads_terms_alone():
+    plain = aligned("both", lc=0, lg=0)[0]
+    for sets in ("both", "clean", "adversarial"):
+        terms = aligned(sets)[0]
+        assert all(torch.equal(terms[name], plain[name]) for name in ("robust", "clean"))
+    assert set(plain) == {"robust", "clean"}
+
+
 def test_fields_are_what_the_shell_shows():
     assert [f.name for f in dataclasses.fields(LabelKinds)] == ["inner", "outer", "alpha", "s", "attack"]
     assert list(inspect.signature(both).parameters) == ["natural", "robust", "classes"]
