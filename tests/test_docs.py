@@ -10,7 +10,9 @@ from contextlib import redirect_stdout
 
 import pytest
 
+import ardor
 from ardor.cli.main import main
+from ardor.storage.config import name_of
 from ardor.storage.imports import resolve
 from ardor.testing import check_method
 from tests.conftest import ROOT
@@ -103,8 +105,7 @@ def test_a_recipes_help_is_shown(name, capsys):
 
 def test_every_method_has_a_card():
     cards = {path.stem for path in (ROOT / "docs" / "cards").glob("*.md")}
-    files = {path.stem for path in (ROOT / "ardor" / "methods").glob("[a-z]*.py")}
-    assert cards == files
+    assert cards == {name_of(getattr(ardor.methods, name)) for name in ardor.methods.__all__}
 
 
 def test_the_examples_keep_the_contract(tmp_path):
