@@ -7,9 +7,10 @@ F is a forward pass of the student, T one of the teacher, per image. A step of a
 to the input (2F); a pass that the student learns from goes back to the weights as well (3F). Passes are counted in
 every convolution and linear layer (engine/flops.py). The last column is torch's own count of the arithmetic of the same
 step, in F, the teacher's taken away; there the attack runs on the twin, as in training. It is a little below where
-learning asks the first layer for no gradient of the images. The column of the released codes was read from them. It
-prints a Markdown table and exits with 1 where a method costs anything but what its formula needs
-and no reason is said.
+learning asks the first layer for no gradient of the images, and far above where convolutions have groups: torch's
+formula for the gradient of their weights leaves the groups out (3F of MobileNetV2 count as 21F). The column of the
+released codes was read from them. It prints a Markdown table and exits with 1 where a method costs anything but what
+its formula needs and no reason is said.
 """
 
 from __future__ import annotations
@@ -133,7 +134,10 @@ class Spent:
 
 
 class Arithmetic(TorchDispatchMode):
-    """Floating-point operations of all that runs meanwhile, by torch's own formulas."""
+    """Floating-point operations of all that runs meanwhile, by torch's own formulas.
+
+    FlopCounterMode itself raises where an attack calls autograd.grad (pytorch/pytorch#131753).
+    """
 
     total = 0.0
 

@@ -1,4 +1,4 @@
-"""What a net costs: multiply-accumulates of one image, counted on a real forward pass."""
+"""What a net costs: multiply-accumulates of one image, counted by torch on a real forward pass."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ardor.engine.folding import as_given
 from ardor.engine.modes import attack_view
@@ -17,25 +18,11 @@ from ardor.types import Images, Logits, Net
 
 
 def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of convolutions and linear layers for one image of `shape` (C, H, W); modes are put back."""
-    counted = 0
-
-    def count(layer: nn.Module, _: object, out: Tensor) -> None:
-        nonlocal counted
-        if isinstance(layer, nn.Conv2d):
-            counted += out[0].numel() * math.prod(layer.weight.shape[1:])
-        elif isinstance(layer, nn.Linear):
-            counted += out[0].numel() * layer.in_features
-
-    hooks = [layer.register_forward_hook(count) for layer in net.modules()]
-    try:
-        with torch.no_grad(), attack_view(net):
-            device = next((p.device for p in net.parameters()), torch.device("cpu"))
-            net(torch.zeros(1, *shape, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counted
+    """Multiply-accumulates of one image of `shape` (C, H, W): convolutions and matrix products; modes are put back."""
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    with torch.no_grad(), attack_view(net), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, *shape, device=device))
+    return int(counter.get_total_flops()) // 2
 
 
 class CountedNet:

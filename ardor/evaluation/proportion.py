@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import scipy
+
 Z95 = 1.959963984540054
 
 
@@ -58,14 +60,12 @@ class Summary:
         return f"{100 * self.value:.1f}" + ("" if len(self.seeds) == 1 else f" ± {100 * self.sd:.1f}")
 
 
-def wilson(k: int, n: int, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval for k successes in n trials; (0, 1) where n is 0."""
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % score interval for k successes in n trials; (0, 1) where n is 0."""
     if n == 0:
         return 0.0, 1.0
-    p, z2 = k / n, z * z
-    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = z / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return (0.0 if k == 0 else centre - half), (1.0 if k == n else centre + half)
+    low, high = scipy.stats.binomtest(k, n).proportion_ci(method="wilson")
+    return float(low), float(high)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:

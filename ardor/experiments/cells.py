@@ -1,28 +1,26 @@
 """A cell on disk: what made it, how far it is, and who works on it.
 
 cells/NAME/sSEED.yaml    the words that train it, the recipe's hash, ardor's version; later: trained, or failed
+cells/NAME/sSEED.lock    held by the process that works on it; the system frees a dead one's
 cells/NAME/sSEED/        its run, with a report for each judgement
-claims.lock              a byte for each cell, locked by the process that works on it; the system frees a dead one's
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import ardor
 from ardor import __version__ as VERSION
 from ardor import models
-from ardor.errors import ArdorError, RunError
+from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
 from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
-from ardor.storage.files import refusal, write_atomic
+from ardor.storage.files import write_atomic
 from ardor.storage.tensors import checksum, read_tensors
 from ardor.version import __version__
 
@@ -97,6 +95,11 @@ def note_of(asked: TableSpec, cell: Cell) -> Path:
     return run.with_name(f"{run.name}.yaml")
 
 
+def lock_of(asked: TableSpec, cell: Cell) -> Path:
+    """Held while a cell is made: other processes, on any machine that shares the folder, leave it alone."""
+    return note_of(asked, cell).with_suffix(".lock")
+
+
 def note(asked: TableSpec, cell: Cell, **said: Any) -> None:
     """Write down what made a cell, and how far it is."""
     content = {"made": made_by(asked, cell), "code": code(), **said}
@@ -163,42 +166,3 @@ def report_of(asked: TableSpec, cell: Cell, judgement: EvaluationSpec) -> Report
     """A judgement's report, if it is there."""
     path = report_path(asked, cell, judgement)
     return Report.load(path) if path.is_file() and judgement.suite != "gap" else None
-
-
-class Claims:
-    """Which cell this process works on: others, on any machine that shares the folder, leave it alone."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "claims.lock"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = self.path.open("ab")
-        except OSError as error:
-            raise refusal(self.path, error) from error
-
-    @contextmanager
-    def take(self, cell: str) -> Iterator[bool]:
-        """Whether nobody else works on the cell; if so, nobody else will meanwhile. Raises RunError without locks."""
-        try:
-            import fcntl  # here, for Windows has none
-        except ImportError as error:
-            raise RunError("expected a system with file locks for a bench, got one without: use Linux") from error
-        place = int.from_bytes(hashlib.blake2b(cell.encode(), digest_size=7).digest(), "little")
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
-        except (BlockingIOError, PermissionError):
-            yield False
-            return
-        except OSError as error:
-            raise RunError(
-                f"expected a file system with locks for {self.path.parent}, got {error.strerror or error}: "
-                "type --out with a folder on another disk"
-            ) from error
-        try:
-            yield True
-        finally:
-            fcntl.lockf(self._file, fcntl.LOCK_UN, 1, place)
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._file.close()

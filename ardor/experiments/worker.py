@@ -28,10 +28,11 @@ from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.variance import gaps_of
 from ardor.evaluation.verdicts import evaluate
-from ardor.experiments.cells import Claims, left, note, report_path, state_of
+from ardor.experiments.cells import left, lock_of, note, report_path, state_of
 from ardor.experiments.label_study import Both
 from ardor.experiments.tables import TAUGHT, Cell, EvaluationSpec, Table
 from ardor.storage.config import number, read_yaml
+from ardor.storage.locks import locked
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
@@ -58,20 +59,16 @@ def work(table: Table, tell: ProgressCallback, after: Callable[[Cell], Any] = la
     after: called with each cell that is finished. Waits for cells in other processes' hands, and takes a dead one's.
     """
     _look_ahead(table, tell)
-    claims = Claims(table.asked.folder)
-    try:
-        trouble: dict[str, Trouble] = {}
-        waited = False
-        while True:
-            waiting = _pass(table, claims, trouble, tell, after)
-            if not waiting:
-                return list(trouble.values())
-            if not waited:
-                tell(waiting[0], f"waits for other processes, {len(waiting)} cells")
-            waited = True
-            time.sleep(POLL)
-    finally:
-        claims.close()
+    trouble: dict[str, Trouble] = {}
+    waited = False
+    while True:
+        waiting = _pass(table, trouble, tell, after)
+        if not waiting:
+            return list(trouble.values())
+        if not waited:
+            tell(waiting[0], f"waits for other processes, {len(waiting)} cells")
+        waited = True
+        time.sleep(POLL)
 
 
 def _look_ahead(table: Table, tell: ProgressCallback) -> None:
@@ -89,7 +86,7 @@ def _look_ahead(table: Table, tell: ProgressCallback) -> None:
 
 
 def _pass(
-    table: Table, claims: Claims, trouble: dict[str, Trouble], tell: ProgressCallback, after: Callable[[Cell], Any]
+    table: Table, trouble: dict[str, Trouble], tell: ProgressCallback, after: Callable[[Cell], Any]
 ) -> list[Cell]:
     """Look at every cell once, in order; those that must wait."""
     waiting, done = [], set()
@@ -106,7 +103,7 @@ def _pass(
             trouble[cell.name] = Trouble(cell, f"it needs {missing[0]}")
         elif missing:
             waiting.append(cell)
-        elif _make(table, cell, claims, trouble, tell):
+        elif _make(table, cell, trouble, tell):
             if cell.name not in trouble:
                 done.add(cell.name)
                 after(cell)
@@ -115,9 +112,9 @@ def _pass(
     return waiting
 
 
-def _make(table: Table, cell: Cell, claims: Claims, trouble: dict[str, Trouble], tell: ProgressCallback) -> bool:
+def _make(table: Table, cell: Cell, trouble: dict[str, Trouble], tell: ProgressCallback) -> bool:
     """Train and judge a cell; False where another process has it."""
-    with claims.take(cell.name) as mine, restored():
+    with locked(lock_of(table.asked, cell), wait=False) as mine, restored():
         if not mine:
             return False
         state, why = state_of(table.asked, cell)  # another process may have done it since

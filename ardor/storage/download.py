@@ -9,11 +9,14 @@ import http.client
 import logging
 import os
 import re
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+from filelock import lock_descriptor
 
 from ardor.errors import ArdorError, DataError
 from ardor.storage.files import refusal, write_atomic
@@ -92,14 +95,10 @@ def _alone(part: Path) -> Iterator[IO[bytes]]:
 
 
 def _lock(file: IO[bytes]) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two calls at once for one file are then the user's to avoid
+    if sys.platform == "win32":  # where a lock keeps this process's own reader of the part out
         return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise _DownloadError("another process that is downloading it") from error
+    if not lock_descriptor(file.fileno(), blocking=False):
+        raise _DownloadError("another process that is downloading it")
 
 
 def _transfer(url: str, part: Path, file: IO[bytes]) -> str | None:

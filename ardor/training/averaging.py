@@ -24,6 +24,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ardor.errors import CheckpointError, ConfigError
 
@@ -45,14 +46,14 @@ class Average:
         return cls({name: _wide(p.detach()).clone() for name, p in student.named_parameters()})
 
     @torch.no_grad()
-    def move(self, student: nn.Module, share: float) -> None:
-        """Go the given share of the way, above 0 and at most 1, to the student's weights; the first time all of it."""
+    def move(self, student: nn.Module, update: Callable[[Any, Any, int], None]) -> None:
+        """Average the student's weights in by one of torch's `multi_avg_fn`; the first are taken as they are."""
         theirs = [_wide(p.detach()) for p in student.parameters()]
         ours = list(self.weights.values())
         if self.count == 0:
             torch._foreach_copy_(ours, theirs)
         else:
-            torch._foreach_lerp_(ours, theirs, share)
+            update(ours, theirs, self.count)
         self.count += 1
 
     def net(self, student: AnyModule) -> AnyModule:
@@ -105,7 +106,8 @@ class EMA:
     def update(self, average: Average, student: nn.Module, epochs_done: float) -> None:
         """Call after every step of the optimiser. epochs_done plays no part."""
         n = average.count
-        average.move(student, 1 - (min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay))
+        decay = min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+        average.move(student, get_ema_multi_avg_fn(decay))
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class SWA:
         """Call after every step of the optimiser. epochs_done: a fraction inside an epoch, whole at its end."""
         past = epochs_done - self.start
         if past >= 0 and past % self.every == 0:
-            average.move(student, 1 / (average.count + 1))
+            average.move(student, get_swa_multi_avg_fn())
 
 
 Averaging: TypeAlias = EMA | SWA

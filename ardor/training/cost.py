@@ -11,14 +11,13 @@ import contextlib
 import copy
 import math
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -276,37 +275,33 @@ def _validation(job: Job, work: _Work) -> float:
 
 @contextlib.contextmanager
 def _peak(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Most bytes held meanwhile: torch's own count on a GPU; elsewhere this process's size, looked at every 5 ms."""
+    """Most bytes held meanwhile: torch's own count on a GPU; elsewhere the resident size, sampled every 5 ms.
+
+    Sampled, since the peak that a system keeps is that of the whole process from its start.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         yield lambda: torch.cuda.max_memory_allocated(device)
         return
-    seen, stop = [_resident()], threading.Event()
+    process, most, stop = psutil.Process(), 0, threading.Event()
+
+    def peak() -> int:
+        nonlocal most
+        most = max(most, int(process.memory_info().rss))
+        return most
 
     def watch() -> None:
         while not stop.wait(0.005):
-            seen[0] = max(seen[0], _resident())
+            peak()
 
+    peak()
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield lambda: max(seen[0], _resident())
+        yield peak
     finally:
         stop.set()
         thread.join()
-
-
-def _resident() -> int:
-    """Bytes of this process in memory; where the system does not say, the most there have been; 0 on Windows."""
-    try:
-        import resource
-
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return pages * resource.getpagesize()
-    except ImportError:
-        return 0
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _duration(seconds: float) -> str:

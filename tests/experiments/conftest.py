@@ -29,7 +29,7 @@ def table_in(folder, kind="whitebox"):
 
 def contents(folder):
     """The bytes and the times of every file in a folder."""
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.name != "claims.lock")
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".lock")
     return {str(p.relative_to(folder)): (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
 
 

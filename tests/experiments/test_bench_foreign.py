@@ -13,7 +13,7 @@ from ardor import data
 from ardor.cli.main import main
 from ardor.errors import ConfigError
 from ardor.experiments import plan, table_of, work
-from ardor.experiments.cells import Claims, left, made_by, note_of, report_path, state_of
+from ardor.experiments.cells import left, made_by, note_of, report_path, state_of
 from ardor.experiments.tables import recipe_file
 from tests.experiments.conftest import ROW, asked, bench, contents, lines_of, table_in
 
@@ -298,16 +298,6 @@ def test_full_scale_can_be_planned_on_data_of_ones_own(tmp_path, capsys, monkeyp
     assert bench("whitebox", *words, "--plan", out="out", scale="full") == 0
     assert "1 of 1 nets to make" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.npz"]
-
-
-# Claims, seen from inside
-
-
-def test_a_claim_is_one_cells_and_is_let_go(tmp_path):
-    claims = Claims(tmp_path / "new")
-    with claims.take("a/s0") as mine, claims.take("b/s0") as other:
-        assert (mine, other) == (True, True)
-    claims.close()
 
 
 def test_work_hands_back_trouble_and_says_what_is_finished(copy):

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from ardor.experiments import table_of, work
-from ardor.experiments.cells import Claims
 from ardor.experiments.tables import asked_for
+from ardor.storage.locks import locked
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 WORDS = ["whitebox-digits", "--scale", "smoke", "--students", "resnet18", "--methods", "natural", "rslad"]
@@ -160,7 +160,7 @@ def held(folder, cell):
     child = os.fork()
     if child == 0:
         try:
-            with Claims(folder).take(cell) as mine:
+            with locked(folder / "cells" / f"{cell}.lock", wait=False) as mine:
                 os.write(write, b"1" if mine else b"0")
                 time.sleep(100)
         finally:
@@ -198,23 +198,6 @@ def test_a_cell_in_other_hands_is_left_until_they_die(tmp_path, monkeypatch):
             os.waitpid(child, 0)
     assert waits == [("teacher-sat/s0", ["natural-resnet18/s0"], "waits for other processes, 2 cells")]
     assert made == ["natural-resnet18/s0", "teacher-sat/s0", "rslad-resnet18/s0"]
-
-
-def test_a_claim_keeps_other_processes_out_of_that_cell_alone(tmp_path):
-    child = held(tmp_path / "bench", "a/s0")
-    try:
-        claims = Claims(tmp_path / "bench")
-        with claims.take("a/s0") as one, claims.take("a/s1") as other:
-            assert (one, other) == (False, True)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    with claims.take("a/s0") as mine:
-        assert mine
-        ask = "import sys; from pathlib import Path; from ardor.experiments.cells import Claims\n"
-        ask += "with Claims(Path(sys.argv[1])).take('a/s0') as mine: print(mine)"
-        asked = subprocess.run([sys.executable, "-c", ask, tmp_path / "bench"], env=ENV, capture_output=True, text=True)
-        assert asked.stdout == "False\n"
 
 
 @pytest.mark.soak

@@ -16,7 +16,7 @@ from ardor.errors import ConfigError, ModelError
 from ardor.losses import ce, kl
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.testing.shared import TinyNet, global_rng, require_same, snapshot
-from ardor.training.cost import _peak, _resident, _Work, plan
+from ardor.training.cost import _peak, _Work, plan
 from ardor.training.memory import largest_batch
 from ardor.training.soft_labels import saving
 from tests.training.conftest import ERRORS, Greedy, job_for
@@ -288,18 +288,17 @@ def test_memory_of_validation_is_part_of_the_peak(monkeypatch):
     assert threading.active_count() == threads  # nobody looks at it any longer
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the system says it elsewhere")
-def test_memory_is_what_the_system_says_and_the_most_there_was_where_it_does_not(monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux", reason="the system's own peak is in kB on Linux")
+def test_the_peak_is_the_resident_size_and_outlives_what_was_held():
     import resource
 
-    most = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert 50e6 < _resident() < 1.2 * most
-
-    def silent(*_, **__):
-        raise FileNotFoundError
-
-    monkeypatch.setattr("pathlib.Path.read_text", silent)
-    assert most <= _resident() < 1.2 * most
+    with _peak(torch.device("cpu")) as peak:
+        before = peak()
+        held = torch.ones(50_000_000)
+        at_most = peak()
+        del held
+        assert 150e6 < at_most - before < 250e6
+        assert peak() == at_most <= 1.2 * 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def test_memory_of_a_gpu_is_torchs_peak_since_the_beginning(monkeypatch):

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
+import scipy
+
 from ardor.diagnostics.probe import STEPS, Mask, Probe, pgd, right, share_of
 from ardor.diagnostics.record import AUTOATTACK, Record
 from ardor.diagnostics.teacher.causes import SIGMAS
@@ -85,10 +87,4 @@ def within(bench: Probe, clean: Mask, threat: Threat, eps: float) -> Proportion:
 
 def short(seen: Proportion, said: float, slack: float) -> bool:
     """Whether an accuracy is below the record by more than chance and `slack` explain: exactly, for any few images."""
-    return said > slack and _at_most(seen.k, seen.n, said - slack) < RARE
-
-
-def _at_most(k: int, n: int, p: float) -> float:
-    """How often at most k of n succeed, each with chance p in (0, 1): the binomial distribution."""
-    steps = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(k + 1)]
-    return math.fsum(math.exp(step + i * math.log(p) + (n - i) * math.log1p(-p)) for i, step in enumerate(steps))
+    return said > slack and float(scipy.special.bdtr(seen.k, seen.n, said - slack)) < RARE

@@ -13,7 +13,6 @@ from ardor.evaluation.comparison.significance import (
     detectable,
     mcnemar,
     root,
-    t_beyond,
     t_quantile,
     t_shift,
     tango,
@@ -144,7 +143,7 @@ class Difference:
         """Half of the interval over both chances: each error by its own quantile, as it would be alone, then the root
         of their squares. Never above the level where both are normal, whichever of them decides."""
         images = NORMAL.inv_cdf(1 - level / 2) * self._adjusted[1]
-        return math.hypot(images, t_beyond(level, len(self.pairs) - 1) * self._error_of_seeds)
+        return math.hypot(images, t_quantile(level / 2, len(self.pairs) - 1) * self._error_of_seeds)
 
     def _student(self, centre: float, error: float) -> Interval:
         half = t_quantile(1 - LEVEL / 2, len(self.pairs) - 1) * error

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,11 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError, RunError
 from ardor.storage.config import differences, read_yaml, to_yaml
 from ardor.storage.files import refusal, write_atomic
+from ardor.storage.locks import locked
 
 Hashes = npt.NDArray[np.uint64]
+
+LOCK = "lock"
 
 
 def enter(folder: Path, identity: Mapping[str, Any], data: Split, sizes: Mapping[str, int]) -> None:
@@ -40,25 +42,13 @@ def enter(folder: Path, identity: Mapping[str, Any], data: Split, sizes: Mapping
         raise RunError(f"expected a folder for soft labels, got the file {folder}: give another name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(folder):
+        with locked(folder / LOCK):
             _own(folder, identity)
             for name, size in sizes.items():
                 _grow(folder / name, rows * size)
             _register(folder / "images.bin", data, hashes)
     except OSError as error:
         raise refusal(folder, error) from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Alone among all processes and threads. Opened anew each time: a lock that a fork shared would keep nobody out."""
-    try:
-        import fcntl  # here, for Windows has none
-    except ImportError as error:
-        raise RunError("expected a system with file locks to keep soft labels, got one without: train live") from error
-    with (folder / "lock").open("ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def hashes_of(data: Split) -> Hashes:
@@ -73,7 +63,7 @@ def hashes_of(data: Split) -> Hashes:
 def _own(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / "identity.yaml"
     if not path.exists():
-        if {p.name for p in folder.iterdir() if p.suffix != ".tmp"} - {"lock"}:
+        if {p.name for p in folder.iterdir() if p.suffix != ".tmp"} - {LOCK}:
             raise RunError(
                 f"expected an empty folder or a table of soft labels, got {folder} with other files: name another"
             )

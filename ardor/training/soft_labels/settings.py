@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,8 +35,8 @@ class SoftLabelCache:
         None where there can be none, and the log says why. Raises RunError where the folder cannot be used.
         """
         why = enumerable(recipe)
-        if why is None and importlib.util.find_spec("fcntl") is None:
-            why = "soft labels are not kept: this system has no file locks"
+        if why is None and not hasattr(os, "pwrite"):
+            why = "soft labels are not kept: this system cannot write at a position of a file (os.pwrite)"
         if why is not None:
             log.warning(why)
             return None

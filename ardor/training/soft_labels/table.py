@@ -20,10 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ardor.data.split import Split
-from ardor.errors import ConfigError, DataError
+from ardor.errors import ConfigError, DataError, RunError
 from ardor.models import hash_of
 from ardor.storage.config import describe, to_yaml
-from ardor.training.soft_labels.files import enter, locked
+from ardor.storage.locks import locked
+from ardor.training.soft_labels.files import LOCK, enter
 from ardor.types import Logits
 
 log = logging.getLogger(__name__)
@@ -101,10 +102,10 @@ class SoftLabels:
         finite = np.isfinite(entries).all(1)
         rounded = torch.where(torch.from_numpy(finite)[:, None], torch.from_numpy(entries.astype(np.float32)), given)
         try:
-            with locked(self.folder):
+            with locked(self.folder / LOCK):
                 held, known = self.get(index, view)
                 self._write(self._place(index, view), entries, finite & ~known.numpy())
-        except OSError as error:
+        except (OSError, RunError) as error:
             self._warn(error)
             return rounded
         return torch.where(known[:, None], held, rounded)
@@ -132,11 +133,10 @@ class SoftLabels:
         lines = np.concatenate([about.view(np.uint8), np.ascontiguousarray(entries).view(np.uint8)], 1)
         return np.maximum(np.fromiter((zlib.crc32(line, self._salt) for line in lines), np.uint32, len(lines)), 1)
 
-    def _warn(self, error: OSError) -> None:
+    def _warn(self, error: OSError | RunError) -> None:
         if not self._warned:
-            log.warning(
-                "soft labels cannot be kept in %s (%s): the teacher is asked live", self.folder, error.strerror or error
-            )
+            why = getattr(error, "strerror", None) or error
+            log.warning("soft labels cannot be kept in %s (%s): the teacher is asked live", self.folder, why)
         self._warned = True
 
 

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from scipy.stats import binom
 from torch import nn
 
 import ardor
@@ -243,7 +244,6 @@ def test_enough_images_keep_a_net_halfway_from_looking_blind():
 
 
 def test_a_record_is_missed_where_chance_would_miss_it_once_in_a_thousand():
-    binom = pytest.importorskip("scipy.stats").binom
     for n, said in ((3, 0.98), (20, 0.8), (135, 0.95), (1000, 0.7)):
         missed = [short(Proportion(k, n), said, 0.01) for k in range(n + 1)]
         assert missed == [bool(binom.cdf(k, n, said - 0.01) < 0.0013499) for k in range(n + 1)]

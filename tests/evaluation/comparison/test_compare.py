@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
@@ -13,10 +14,6 @@ from ardor.evaluation.comparison.significance import detectable, holm, mcnemar, 
 from ardor.evaluation.comparison.wording import holm_verdicts
 from ardor.evaluation.findings import Finding
 from tests.evaluation.comparison.conftest import config, letters, pairs_of, report
-
-stats = pytest.importorskip("scipy.stats")
-optimize = pytest.importorskip("scipy.optimize")
-
 
 # the comparison
 

@@ -12,9 +12,6 @@ from ardor.evaluation.comparison.paired import compare as compare_reports
 from ardor.evaluation.comparison.significance import detectable, mcnemar
 from tests.evaluation.comparison.conftest import config, letters, pairs_of, report
 
-stats = pytest.importorskip("scipy.stats")
-optimize = pytest.importorskip("scipy.optimize")
-
 
 def test_the_text_of_one_seed():
     text = compare_reports(*pairs_of(400, (30, 8, 200)), ("runs/rslad", "runs/sat")).text()

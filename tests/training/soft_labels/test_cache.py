@@ -277,21 +277,6 @@ def test_what_can_be_kept():
     assert crop_of(Recipe(augment="none")) == (0, False)
 
 
-def test_the_system_without_locks_is_told(tmp_path, monkeypatch):
-    import builtins
-
-    real = builtins.__import__
-
-    def without(name, *args):
-        if name == "fcntl":
-            raise ImportError(name)
-        return real(name, *args)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RunError, match="file locks"):
-        opened(tmp_path / "t")
-
-
 def test_the_chunk_belongs_to_the_identity(tmp_path, monkeypatch):
     opened(tmp_path / "t")
     monkeypatch.setattr(tables, "CHUNK", 16)
