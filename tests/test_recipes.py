@@ -16,11 +16,11 @@ from ardor.cli.main import main
 from ardor.cli.selection import first_stage
 from ardor.evaluation import checks
 from ardor.training.preflight import resolve_config
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
 PAPER = {name: path for name, path in RECIPES.items() if not name.startswith("digits")}
-FIGURES = list(csv.DictReader((Path(ardor.__file__).parent / "bench" / "paper" / "whitebox.csv").open()))
+FIGURES = list(csv.DictReader((Path(ardor.__file__).parent / "experiments" / "paper" / "whitebox.csv").open()))
 COLUMNS = ("clean", "fgsm", "pgd_sat", "pgd_trades", "cw_inf", "autoattack")
 METHODS = ("natural", "sat", "trades", "ard", "iad", "rslad", "variance_gap")
 TEACHERS = {"cifar10": "robustbench:Zhang2019Theoretically", "cifar100": "robustbench:Gowal2020Uncovering"}
