@@ -14,7 +14,7 @@ test: .venv/test.stamp
 check: lint test
 
 soak: .venv/test.stamp
-	$(BIN)/python -m pytest -m soak -s
+	$(BIN)/python -m pytest -m soak -n 0 -s
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -25,7 +25,7 @@ lint: .venv/dev.stamp
 	$(PYTHON) -m venv .venv
 
 # A torch that is there already (a GPU build, say) is kept. The lock then stops every later install from swapping it.
-.venv/torch.lock: .venv/bin/python requirements-torch.txt constraints.txt
+.venv/torch.lock: requirements-torch.txt constraints.txt | .venv/bin/python
 	@echo "Installing into .venv: a minute or so, once."
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(PIP) install -q -r requirements-torch.txt -c constraints.txt
 	$(PIP) freeze | grep -iE '^(torch|triton|nvidia)' > $@.new && mv $@.new $@

@@ -1,16 +1,151 @@
 """What every test runs under: one torch thread, so that runs compare, and reproducible hypothesis examples."""
 
+import copy
+import math
+import os
+from pathlib import Path
+
+import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
+from torch import nn
 
 from ardor.cli.commands.train import TrainWords
 from ardor.cli.main import parse
+from ardor.data.split import Split
+from ardor.noise import Noise
+from ardor.testing import TinyNet, problem
 
-pytest_plugins = ["for_bench", "for_export", "for_gate"]  # fixtures that several files share
+ROOT = Path(__file__).parent.parent
+"""What `python -c` puts first on its path, and what the docs and recipes are in."""
+SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
 settings.register_profile("ardor", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("ardor")
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """`shared(name, make)`: a folder that `make(folder)` fills once for all the processes of a run of pytest."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def folder(name, make):
+        with FileLock(root / f"{name}.lock"):
+            if not (root / f"{name}.made").exists():
+                make(root / name)
+                (root / f"{name}.made").touch()
+        return root / name
+
+    return folder
+
+
+# -- Small nets, batches and stand-ins that the tests share. Weights come from a hash, not from torch's initialisers.
+
+
+def filled(net, seed=0):
+    """Float64 weights and batch statistics that depend on nothing but `seed`: train and eval mode give other logits."""
+    net.double()
+    for i, (name, tensor) in enumerate([*net.named_parameters(), *net.named_buffers()]):
+        if not tensor.is_floating_point():
+            continue
+        n = Noise(seed, torch.tensor([i]), "fill").normal((tensor.numel(),), torch.float64).reshape(tensor.shape)
+        if "running_var" in name:
+            value = 1 + 0.2 * n.abs()
+        elif tensor.ndim > 1:
+            value = n * math.sqrt(2 / tensor[0].numel())
+        else:
+            value = 0.2 * n + ("running" not in name and "weight" in name)
+        tensor.data.copy_(value)
+    return net
+
+
+def pair(channels=1, classes=10, student=8, teacher=16):
+    """A student in train mode and a frozen teacher, as the loop gives them to a method."""
+    t = filled(TinyNet(channels, classes, teacher), 2).eval().requires_grad_(False)
+    return filled(TinyNet(channels, classes, student), 1).train(), t
+
+
+def batch(channels=1, size=8, classes=10, images=12, seed=0):
+    """Float64 images with many exact 0 and 1, labels, and a stream."""
+    x, y, index = problem(channels, size, classes, seed, images)
+    return x.double(), y, Noise(seed, index, "test")
+
+
+def moved(x, seed=0):
+    """A point near x that no attack made."""
+    n = Noise(seed, torch.arange(len(x)), "moved").normal(x.shape[1:], x.dtype)
+    return (x + 0.05 * n).clamp(0, 1)
+
+
+def splits(n=40, val=16, classes=4, name="made"):
+    """Images whose brightness tells their class."""
+    index = torch.arange(n + val)
+    labels = index % classes
+    images = (Noise(0, index, "images").uniform((1, 8, 8)) * 0.5 + labels[:, None, None, None] / (2 * classes)).clamp(
+        0, 1
+    )
+    whole = Split(images, labels, classes, name, "train")
+    return whole.take(slice(0, n)), whole.take(slice(n, None))
+
+
+def bits(module):
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class LinearNet(nn.Module):
+    """Flatten and W x + b: the optimum of an attack on it is known."""
+
+    def __init__(self, channels=1, size=8, classes=2, seed=0):
+        super().__init__()
+        self.linear = nn.Linear(channels * size * size, classes)
+        filled(self, seed)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1))
+
+
+class Fixed:
+    """A maximiser that goes to a fixed point and remembers what it was asked to climb."""
+
+    def __init__(self, point):
+        self.point = point
+
+    def maximise(self, objective, x, noise):
+        self.x, self.noise, self.objective = x, noise, objective
+        z = self.point.clone().requires_grad_()
+        value = objective(z)
+        (self.grad,) = torch.autograd.grad(value.sum(), z)
+        self.value = value.detach()
+        return self.point
+
+
+class Wrapped(nn.Module):
+    """`before` changes the images and `after` the logits of a copy of the net."""
+
+    def __init__(self, net, before=lambda x: x, after=lambda z: z):
+        super().__init__()
+        self.net, self.before, self.after = copy.deepcopy(net), before, after
+
+    def forward(self, x):
+        return self.after(self.net(self.before(x)))
+
+
+class Half(nn.Module):
+    """Weights in half precision, behind a door that takes float32."""
+
+    def __init__(self, net, kind):
+        super().__init__()
+        self.net, self.kind = copy.deepcopy(net).to(kind), kind
+
+    def forward(self, x):
+        return self.net(x.to(self.kind)).float()
 
 
 def job_of(words):

@@ -16,11 +16,11 @@ from ardor.cli.main import main
 from ardor.cli.selection import first_stage
 from ardor.evaluation import checks
 from ardor.training.preflight import resolve_config
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parent.parent
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
 PAPER = {name: path for name, path in RECIPES.items() if not name.startswith("digits")}
-FIGURES = list(csv.DictReader((Path(ardor.__file__).parent / "bench" / "paper" / "whitebox.csv").open()))
+FIGURES = list(csv.DictReader((Path(ardor.__file__).parent / "experiments" / "paper" / "whitebox.csv").open()))
 COLUMNS = ("clean", "fgsm", "pgd_sat", "pgd_trades", "cw_inf", "autoattack")
 METHODS = ("natural", "sat", "trades", "ard", "iad", "rslad", "variance_gap")
 TEACHERS = {"cifar10": "robustbench:Zhang2019Theoretically", "cifar100": "robustbench:Gowal2020Uncovering"}
@@ -220,16 +220,16 @@ def test_findings_on_our_own_recipes_are_exactly_the_true_ones(inside, name):
     method, _, _, released = parts(name)
     expected = FINDINGS.get((method, released), [])
     config = of_cifar(name)
-    assert names(checks.of_recipe(config)) == expected
+    assert names(checks.recipe.of_recipe(config)) == expected
     at_8 = ["other_eps"] if (method, released) == ("trades", True) else []
-    assert sorted(names(checks.of_recipe(config, 8 / 255))) == sorted(at_8 + expected)
+    assert sorted(names(checks.recipe.of_recipe(config, 8 / 255))) == sorted(at_8 + expected)
     row = rf"^\| {method}{'_released' if released else ''} \| {', '.join(expected) or 'none'} \|$"
     assert re.search(row, index(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in PAPER])
 def test_the_recipes_of_the_digits_have_no_findings(inside, name):
-    assert checks.of_recipe(of_cifar(name), 0.2) == []
+    assert checks.recipe.of_recipe(of_cifar(name), 0.2) == []
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
@@ -25,7 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ardor.evaluation.progress import Progress as Judged
-from ardor.storage.runs import history
+from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord, StepProgress
 
 out = Console(highlight=False, soft_wrap=True)
@@ -78,7 +77,7 @@ class Board:
         self._terms: Mapping[str, float] = {}
         self._looked: Mapping[str, Any] | None = None
         self._best: Mapping[str, Any] | None = None
-        for line in history(Path(title)):  # of a run that goes on
+        for line in Run(title).metrics():  # of a run that goes on
             self._epoch = min(line["epoch"] + 1, total)
             self._look(line)
 

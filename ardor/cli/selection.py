@@ -10,9 +10,9 @@ from ardor import data
 from ardor.attacks.threat import BY_NAME, Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError
-from ardor.storage.config import arguments, build, merged, read_yaml
+from ardor.storage.config import arguments, build, merged
 from ardor.storage.recipes import read_recipe
-from ardor.storage.runs import completed
+from ardor.storage.runs import Run
 from ardor.types import Threat
 
 Overrides = dict[str, Any]
@@ -25,7 +25,7 @@ def configuration(
     """A recipe or run, its variants (commas between), then the names and dotted options typed. Raises ConfigError."""
     content: dict[str, Any] = {}
     if recipe is not None and recipe.is_dir():
-        content = completed(read_yaml(recipe / "config.yaml"))
+        content = Run(recipe).config
     elif recipe is not None:
         content = read_recipe(recipe, names.get("data"), [word for word in variants.split(",") if word])
     elif variants:
@@ -37,8 +37,7 @@ def configuration(
 
 def config_of(run: str | Path | None) -> dict[str, Any]:
     """The config of a run's folder; an empty one where that is none."""
-    path = None if run is None else Path(run) / "config.yaml"
-    return read_yaml(path) if path is not None and path.is_file() else {}
+    return Run(run).config if run is not None and Run(run).exists else {}
 
 
 def find_threat(name: str | None, overrides: Overrides, default: Threat | None) -> Threat:
@@ -48,14 +47,11 @@ def find_threat(name: str | None, overrides: Overrides, default: Threat | None) 
     return threat
 
 
-def trained_threat(config: Mapping[str, Any]) -> Threat | None:
-    """The threat that a run's method was trained under, or else validated under."""
-    for attack in (config.get("method", {}).get("attack"), config.get("recipe", {}).get("val_attack")):
-        content = attack.get("threat") if isinstance(attack, dict) else None
-        if isinstance(content, dict) and str(content.get("name")).lower() in BY_NAME:
-            threat: Threat = build(content, "threat")
-            return threat
-    return None
+def trained_threat(run: str | Path | None) -> Threat | None:
+    """The threat that a run's method was trained under, or else validated under; None where that is no run."""
+    content = Run(run).threat if run is not None and Run(run).exists else {}
+    threat: Threat | None = build(content, "threat") if str(content.get("name")).lower() in BY_NAME else None
+    return threat
 
 
 def find_split(config: Mapping[str, Any], name: str | None, part: str, overrides: Overrides) -> Split:

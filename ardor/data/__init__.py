@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ardor.data.arrays import read_npz
+from ardor.data.augment import crop_flip, view_of
 from ardor.data.cifar import read_cifar
 from ardor.data.digits import read_digits
 from ardor.data.folder import read_folder

@@ -25,6 +25,7 @@ from ardor.deployment.variants import DeploymentReport, run_files
 from ardor.errors import ConfigError
 from ardor.evaluation.proportion import mean_sd
 from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import default_out
 from ardor.evaluation.verdicts import ProgressCallback, evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.models import hash_of
@@ -123,7 +124,8 @@ def train(job: Job, train: Split, val: Split) -> Iterator[EpochRecord]:
 def judge(job: Job, test: Split, progress: ProgressCallback | None = None) -> Report:
     """Attack a trained job's net on the test split, unless a report of the same weights, images and version exists."""
     net: nn.Module = models.load(job.run)
-    suite, path = paper(THREAT), job.run / f"report-paper-linf-{THREAT.eps:g}-best.json"
+    suite = paper(THREAT)
+    path = default_out(job.run, suite, "best")
     if path.exists():
         kept = Report.load(path)
         if (kept.model["hash"], kept.data["hash"], kept.versions["ardor"]) == (hash_of(net), test.hash, __version__):

@@ -1,6 +1,6 @@
 """doctor: a minute of short attacks on a few images, not to measure a net but to find why its figures may be wrong.
 
-One batch first (`checks.of_net`), then the net against its own record, then attacks under the threat: FGSM, PGD
+One batch first (`checks.net.of_net`), then the net against its own record, then attacks under the threat: FGSM, PGD
 with 10 and 50 steps, CW, APGD and targeted APGD, new starts, Square with 300 queries, and PGD over growing radii up to
 one where every image can turn plain grey. docs/findings.md says what each finding means.
 """
@@ -14,17 +14,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 from ardor.attacks import APGD, CW, FGSM, PGD, Square
 from ardor.attacks.threat import L2, L2_LARGEST, Linf
 from ardor.data.split import Split
-from ardor.diagnostics.probe import AttackProbe, batch_on
-from ardor.diagnostics.record import NetRecord
+from ardor.diagnostics.probe import Probe, share_of
+from ardor.diagnostics.record import Record
 from ardor.engine.modes import attack_view
 from ardor.errors import DataError
 from ardor.evaluation import checks
+from ardor.evaluation.attacked import attacked
 from ardor.evaluation.findings import SYMPTOMS, Finding, explained, present, without_consequences
 from ardor.evaluation.proportion import Proportion
 from ardor.models import require_fit
@@ -68,7 +68,8 @@ def examine(
     data: Split,
     threat: Threat,
     *,
-    record: float | NetRecord | None = None,
+    record: float | Record | None = None,
+    recorded: Split | None = None,
     limit: int = LIMIT,
     batch: int = 256,
     seed: int = 0,
@@ -76,35 +77,36 @@ def examine(
 ) -> Examination:
     """`doctor`, with what was measured on the way.
 
-    record: see Record; a number is the clean accuracy that somebody claims on data such as `data`. limit: how many of
-    them are attacked at most, classes in proportion. batch: how many at once. Modes, flags, gradients and the global
-    generator are put back. Raises ModelError where net and data do not fit, or logits are not finite.
+    record: see Record; a number is a clean accuracy. recorded: the images of the record, `data` by default. limit: how
+    many images of `data` are attacked at most, classes in proportion. batch: how many at once. Modes, flags, gradients
+    and the global generator are put back. Raises ModelError where net and data do not fit, or logits are not finite.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     part = data.limit(limit)
-    seen = Examination(len(part), checks.of_data(data))
+    seen = Examination(len(part), checks.data.of_data(data))
     tell = _counted(progress, 9 + RADII + (record is not None))
     with seeded(seed):  # a net that is random itself meets the same numbers
         tell("one batch")
-        _require_answer(net, part)
-        x, y, _ = batch_on(net, part, torch.arange(min(batch, len(part))))
-        seen.findings += checks.of_net(net, x, y)
+        _require_logits(net, part)
+        first = next(attacked(net, part, None, "clean", batch=batch))
+        seen.findings += checks.net.of_net(net, first.x, first.y)
         with attack_view(net) as view:
             if record is not None:
                 tell("record")
-                said = record if isinstance(record, NetRecord) else NetRecord(record)
-                seen.findings += _against(said, AttackProbe(net, view, said.data or data, batch, said.seed), seen)
-            _attacked(AttackProbe(net, view, part, batch, seed), threat, seen, tell)
+                record = record if isinstance(record, Record) else Record(record)
+                probe = Probe(net, view, recorded or data, batch, record.seed)
+                seen.findings += _against(record, probe, seen)
+            _attacked(Probe(net, view, part, batch, seed), threat, seen, tell)
     seen.findings = without_consequences(seen.findings)
     return seen
 
 
-def _require_answer(net: nn.Module, data: Split) -> None:
+def _require_logits(net: nn.Module, data: Split) -> None:
     """Half precision first: what a net of it says to a float32 image is not about the image."""
-    if checks.float16(net) is not None:
+    if checks.net.float16(net) is not None:
         with attack_view(net):
-            checks.answer(net, batch_on(net, data, torch.arange(1))[0])
+            checks.net.logits_of(net, next(attacked(net, data, None, "clean", batch=1)).x)
     require_fit(net, data.shape, data.classes, "model")
 
 
@@ -113,54 +115,54 @@ def _counted(progress: ProgressCallback | None, parts: int) -> Callable[[str], N
     return lambda name: progress(name, next(done), parts) if progress is not None else None
 
 
-def _against(said: NetRecord, bed: AttackProbe, seen: Examination) -> Iterator[Finding]:
-    """Findings where the net is not what its record says."""
-    bed = dataclasses.replace(bed, data=bed.data.limit(RECORD_LIMIT))
-    right = bed.right()
-    rows: list[tuple[str, Tensor, float]] = [("clean", right, said.clean)]
-    if said.robust is not None and said.attack is not None:
-        rows.append(("robust", bed.under("validation", said.attack, right), said.robust))
+def _against(record: Record, probe: Probe, seen: Examination) -> Iterator[Finding]:
+    """Findings where the net does not match its record."""
+    probe = dataclasses.replace(probe, data=probe.data.limit(RECORD_LIMIT))
+    right = probe.correct()
+    rows: list[tuple[str, Tensor, float]] = [("clean", right, record.clean)]
+    if record.robust is not None and record.replay is not None:
+        rows.append(("robust", probe.correct("validation", record.replay, right), record.robust))
     for what, mask, claimed in rows:
-        seen.accuracies[f"{what} on {bed.data.part}"] = measured = _share(mask)
-        yield from present(checks.record(f"{what} accuracy on {bed.data.part}", measured, claimed))
+        seen.accuracies[f"{what} on {probe.data.part}"] = measured = share_of(mask)
+        yield from present(checks.attacks.record(f"{what} accuracy on {probe.data.part}", measured, claimed))
 
 
-def _attacked(bed: AttackProbe, threat: Threat, seen: Examination, tell: Callable[[str], None]) -> None:
+def _attacked(probe: Probe, threat: Threat, seen: Examination, tell: Callable[[str], None]) -> None:
     """The attacks, where nothing found so far explains whatever they might show."""
-    right = bed.right()
-    seen.accuracies["clean"] = _share(right)
+    right = probe.correct()
+    seen.accuracies["clean"] = share_of(right)
     if all(explained(name, "error", seen.findings) for name in SYMPTOMS):
         seen.left_out.append("attacks, which what was found would mislead")
     elif not bool(right.any()):
         seen.left_out.append("attacks, for no image is classified correctly")
     else:
-        found = [*_by_gradient(bed, threat, right, seen, tell)]
+        found = [*_by_gradient(probe, threat, right, seen, tell)]
         if isinstance(threat, Linf | L2):
-            found += _by_radius(bed, threat, right, seen, tell)
+            found += _by_radius(probe, threat, right, seen, tell)
         else:
             seen.left_out.append(f"Square and growing radii, which {type(threat).__name__} does not know")
         seen.findings += found
 
 
 def _by_gradient(
-    bed: AttackProbe, threat: Threat, right: Tensor, seen: Examination, tell: Callable[[str], None]
+    probe: Probe, threat: Threat, right: Tensor, seen: Examination, tell: Callable[[str], None]
 ) -> Iterator[Finding]:
     """Attacks by gradient, then Square; each kind against the others."""
     k, left = {}, right
     for name, attack in _alone(threat).items():
         tell(name)
-        still = bed.under(name, attack, right)
-        k[name], seen.accuracies[name], left = int(still.sum()), _share(still), left & still
+        still = probe.correct(name, attack, right)
+        k[name], seen.accuracies[name], left = int(still.sum()), share_of(still), left & still
     for name, rounds in _after(threat).items():
         tell(name)
         for i, attack in enumerate(rounds):
-            left = bed.under(f"{name}/{i}", attack, left)
-        k[name], seen.accuracies[name] = int(left.sum()), _share(left)
+            left = probe.correct(f"{name}/{i}", attack, left)
+        k[name], seen.accuracies[name] = int(left.sum()), share_of(left)
     yield from present(
-        checks.more_steps({name: k[name] for name in _alone(threat)}, seen.n),
-        checks.pgd_above_autoattack(min(k["pgd_10"], k["pgd_50"]), k["apgd_t"], seen.n),
-        checks.restarts(k["apgd_t"], k["new_starts"], seen.n),
-        checks.black_box(k["new_starts"], k["square"], seen.n) if "square" in k else None,
+        checks.attacks.more_steps({name: k[name] for name in _alone(threat)}, seen.n),
+        checks.attacks.pgd_above_autoattack(min(k["pgd_10"], k["pgd_50"]), k["apgd_t"], seen.n),
+        checks.attacks.restarts(k["apgd_t"], k["new_starts"], seen.n),
+        checks.attacks.black_box(k["new_starts"], k["square"], seen.n) if "square" in k else None,
     )
 
 
@@ -183,14 +185,14 @@ def _after(threat: Threat) -> dict[str, list[Attack]]:
 
 
 def _by_radius(
-    bed: AttackProbe, threat: Linf | L2, right: Tensor, seen: Examination, tell: Callable[[str], None]
+    probe: Probe, threat: Linf | L2, right: Tensor, seen: Examination, tell: Callable[[str], None]
 ) -> list[Finding]:
     """PGD on the margin, which no confidence switches off, from the threat's radius to the widest."""
-    for eps in radii(threat, bed.data.shape):
+    for eps in radii(threat, probe.data.shape):
         tell(f"radius {eps:.3g}")
         attack = PGD(dataclasses.replace(threat, eps=eps), steps=20, loss="margin")
-        seen.curve[eps] = _share(bed.under("sweep", attack, right))
-    return present(checks.sweep(seen.curve))
+        seen.curve[eps] = share_of(probe.correct("sweep", attack, right))
+    return present(checks.attacks.sweep(seen.curve))
 
 
 def radii(threat: Linf | L2, shape: tuple[int, int, int]) -> list[float]:
@@ -199,7 +201,3 @@ def radii(threat: Linf | L2, shape: tuple[int, int, int]) -> list[float]:
     widest = max(grey, threat.eps)
     ratio = widest / threat.eps
     return sorted({threat.eps * ratio ** (k / (RADII - 1)) for k in range(RADII - 1)} | {widest})
-
-
-def _share(mask: Tensor) -> Proportion:
-    return Proportion(int(mask.sum()), len(mask))

@@ -1,4 +1,4 @@
-"""Bench: a net, and the images it is tried on."""
+"""Probe: a net, and the images it is tried on."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ardor.attacks import PGD
 from ardor.data.split import Split
-from ardor.evaluation import checks
+from ardor.engine.modes import device_of
+from ardor.evaluation.attacked import attacked, correct
+from ardor.evaluation.checks.net import logits_of
 from ardor.evaluation.proportion import Proportion
-from ardor.noise import Noise
 from ardor.types import Attack, Images, Labels, Net, Threat
 
 STEPS = 20
@@ -37,23 +38,19 @@ class Probe:
         """(N,) on the CPU."""
         return self.data.labels.cpu()
 
-    def logits(self, change: Attack | None = None) -> Tensor:
-        """(N, classes) on the CPU: the net's answers to the images as `change` makes them. Raises ModelError."""
-        return self.answers(self.images(change))
+    def images(self, attack: Attack | None = None) -> Iterator[Images]:
+        """The images under `attack`, batch by batch, on the net's device."""
+        batches = attacked(self.view, self.data, attack, "gate", batch=self.batch, seed=self.seed)
+        return (one.x_adv for one in batches)
 
-    def answers(self, images: Iterable[Images]) -> Tensor:
-        """(N, classes) on the CPU: the net's answers to `images`, batch by batch. Raises ModelError."""
-        return torch.cat([checks.answer(self.net, x.to(self._device)).cpu() for x in images])
+    def logits(self, attack: Attack | None = None, images: Iterable[Images] | None = None) -> Tensor:
+        """(N, classes) on the CPU: the net's logits of the images under `attack`, or of `images`. Raises ModelError."""
+        images = self.images(attack) if images is None else images
+        return torch.cat([logits_of(self.net, x.to(device_of(self.net))).cpu() for x in images])
 
-    def images(self, change: Attack | None = None) -> Iterator[Images]:
-        """The images as `change` makes them, batch by batch, on the net's device."""
-        for rows in torch.arange(len(self.data)).split(self.batch):
-            x, y, index = (v.to(self._device) for v in self.data.batch(rows.to(self.data.labels.device)))
-            yield x if change is None else change(self.view, x, y, Noise(self.seed, index, "gate"))
-
-    @property
-    def _device(self) -> torch.device:
-        return next((p.device for p in self.net.parameters()), torch.device("cpu"))
+    def correct(self, name: str = "clean", attack: Attack | None = None, alive: Mask | None = None) -> Mask:
+        """Which of the images in `alive`, default all, are right under `attack`, whose noise is called `name`."""
+        return correct(self.net, self.view, self.data, attack, name, alive=alive, batch=self.batch, seed=self.seed)
 
 
 def pgd(threat: Threat) -> PGD:
@@ -69,34 +66,3 @@ def right(logits: Tensor, y: Labels) -> Mask:
 def share_of(mask: Mask) -> Proportion:
     """How many of the images."""
     return Proportion(int(mask.sum()), len(mask))
-
-
-@dataclass
-class AttackProbe:
-    """A net, and images to try it on."""
-
-    net: nn.Module
-    view: Net
-    data: Split
-    batch: int
-    seed: int
-
-    def right(self) -> Tensor:
-        """(N,) bool: which images are classified correctly."""
-        return self.under("clean", lambda net, x, y, noise: x, torch.ones(len(self.data), dtype=torch.bool))
-
-    def under(self, name: str, attack: Attack, alive: Tensor) -> Tensor:
-        """(N,) bool: which of the images in `alive` are still right under `attack`, whose noise is called `name`."""
-        still = torch.zeros_like(alive)
-        for rows in alive.nonzero().squeeze(1).split(self.batch) if bool(alive.any()) else ():
-            x, y, index = batch_on(self.net, self.data, rows)
-            x_adv = attack(self.view, x, y, Noise(self.seed, index, name))
-            still[rows] = (checks.answer(self.net, x_adv).argmax(1) == y).cpu()
-        return still
-
-
-def batch_on(net: nn.Module, data: Split, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Images, labels and data set indices of `rows`, on the net's device."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x, y, index = (v.to(device) for v in data.batch(rows.to(data.labels.device)))
-    return x, y, index

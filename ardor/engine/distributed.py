@@ -138,7 +138,7 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
             value.copy_(whole)
 
 
-def require_equal(done: int, folder: Path | None) -> None:
+def require_equal(done: int, folder: str | Path | None) -> None:
     """Refuse processes that are not as far as the first. Raises RunError in all of them."""
     if world_size() == 1:
         return

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ardor.engine.folding import as_given
-from ardor.engine.modes import attack_view
+from ardor.engine.modes import attack_view, device_of
 from ardor.types import Images, Logits, Net
 
 
 def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of one image of `shape` (C, H, W): convolutions and matrix products; modes are put back."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
     with torch.no_grad(), attack_view(net), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, *shape, device=device))
+        net(torch.zeros(1, *shape, device=device_of(net)))
     return int(counter.get_total_flops()) // 2
 
 

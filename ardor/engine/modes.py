@@ -65,6 +65,11 @@ def train_mode(model: AnyModule) -> Iterator[AnyModule]:
         yield model
 
 
+def device_of(net: Any) -> torch.device:
+    """The device of the net's parameters; the CPU where it has none."""
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
+
+
 def frozen(teacher: nn.Module | None, device: torch.device) -> contextlib.AbstractContextManager[nn.Module | None]:
     """`freeze` on the device; a context of None where there is no teacher."""
     return contextlib.nullcontext() if teacher is None else freeze(teacher.to(device))

@@ -44,17 +44,17 @@ class Finding:
         return f"{self.severity}: {self.evidence}; {self.next}"
 
 
-def explained(name: str, severity: Severity, found: Iterable[Finding]) -> bool:
-    """Whether something in `found`, as severe or more, makes a finding of this name a mere consequence."""
+def explained(name: str, severity: Severity, findings: Iterable[Finding]) -> bool:
+    """Whether something in `findings`, as severe or more, makes a finding of this name a mere consequence."""
     least = SEVERITIES.index(severity)
-    return any(name in EXPLAINS.get(f.name, ()) and SEVERITIES.index(f.severity) >= least for f in found)
+    return any(name in EXPLAINS.get(f.name, ()) and SEVERITIES.index(f.severity) >= least for f in findings)
 
 
-def without_consequences(found: Sequence[Finding]) -> list[Finding]:
+def without_consequences(findings: Sequence[Finding]) -> list[Finding]:
     """The findings that no other of them explains, in their order."""
-    return [finding for finding in found if not explained(finding.name, finding.severity, found)]
+    return [finding for finding in findings if not explained(finding.name, finding.severity, findings)]
 
 
-def present(*found: Finding | None) -> list[Finding]:
+def present(*findings: Finding | None) -> list[Finding]:
     """Those that are not None."""
-    return [finding for finding in found if finding is not None]
+    return [finding for finding in findings if finding is not None]

@@ -1,4 +1,4 @@
-"""TODO ardor.evaluation.identity."""
+"""The identity of an evaluation, by which its report is taken over and its journal entered."""
 
 from __future__ import annotations
 
@@ -23,44 +23,43 @@ from ardor.version import __version__
 
 
 def identity(net: nn.Module, data: Split, suite: Suite, *, batch: int = 256, seed: int = 0) -> dict[str, Any]:
-    """What makes two evaluations the same one: net, images, attacks, seed, batch and versions, as JSON can say it."""
+    """What makes two evaluations the same one: net, images, attacks, seed, batch and versions, as JSON."""
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     return identity_of_report(empty_report(net, data, suite, attacks, seed, batch), net, attacks)
 
 
-def kept(path: Path, wanted: dict[str, Any]) -> Report | None:
+def matching_report(path: Path, wanted: dict[str, Any]) -> Report | None:
     """The report at `path`, where it is of the evaluation `wanted`, an `identity`; else None.
 
     A report does not hold the code of a user's own files, so that may differ.
     """
     try:
-        found = Report.load(path)
+        report = Report.load(path)
     except ConfigError:
         return None
-    said = {word: getattr(found, word) for word in wanted if word != "code"}
-    said["data"] = {key: found.data.get(key) for key in wanted["data"]}
-    ours = {word: wanted[word] for word in said}
-    return found if json.dumps(ours) == json.dumps(said) else None
+    present = {key: getattr(report, key) for key in wanted if key != "code"}
+    present["data"] = {key: report.data.get(key) for key in wanted["data"]}
+    return report if json.dumps({key: wanted[key] for key in present}) == json.dumps(present) else None
 
 
 def identity_of_report(report: Report, net: nn.Module, attacks: dict[str, Attack]) -> dict[str, Any]:
     """What makes two evaluations the same one."""
-    words = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
-    said = {word: getattr(report, word) for word in words}
-    said["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
+    keys = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
+    config = {key: getattr(report, key) for key in keys}
+    config["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
     foreign = [m for m in net.modules() if not in_package(type(m)) and type(m).__module__.partition(".")[0] != "torch"]
     plain = [describe({k: v for k, v in vars(m).items() if isinstance(v, int | float | str)}) for m in foreign]
     code = {name: _code(attack) for name, attack in attacks.items()} | {"net": [_code(type(m)) for m in foreign]}
     digest = hashlib.sha256(repr((plain, code)).encode()).hexdigest()[:16]  # of a user's own files and settings
-    return {**said, "n": report.n, "code": digest}
+    return {**config, "n": report.n, "code": digest}
 
 
 def _code(thing: Any) -> Any:
     """Who made an attack or a layer, and from which file: an edited one is another, whatever its fields say."""
     if isinstance(thing, partial):
         return [_code(thing.func), describe(list(thing.args)), describe(thing.keywords)]
-    made = thing if hasattr(thing, "__qualname__") else type(thing)
-    return f"{made.__module__}.{made.__qualname__}", code_of(made)
+    kind = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{kind.__module__}.{kind.__qualname__}", code_of(kind)
 
 
 def empty_report(
@@ -94,7 +93,7 @@ def empty_report(
 
 def _resolved(attack: Attack) -> dict[str, object]:
     """An attack's hyperparameters as they were used: a step of None is eps / 4."""
-    said: dict[str, object] = describe(attack)
-    if said.get("step", 0) is None:
-        said["step"] = describe(attack.threat.eps / 4)  # type: ignore[attr-defined]
-    return said
+    config: dict[str, object] = describe(attack)
+    if config.get("step", 0) is None:
+        config["step"] = describe(attack.threat.eps / 4)  # type: ignore[attr-defined]
+    return config

@@ -29,7 +29,7 @@ import numpy as np
 from torch import Tensor
 
 from ardor.errors import ConfigError, RunError
-from ardor.storage.config import differences, read_yaml, to_yaml
+from ardor.storage.config import differences, few, read_yaml, to_yaml
 from ardor.storage.files import refusal, write_atomic
 
 log = logging.getLogger(__name__)
@@ -169,14 +169,14 @@ class Journal:
             if not path.exists():
                 write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
         try:
-            there = read_yaml(path)
+            present = read_yaml(path)
         except ConfigError as error:
             raise RunError(f"expected the identity of a journal, got {path}: type --journal with a new name") from error
-        found = sorted(differences(identity, there), key=lambda text: text.partition(":")[0].count("."))
-        if found:
+        changed = sorted(differences(identity, present), key=lambda text: text.partition(":")[0].count("."))
+        if changed:
             raise RunError(
-                f"expected the journal of this evaluation, got {folder} made for another ({'; '.join(found[:4])}"
-                f"{f'; and {len(found) - 4} more' if len(found) > 4 else ''}): type --journal with a new name"
+                f"expected the journal of this evaluation, got {folder} made for another ({few(changed)}): "
+                "type --journal with a new name"
             )
         self._read()
         self._old = set(self._known)

@@ -10,13 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from ardor.errors import ConfigError
-from ardor.evaluation import access
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.storage.files import write_atomic
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
 FORMAT = "ardor-report-1"
+
+ACCESS = {
+    "transfer": "by transfer from another net",
+    "white-box": "along its own gradients",
+    "query": "by Square, which only asks",
+}
+"""What the attacks of the suite `deployed` have access to; none is a bound on another."""
 
 
 @dataclass
@@ -74,6 +80,13 @@ class Report:
         rows = {c: [i for i in range(self.n) if self.labels[i] == c] for c in sorted(set(self.labels))}
         return {names[c]: Proportion(sum(map(self._survives, rows[c])), len(rows[c])) for c in rows}
 
+    def by_access(self) -> dict[str, Proportion]:
+        """For each kind of `ACCESS`, the images robust to every attack of it, of all n; {} for other suites."""
+        names: dict[str, list[str]] = {}
+        for name in self.verdicts if self.suite == "deployed" else ():
+            names.setdefault(access_of(name), []).append(name)
+        return {kind: self.robust(*attacks) for kind, attacks in names.items()}
+
     def figures(self) -> dict[str, Proportion]:
         """Every accuracy by name: clean, each attack, worst_case."""
         robust = {name: self.robust(name) for name in self.verdicts}
@@ -81,11 +94,11 @@ class Report:
 
     def save(self, path: str | Path) -> Path:
         """Write the report as JSON, whole or not at all. Raises RunError."""
-        said = {
+        figures = {
             name: {"k": p.k, "n": p.n, "accuracy": p.value, "wilson95": p.interval}
             for name, p in self.figures().items()
         }
-        text = json.dumps({"format": FORMAT, "figures": said, **asdict(self)}, indent=1)
+        text = json.dumps({"format": FORMAT, "figures": figures, **asdict(self)}, indent=1)
         return write_atomic(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     @staticmethod
@@ -120,12 +133,18 @@ class Report:
             low, high = p.interval
             lines.append(f"| {name} | {100 * p.value:.2f} | {100 * low:.2f} .. {100 * high:.2f} | {p.k} / {p.n} |")
         worst = min(self.per_class().items(), key=lambda item: item[1].value)
-        said = access.sentence(self)
-        lines += ["", *([said] if said else [])]
+        lines += ["", *self._access_lines()]
         lines += [f"worst class: {worst[0]}, {worst[1].k} of {worst[1].n} robust to every attack"]
         return "\n".join([*lines, *(str(f) for f in self.findings)])
 
     __str__ = table
+
+    def _access_lines(self) -> list[str]:
+        kinds = self.by_access()
+        shares = [f"{100 * share.value:.2f} % {ACCESS[kind]}" for kind, share in kinds.items()]
+        shares += [] if "transfer" in kinds else ["and nobody asked by transfer"]
+        advice = "quote the worst case, an upper bound; --suite autoattack may break more."
+        return [f"Right {', '.join(shares)}: {advice}"] if kinds else []
 
     def _subset(self) -> str:
         of = self.data.get("of", self.n)
@@ -147,3 +166,10 @@ class Report:
 
     def _share(self, holds: Callable[[int], bool]) -> Proportion:
         return Proportion(sum(holds(i) for i in range(self.n)), self.n)
+
+
+def access_of(attack: str) -> str:
+    """Which kind of `ACCESS` an attack of the suite `deployed` has, by its name there."""
+    if attack.startswith("transfer_"):
+        return "transfer"
+    return "query" if attack == "square" else "white-box"

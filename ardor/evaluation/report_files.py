@@ -10,6 +10,7 @@ from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError
 from ardor.evaluation.report import Report
 from ardor.storage.config import as_text
+from ardor.storage.runs import Run
 
 FULL = Square().queries
 """Of Square as its authors have it; a report of fewer has another name, and never takes the place of a stronger one."""
@@ -38,17 +39,24 @@ def default_out(
     words += [] if part == "test" else [part]
     words += [] if limit is None else [f"limit{limit}"]
     words += [] if seed == 0 else [f"seed{seed}"]
-    return (run or Path()) / f"report-{'-'.join(words)}.json"
+    return Run(run or Path()).report(words)
+
+
+def reports_of(run: Path) -> tuple[list[Report], list[str]]:
+    """The reports of a run by name, and why one cannot be read; they may be of other weights than the run's now."""
+    reports, unread = [], []
+    for path in sorted(Run(run).reports()):
+        try:
+            reports.append(Report.load(path))
+        except ConfigError as error:
+            unread.append(f"{path.name}: {error}")
+    return reports, unread
 
 
 def report_of(run: Path) -> Report:
     """The run's newest report, of the best checkpoint if there is one, and of the files for a device only where there
     is no other: those have a section of their own. Raises ConfigError where it was not judged."""
-
-    def order(path: Path) -> tuple[bool, bool, float]:
-        return path.stem.startswith("report-deployed-"), not path.stem.endswith("-best"), -path.stat().st_mtime
-
-    paths = sorted(run.glob("report-*.json"), key=order)
+    paths = Run(run).reports()
     if not paths:
         raise ConfigError(f"expected a judged run, got {run} without a report: type ardor evaluate {run}")
     return Report.load(paths[0])

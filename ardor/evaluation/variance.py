@@ -23,10 +23,10 @@ from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
+from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
-from ardor.noise import Noise
-from ardor.storage.config import read_yaml
 from ardor.storage.files import write_atomic
+from ardor.storage.runs import Run
 from ardor.types import Threat
 
 RADII = tuple(r / 255 for r in range(0, 18, 2))
@@ -74,15 +74,11 @@ def variance_gap(
 
 def _attacked_covariance(net: Any, data: Split, attack: PGD | None, batch: int, seed: int) -> tuple[Tensor, float]:
     features, correct = [], 0
-    device = next(net.parameters()).device
     with attack_view(net) as view:
-        for rows in torch.arange(len(data)).split(batch):
-            x, y, index = (v.to(device) for v in data.batch(rows))
-            if attack is not None:
-                x = attack(view, x, y, Noise(seed, index, "variance_gap"))
+        for one in attacked(view, data, attack, "variance_gap", batch=batch, seed=seed):
             with torch.no_grad():
-                h = view.features(x)
-                correct += int((view.head(h).argmax(1) == y).sum())
+                h = view.features(one.x_adv)
+                correct += int((view.head(h).argmax(1) == one.y).sum())
             features.append(h.double().cpu())
     return covariance(torch.cat(features)), correct / len(data)
 
@@ -95,7 +91,13 @@ def pearson(points: list[GapPoint]) -> float:
 
 def split_of(run: Path) -> Split:
     """The test part of the data that a run was trained on."""
-    return data.load_test(**read_yaml(run / "config.yaml")["data"])
+    return data.load_test(**Run(run).config["data"])
+
+
+def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
+    """What `gaps_of` kept, and of which net, images and radii."""
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    return [GapPoint(**point) for point in kept["points"]], kept["key"]
 
 
 def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
@@ -111,11 +113,11 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     split = split_of(run).limit(limit)
     radii = tuple(threat.eps * k / 4 for k in range(9))
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
-    path = run / "variance_gap.json"
+    path = Run(run).variance_gap
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        if kept["key"] == key:
-            return [GapPoint(**point) for point in kept["points"]]
+        points, measured = read_gaps(path)
+        if measured == key:
+            return points
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

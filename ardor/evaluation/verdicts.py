@@ -2,8 +2,8 @@
 
 The attacks of an independent suite each start from all correctly classified images and are judged at their final
 iterate. Those of a sequential one each see the survivors of the attacks before, and any iterate counts. Work is cut
-into batches that follow from the data and earlier verdicts alone, and every image has its own random stream; so neither
-order, nor company, nor who does the work, nor an interruption can change a verdict.
+into batches that follow from the data and earlier verdicts alone, and every image has its own random stream: verdicts
+do not depend on batch order, batch composition, process or interruption.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from ardor.attacks.rounds import fitted, has_rounds, rounds_of
 from ardor.data.split import Split
 from ardor.engine.flops import CountedNet
 from ardor.engine.modes import attack_view
-from ardor.errors import ConfigError, DataError, ModelError, ThreatError
+from ardor.errors import ConfigError, DataError
 from ardor.evaluation import checks, findings
+from ardor.evaluation.attacked import attacked
+from ardor.evaluation.checks.net import logits_of
 from ardor.evaluation.identity import empty_report, identity_of_report
 from ardor.evaluation.journal import Batch, BatchVerdict, Journal
 from ardor.evaluation.progress import Progress, ProgressMeter
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
-from ardor.noise import Noise, seeded
+from ardor.noise import seeded
 from ardor.storage.files import write_atomic
-from ardor.types import Attack, Images, Labels, Net, Threat
+from ardor.types import Attack
 
 ProgressCallback: TypeAlias = Callable[[Progress], None]
 """Called while work goes on, a few times a second at most, and after each batch."""
@@ -57,7 +59,7 @@ def evaluate(
     batch: how many images are computed at once, part of a result's identity. seed: of the attacks' random starts.
     journal: a folder that keeps the verdicts of every finished batch, so that a stopped evaluation goes on and other
     processes may take a share of it. images: keep there, as adversarial.npy (N, C, H, W) float32, for each image the
-    first adversarial one found, else the image itself. progress: see `Tell`.
+    first adversarial one, else the image itself. progress: see `ProgressCallback`.
 
     Modes, parameter gradients and the global random generator are as before afterwards. Raises ModelError where net and
     data do not fit or logits are not finite, ThreatError where an attack leaves its threat, RunError where the journal
@@ -74,176 +76,103 @@ def evaluate(
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
     book_of = partial(Journal.open, journal, identity_of_report(report, net, attacks), images=images)
     with seeded(seed), attack_view(net) as view, book_of() as book:
-        judge = _Judge(net, CountedNet(view, meter.tick), data, suite.threat, batch, seed, images)
-        _settle(report, suite, attacks, judge, book, meter)
+        _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter).run(attacks)
         if images:
             _merge_images(Path(str(journal)), book, data, attacks, report)
     report.findings = _findings(net, data, report, suite, attacks)
     return report
 
 
-def adversarial(net: nn.Module, data: Split, name: str, attack: Attack, *, batch: int = 256, seed: int = 0) -> Tensor:
-    """The images (N, C, H, W) that `evaluate` judges for this attack of a suite, for every image of `data`."""
-    with attack_view(net) as view:
-        done = []
-        for rows in torch.arange(len(data)).split(batch):
-            x, y, index = take(net, data, rows[torch.arange(batch) % len(rows)])
-            done.append(attack(view, x, y, Noise(seed, index, name))[: len(rows)].cpu())
-    return torch.cat(done)
-
-
-def _settle(
-    report: Report, suite: Suite, attacks: dict[str, Attack], judge: _Judge, book: Journal, meter: ProgressMeter
-) -> None:
-    """Fill the report's verdicts, stage by stage."""
-    data = judge.data
-    clean = [NOT_ATTEMPTED] * len(data)
-    _stage(book, "clean", torch.arange(len(data)), judge, judge.clean, clean, meter)
-    alive = correct = _rows(clean)
-    for name, attack in attacks.items():
-        began, forwards, backwards = time.perf_counter(), 0, 0
-        left = alive if suite.sequential else correct
-        letters = [NOT_ATTEMPTED] * len(data)
-        rounds = rounds_of(attack, data.classes) if len(left) else []
-        if len(left) and not rounds:
-            raise ConfigError(f"expected at least one round of {name}, got none: let rounds(classes) list one")
-        for number, one in enumerate(rounds):
-            stage = f"{name}/{number}"
-            meter.enter(name, number, len(left))
-            work = partial(judge.attacked, stage, name, one, number if has_rounds(attack) else None)
-            for entry in _stage(book, stage, left, judge, work, letters, meter):
-                forwards, backwards = forwards + entry.forwards, backwards + entry.backwards
-            left = _rows(letters)
-        alive = left if suite.sequential else alive
-        report.verdicts[name] = "".join(letters)
-        report.passes[name] = [forwards, backwards]
-        if book.folder is None:  # a journal's own time depends on who took part
-            report.seconds[name] = round(time.perf_counter() - began, 3)
-
-
-def _stage(
-    book: Journal,
-    stage: str,
-    rows: Tensor,
-    judge: _Judge,
-    work: Callable[[Batch], tuple[BatchVerdict, np.ndarray[Any, Any] | None]],
-    letters: list[str],
-    meter: ProgressMeter,
-) -> list[BatchVerdict]:
-    """Have every batch of a stage judged, by whomever, and write its letters down."""
-    index = judge.data.index.cpu()
-    chunks = rows.tensor_split(math.ceil(len(rows) / judge.batch)) if len(rows) else ()  # of even size, to share
-    batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
-    entries = []
-    for one, entry, fresh in book.settle(stage, batches, work):
-        for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
-            letters[row] = letter
-        entries.append(entry)
-        meter.add(entry, fresh)
-    return entries
-
-
-def _rows(letters: Sequence[str]) -> Tensor:
-    """The rows that are robust so far."""
-    return torch.tensor([row for row, letter in enumerate(letters) if letter == ROBUST], dtype=torch.int64)
-
-
 @dataclass
-class _Judge:
-    """Judges one batch: attacked on the view, decided by the net as given."""
+class _Evaluation:
+    """Fills a report: attacks run on the view, and the net as given decides."""
 
     net: nn.Module
     view: CountedNet
     data: Split
-    threat: Threat
-    batch: int
-    seed: int
-    images: bool
+    suite: Suite
+    report: Report
+    book: Journal
+    meter: ProgressMeter
 
-    def clean(self, batch: Batch) -> tuple[BatchVerdict, None]:
-        """Right or wrong without an attack."""
-        began = time.perf_counter()
-        x, y, _ = take(self.net, self.data, self._padded(batch.rows))
-        with seeded(_unit_seed(self.seed, "clean", batch.number)):
-            right = (_logits(self.net, x).argmax(1) == y)[: len(batch.rows)].tolist()
-        letters = "".join(ROBUST if r else NOT_ATTEMPTED for r in right)
-        return BatchVerdict("clean", batch.number, batch.index, letters, len(x), 0, _since(began)), None
+    def run(self, attacks: dict[str, Attack]) -> None:
+        """Judge the clean images, then every attack, stage by stage."""
+        report, classes = self.report, self.data.classes
+        letters = [NOT_ATTEMPTED] * len(self.data)
+        self._stage("clean", torch.arange(len(self.data)), letters, "clean", None, True)
+        left = correct = _robust_rows(letters)
+        for name, attack in attacks.items():
+            began, letters = time.perf_counter(), [NOT_ATTEMPTED] * len(self.data)
+            left = left if self.suite.sequential else correct
+            rounds = rounds_of(attack, classes) if len(left) else []
+            if len(left) and not rounds:
+                raise ConfigError(f"expected at least one round of {name}, got none: let rounds(classes) list one")
+            report.passes[name] = [0, 0]
+            for number, one in enumerate(rounds):
+                self.meter.enter(name, number, len(left))
+                self._stage(f"{name}/{number}", left, letters, name, one, not has_rounds(attack))
+                left = _robust_rows(letters)
+            report.verdicts[name] = "".join(letters)
+            if self.book.folder is None:  # a journal's own time depends on who took part
+                report.seconds[name] = round(time.perf_counter() - began, 3)
 
-    def attacked(
-        self, stage: str, name: str, attack: Attack, number: int | None, batch: Batch
+    def _stage(
+        self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, whole: bool
+    ) -> None:
+        """Judge every batch of a stage, in this process or another, and write down its letters and passes."""
+        index = self.data.index.cpu()
+        chunks = rows.tensor_split(math.ceil(len(rows) / self.report.batch)) if len(rows) else ()  # even, to share
+        batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
+        for one, entry, fresh in self.book.settle(stage, batches, partial(self._judge, stage, name, attack, whole)):
+            for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
+                letters[row] = letter
+            if attack is not None:
+                passes = zip(self.report.passes[name], (entry.forwards, entry.backwards), strict=True)
+                self.report.passes[name] = [sum(pair) for pair in passes]
+            self.meter.add(entry, fresh)
+
+    def _judge(
+        self, stage: str, name: str, attack: Attack | None, whole: bool, batch: Batch
     ) -> tuple[BatchVerdict, np.ndarray[Any, Any] | None]:
-        """Robust or broken under one round (`number`) of an attack, or under one that has no rounds (None)."""
-        began, size = time.perf_counter(), len(batch.rows)
-        # an attack that keeps its batch whole is computed in one fixed shape, a short batch padded by repetition
-        x, y, index = take(self.net, self.data, self._padded(batch.rows) if number is None else batch.rows)
-        noise = Noise(self.seed, index, name)
+        """The verdicts of a batch, clean or attacked, and the images that fool the net.
+
+        whole: the attack keeps its batch together, which is padded to one shape; else it is one round of several.
+        """
+        began, size, seed = time.perf_counter(), len(batch.rows), self.report.seed
+        options: dict[str, Any] = {"batch": self.report.batch, "seed": seed, "rows": batch.rows, "pad": whole}
+        threat = None if attack is None else self.suite.threat
         self.view.reset()
-        with seeded(_unit_seed(self.seed, stage, batch.number)):  # a net that is random itself meets the same numbers
-            x_adv = attack(self.view, x, y, noise if number is None else noise.fork(str(number)))
-            _require_inside(x_adv, x, self.threat, name)
-            broken = (_logits(self.net, x_adv, f" under {name}").argmax(1) != y)[:size]
-        letters = "".join(BROKEN if b else ROBUST for b in broken.tolist())
-        kept = x_adv[:size][broken].float().cpu().contiguous().numpy() if self.images and broken.any() else None
-        forwards, backwards = (n * size // len(x) for n in (self.view.forwards, self.view.backwards))
-        return BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, _since(began)), kept
+        with seeded(_unit_seed(seed, stage, batch.number)):  # a net that is random itself meets the same numbers
+            (one,) = attacked(self.view, self.data, attack, name if whole else stage, threat=threat, **options)
+            right = (logits_of(self.net, one.x_adv, f" under {name}").argmax(1) == one.y)[:size]
+        wrong = NOT_ATTEMPTED if attack is None else BROKEN
+        letters = "".join(ROBUST if r else wrong for r in right.tolist())
+        forwards, backwards = (n * size // len(one.x) for n in (self.view.forwards, self.view.backwards))
+        seconds = round(time.perf_counter() - began, 3)
+        verdict = BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, seconds)
+        if not self.book.images or BROKEN not in letters:
+            return verdict, None
+        return verdict, one.x_adv[:size][~right].float().cpu().contiguous().numpy()
 
-    def _padded(self, rows: Tensor) -> Tensor:
-        return rows[torch.arange(self.batch) % len(rows)]
 
-
-def _since(began: float) -> float:
-    return round(time.perf_counter() - began, 3)
+def _robust_rows(letters: Sequence[str]) -> Tensor:
+    """The rows that are robust so far."""
+    return torch.tensor([row for row, letter in enumerate(letters) if letter == ROBUST], dtype=torch.int64)
 
 
 def _unit_seed(seed: int, stage: str, number: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/{number}".encode(), digest_size=7).digest(), "little")
 
 
-def take(net: nn.Module, data: Split, rows: Tensor) -> tuple[Images, Labels, Tensor]:
-    """Images, labels and data set indices on the net's device."""
-    device = next((p.device for p in net.parameters()), torch.device("cpu"))
-    x, y, index = (v.to(device) for v in data.batch(rows.to(data.labels.device)))
-    return x, y, index
-
-
-@torch.no_grad()
-def _logits(net: Net, x: Images, where: str = "") -> Tensor:
-    logits = net(x)
-    if not bool(logits.isfinite().all()):
-        bad = int((~logits.isfinite()).any(1).sum())
-        raise ModelError(
-            f"expected finite logits{where}, got NaN or infinity on {bad} of {len(x)} images: check the weights and "
-            "the normalisation"
-        )
-    return logits
-
-
-def _require_inside(x_adv: Images, x: Images, threat: Threat, name: str) -> None:
-    """An attack that leaves its threat would count as a success what nobody allowed."""
-    if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
-        got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
-        raise ThreatError(
-            f"expected {name} to return images of shape {tuple(x.shape)}, got {got}: return one for each it was given"
-        )
-    allowed = threat.eps * (1 + 1e-4) + 1e-6
-    distance = getattr(threat, "distance", None)
-    far = float(distance(x_adv, x).max()) if distance else 0.0
-    low, high = (float(v) for v in torch.aminmax(x_adv))
-    if not (far <= allowed and low >= 0 and high <= 1):
-        raise ThreatError(
-            f"expected {name} to stay within eps {threat.eps:.4g} and [0, 1], got distance {far:.4g} and values in "
-            f"[{low:.4g}, {high:.4g}]: end the attack with threat.project(x_adv, x)"
-        )
-
-
 def _findings(
     net: nn.Module, data: Split, report: Report, suite: Suite, run: dict[str, Attack]
 ) -> list[findings.Finding]:
     """What could make the figures wrong: seen on the data, on the first batch, and in the verdicts."""
-    x, y, _ = take(net, data, torch.arange(min(report.batch, len(data))))
-    found = [*checks.of_data(data), *checks.of_net(net, x, y), *checks.of_file(net, x), *checks.of_report(report)]
-    few = checks.few_classes(suite.attacks, run, data.classes)
-    return findings.without_consequences([*found, *([few] if few else [])])
+    first = next(attacked(net, data, None, "clean", batch=report.batch))
+    results = checks.data.of_data(data) + checks.net.of_net(net, first.x, first.y)
+    results += checks.exported.of_file(net, first.x) + checks.attacks.of_report(report)
+    results += findings.present(checks.attacks.few_classes(suite.attacks, run, data.classes))
+    return findings.without_consequences(results)
 
 
 def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, Attack], report: Report) -> None:
@@ -257,14 +186,14 @@ def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, A
             start = file.tell()
             for rows in torch.arange(len(data)).split(report.batch):
                 file.write(data.batch(rows.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
-            seen: set[int] = set()
+            written: set[int] = set()
             for entry in book.entries(attacks):
                 broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
                 images = book.images_of(entry.stage, entry.number) if broken else ()
                 for row, image in zip(broken, images, strict=True):
-                    if row not in seen:
+                    if row not in written:
                         file.seek(start + row * 4 * math.prod(data.shape))
                         file.write(image.astype("<f4").tobytes())
-                seen.update(broken)
+                written.update(broken)
 
     write_atomic(folder / "adversarial.npy", write)

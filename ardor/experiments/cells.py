@@ -19,6 +19,7 @@ from ardor.evaluation.report import Report
 from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
 from ardor.storage.files import write_atomic
+from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors
 from ardor.version import __version__
 
@@ -70,7 +71,7 @@ def made_by(spec: TableSpec, cell: Cell) -> dict[str, Any]:
 
 def weights_of(name: str, checkpoint: str = "best") -> str:
     """A hash of the weights in a run's folder or a file; "" where there is none."""
-    path = Path(name) / f"{checkpoint}.safetensors" if Path(name).is_dir() else Path(name)
+    path = Run(name).checkpoint(checkpoint) if Path(name).is_dir() else Path(name)
     if not path.is_file():
         return ""
     stat = path.stat()
@@ -138,15 +139,15 @@ def _net_hash(run: Path, checkpoint: str, _weights: str) -> str:
 
 def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path:
     """The file of a report, named as `ardor evaluate` names it, with a hash of the source of a transfer attack."""
-    run = spec.run(cell.name)
+    run = Run(spec.run(cell.name))
     if evaluation.suite == "gap":
-        return run / "variance_gap.json"
+        return run.variance_gap
     parts = [evaluation.suite, "linf", as_text(number(spec.eps)).replace("/", "_"), evaluation.checkpoint]
     parts += [f"limit{evaluation.limit}"] if evaluation.limit else []
     if name := evaluation.source:
         own = spec.run(name)
         parts += [f"from{weights_of(str(own) if own.is_dir() else name) or ''.join(filter(str.isalnum, name))}"]
-    return run / f"report-{'-'.join(parts)}.json"
+    return run.report(parts)
 
 
 def report_of(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Report | None:

@@ -30,7 +30,7 @@ from ardor.models.known import find
 from ardor.models.loading import net_for
 from ardor.noise import Noise, seeded
 from ardor.storage.config import merged, number, to_yaml
-from ardor.storage.runs import curve_of
+from ardor.storage.runs import Run
 from ardor.training.job import Job
 from ardor.training.loop import step
 from ardor.training.preflight import check_setup
@@ -81,7 +81,7 @@ def plan(table: Table, progress: Callable[[str], None] = lambda name: None) -> l
             speeds[kind] = _speed(table, cell)
         per_image, per_pass, job = speeds[kind]
         tests = tests or len(datasets.load_test(**job.train.source))
-        epochs = job.recipe.epochs - len(curve_of(table.spec.run(cell.name))) if state == "open" else 0
+        epochs = job.recipe.epochs - len(Run(table.spec.run(cell.name)).metrics()) if state == "open" else 0
         validations = epochs / job.recipe.val_every
         validation = validations * (job.recipe.val_size or len(job.val)) * 21 * per_pass  # PGD-10 and the clean images
         train = epochs * len(job.train) * per_image + validation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ardor.evaluation.comparison.significance import t_quantile
 from ardor.evaluation.proportion import Z95, Proportion, mean_sd
 from ardor.evaluation.report import Report
-from ardor.evaluation.variance import GapPoint, pearson
+from ardor.evaluation.variance import GapPoint, pearson, read_gaps
 from ardor.experiments.cells import report_of, report_path, state_of
 from ardor.experiments.published import N, published_rows
 from ardor.experiments.tables import EPS, Cell, Table, TableSpec
@@ -112,8 +111,7 @@ def _row(spec: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[C
     for evaluation in evaluations if ready else ():
         suite = evaluation.suite
         if suite == "gap":
-            texts = [report_path(spec, cell, evaluation).read_text(encoding="utf-8") for cell in ready]
-            row.gaps = [[GapPoint(**point) for point in json.loads(text)["points"]] for text in texts]
+            row.gaps = [read_gaps(report_path(spec, cell, evaluation))[0] for cell in ready]
             continue
         reports = [report for cell in ready if (report := report_of(spec, cell, evaluation)) is not None]
         row.reports[suite] = reports

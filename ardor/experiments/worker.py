@@ -28,8 +28,9 @@ from ardor.evaluation.verdicts import evaluate
 from ardor.experiments.cells import lock_of, pending, report_path, state_of, write_note
 from ardor.experiments.label_study import Both
 from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table
-from ardor.storage.config import number, read_yaml
+from ardor.storage.config import number
 from ardor.storage.locks import locked
+from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
@@ -186,7 +187,7 @@ def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: Pr
     if evaluation.suite == "gap":
         gaps_of(run, threat, evaluation.limit or 1000)
         return
-    config = read_yaml(run / "config.yaml")
+    config = Run(run).config
     net = models.load(run, checkpoint=evaluation.checkpoint).to(find_device(config["recipe"]["device"]))
     split = datasets.load_test(**{**config["data"], **spec.data_options, "name": spec.data})  # as located here
     split = split.limit(evaluation.limit) if evaluation.limit else split

@@ -19,6 +19,7 @@ from ardor.models.builders import build, known
 from ardor.models.published import OTHER
 from ardor.models.weights import hash_of, load_weights
 from ardor.storage.imports import require_package
+from ardor.storage.runs import Run
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TIMEOUT = 10  # seconds: without a network the user waits for this, and not for minutes of trying again
@@ -55,7 +56,7 @@ def local_of(name: str) -> Path | None:
 
 def is_local(folder: Path) -> bool:
     """Whether a folder is like a repository of the Hub, and no run's."""
-    return (folder / CONFIG).is_file() and not (folder / "config.yaml").exists()
+    return (folder / CONFIG).is_file() and not Run(folder).exists
 
 
 def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Path]:

@@ -12,13 +12,14 @@ import yaml
 from torch import nn
 
 from ardor.data.split import Split
-from ardor.errors import CheckpointError, ConfigError, RunError
+from ardor.errors import CheckpointError, ConfigError
 from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
 from ardor.models.weights import load_weights
 from ardor.storage.config import arguments, number
 from ardor.storage.imports import nearest
+from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 
 PUBLISHED = ("robustbench", "hf", "timm")
@@ -61,7 +62,7 @@ def load(
     if source_of(name):
         return _published(name, weights, root, download, options)
     if weights is None and not known(name) and Path(name).is_dir():
-        return _from_run(Path(name), checkpoint, options)
+        return _from_run(Run(name), checkpoint, options)
     if weights is None and name.endswith(".safetensors") and Path(name).is_file() and (said := says(Path(name))):
         return load(weights=name, **said | options)
     if weights is None:
@@ -198,18 +199,18 @@ def require_there(name: str) -> None:
     )
 
 
-def _from_run(folder: Path, checkpoint: str, options: dict[str, Any]) -> nn.Module:
+def _from_run(run: Run, checkpoint: str, options: dict[str, Any]) -> nn.Module:
     if options:
         raise ConfigError(
-            f"expected no options for the run {folder}, whose config.yaml holds them, got {', '.join(options)}: "
+            f"expected no options for the run {run.folder}, whose config.yaml holds them, got {', '.join(options)}: "
             "leave them out"
         )
-    student = _student(folder / "config.yaml")
-    path = folder / f"{checkpoint}.safetensors"
+    student = _student(run)
+    path = run.checkpoint(checkpoint)
     if not path.is_file():
-        there = [word for word in ("best", "last", "averaged") if (folder / f"{word}.safetensors").is_file()]
+        there = run.checkpoints()
         raise CheckpointError(
-            f'expected the checkpoint "{checkpoint}" in {folder}, got '
+            f'expected the checkpoint "{checkpoint}" in {run.folder}, got '
             f"{' and '.join(there) or 'a run without any'}: "
             + (f'type checkpoint="{there[0]}"' if there else "train it first")
         )
@@ -225,18 +226,14 @@ def _marked(net: nn.Module, weights: str | Path | None) -> nn.Module:
     return net.eval()
 
 
-def _student(path: Path) -> dict[str, Any]:
+def _student(run: Run) -> dict[str, Any]:
     """The arguments of `build` in a run's config."""
-    if not path.is_file():
-        raise RunError(f"expected a run folder with config.yaml, got {path.parent} without: name a run's folder")
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        cause = str(error).splitlines()[0]
-        raise ConfigError(f"expected YAML in {path}, got a file that cannot be read ({cause}): repair it") from error
-    student = config.get("student") if isinstance(config, dict) else None
+    student = run.config.get("student")
     if not isinstance(student, dict) or not isinstance(student.get("name"), str):
-        raise ConfigError(f"expected {path} to say student: {{name: ...}}, got {student!r}: add the student's name")
+        raise ConfigError(
+            f"expected student: {{name: ...}} in the config.yaml of {run.folder}, got {student!r}: add the student's "
+            "name"
+        )
     # `weights` is what the student started from; the run's checkpoint replaces it.
     return {str(key): _read(value) for key, value in student.items() if key != "weights"}
 

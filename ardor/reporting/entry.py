@@ -16,8 +16,8 @@ from ardor.evaluation.proportion import Summary
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import report_of
 from ardor.evaluation.variance import GapPoint, gaps_of
-from ardor.storage.config import number, read_yaml
-from ardor.storage.runs import curve_of
+from ardor.storage.config import number
+from ardor.storage.runs import Run
 from ardor.types import Threat
 
 if TYPE_CHECKING:
@@ -81,12 +81,12 @@ def entry_of(
     report = report_of(run)
     deployed, stale = current(run)
     gaps = gaps_of(run, threat_of(report), limit)
-    return PageEntry(name or run.name, role, [report], curve_of(run), gaps, deployed, stale)
+    return PageEntry(name or run.name, role, [report], Run(run).metrics(), gaps, deployed, stale)
 
 
 def teaches(run: Path, runs: Iterable[Path]) -> bool:
     """Whether one of `runs` was taught by this one."""
-    taught = {read_yaml(other / "config.yaml").get("fingerprint", {}).get("teacher") for other in runs}
+    taught = {Run(other).config.get("fingerprint", {}).get("teacher") for other in runs}
     return models.hash_of(models.load(run)) in taught
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ardor.data.split import Split
-from ardor.engine.modes import attack_view, freeze
-from ardor.noise import Noise, order
+from ardor.engine.modes import device_of, freeze
+from ardor.evaluation.attacked import adversarial
+from ardor.noise import order
 from ardor.reporting.entry import Example
 from ardor.types import Attack
 
@@ -30,19 +31,22 @@ def examples(
         right &= _says(net, pool.batch(slice(None))[0]) == pool.labels.cpu()
     if not nets or not right.any():
         return []
-    x, y, index = pool.batch(right.to(pool.labels.device))
-    attacked = {name: _attacked(net, x, y, Noise(seed, index, "examples"), attack) for name, net in nets.items()}
+    pool = pool.take(right.to(pool.labels.device))
+    attacked = {  # every net meets the same noise
+        name: adversarial(net, pool, "examples", attack, batch=len(pool), seed=seed) for name, net in nets.items()
+    }
     says = {name: _says(nets[name], attacked[name]) for name in nets}
-    truth, words, names = y.cpu(), pool.class_names, list(nets)
+    clean, truth, index = (value.cpu() for value in pool.batch(slice(None)))
+    words, names = pool.class_names, list(nets)
     telling = (says[names[0]] != truth) & (says[names[-1]] == truth)
     return [
         Example(
             label=words[truth[i]],
-            clean=x[i].cpu(),
+            clean=clean[i],
             adversarial={name: attacked[name][i] for name in names},
             says={name: (words[truth[i]], words[says[name][i]]) for name in names},
         )
-        for i in _choose(truth, telling, order(seed, "examples", 0, index.cpu()))[:count]
+        for i in _choose(truth, telling, order(seed, "examples", 0, index))[:count]
     ]
 
 
@@ -57,18 +61,7 @@ def _choose(labels: Tensor, telling: Tensor, shuffled: Tensor) -> list[int]:
     return sorted(keys, key=lambda i: keys[i])
 
 
-def _attacked(net: nn.Module, x: Tensor, y: Tensor, noise: Noise, attack: Attack) -> Tensor:
-    device = _device(net)
-    own = Noise(noise.seed, noise.index.to(device), noise.purpose)  # every net meets the same start
-    with attack_view(net) as view:
-        return attack(view, x.to(device), y.to(device), own).detach().cpu()
-
-
 def _says(net: nn.Module, x: Tensor) -> Tensor:
     with freeze(net), torch.no_grad():  # the net as given has the last word, not the twin that was attacked
-        logits: Tensor = net(x.to(_device(net)))
+        logits: Tensor = net(x.to(device_of(net)))
     return logits.argmax(1).cpu()
-
-
-def _device(net: nn.Module) -> torch.device:
-    return next((p.device for p in net.parameters()), torch.device("cpu"))

@@ -300,6 +300,11 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str 
     return found
 
 
+def few(items: Sequence[str]) -> str:
+    """The first four, and how many more."""
+    return "; ".join(items[:4]) + (f"; and {len(items) - 4} more" if len(items) > 4 else "")
+
+
 def _short(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) < 60 else f"{text[:57]}..."
@@ -313,7 +318,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"expected a readable file, got {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = " ".join(str(error).split())
-        raise ConfigError(f"expected a YAML file, got {path}: {line}") from error
+        raise ConfigError(f"expected YAML in {path}, got a file that cannot be read ({line}): repair it") from error
     if not isinstance(content, dict):
         raise ConfigError(f"expected `key: value` lines in {path}, got {type(content).__name__}")
     return content

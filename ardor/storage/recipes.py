@@ -64,7 +64,6 @@ def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[st
             raise ConfigError(
                 f'expected a variant of {path}, got "{variant}"{nearest(variant, known)}: it has {choices}'
             )
-    for variant in (None, *variants):
-        for part in (variant, f"{variant}-{data}" if variant else str(data)):
-            content = merged(content, known.get(part, {}))
+    for part in (str(data), *(form for variant in variants for form in (variant, f"{variant}-{data}"))):
+        content = merged(content, known.get(part, {}))
     return content

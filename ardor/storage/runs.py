@@ -1,81 +1,220 @@
-"""TODO ardor.storage.runs."""
+"""Run: the folder of a training run. No other module has the names of its files.
+
+config.yaml           the resolved configuration; a folder belongs to one configuration
+metrics.jsonl         one line per epoch
+best.safetensors      the student at its highest validation robust accuracy
+averaged.safetensors  the average of its weights at the highest of its own, or the last without validation images
+last.safetensors      the student after the last finished epoch
+state.safetensors     student, optimiser, method and average after the last finished epoch: what resuming reads
+previous.safetensors  the state of the epoch before, for when the newest is damaged
+log.json              how far each tracker is
+report-*.json         one evaluation each, named SUITE-NORM-EPS-CHECKPOINT; journal-* is the folder of its journal
+variance_gap.json     robust accuracy and variance gap over radii
+best.onnx, best-int8.onnx, best.pte ...  exported checkpoints
+deployed-best.json    the comparison of a checkpoint with its exported files
+hub-best              the folder for the Hub
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ardor.errors import RunError
 from ardor.storage.config import differences, read_yaml, to_yaml
-from ardor.storage.files import write_atomic
+from ardor.storage.files import refusal, write_atomic
+from ardor.storage.tensors import read_tensors
+
+CHECKPOINTS = ("best", "last", "averaged")
 
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
-WHERE_THINGS_LIE = (
+LOCATIONS = (
     "fingerprint.ardor", "processes", "threads", "data.root", "data.download",
     *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")),
 )  # fmt: skip
 
-
-def open_run(run: str | Path | None, config: Mapping[str, Any]) -> Path | None:
-    """Make or enter the folder of a run. Raises RunError where it holds another configuration or cannot be written."""
-    if run is None:
-        return None
-    folder, path = Path(run), Path(run) / "config.yaml"
-    require_own(folder, config)
-    if not path.exists():
-        write_atomic(path, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
-    return folder
+# Keys that the first version of the configuration had not, with the behaviour of that version.
+ABSENT = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
 
 
-def require_own(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another run, or other files. Raises RunError."""
-    path = folder / "config.yaml"
-    begun = folder.is_dir() and any(p.suffix != ".tmp" for p in folder.iterdir())  # a kill may leave half a config.yaml
-    if begun and not path.exists():
-        raise RunError(
-            f"expected an empty folder or a run of ardor, got {folder} with other files: type --run with a new name"
-        )
-    if path.exists():
-        there = completed(read_yaml(path))
-        found = [d for d in differences(config, there) if d.partition(":")[0] not in WHERE_THINGS_LIE]
-        if found:
+@dataclass(frozen=True)
+class Validation:
+    """Validation accuracies of a checkpoint, in [0, 1]. attack: the config of the attack; robust may be missing."""
+
+    epoch: int
+    clean: float
+    robust: float | None
+    attack: dict[str, Any]
+
+
+class Run:
+    """The folder of a training run, which need not exist yet.
+
+    Parameters
+    ----------
+    folder : str or Path
+        The folder, as `ardor.epochs(run=...)` takes it.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._config = self.folder / "config.yaml"
+        self.metrics_file, self.log = self.folder / "metrics.jsonl", self.folder / "log.json"
+        self.state, self.previous = self.folder / "state.safetensors", self.folder / "previous.safetensors"
+        self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
+        self.variance_gap = self.folder / "variance_gap.json"
+
+    @staticmethod
+    def within(folder: Path) -> list[Path]:
+        """The folders of the runs in a folder, by name."""
+        return sorted(path.parent for path in folder.glob("*/config.yaml"))
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder has a configuration."""
+        return self._config.is_file()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration, complete also where an earlier version wrote it. Raises RunError and ConfigError."""
+        if not self.exists:
+            raise RunError(f"expected a run folder with config.yaml, got {self.folder} without: name a run's folder")
+        config = read_yaml(self._config)
+        config.setdefault("soft_labels", "live")
+        if isinstance(recipe := config.get("recipe") or {}, dict):
+            config["recipe"] = recipe | {key: value for key, value in ABSENT.items() if key not in recipe}
+        return config
+
+    @property
+    def threat(self) -> dict[str, Any]:
+        """The config of the threat that was trained under, else validated under; empty for a user's own or none."""
+        config = self.config
+        for piece, key in (("method", "attack"), ("recipe", "val_attack")):
+            threat = mapping(mapping(mapping(config.get(piece)).get(key)).get("threat"))
+            if "name" in threat and ":" not in str(threat["name"]):
+                return threat
+        return {}
+
+    def enter(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration of a new run. Raises RunError as `require` does, or where it cannot be written."""
+        self.require(config)
+        if not self.exists:
+            write_atomic(self._config, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
+
+    def require(self, config: Mapping[str, Any]) -> None:
+        """Raise RunError where the folder holds another configuration, or files that are no run's."""
+        if self.exists:
+            changed = [d for d in differences(config, self.config) if d.partition(":")[0] not in LOCATIONS]
+            if changed:
+                raise RunError(
+                    f"expected the configuration that {self.folder} was made with, got another "
+                    f"({'; '.join(changed[:4])}{f'; and {len(changed) - 4} more' if len(changed) > 4 else ''}): "
+                    "type --run with a new name"
+                )
+        elif self.folder.is_dir() and any(p.suffix != ".tmp" for p in self.folder.iterdir()):
+            # a kill may leave half a configuration, and nothing else
             raise RunError(
-                f"expected the configuration that {folder} was made with, got another ({'; '.join(found[:4])}"
-                f"{f'; and {len(found) - 4} more' if len(found) > 4 else ''}): type --run with a new name"
+                f"expected an empty folder or a run of ardor, got {self.folder} with other files: "
+                "type --run with a new name"
             )
 
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of the epochs, in order; a line that a kill cut short is left out."""
+        return [record for record in map(json_mapping, self._lines()) if "epoch" in record]
 
-def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of before there were these keys, with what their absence meant."""
-    recipe = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
-    return {"soft_labels": "live", **config, "recipe": {**recipe, **(config.get("recipe") or {})}}
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add the record of an epoch to the metrics. Raises RunError where it cannot be written."""
+        try:
+            with self.metrics_file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise refusal(self.metrics_file, error) from error
+
+    def truncate(self, epoch: int) -> None:
+        """Remove the metrics after `epoch`, which will be trained again, and what a kill cut short."""
+        lines = self._lines()
+        kept = [line for line in lines if json_mapping(line).get("epoch", epoch + 1) <= epoch]
+        if kept != lines:
+            text = "".join(f"{line}\n" for line in kept)
+            write_atomic(self.metrics_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _lines(self) -> list[str]:
+        path = self.metrics_file
+        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+
+    def checkpoint(self, name: str = "best") -> Path:
+        """The weights called best, last or averaged."""
+        return self.folder / f"{name}.safetensors"
+
+    def checkpoints(self) -> list[str]:
+        """The names of the checkpoints that exist."""
+        return [name for name in CHECKPOINTS if self.checkpoint(name).is_file()]
+
+    def record(self, name: str = "best") -> Validation | None:
+        """The metrics of the epoch that a checkpoint is of; None where that epoch was not validated.
+
+        Raises CheckpointError and ConfigError for damaged files.
+        """
+        epoch = read_tensors(self.checkpoint(name))[1].get("epoch")
+        line = next((line for line in self.metrics() if str(line["epoch"]) == epoch), {})
+        of = "averaged" if name == "averaged" else "val"
+        if line.get(f"{of}_clean") is None:
+            return None
+        attack = mapping(mapping(self.config.get("recipe")).get("val_attack"))
+        return Validation(line["epoch"], line[f"{of}_clean"], line.get(f"{of}_robust"), attack)
+
+    def report(self, words: Iterable[str]) -> Path:
+        """The report whose name has these words: suite, norm, eps, checkpoint, and what else distinguishes it."""
+        return self.folder / f"report-{'-'.join(words)}.json"
+
+    def reports(self, suite: str | None = None, checkpoint: str | None = None) -> list[Path]:
+        """The reports, of this suite and checkpoint if given: those of the net before those of its exported files,
+        then those of the checkpoint best, then the newest."""
+
+        def order(path: Path) -> tuple[bool, bool, float]:
+            return suite_of(path) == "deployed", not path.stem.endswith("-best"), -path.stat().st_mtime
+
+        paths = (path for path in self.folder.glob("report-*.json") if suite in (None, suite_of(path)))
+        return sorted((p for p in paths if checkpoint is None or checkpoint in p.stem.split("-")[2:]), key=order)
+
+    def exported(self, checkpoint: str = "best", suffix: str = ".onnx", int8: bool = False) -> Path:
+        """The file that a checkpoint is exported to."""
+        return self.folder / f"{checkpoint}{'-int8' if int8 else ''}{suffix}"
+
+    def onnx_files(self) -> list[Path]:
+        """The exported ONNX files, by name."""
+        return sorted(self.folder.glob(self.exported("*").name))
+
+    def comparison(self, checkpoint: str = "best") -> Path:
+        """The comparison of a checkpoint with its exported files."""
+        return self.folder / f"deployed-{checkpoint}.json"
+
+    def hub_folder(self, checkpoint: str = "best") -> Path:
+        """The folder that is written for the Hub."""
+        return self.folder / f"hub-{checkpoint}"
 
 
-def history(run: Path) -> list[dict[str, Any]]:
-    """The epochs that a run's metrics.jsonl tells of; a line that a kill cut short is left out."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    return [record for record in map(_read, lines) if "epoch" in record]
+def journal_of(report: Path) -> Path:
+    """The folder of the journal beside a report."""
+    return report.with_name(report.stem.replace("report-", "journal-", 1))
 
 
-def _read(text: str) -> dict[str, Any]:
-    """A JSON mapping; an empty one where there is none."""
+def suite_of(report: Path) -> str:
+    """The name of the suite in the name of a run's report."""
+    return report.stem.split("-")[1]
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A part of a config; empty where it is no mapping."""
+    return value if isinstance(value, dict) else {}
+
+
+def json_mapping(text: str) -> dict[str, Any]:
+    """A JSON mapping; empty where the text is none."""
     try:
-        found = json.loads(text)
+        return mapping(json.loads(text))
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def curve_of(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl; none where it has none."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        with contextlib.suppress(ValueError):  # a kill may have cut the last one short
-            found.append(json.loads(line))
-    return found

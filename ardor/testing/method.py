@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from ardor.engine.modes import freeze
 from ardor.noise import Noise
+from ardor.storage.runs import Run
 from ardor.testing.shared import Batch, TinyNet, global_rng, problem, require, require_same, same_tensors, snapshot
 from ardor.training import checkpoint
 from ardor.training.epoch import EpochRecord
@@ -158,8 +158,8 @@ def _require_state(method: Method, fresh: Method, student: nn.Module, teacher: n
             tensor.data.add_(torch.linspace(0.1, 0.2, tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape))
     optimiser = torch.optim.SGD(student.parameters())
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(Path(folder), EpochRecord(1, 1, 0.0, {}, 0.1, 0.0), TrainState(student, method, optimiser))
-        checkpoint.resume(Path(folder), TrainState(student, fresh, optimiser))
+        checkpoint.save(Run(folder), EpochRecord(1, 1, 0.0, {}, 0.1, 0.0), TrainState(student, method, optimiser))
+        checkpoint.resume(Run(folder), TrainState(student, fresh, optimiser))
     kept = same_tensors(_learned(method), _learned(fresh))
     require(kept, method, "to find what it learned in its checkpoint", "less: give it its shape in prepare")
     one, other = (_terms(copy.deepcopy(m), copy.deepcopy(student), teacher, batch, 1000) for m in (method, fresh))

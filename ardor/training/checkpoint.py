@@ -1,13 +1,4 @@
-"""A run's folder: what it was asked, what it did, its weights, and the state to go on from. No pickled object anywhere.
-
-config.yaml         the resolved configuration; a folder belongs to one configuration
-metrics.jsonl       one line per epoch
-best.safetensors    the student at its highest validation robust accuracy
-averaged.safetensors  the average of its weights at the highest of its own, or the last without validation images
-last.safetensors    the student after the last finished epoch
-state.safetensors   student, optimiser, method and average after the last finished epoch: what resuming reads
-previous.safetensors  the state of the epoch before, for when the newest is damaged
-"""
+"""The state of a run: written after every epoch, and resumed from. No pickled object anywhere."""
 
 from __future__ import annotations
 
@@ -25,7 +16,7 @@ from torch import Tensor, nn
 
 from ardor.errors import CheckpointError
 from ardor.storage.config import describe
-from ardor.storage.files import refusal, write_atomic
+from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors, write_tensors
 from ardor.training.state import TrainState, learned_by
 
@@ -35,46 +26,44 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STATE, PREVIOUS, NEW = "state.safetensors", "previous.safetensors", ".state.new.safetensors"
 
-
-def save(folder: Path | None, record: EpochRecord, learning: TrainState, averaged: nn.Module | None = None) -> None:
+def save(run: Run | None, record: EpochRecord, learning: TrainState, averaged: nn.Module | None = None) -> None:
     """Keep what an epoch made. Each file is replaced whole, the state last: a kill loses one epoch at most.
 
     averaged: the averaged student, where it is to be kept.
     """
     learning.done = record.epoch
-    if folder is None:
+    if run is None:
         return
     metadata = {"epoch": str(record.epoch), "val_robust": repr(record.val_robust)}
     metadata["net"] = json.dumps({k: v for k, v in describe(learning.student).items() if k != "seed"})  # what it is
     weights = learning.student.state_dict()
     if record.best:
-        write_tensors(folder / "best.safetensors", weights, metadata)
+        write_tensors(run.checkpoint("best"), weights, metadata)
     if averaged is not None:
         said = metadata | {"val_robust": repr(record.averaged_robust)}
-        write_tensors(folder / "averaged.safetensors", averaged.state_dict(), said)
-    write_tensors(folder / "last.safetensors", weights, metadata)
-    _log(folder / "metrics.jsonl", {k: v for k, v in asdict(record).items() if k != "run"})
+        write_tensors(run.checkpoint("averaged"), averaged.state_dict(), said)
+    write_tensors(run.checkpoint("last"), weights, metadata)
+    run.append({k: v for k, v in asdict(record).items() if k != "run"})
     state = _state(learning)
     said = {"epoch": str(record.epoch), "best": repr(learning.best), "best_averaged": repr(learning.best_averaged)}
-    write_tensors(folder / NEW, state, said | {"sum": checksum(state)})
+    write_tensors(run.new_state, state, said | {"sum": checksum(state)})
     with contextlib.suppress(FileNotFoundError):
-        os.replace(folder / STATE, folder / PREVIOUS)
-    os.replace(folder / NEW, folder / STATE)
+        os.replace(run.state, run.previous)
+    os.replace(run.new_state, run.state)
 
 
-def resume(folder: Path | None, learning: TrainState, *, tidy: bool = True) -> None:
+def resume(run: Run | None, learning: TrainState, *, tidy: bool = True) -> None:
     """Load the state of a run, if it has one.
 
-    A newest state that is damaged is passed over for the one before, with a warning. tidy: drop the lines of epochs
-    that the state does not know from metrics.jsonl, as one process alone should. Raises CheckpointError where no state
-    is left, or it is of another run.
+    A newest state that is damaged is passed over for the one before, with a warning. tidy: remove the metrics of epochs
+    after the state, as one process alone should. Raises CheckpointError where no state is left, or it is of another
+    run.
     """
-    if folder is None:
+    if run is None:
         return
     damaged = []
-    for path in (folder / STATE, folder / PREVIOUS):
+    for path in (run.state, run.previous):
         try:
             if path.exists():
                 _restore(path, _read_verified(path), learning)
@@ -86,7 +75,7 @@ def resume(folder: Path | None, learning: TrainState, *, tidy: bool = True) -> N
         if damaged:
             raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
     if tidy:
-        _forget_after(folder / "metrics.jsonl", learning.done)
+        run.truncate(learning.done)
 
 
 class _DamagedError(Exception):
@@ -153,26 +142,3 @@ def _load_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Tensor]
     for i, p in enumerate(p for group in optimiser.param_groups for p in group["params"]):
         if str(i) in saved:
             optimiser.state[p]["momentum_buffer"] = saved[str(i)].to(p.device).clone()
-
-
-def _log(path: Path, line: Mapping[str, Any]) -> None:
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError as error:
-        raise refusal(path, error) from error
-
-
-def _forget_after(path: Path, epoch: int) -> None:
-    """Drop the lines of epochs that the state does not know: they will be done again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _epoch_of(line) <= epoch]
-    if kept != lines:
-        write_atomic(path, lambda temporary: temporary.write_text("".join(f"{k}\n" for k in kept), encoding="utf-8"))
-
-
-def _epoch_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["epoch"])
-    except (ValueError, KeyError):  # a line that a kill cut short
-        return float("inf")

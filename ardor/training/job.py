@@ -15,16 +15,16 @@ from torch import nn
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
-from ardor.diagnostics.record import claim_of
+from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_robust
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
-from ardor.evaluation.checks import of_recipe
+from ardor.evaluation.checks.recipe import of_recipe
 from ardor.evaluation.findings import Finding
 from ardor.models.loading import net_for
-from ardor.storage.config import build, find_class, read_yaml
+from ardor.storage.config import build, find_class
 from ardor.storage.imports import nearest
-from ardor.storage.runs import require_own
+from ardor.storage.runs import Run
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, StepProgress
 from ardor.training.loop import epochs
@@ -104,9 +104,9 @@ def method_of(config: Mapping[str, Any]) -> Any:
     content = {"name": "rslad", **(config.get("method") or {})}
     make = find_class(content["name"], "method", "method")
     required = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
-    default = None if required else make()
-    attack = getattr(default, "attack", None)
-    if config.get("threat") and dataclasses.is_dataclass(attack) and hasattr(attack, "threat"):
+    default: Any = None if required else make()
+    attack: Any = getattr(default, "attack", None)
+    if config.get("threat") and hasattr(attack, "threat"):
         attack = dataclasses.replace(attack, threat=build(config["threat"], "threat", default=attack.threat))
         default = dataclasses.replace(default, attack=attack)
     return build(content, "method", default=default)
@@ -119,9 +119,10 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
     if threat is None:
         threat = build(config.get("threat"), "threat", default=Linf())
     recipe: Recipe = build(content, "recipe", default=Recipe(val_attack=PGD(threat, steps=10)))
-    if "threat" in (content.get("val_attack") or {}) or not dataclasses.is_dataclass(recipe.val_attack):
+    attack: Any = recipe.val_attack
+    if "threat" in (content.get("val_attack") or {}) or not hasattr(attack, "threat"):
         return recipe
-    return dataclasses.replace(recipe, val_attack=dataclasses.replace(recipe.val_attack, threat=threat))
+    return dataclasses.replace(recipe, val_attack=dataclasses.replace(attack, threat=threat))
 
 
 def default_run(config: Mapping[str, Any], seed: int) -> Path:
@@ -140,8 +141,8 @@ def records_of(job: Job, tell: Callable[[StepProgress], None] | None = None) -> 
 
 def set_threads(job: Job) -> None:
     """Set torch's number of threads: that of --threads, else the run's own where it continues, else the rule's."""
-    number, config = job.threads, job.run / "config.yaml"
-    began = read_yaml(config).get("threads") if number is None and config.is_file() else None
+    number, run = job.threads, Run(job.run)
+    began = run.config.get("threads") if number is None and run.exists else None
     if isinstance(began, int) and began > 0:
         number = min(began, os.cpu_count() or 1)  # the run may come from a larger machine
     if number is None:
@@ -161,7 +162,7 @@ def findings_of(job: Job) -> list[Finding]:
     find_device(job.recipe.device)
     check_setup(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     config = config_of_job(job)
-    require_own(job.run, config)
+    Run(job.run).require(config)
     return of_recipe(config)
 
 
@@ -170,9 +171,10 @@ def gate_of(
 ) -> TeacherReport | None:
     """What the teacher is worth, on the validation images; None for a run without one, or one that goes on.
 
-    student: a trained net of the student's kind, for the share of its adversarial examples that transfer.
+    student: a trained net of the student's kind, for the share of its adversarial examples that transfer. progress:
+    as in `examine_teacher`.
     """
-    if job.teacher is None or not job.gate or (job.run / "state.safetensors").exists():
+    if job.teacher is None or not job.gate or Run(job.run).state.exists():
         return None
     trains_under = getattr(getattr(job.method, "attack", None), "threat", None)
     threat = trains_under or getattr(job.recipe.val_attack, "threat", None) or Linf()
@@ -180,7 +182,7 @@ def gate_of(
         job.teacher.to(find_device(job.recipe.device)),
         job.val,
         threat,
-        record=claim_of(job.taught_by, job.teacher),
+        record=record_of(job.taught_by, job.teacher),
         student=student,
         robust=wants_robust(job.method),
         limit=min(LIMIT, len(job.train)),  # a smoke test's teacher is not worth more images than its student

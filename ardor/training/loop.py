@@ -18,7 +18,7 @@ from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError
 from ardor.noise import Noise, order
-from ardor.storage import runs
+from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, StepProgress
@@ -66,10 +66,12 @@ def epochs(
     learning = init_state(student, teacher, method, train, recipe, device, averaging)
     config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
+    kept = None if run is None else Run(run)
     with distributed.rank_zero_first():
-        folder = runs.open_run(run, config)
-    checkpoint.resume(folder, learning, tidy=distributed.rank() == 0)
-    distributed.require_equal(learning.done, folder)
+        if kept is not None:
+            kept.enter(config)
+    checkpoint.resume(kept, learning, tidy=distributed.rank() == 0)
+    distributed.require_equal(learning.done, run)
     train = _resident(train, device)
     for epoch in range(learning.done + 1, recipe.epochs + 1):
         with frozen(teacher, device) as teaching:  # put back before every yield: two runs may share a teacher
@@ -77,9 +79,9 @@ def epochs(
         distributed.broadcast([*student.buffers(), *learned_tensors(method)])  # each had its own batch statistics
         due = epoch % recipe.val_every == 0 or epoch == recipe.epochs
         average = _validate(learning, train, val, recipe, record) if due else None
-        record.run = str(folder) if folder else None
+        record.run = None if kept is None else str(kept.folder)
         if distributed.rank() == 0:
-            checkpoint.save(folder, record, learning, average)
+            checkpoint.save(kept, record, learning, average)
         yield record
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ardor.errors import ConfigError
+from ardor.storage.runs import Run
 from ardor.training.cost import _at_work, _batch
 from ardor.training.recipe import find_device
 from ardor.training.validation import BATCH as VALIDATED
@@ -87,6 +88,6 @@ def explain_oom(error: BaseException, job: Job) -> ConfigError:
             f"expected to stay within the memory of {device}, got {cause}, though steps of {size} images fit: type "
             f"--recipe.val_size {max(1, at_once // 2)}, which are validated at once, or stop what else runs there"
         )
-    begun = (job.run / "config.yaml").exists()  # it says the batch that did not fit
+    begun = Run(job.run).exists  # with the batch that did not fit
     name = f" --run {job.run}-batch{fits}" if begun else ""
     return ConfigError(f"{said}: type --recipe.batch {fits}{name}, which fits")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
-from ardor.attacks import PGD, Suite
+from ardor.attacks import PGD
+from ardor.attacks.rounds import fitted
 from ardor.data.augment import crop_flip
 from ardor.data.split import Split
 from ardor.engine import distributed
-from ardor.evaluation.verdicts import evaluate
-from ardor.noise import Noise, order
+from ardor.engine.modes import attack_view, device_of
+from ardor.evaluation.attacked import correct
+from ardor.noise import Noise, order, seeded
 from ardor.training.averaging import restatistic
 from ardor.training.recipe import Recipe
 from ardor.training.state import TrainState
@@ -32,15 +35,16 @@ def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> 
     """
     part = val.limit(recipe.val_size, recipe.seed) if recipe.val_size else val
     batch = min(BATCH, len(part))
-    own = torch.arange(len(part)) // batch % distributed.world_size() == distributed.rank()
-    right = {"clean": 0.0, "robust": 0.0}
-    if own.any():
-        attack = recipe.val_attack or default_val_attack(method)
-        suite = Suite("validation", attack.threat, {"validation": attack})  # type: ignore[attr-defined]
-        report = evaluate(student, part.take(own), suite, batch=batch, seed=recipe.seed)
-        right = {"clean": float(report.clean.k), "robust": float(report.worst_case.k)}
-    right = distributed.total(right, next(student.parameters()).device)
-    return right["clean"] / len(part), right["robust"] / len(part)
+    shard = torch.arange(len(part)) // batch % distributed.world_size() == distributed.rank()
+    attack = fitted(recipe.val_attack or default_val_attack(method), val.classes)
+    threat = getattr(attack, "threat", None)
+    with seeded(recipe.seed), attack_view(student) as view:  # a net that is random itself meets the same numbers
+        clean = correct(student, view, part, None, "clean", alive=shard, batch=batch, pad=True)
+        options: dict[str, Any] = {"batch": batch, "seed": recipe.seed, "pad": True, "threat": threat}
+        robust = correct(student, view, part, attack, "validation", alive=clean, **options)
+    counts = {"clean": float(clean.sum()), "robust": float(robust.sum())}
+    counts = distributed.total(counts, device_of(student))
+    return counts["clean"] / len(part), counts["robust"] / len(part)
 
 
 def default_val_attack(method: Method) -> PGD:

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from ardor.cli import display
 from ardor.evaluation.comparison.paired import compare as paired
 from ardor.evaluation.comparison.runs import partners, reports_of, side_of
+from ardor.evaluation.comparison.wording import as_dict, text
 from ardor.storage.files import write_atomic
 
 
@@ -43,9 +44,9 @@ def compare(
     )
     found = paired(one, other, (str(a), str(b)))
     found = replace(found, findings=[*found.findings, *alone])
-    display.say(found.text())
+    display.say(text(found))
     if out is not None:
-        text = json.dumps(found.as_dict(), indent=1, allow_nan=False)
-        write_atomic(out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        content = json.dumps(as_dict(found), indent=1, allow_nan=False)
+        write_atomic(out, lambda temporary: temporary.write_text(content, encoding="utf-8"))
         display.say(f"\nSaved to {out}.")
     return 0

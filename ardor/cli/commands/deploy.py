@@ -10,14 +10,15 @@ from cyclopts import Parameter
 
 from ardor import models
 from ardor.cli import display
-from ardor.cli.commands.export import reports_of
 from ardor.cli.selection import Overrides, config_of, find_threat, require_overrides, trained_threat
 from ardor.deployment.variants.comparison import DeploymentReport
-from ardor.deployment.variants.run_files import comparison_of, deploy_run, files_of, prepare
+from ardor.deployment.variants.run_files import deploy_run, files_of, prepare
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.progress import Progress
+from ardor.evaluation.report_files import reports_of
 from ardor.storage.config import build
+from ardor.storage.runs import Run
 
 
 def deploy(
@@ -54,7 +55,7 @@ def deploy(
     overrides = overrides or {}
     require_overrides(overrides, "threat", "data")
     trained = config_of(run)
-    threat_ = find_threat(threat, overrides, trained_threat(trained))
+    threat_ = find_threat(threat, overrides, trained_threat(run))
     net = models.load(run, checkpoint=checkpoint)
     if "data" not in trained:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor deploy runs/NAME")
@@ -71,7 +72,7 @@ def deploy(
             threat_,
             force=force,
             agreement=agreement,
-            reports=reports_of(run),
+            reports=reports_of(run)[0],
             seed=seed,
         )
         for done, form in enumerate(made_of, 1):
@@ -99,4 +100,4 @@ def deploy(
 
 def say(run: Path, made: DeploymentReport) -> None:
     """The table, and where it is kept."""
-    display.say(f"{made}\n\nSaved to {comparison_of(run, made.checkpoint)}.")
+    display.say(f"{made}\n\nSaved to {Run(run).comparison(made.checkpoint)}.")

@@ -11,7 +11,7 @@ from ardor import models
 from ardor.cli import display
 from ardor.cli.selection import Overrides, config_of, find_split, find_threat, require_overrides, trained_threat
 from ardor.diagnostics.doctor import LIMIT, Examination, examine
-from ardor.diagnostics.record import NetRecord, record_of
+from ardor.diagnostics.record import Record, record_of_run, validation_images
 from ardor.errors import ConfigError
 from ardor.models.loading import net_for
 from ardor.storage.config import as_text
@@ -55,26 +55,28 @@ def doctor(
     overrides = overrides or {}
     require_overrides(overrides, "threat", "data", "model")
     trained = config_of(run)
-    threat_ = find_threat(threat, overrides, trained_threat(trained))
+    threat_ = find_threat(threat, overrides, trained_threat(run))
     net = None if run is None else models.load(run, checkpoint=checkpoint)
     split = find_split(trained, data, part, overrides)
     if net is None:
         net = net_for("model", {"name": model, "weights": weights, **overrides.get("model", {})}, split, fresh=False)
-    said: float | NetRecord | None = record
-    if said is None and run is not None and data is None and not overrides.get("data"):
-        said = record_of(run, checkpoint)
+    claimed, images = None if record is None else Record(record), None
+    if claimed is None and run is not None and data is None and not overrides.get("data"):
+        claimed = record_of_run(run, checkpoint)
+        images = validation_images(run) if claimed else None
     with display.progress("doctor", 100) as move:
         seen = examine(
             net.to(find_device(device)),
             split,
             threat_,
-            record=said,
+            record=claimed,
+            recorded=images,
             limit=limit,
             batch=batch,
             seed=seed,
             progress=lambda name, done, todo: move(100 * done // todo, name),
         )
-    if said is None:
+    if claimed is None:
         seen.left_out.append("the net's own record: there is none, or the data are others; type --record 0.6925, say")
     under = f"{type(threat_).__name__} eps {as_text(threat_.eps)}"
     what = f"{run} ({checkpoint})" if run else str(model)

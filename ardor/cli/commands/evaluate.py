@@ -26,6 +26,7 @@ from ardor.evaluation.report_files import default_out, word_of
 from ardor.evaluation.verdicts import evaluate as judge
 from ardor.models.loading import net_for
 from ardor.storage.config import build
+from ardor.storage.runs import CHECKPOINTS, journal_of
 from ardor.training.recipe import find_device
 from ardor.types import Threat
 
@@ -91,7 +92,7 @@ def evaluate(
     require_overrides(overrides, "threat", "data", "model")
     exported = FILES[run.suffix](run) if run is not None and run.suffix in FILES and not run.is_dir() else None
     trained = config_of(run)
-    threat_ = find_threat(threat, overrides, _threat_of(exported) if exported else trained_threat(trained))
+    threat_ = find_threat(threat, overrides, _threat_of(exported) if exported else trained_threat(run))
     net = exported or (None if run is None else models.load(run, checkpoint=checkpoint))
     split = find_split(_data_of(exported) if exported else trained, data, part, overrides)
     split = split if limit is None else split.limit(limit)
@@ -106,7 +107,7 @@ def evaluate(
     where = default_out(folder, attacks, word, data, part, limit, seed)
     shared = is_torchelastic_launched()
     if journal is None and (attacks.sequential or shared or images):
-        journal = where.with_name(where.stem.replace("report-", "journal-", 1))
+        journal = journal_of(where)
     first = get_node_local_rank(fallback_rank=0) == 0  # of those that torchrun started here, the one that speaks
     net = net.to(find_device(device))
     models.require_fit(net, split.shape, split.classes)
@@ -127,7 +128,7 @@ def evaluate(
         )
     report.title, report.training = f"{run} ({checkpoint})" if run else str(model), trained
     if exported:
-        report.title = f"{run} ({exported.built_as['runtime']})"
+        report.title = f"{run} ({vars(exported)['built_as']['runtime']})"
     report.findings = with_training(report.findings, trained, attacks.threat.eps)
     where = out or where
     report.save(where)
@@ -146,7 +147,7 @@ def default_suite(exported: Session | Program | None) -> str:
 
 def own_run(file: Path, exported: Session | Program) -> nn.Module | None:
     """The net that a file was exported from, where its run is beside it."""
-    for checkpoint in ("best", "last", "averaged"):
+    for checkpoint in CHECKPOINTS:
         with contextlib.suppress(ArdorError):  # no run, or one that has gone on since
             net = models.load(file.parent, checkpoint=checkpoint)
             if models.hash_of(net) == exported.metadata.get("weights"):

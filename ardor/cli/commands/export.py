@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +15,10 @@ from ardor.data.split import Split
 from ardor.deployment.export import export as write
 from ardor.deployment.export.formats import SUFFIX
 from ardor.errors import ConfigError
-from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import reports_of
 from ardor.models.loading import net_for
 from ardor.storage.config import arguments
+from ardor.storage.runs import Run
 
 
 def export(
@@ -62,7 +62,7 @@ def export(
     overrides = overrides or {}
     require_overrides(overrides, "threat", "data", "model")
     trained = config_of(run)
-    threat_ = find_threat(threat, overrides, trained_threat(trained))
+    threat_ = find_threat(threat, overrides, trained_threat(run))
     if run is not None:
         net = models.load(run, checkpoint=checkpoint)
         if "data" not in trained:
@@ -74,7 +74,7 @@ def export(
     with display.progress(f"{to} and its parity", 1):
         made = write(
             net,
-            default_out(run, to, checkpoint) if run and out is None else Path(str(out)),
+            Run(run).exported(checkpoint, SUFFIX[to], to.endswith("int8")) if run and out is None else Path(str(out)),
             to=to,
             calibrate=train,
             check=check,
@@ -82,7 +82,7 @@ def export(
             force=force,
             agreement=agreement,
             limit=limit,
-            reports=reports_of(run) if run else (),
+            reports=reports_of(run)[0] if run else (),
             seed=seed,
         )
     display.say(str(made))
@@ -110,17 +110,3 @@ def _splits(source: dict[str, Any], to: str, part: str) -> tuple[Split | None, S
         return None, datasets.load_test(**source)  # some data are for evaluation only
     train, val, test = datasets.load(**source)
     return train, test if part == "test" else val
-
-
-def default_out(run: Path, to: str, checkpoint: str) -> Path:
-    """CHECKPOINT.onnx, CHECKPOINT-int8.onnx, CHECKPOINT.pt2 and so on in the run's folder."""
-    return run / f"{checkpoint}{'-int8' if to.endswith('int8') else ''}{SUFFIX[to]}"
-
-
-def reports_of(run: Path) -> list[Report]:
-    """The reports in a run's folder that can be read; whose net they judged is looked at later."""
-    found = []
-    for path in sorted(run.glob("report-*.json")):
-        with contextlib.suppress(ConfigError):
-            found.append(Report.load(path))
-    return found

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.cli.selection import Overrides, config_of, find_split, find_threat, require_overrides, trained_threat
-from ardor.diagnostics.record import claim_of
+from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
 from ardor.errors import ConfigError
@@ -53,7 +53,7 @@ def gate(
     overrides = overrides or {}
     require_overrides(overrides, "threat", "data", "teacher", "student")
     trained = config_of(teacher)
-    threat_ = find_threat(threat, overrides, trained_threat(trained))
+    threat_ = find_threat(threat, overrides, trained_threat(teacher))
     split = find_split(trained, data, part, overrides)
     where = find_device(device)
     net = net_for("teacher", {"name": teacher, **overrides.get("teacher", {})}, split, fresh=False).to(where)
@@ -66,7 +66,7 @@ def gate(
             net,
             split,
             threat_,
-            record=claim_of(teacher, net),
+            record=record_of(teacher, net),
             student=pupil,
             robust=wants_robust(find_class(method, "method", "method")),
             limit=limit,

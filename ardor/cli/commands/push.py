@@ -11,6 +11,7 @@ from ardor.cli import display
 from ardor.deployment import hub
 from ardor.deployment.hub.upload import require_repository
 from ardor.errors import ConfigError
+from ardor.storage.runs import Run
 
 
 def push(
@@ -45,7 +46,7 @@ def push(
     release = hub.release_of(run, checkpoint)
     made = hub.write_folder(
         release,
-        run / f"hub-{checkpoint}" if folder is None else folder,
+        Run(run).hub_folder(checkpoint) if folder is None else folder,
         repository=repository,
         license=license,
         about="" if about is None else _text(about),

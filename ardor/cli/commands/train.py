@@ -20,7 +20,6 @@ from ardor.training.recipe import find_device
 from ardor.training.soft_labels import SoftLabelCache
 from ardor.training.trackers import Sink, log_to
 
-
 NAMED = ("data", "student", "teacher", "method", "threat", "averaging")
 """The options that name a part of the configuration."""
 

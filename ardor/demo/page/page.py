@@ -29,6 +29,7 @@ from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
 from ardor.models import hash_of
 from ardor.storage.files import write_atomic
+from ardor.storage.runs import Run
 
 SCRIPTS = ("digit.js", "search.js", "page.js")
 
@@ -45,12 +46,12 @@ class Student:
 
 
 def student_of(run: Path, title: str, says: str, report: Report, test: Split, threat: Linf) -> Student:
-    """The best net of a run. Its best.onnx is taken where it is of the same weights, else a new export is made.
+    """The best net of a run. Its ONNX file is taken where it is of the same weights, else a new export is made.
 
     Raises what `models.load` and `export` raise.
     """
     net = models.load(run)
-    return Student(title, says, net, _kept(run / "best.onnx", net) or _exported(net, report, test, threat), report)
+    return Student(title, says, net, _kept(Run(run).exported(), net) or _exported(net, report, test, threat), report)
 
 
 def write(

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from ardor import losses
 from ardor.attacks import APGD
 from ardor.data.split import Split
-from ardor.engine.modes import attack_view, freeze
+from ardor.engine.modes import freeze
+from ardor.evaluation.attacked import adversarial
 from ardor.noise import Noise, order
-from ardor.types import Threat
+from ardor.types import Images, Labels, Net, Threat
 
 STARTS = 5
 
@@ -36,18 +37,23 @@ def shown(nets: list[nn.Module], test: Split, threat: Threat, seed: int = 0) -> 
     rows = [i for i in order(seed, "canvas", 0, index).tolist() if right[i]]
     first = {int(y[i]): i for i in reversed(rows)}
     chosen = torch.tensor([first[label] for label in sorted(first)], dtype=torch.long)
-    found = torch.stack([worst(net, x[chosen], y[chosen], index[chosen], threat, seed) for net in nets], 1)
-    return [Shown(int(y[i]), x[i, 0], found[k, :, 0]) for k, i in enumerate(chosen.tolist())]
+    adv = torch.stack([worst(net, test.take(chosen), threat, seed) for net in nets], 1)
+    return [Shown(int(y[i]), x[i, 0], adv[k, :, 0]) for k, i in enumerate(chosen.tolist())]
 
 
-def worst(net: nn.Module, x: Tensor, y: Tensor, index: Tensor, threat: Threat, seed: int = 0) -> Tensor:
-    """Of APGD's climbs on the margin from several starts the image at which the margin was largest: as x."""
-    attack, best, top = APGD(threat, loss="margin"), x, losses.margin(_logits(net, x), y)
+def worst(net: nn.Module, data: Split, threat: Threat, seed: int = 0) -> Tensor:
+    """(N, C, H, W): of APGD's climbs on the margin from several starts, the images at which the margin was largest."""
+    apgd = APGD(threat, loss="margin")
+
+    def climb(net: Net, x: Images, y: Labels, noise: Noise) -> Images:
+        return apgd.maximise(lambda z: losses.margin(net(z), y), x, noise)
+
+    best, y, _ = data.batch(slice(None))
+    top = losses.margin(_logits(net, best), y)
     for start in range(STARTS):
-        with attack_view(net) as view:
-            found = attack.maximise(lambda z: losses.margin(view(z), y), x, Noise(seed, index, f"canvas {start}"))
-        margin = losses.margin(_logits(net, found), y)
-        best = torch.where((margin > top)[:, None, None, None], found, best)
+        x_adv = adversarial(net, data, f"canvas {start}", climb, batch=len(data), seed=seed)
+        margin = losses.margin(_logits(net, x_adv), y)
+        best = torch.where((margin > top)[:, None, None, None], x_adv, best)
         top = torch.maximum(margin, top)
     return best
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ardor.attacks import PGD
 from ardor.data.split import Split
-from ardor.engine.modes import freeze
+from ardor.engine.modes import device_of, freeze
 from ardor.errors import ExportError
-from ardor.evaluation.verdicts import adversarial
+from ardor.evaluation.attacked import adversarial
 from ardor.storage.config import describe
 from ardor.types import Threat
 
@@ -96,7 +96,7 @@ def measure(net: nn.Module, other: Callable[[Tensor], Tensor], images: Split, th
 
 def require_gradient(net: nn.Module, images: Split) -> None:
     """Adversarial images are made along the gradient, so there must be one. Raises ExportError."""
-    x = images.batch(slice(0, 1))[0].to(_device(net), copy=True)
+    x = images.batch(slice(0, 1))[0].to(device_of(net), copy=True)
     with freeze(net), torch.enable_grad():
         logits = net(x.requires_grad_())
     if not logits.requires_grad:
@@ -109,17 +109,13 @@ def require_gradient(net: nn.Module, images: Split) -> None:
 @torch.no_grad()
 def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Match:
     """Both on images x (N, C, H, W) with labels y (N,), on the CPU."""
-    device = _device(net)
+    device = device_of(net)
     with freeze(net):
         ours = torch.cat([net(x[rows].to(device)).float().cpu() for rows in _batches(len(x))])
     theirs = torch.cat([other(x[rows]).float().cpu() for rows in _batches(len(x))])
     a, b = ours.argmax(1), theirs.argmax(1)
     counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
     return Match(len(x), float((ours - theirs).abs().max()), *counts)
-
-
-def _device(net: nn.Module) -> torch.device:
-    return next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def _batches(n: int) -> Iterator[slice]:

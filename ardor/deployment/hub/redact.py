@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ardor.storage.runs import WHERE_THINGS_LIE
+from ardor.storage.runs import LOCATIONS
 
 # /data/me/x.npz, ~/x.npz, ../x.npz and npz:/data/me/x.npz, but neither 8/255, hf:owner/net nor https://host/x
 _PLACE = re.compile(r"(?<![\w./~])(?:~|\.{1,2})?/(?:[^\s/:]+/)*([^\s/:]+)")
@@ -28,7 +28,7 @@ def redact(said: Any) -> Any:
 
 def trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config.yaml without where things lay and how many threads there were."""
-    gone = {*WHERE_THINGS_LIE} - {"fingerprint.ardor"}
+    gone = {*LOCATIONS} - {"fingerprint.ardor"}
     found: dict[str, Any] = {}
     for key, value in config.items():
         if key in gone:

@@ -13,10 +13,12 @@ from ardor import data, models
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.variants.comparison import DeploymentReport
 from ardor.deployment.variants.run_files import current
-from ardor.diagnostics.record import claim_of
+from ardor.diagnostics.record import record_of
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.report import Report
-from ardor.storage.config import as_text, read_yaml
+from ardor.evaluation.report_files import reports_of
+from ardor.storage.config import as_text
+from ardor.storage.runs import Run
 
 
 @dataclass(frozen=True)
@@ -61,18 +63,18 @@ class Evidence:
 
 
 def release_of(run: str | Path, checkpoint: str = "best") -> Release:
-    """A run's checkpoint, with every report-*.json and *.onnx in its folder.
+    """A run's checkpoint, with every report and ONNX file in its folder.
 
     Image shape and class names are those of an exported file, else of the run's data, which are then read.
     Raises ConfigError, CheckpointError, RunError and DataError.
     """
-    run = Path(run)
+    run, folder = Path(run), Run(run)
     net = models.load(run, checkpoint=checkpoint)
-    if not (run / "config.yaml").is_file():
+    if not folder.exists:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor push runs/NAME")
-    config = read_yaml(run / "config.yaml")
-    reports, unread = _reports(run)
-    files = sorted(run.glob("*.onnx"))
+    config = folder.config
+    reports, unread = reports_of(run)
+    files = folder.onnx_files()
     shape, names = _images(net, files, config)
     chosen, (compared, why) = _chosen(run, net, checkpoint), current(run, checkpoint)
     unread += [why] if why else []
@@ -108,16 +110,6 @@ def evidence_of(release: Release) -> Evidence:
     return Evidence(weights, reports, tuple(files), tuple(left_out))
 
 
-def _reports(run: Path) -> tuple[list[Report], list[str]]:
-    found, unread = [], []
-    for path in sorted(run.glob("report-*.json")):
-        try:
-            found.append(Report.load(path))
-        except ConfigError as error:
-            unread.append(f"{path.name}: {error}")
-    return found, unread
-
-
 def _table(compared: DeploymentReport) -> str:
     """Without the findings, which stand together in the card."""
     forms = tuple(replace(form, report=replace(form.report, findings=[])) for form in compared.forms)
@@ -142,7 +134,7 @@ def _images(
 
 def _chosen(run: Path, net: nn.Module, checkpoint: str) -> str:
     """Which epoch's weights, and what chose them."""
-    claim = claim_of(run, net)
+    claim = record_of(run, net)
     if claim is None:
         return f"the checkpoint `{checkpoint}`"
     said = f"the checkpoint `{checkpoint}`; on the validation images {100 * claim.clean:.2f} % clean"

@@ -13,7 +13,6 @@ from typing import Any
 
 from ardor.deployment.variants.latency import Latency
 from ardor.errors import ConfigError
-from ardor.evaluation.access import answers
 from ardor.evaluation.comparison.difference import Difference
 from ardor.evaluation.comparison.paired import compare
 from ardor.evaluation.proportion import Proportion
@@ -83,7 +82,7 @@ class DeploymentReport:
         yield "cost", "latency p50, ms", [f"{form.latency.p50:.3g}" for form in forms]
         yield "cost", "latency p95, ms", [f"{form.latency.p95:.3g}" for form in forms]
         figures = [form.report.figures() for form in forms]
-        kinds = [answers(form.report) for form in forms]
+        kinds = [form.report.by_access() for form in forms]
         for name in [name for name in figures[0] if name != "worst_case"]:
             queries = forms[0].report.attacks[name].get("queries") if name in forms[0].report.attacks else None
             said = name if queries is None else f"{name}, {queries:,} queries"
@@ -153,7 +152,7 @@ class DeploymentReport:
 
 def _said(whole: DeploymentReport, form: Variant, folder: Path) -> dict[str, Any]:
     """A form as JSON can say it; its figures are said too, for readers, and follow from the report."""
-    figures = {k: {"k": p.k, "n": p.n} for k, p in {**form.report.figures(), **answers(form.report)}.items()}
+    figures = {k: {"k": p.k, "n": p.n} for k, p in {**form.report.figures(), **form.report.by_access()}.items()}
     beside = {
         name: {"difference": d.value, "interval95": list(d.images), "mcnemar_p": d.p}
         for name, d in whole.differences.get(form.name, {}).items()

@@ -21,13 +21,15 @@ from ardor.deployment.variants.latency import RUNS, latencies, processor
 from ardor.engine.flops import macs
 from ardor.engine.modes import freeze
 from ardor.errors import CheckpointError, ConfigError
-from ardor.evaluation.identity import identity, kept
+from ardor.evaluation.attacked import adversarial
+from ardor.evaluation.identity import identity, matching_report
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
-from ardor.evaluation.verdicts import ProgressCallback, adversarial, evaluate
+from ardor.evaluation.verdicts import ProgressCallback, evaluate
 from ardor.models import hash_of
 from ardor.storage.config import describe
+from ardor.storage.runs import journal_of
 from ardor.version import __version__
 
 
@@ -124,11 +126,11 @@ def _report(
     """The form's report, made anew where none of the same evaluation is kept."""
     batch = min(batch, len(data))
     wanted = identity(net, data, suite, batch=batch, seed=seed)
-    report = kept(where, wanted)
+    report = matching_report(where, wanted)
     if report is None:
         # named after the evaluation: that of other weights or attacks has a journal of its own
         key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:8]
-        book = where.with_name(f"{where.stem.replace('report-', 'journal-', 1)}-{key}") if journal else None
+        book = where.with_name(f"{journal_of(where).name}-{key}") if journal else None
         report = evaluate(net, data, suite, batch=batch, seed=seed, journal=book, progress=progress)
         report.title = title
         report.save(where)

@@ -1,7 +1,4 @@
-"""A run's folder before and after: its files for a device, made where they are missing, and its comparison of them.
-
-deployed-CHECKPOINT.json    the comparison, with the names of the reports beside it
-"""
+"""A run's folder before and after: its files for a device, made where they are missing, and its comparison of them."""
 
 from __future__ import annotations
 
@@ -22,18 +19,15 @@ from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, word_of
+from ardor.storage.runs import Run
 from ardor.types import Threat
 
 
 def files_of(run: Path, checkpoint: str = "best") -> dict[str, Path]:
     """By name of the form, the file in the run's folder: weights, float32 ONNX and INT8 ONNX."""
-    ends = (".safetensors", ".onnx", "-int8.onnx")
-    return {name: run / f"{checkpoint}{end}" for name, end in zip(VARIANTS, ends, strict=True)}
-
-
-def comparison_of(run: Path, checkpoint: str = "best") -> Path:
-    """Where the comparison of a run's forms lies."""
-    return run / f"deployed-{checkpoint}.json"
+    of = Run(run)
+    files = of.checkpoint(checkpoint), of.exported(checkpoint), of.exported(checkpoint, int8=True)
+    return dict(zip(VARIANTS, files, strict=True))
 
 
 def reports_of(
@@ -91,7 +85,7 @@ def deploy_run(
     reports = reports_of(files, suite, check.part, len(check) if check.of else None, seed)
     words = {"batch": batch, "seed": seed, "runs": runs, "journal": journal, "progress": progress}
     made = deploy(net, files, check, suite, reports, checkpoint=checkpoint, **words)  # type: ignore[arg-type]
-    made.save(comparison_of(run, checkpoint))
+    made.save(Run(run).comparison(checkpoint))
     return made
 
 
@@ -113,7 +107,7 @@ def current(run: Path, checkpoint: str = "best") -> tuple[DeploymentReport | Non
 
     (None, "") where there is none.
     """
-    path = comparison_of(run, checkpoint)
+    path = Run(run).comparison(checkpoint)
     if not path.exists():
         return None, ""
     try:

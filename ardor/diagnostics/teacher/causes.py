@@ -45,21 +45,21 @@ class Repair:
     before: Callable[[Images], Images]
 
 
-def diagnose(bench: Probe, logits: Tensor, claim: Record | None, chance: float, reached: bool) -> Finding | None:
+def diagnose(probe: Probe, logits: Tensor, claim: Record | None, chance: float, reached: bool) -> Finding | None:
     """The likely cause of a clean accuracy below the record, or at `chance`; without either, a flaw that shows anyway.
 
     logits: (N, classes), the net's answers to the images as they are. reached: whether there is a record and it is
     reached, so that only its weights or a repair can still speak against the net.
     """
-    mask = right(logits, bench.labels)
+    mask = right(logits, probe.labels)
     share = share_of(mask)
-    repaired = _of_weights(bench, share) or _of_images(bench, mask, claim) or _of_classes(logits, bench, claim)
+    repaired = _of_weights(probe, share) or _of_images(probe, mask, claim) or _of_classes(logits, probe, claim)
     if repaired is not None:
         return repaired
     if reached:
         return _near_chance(share, chance)
-    if claim is not None and claim.data not in (None, bench.data.name):
-        return _other_images(share, claim, bench.data)
+    if claim is not None and claim.data not in (None, probe.data.name):
+        return _other_images(share, claim, probe.data)
     if at_chance(share, chance):
         return _near_chance(share, chance) if claim is None and share.n < enough(chance) else _blind(share)
     if claim is None:
@@ -116,8 +116,8 @@ def _near_chance(share: Proportion, chance: float) -> Finding:
 # Weights
 
 
-def _of_weights(bench: Probe, share: Proportion) -> Finding | None:
-    fresh, used = _fresh_norms(bench.net, next(bench.images()))
+def _of_weights(probe: Probe, share: Proportion) -> Finding | None:
+    fresh, used = _fresh_norms(probe.net, next(probe.images()))
     if not fresh:
         return None
     what = "all" if len(fresh) == used else f"{len(fresh)} of"
@@ -157,19 +157,19 @@ def _watched(net: nn.Module) -> Iterator[set[nn.Module]]:
 # Images
 
 
-def _of_images(bench: Probe, before: Mask, claim: Record | None) -> Finding | None:
-    tried = [(repair, _under(bench, repair)) for repair in repairs(bench.net, bench.data)]
+def _of_images(probe: Probe, before: Mask, claim: Record | None) -> Finding | None:
+    tried = [(repair, _under(probe, repair)) for repair in repairs(probe.net, probe.data)]
     repair, after = max(tried, key=lambda pair: int(pair[1].sum()))  # the first of the best
     if not brings_back(before, after, claim):
         return None
     return Finding("mis_normalised", "error", _regained(before, after, repair.seen), repair.next)
 
 
-def _under(bench: Probe, repair: Repair) -> Mask:
+def _under(probe: Probe, repair: Repair) -> Mask:
     try:
-        return right(bench.logits(lambda net, x, y, noise: repair.before(x)), bench.labels)
+        return right(probe.logits(lambda net, x, y, noise: repair.before(x)), probe.labels)
     except ModelError:  # no finite logits: no repair
-        return torch.zeros(len(bench.data), dtype=torch.bool)
+        return torch.zeros(len(probe.data), dtype=torch.bool)
 
 
 def repairs(net: nn.Module, data: Split) -> list[Repair]:
@@ -222,8 +222,8 @@ def _row(values: Sequence[float]) -> str:
 # Classes
 
 
-def _of_classes(logits: Tensor, bench: Probe, claim: Record | None) -> Finding | None:
-    y = bench.labels
+def _of_classes(logits: Tensor, probe: Probe, claim: Record | None) -> Finding | None:
+    y = probe.labels
     fit = torch.zeros(len(y), dtype=torch.bool)
     fit[y.argsort(stable=True)[::2]] = True  # half of each class: an order is not judged on what it was drawn from
     order = class_order(logits[fit], y[fit])

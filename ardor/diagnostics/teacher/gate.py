@@ -48,11 +48,11 @@ def examine_teacher(
 ) -> TeacherReport:
     """Measure `teacher` on at most `limit` images of `val`, classes in proportion, and refuse it where it is not sound.
 
-    record: what is claimed, see `claim_of`; without it only flaws that show by themselves are found. student: a trained
-    net of the student's kind, for the transfer. robust: whether the method wants a robust teacher; False leaves PGD-20
-    out. batch: images at once. seed: of the random starts. A teacher that does not fit the data is a finding, no error.
-    Modes, flags, gradients and the global generator are put back. Raises DataError for a batch below 1, ConfigError for
-    a limit below 1, ModelError where the student does not fit.
+    record: see `record_of`; without it only flaws that show by themselves are found. student: a trained net of the
+    student's kind, for the transfer. robust: whether the method wants a robust teacher; False leaves PGD-20 out. batch:
+    images at once. seed: of the random starts. A teacher that does not fit the data is a finding, no error. Modes,
+    flags, gradients and the global generator are put back. Raises DataError for a batch below 1, ConfigError for a
+    limit below 1, ModelError where the student does not fit.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
@@ -61,18 +61,18 @@ def examine_teacher(
     tell = progress or _nobody
     with seeded(seed), attack_view(teacher) as view:  # a net that is random itself meets the same numbers
         tell("clean", 0, PARTS)
-        bench = Probe(teacher, view, part, batch, seed)
-        logits = _answers(bench, seen)
+        probe = Probe(teacher, view, part, batch, seed)
+        logits = _answers(probe, seen)
         if logits is None:
             return seen
-        _judge_clean(bench, logits, seen, lambda: tell("causes", 1, PARTS))
+        _judge_clean(probe, logits, seen, lambda: tell("causes", 1, PARTS))
         if seen.refused:
             return seen
         tell(f"PGD-{STEPS}", 2, PARTS)
-        _judge_robust(bench, logits, seen, robust)
+        _judge_robust(probe, logits, seen, robust)
         tell("student", 3, PARTS)
         if student is not None:
-            seen.transfer = _transfer(bench, right(logits, bench.labels), student, threat)
+            seen.transfer = _transfer(probe, right(logits, probe.labels), student, threat)
     return seen
 
 
@@ -86,12 +86,12 @@ def wants_robust(method: Any) -> bool:
     return bool(vars(kind).get("wants_robust_teacher", True))
 
 
-def _answers(bench: Probe, seen: TeacherReport) -> Tensor | None:
+def _answers(probe: Probe, seen: TeacherReport) -> Tensor | None:
     """The logits of the clean images; None, with a finding, where there are none."""
     try:
-        _require_size(seen.claim, bench.data)
-        require_fit(bench.net, bench.data.shape, bench.data.classes, "teacher")
-        return bench.logits()
+        _require_size(seen.claim, probe.data)
+        require_fit(probe.net, probe.data.shape, probe.data.classes, "teacher")
+        return probe.logits()
     except ModelError as error:
         evidence, _, advice = str(error).rpartition(": ")
         seen.findings.append(Finding("misfit", "error", evidence, advice))
@@ -106,39 +106,39 @@ def _require_size(claim: Record | None, data: Split) -> None:
         )
 
 
-def _judge_clean(bench: Probe, logits: Tensor, seen: TeacherReport, tell: Callable[[], None]) -> None:
+def _judge_clean(probe: Probe, logits: Tensor, seen: TeacherReport, tell: Callable[[], None]) -> None:
     """Clean accuracy and entropy; the cause, unless the record is reached."""
-    y, claim = bench.labels, seen.claim
+    y, claim = probe.labels, seen.claim
     seen.clean = share_of(right(logits, y))
-    seen.entropy = Entropy(float(_entropy(logits).mean()), None, bench.data.classes)
+    seen.entropy = Entropy(float(_entropy(logits).mean()), None, probe.data.classes)
     chance, reached = chance_of(logits, y), claim is not None and not short(seen.clean, claim.clean, ROUNDED)
     if not reached or at_chance(seen.clean, chance):
         tell()
-        seen.findings += present(diagnose(bench, logits, claim, chance, reached))
+        seen.findings += present(diagnose(probe, logits, claim, chance, reached))
 
 
-def _judge_robust(bench: Probe, logits: Tensor, seen: TeacherReport, robust: bool) -> None:
+def _judge_robust(probe: Probe, logits: Tensor, seen: TeacherReport, robust: bool) -> None:
     """PGD-20 against the record or chance, and the entropy on hard images."""
     if not robust or seen.entropy is None:
         return
-    clean, y = right(logits, bench.labels), bench.labels
-    attacked = bench.logits(pgd(seen.threat))
+    clean, y = right(logits, probe.labels), probe.labels
+    attacked = probe.logits(pgd(seen.threat))
     seen.robust = share_of(clean & right(attacked, y))
     hard = margin(attacked, y).argsort(descending=True, stable=True)[: math.ceil(len(y) / HARD)]
     seen.entropy = dataclasses.replace(seen.entropy, hard=float(_entropy(logits[hard]).mean()))
-    weak = not_robust(bench, clean, seen)
+    weak = not_robust(probe, clean, seen)
     seen.findings += present(weak or other_eps(seen.claim, seen.threat))
 
 
-def _transfer(bench: Probe, clean: Mask, student: nn.Module, threat: Threat) -> Proportion:
+def _transfer(probe: Probe, clean: Mask, student: nn.Module, threat: Threat) -> Proportion:
     """Of the student's adversarial examples, from images that both get right, those that the teacher gets wrong."""
-    y = bench.labels
+    y = probe.labels
     with attack_view(student) as view:
-        require_fit(student, bench.data.shape, bench.data.classes, "student")
-        own = Probe(student, view, bench.data, bench.batch, bench.seed)
-        made = list(own.images(pgd(threat)))
-        fooled = clean & right(own.logits(), y) & ~right(own.answers(made), y)
-    return share_of(~right(bench.answers(made), y)[fooled])
+        require_fit(student, probe.data.shape, probe.data.classes, "student")
+        own = Probe(student, view, probe.data, probe.batch, probe.seed)
+        x_adv = list(own.images(pgd(threat)))
+        fooled = clean & right(own.logits(), y) & ~right(own.logits(images=x_adv), y)
+    return share_of(~right(probe.logits(images=x_adv), y)[fooled])
 
 
 def _entropy(logits: Tensor) -> Tensor:

@@ -29,19 +29,19 @@ SAME_EPS = 0.02
 """A radius within this share of another is the same: 0.031 stands for 8/255 in the oldest records."""
 
 
-def not_robust(bench: Probe, clean: Mask, seen: TeacherReport) -> Finding | None:
+def not_robust(probe: Probe, clean: Mask, seen: TeacherReport) -> Finding | None:
     """PGD-20 below what the record says at its own eps, or below chance at the threat's."""
     claim, robust = seen.claim, seen.robust or Proportion(0, 0)
     missed = ""
     if claim is not None and claim.robust is not None and claim.norm == _norm(seen.threat):
-        there = robust if _same_eps(claim, seen.threat) else within(bench, clean, seen.threat, claim.eps or 0)
+        there = robust if _same_eps(claim, seen.threat) else within(probe, clean, seen.threat, claim.eps or 0)
         if short(there, claim.robust, ROUNDED if claim.attack == AUTOATTACK else WEAKER):
             said = f"{claim.attack} {100 * claim.robust:.1f} % at eps {as_text(claim.eps or 0)}"
             missed = f", and the record of {claim.of} says {said}"
             missed += "" if there is robust else f", where it leaves {there} %"
-    if not missed and robust.interval[1] >= 1 / bench.data.classes:
+    if not missed and robust.interval[1] >= 1 / probe.data.classes:
         return None
-    half, quarter = (within(bench, clean, seen.threat, seen.threat.eps / k) for k in (2, 4))
+    half, quarter = (within(probe, clean, seen.threat, seen.threat.eps / k) for k in (2, 4))
     eps = as_text(seen.threat.eps)
     evidence = (
         f"PGD-{STEPS} at eps {eps} leaves {robust} % of {robust.n} images right{missed}; "
@@ -79,10 +79,10 @@ def _norm(threat: Threat) -> str:
     return type(threat).__name__.lower()
 
 
-def within(bench: Probe, clean: Mask, threat: Threat, eps: float) -> Proportion:
+def within(probe: Probe, clean: Mask, threat: Threat, eps: float) -> Proportion:
     """Accuracy under PGD-20 at another radius."""
     other: Any = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
-    return share_of(clean & right(bench.logits(pgd(other)), bench.labels))
+    return share_of(clean & right(probe.logits(pgd(other)), probe.labels))
 
 
 def short(seen: Proportion, said: float, slack: float) -> bool:

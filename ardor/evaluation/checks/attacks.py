@@ -22,11 +22,11 @@ def of_report(report: Report) -> list[Finding]:
     kinds = {name: _kind(report, name) for name in report.verdicts}
     robust = {name: report.robust(name).k for name in report.verdicts}
     sequential = bool(getattr(report, "sequential", False))
-    found = [None if sequential else one_step_wins(robust), _of_square(report, kinds, robust, sequential)]
+    findings = [None if sequential else one_step_wins(robust), _of_square(report, kinds, robust, sequential)]
     pgd, auto = ([robust[n] for n, kind in kinds.items() if kind in group] for group in (("pgd",), AUTOATTACK))
     if pgd and auto:
-        found.append(pgd_above_autoattack(min(pgd), min(auto), report.n))
-    return present(*found, hidden_by_quantisation(report))
+        findings.append(pgd_above_autoattack(min(pgd), min(auto), report.n))
+    return present(*findings, hidden_by_quantisation(report))
 
 
 def _of_square(report: Report, kinds: Mapping[str, str], robust: Mapping[str, int], sequential: bool) -> Finding | None:
@@ -44,8 +44,8 @@ def _of_square(report: Report, kinds: Mapping[str, str], robust: Mapping[str, in
 
 def _kind(report: Report, name: str) -> str:
     """What an attack is, whatever the suite calls it: "pgd", "apgd", "square" ..."""
-    said = report.attacks.get(name)
-    return str(said.get("name", name) if isinstance(said, dict) else name).lower().partition("_")[0]
+    config = report.attacks.get(name)
+    return str(config.get("name", name) if isinstance(config, dict) else name).lower().partition("_")[0]
 
 
 FALLEN = 0.01
@@ -150,10 +150,12 @@ def record(what: str, measured: Proportion, claimed: float) -> Finding | None:
     return Finding("record", "error", evidence, advice)
 
 
-def few_classes(asked: Mapping[str, Any], run: Mapping[str, Any], classes: int) -> Finding | None:
-    """An attack of the suite was run with another loss or fewer targets. asked, run: attacks by name."""
+def few_classes(requested: Mapping[str, Any], run: Mapping[str, Any], classes: int) -> Finding | None:
+    """An attack of the suite was run with another loss or fewer targets. requested, run: attacks by name."""
     changed = [
-        f"{name} ran with {', '.join(_changes(asked[name], run[name]))}" for name in asked if asked[name] != run[name]
+        f"{name} ran with {', '.join(_changes(requested[name], run[name]))}"
+        for name in requested
+        if requested[name] != run[name]
     ]
     if not changed:
         return None
@@ -161,6 +163,6 @@ def few_classes(asked: Mapping[str, Any], run: Mapping[str, Any], classes: int) 
     return Finding("few_classes", "note", f"with {classes} classes {'; '.join(changed)}", advice)
 
 
-def _changes(asked: Any, run: Any) -> list[str]:
-    pairs = {key: (value, vars(run)[key]) for key, value in vars(asked).items()}
+def _changes(requested: Any, run: Any) -> list[str]:
+    pairs = {key: (value, vars(run)[key]) for key, value in vars(requested).items()}
     return [f"{key} {new} instead of {old}" for key, (old, new) in pairs.items() if new != old]

@@ -25,17 +25,17 @@ INT8 = "-int8"
 @torch.no_grad()
 def of_file(net: Any, x: Images) -> list[Finding]:
     """Every finding on an exported file, with images x (B, C, H, W) at hand; none on any other net."""
-    said = getattr(net, "metadata", None)
-    if not said:
+    metadata = getattr(net, "metadata", None)
+    if not metadata:
         return []
-    int8, found = said["to"].endswith(INT8), list[Finding | None]()
+    int8, findings = metadata["to"].endswith(INT8), list[Finding | None]()
     if int8:
-        found += [few_calibration(said["calibration"]["n"])]
+        findings += [few_calibration(metadata["calibration"]["n"])]
     if not net.without_gradients:
         simulated = net.simulated(x.cpu())
-        found += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
-        found += [saturated(net.simulated.clipped(x.cpu())) if int8 else None]
-    return present(*found)
+        findings += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
+        findings += [saturated(net.simulated.clipped(x.cpu())) if int8 else None]
+    return present(*findings)
 
 
 APART = 0.01
@@ -84,16 +84,14 @@ HIDDEN, FEW = 0.002, 3
 
 def hidden_by_quantisation(report: Report) -> Finding | None:
     """What an INT8 file withstands along its own gradients, it does not withstand when asked otherwise."""
-    from ardor.evaluation.access import answers
-
-    said = {kind: share.k for kind, share in answers(report).items()}
-    if not str(report.model.get("to")).endswith(INT8) or "white-box" not in said:
+    counts = {kind: share.k for kind, share in report.by_access().items()}
+    if not str(report.model.get("to")).endswith(INT8) or "white-box" not in counts:
         return None
-    white = said.pop("white-box")
-    if not said or white - min(said.values()) <= max(HIDDEN * report.n, FEW):
+    white = counts.pop("white-box")
+    if not counts or white - min(counts.values()) <= max(HIDDEN * report.n, FEW):
         return None
-    words = {"transfer": "images made against another net", "query": "Square"}
-    others = " and ".join(f"{words[kind]} {k}" for kind, k in said.items())
+    names = {"transfer": "images made against another net", "query": "Square"}
+    others = " and ".join(f"{names[kind]} {k}" for kind, k in counts.items())
     evidence = f"attacks along the file's own gradients leave {white} of {report.n} images right, {others}"
     advice = "INT8 hides gradients: quote the worst case, as an upper bound, never the white-box figure alone"
     return Finding("hidden_by_quantisation", "error", evidence, advice)

@@ -26,23 +26,26 @@ def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
     Call it on the net as it came, not inside attack_view: its mode is looked at too. Modes, flags and the global
     generator are put back. Raises ModelError where the net gives no finite logits, one row for each image.
     """
-    found = [training_mode(net), float16(net)]
+    findings = [training_mode(net), float16(net)]
     with attack_view(net) as view, seeded(0):
-        logits = answer(net, x)
-        found += [probabilities(logits), constant(logits.argmax(1), y)]
-        found += [randomised([answer(net, x[:FEW]) for _ in range(CALLS)])]
-        found += [batch_mates(*in_other_company(net, x, logits))]
-        found += [without_gradients(net)]
-        if found[-1] is None:
+        logits = logits_of(net, x)
+        findings += [probabilities(logits), constant(logits.argmax(1), y)]
+        findings += [randomised([logits_of(net, x[:FEW]) for _ in range(CALLS)])]
+        findings += [batch_mates(*in_other_company(net, x, logits))]
+        findings += [without_gradients(net)]
+        if findings[-1] is None:
             right = logits.argmax(1) == y
             ce, margin = (gradient(view, x[right], y[right], loss) for loss in ("ce", "margin"))
-            found += [nan_gradients(ce, margin), zero_gradients(ce, margin)]
-    return present(*found)
+            findings += [nan_gradients(ce, margin), zero_gradients(ce, margin)]
+    return present(*findings)
 
 
 @torch.no_grad()
-def answer(net: Net, x: Images) -> Logits:
-    """The logits (B, classes) of x. Raises ModelError where they are anything else, or where half a net refuses x."""
+def logits_of(net: Net, x: Images, where: str = "") -> Logits:
+    """The logits (B, classes) of x. Raises ModelError where they are anything else, or where half a net refuses x.
+
+    where: for the message, such as " under fgsm".
+    """
     try:
         logits = net(x)
     except RuntimeError as error:
@@ -65,7 +68,11 @@ def answer(net: Net, x: Images) -> Logits:
             "return one row for each image"
         )
     if not bool(logits.isfinite().all()):
-        raise ModelError("expected finite logits, got NaN or infinity: check the weights and the normalisation")
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise ModelError(
+            f"expected finite logits{where}, got NaN or infinity on {bad} of {len(x)} images: check the weights and "
+            "the normalisation"
+        )
     return logits
 
 
@@ -78,7 +85,7 @@ def in_other_company(net: Net, x: Images, logits: Logits) -> tuple[Logits, Logit
     if not half:
         return logits[:0], logits[:0]
     mixed = torch.cat([x[:half].flip(0), x[:1].expand(len(x) - half, *x.shape[1:])])
-    return logits[:half], answer(net, mixed)[:half].flip(0)
+    return logits[:half], logits_of(net, mixed)[:half].flip(0)
 
 
 @torch.enable_grad()
@@ -94,9 +101,9 @@ def gradient(net: Net, x: Images, y: Labels, loss: str) -> Tensor:
 
 def without_gradients(net: nn.Module) -> Finding | None:
     """The net is a file on a runtime that gives none and cannot be simulated; it says so in `without_gradients`."""
-    said = getattr(net, "without_gradients", "")
+    reason = getattr(net, "without_gradients", "")
     next_ = "judge it with --suite square, and with images made against the net that it came from"
-    return Finding("without_gradients", "note", said, next_) if said else None
+    return Finding("without_gradients", "note", reason, next_) if reason else None
 
 
 def training_mode(net: nn.Module) -> Finding | None:

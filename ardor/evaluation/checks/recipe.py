@@ -44,12 +44,12 @@ def of_recipe(config: Config, eps: float | None = None) -> list[Finding]:
     eps: the radius that the run will be judged at, where that is known. Of a user's own method only what every method
     may have is looked at: its attack, and `train_mode_attack`. What the configuration does not say is not judged.
     """
-    found = [check(config, where) for where in (TRAINING, VALIDATION) for check in (step_above_eps, short_reach)]
-    found += [validation_threat(config), judged_eps(config, eps), *milestones(config), kl_scale(config)]
-    found += [bn_in_attack(config), protocol(config), unused_temperature(config), *terms_off(config)]
-    found += [still_start(config), late_begin(config), long_warmup(config), small_val(config)]
-    found += [half_precision(config), split_batches(config)]
-    return present(*found)
+    findings = [check(config, where) for where in (TRAINING, VALIDATION) for check in (step_above_eps, short_reach)]
+    findings += [validation_threat(config), judged_eps(config, eps), *milestones(config), kl_scale(config)]
+    findings += [bn_in_attack(config), protocol(config), unused_temperature(config), *terms_off(config)]
+    findings += [still_start(config), late_begin(config), long_warmup(config), small_val(config)]
+    findings += [half_precision(config), split_batches(config)]
+    return present(*findings)
 
 
 def step_above_eps(config: Config, where: str) -> Finding | None:
@@ -79,7 +79,7 @@ def validation_threat(config: Config) -> Finding | None:
     a, b = (_number(config, f"{where}.threat.eps") for where in (TRAINING, VALIDATION))
     if a is None or b is None or (trained.get("name") == chosen.get("name") and math.isclose(a, b, rel_tol=1e-6)):
         return None
-    evidence = f"trained at {_said(trained, a)}, its checkpoint chosen at {_said(chosen, b)}"
+    evidence = f"trained at {_threat_text(trained, a)}, its checkpoint chosen at {_threat_text(chosen, b)}"
     return Finding("other_eps", "warning", evidence, "leave recipe.val_attack.threat away: it follows the method's")
 
 
@@ -112,8 +112,8 @@ def milestones(config: Config) -> list[Finding]:
 def _idle(marks: Sequence[int], epochs: float) -> list[str]:
     late = sorted({m for m in marks if m >= epochs})
     twice = sorted({m for m in marks if marks.count(m) > 1 and m < epochs})
-    said = [f"the rate never drops after epoch {_row(late)}: the run ends at {epochs:g}"] if late else []
-    return said + ([f"milestone {_row(twice)} stands more than once: its drops come at once"] if twice else [])
+    texts = [f"the rate never drops after epoch {_row(late)}: the run ends at {epochs:g}"] if late else []
+    return texts + ([f"milestone {_row(twice)} stands more than once: its drops come at once"] if twice else [])
 
 
 def kl_scale(config: Config) -> Finding | None:
@@ -161,14 +161,14 @@ def unused_temperature(config: Config) -> Finding | None:
 
 def terms_off(config: Config) -> list[Finding]:
     """Weights of 0 that leave a whole term of one of our methods out."""
-    name, found = _method(config), []
+    name, findings = _method(config), []
     for (method, field, value), (term, follows) in OFF.items():
         if name == method and _number(config, f"method.{field}") == value:
             evidence = f"{field} is {value}, so the term {term} of {name} has no weight: {follows}"
             severity: Severity = "note" if value == 1 or method == "variance_gap" else "warning"
             advice = f"nothing if that is meant, else type --method.{field}"
-            found.append(Finding("term_off", severity, evidence, advice))
-    return found
+            findings.append(Finding("term_off", severity, evidence, advice))
+    return findings
 
 
 def still_start(config: Config) -> Finding | None:
@@ -215,11 +215,11 @@ def half_precision(config: Config) -> Finding | None:
     """bfloat16 or float16 took part: declared, and another result than float32's."""
     recipe, labels = _piece(config, "recipe"), config.get("soft_labels")
     parts = {"learned": recipe.get("precision"), "was attacked while it learned": recipe.get("attack_precision")}
-    said = [f"the student {what} in {value}" for what, value in parts.items() if value not in (None, "float32")]
-    said += [f"the teacher's soft labels are kept in {labels}"] if labels == "float16" else []
-    if not said:
+    texts = [f"the student {what} in {value}" for what, value in parts.items() if value not in (None, "float32")]
+    texts += [f"the teacher's soft labels are kept in {labels}"] if labels == "float16" else []
+    if not texts:
         return None
-    return Finding("half_precision", "note", ", ".join(said), "compare with runs of the same precision, or float32")
+    return Finding("half_precision", "note", ", ".join(texts), "compare with runs of the same precision, or float32")
 
 
 def split_batches(config: Config) -> Finding | None:
@@ -238,8 +238,8 @@ def _method(config: Config) -> Any:
 def _piece(config: Config, where: str) -> Mapping[str, Any]:
     """The mapping at the dotted key, empty where there is none."""
     node: Any = config
-    for word in where.split("."):
-        node = node.get(word) if isinstance(node, Mapping) else None
+    for key in where.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
     return node if isinstance(node, Mapping) else {}
 
 
@@ -266,11 +266,11 @@ def _row(numbers: Sequence[int]) -> str:
     return ", ".join(str(n) for n in numbers)
 
 
-def _said(threat: Mapping[str, Any], eps: float) -> str:
+def _threat_text(threat: Mapping[str, Any], eps: float) -> str:
     return f"{threat.get('name', 'eps')} {as_text(eps)}"
 
 
-def with_training(found: list[Finding], trained: Mapping[str, Any], eps: float) -> list[Finding]:
-    """What was found, and what in the training a reader must know; nothing twice."""
-    names = {finding.name for finding in found}
-    return [*found, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]
+def with_training(findings: list[Finding], trained: Mapping[str, Any], eps: float) -> list[Finding]:
+    """The findings of an evaluation and those of the training, each name once."""
+    names = {finding.name for finding in findings}
+    return [*findings, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]

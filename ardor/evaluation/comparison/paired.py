@@ -11,19 +11,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
 from ardor.evaluation.comparison.significance import holm
-from ardor.evaluation.comparison.wording import few, lines, verdict
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import NOT_ATTEMPTED, ROBUST, Report
-from ardor.storage.config import differences
-
-FORMAT = "ardor-comparison-1"
+from ardor.storage.config import differences, few
 
 OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student")
 PLACES_OF_A_TEACHER = tuple(f"teacher.{key}" for key in ("weights", "natural", "robust", "root", "download"))
@@ -59,33 +56,6 @@ class Comparison:
         """The class of lowest worst-case accuracy, and that accuracy, seed by seed. side: "a" or "b"."""
         shares = [{name: getattr(d.pairs[s], side) for name, d in self.classes.items()} for s in range(len(self.seeds))]
         return [min(seed.items(), key=lambda item: item[1].value) for seed in shares]
-
-    @property
-    def verdict(self) -> str:
-        """One sentence on the worst case that claims no more than nets, images and seeds allow."""
-        return verdict(self)
-
-    def text(self) -> str:
-        """Everything as Markdown; differences in points."""
-        return "\n".join(lines(self))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON can say it; shares of 1, None where there is no number."""
-        return {
-            "format": FORMAT,
-            "a": self.names[0],
-            "b": self.names[1],
-            "seeds": list(self.seeds),
-            "what": self.what,
-            "verdict": self.verdict,
-            "figures": {name: _said(d) for name, d in self.figures.items()},
-            "classes": {name: {**_said(d), "p_holm": self.adjusted[name]} for name, d in self.classes.items()},
-            "worst_class": {
-                side: [{"class": name, "k": p.k, "n": p.n} for name, p in self.worst_class(side)] for side in ("a", "b")
-            },
-            "differ": self.differ,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
 
 
 def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = ("A", "B")) -> Comparison:
@@ -143,16 +113,16 @@ def _require_same(one: Report, other: Report) -> None:
         {
             "data": {"hash": r.data.get("hash")},
             "images": [*zip(r.index, r.labels, strict=True)],
-            **{word: getattr(r, word) for word in ("suite", "sequential", "threat", "attacks", "seed")},
+            **{key: getattr(r, key) for key in ("suite", "sequential", "threat", "attacks", "seed")},
             "order": list(r.verdicts),  # an attack of a sequential suite is judged after those before it
         }
         for r in (one, other)
     ]
-    found = differences(identity[0], identity[1])
-    if found:
+    changed = differences(identity[0], identity[1])
+    if changed:
         raise ConfigError(
-            f"expected all to be judged on the same images by the same attacks, got {few(found)}: type ardor evaluate "
-            "with the same --data, --suite, --threat, --limit and --seed for each"
+            f"expected all to be judged on the same images by the same attacks, got {few(changed)}: type "
+            "ardor evaluate with the same --data, --suite, --threat, --limit and --seed for each"
         )
 
 
@@ -161,10 +131,10 @@ def _require_seeds(side: str, reports: Sequence[Report]) -> None:
     if len(reports) == 1:
         return
     for other in reports[1:]:
-        found = differences(_recipe(reports[0]), _recipe(other))
-        if found:
+        changed = differences(_recipe(reports[0]), _recipe(other))
+        if changed:
             raise ConfigError(
-                f"expected runs of {side} that differ only in the seed, got {few(found)}: name one method"
+                f"expected runs of {side} that differ only in the seed, got {few(changed)}: name one method"
             )
     hashes, seeds = [r.model.get("hash") for r in reports], [_seed(r) for r in reports if _seed(r) is not None]
     if len(set(hashes)) < len(hashes) or len(set(seeds)) < len(seeds):
@@ -174,8 +144,8 @@ def _require_seeds(side: str, reports: Sequence[Report]) -> None:
 def _recipe(report: Report, dropped: Sequence[str] = (*OF_A_SEED, *OF_A_TEACHER, *ELSEWHERE)) -> dict[str, Any]:
     """How a net was trained, without what a seed or a place changes."""
 
-    def without(said: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in said.items():
+    def without(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for key, value in config.items():
             if prefix + key not in dropped:
                 yield key, dict(without(value, f"{prefix}{key}.")) if isinstance(value, Mapping) else value
 
@@ -211,58 +181,44 @@ def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
     same = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x.model.get("hash") == y.model.get("hash")]
     teachers = [{(r.training.get("fingerprint") or {}).get("teacher") for r in side} for side in (a, b)]
     checkpoints = [sorted(set(filter(None, map(_checkpoint, side)))) for side in (a, b)]
-    found = []
+    findings = []
     if len({*checkpoints[0], *checkpoints[1]}) > 1:
         evidence = "checkpoints judged: " + ", ".join(
             f"{' and '.join(c) or 'unknown'} of {s}" for s, c in zip("AB", checkpoints, strict=True)
         )
         advice = "judge the same checkpoint of all: type ardor evaluate RUN with the same --checkpoint"
-        found.append(Finding("checkpoints", "warning", evidence, advice))
+        findings.append(Finding("checkpoints", "warning", evidence, advice))
     if len(versions) > 1:
         advice = "judge them again with one version, or show that it gives the same verdicts"
-        found.append(Finding("versions", "note", f"judged by {' and by '.join(versions)}", advice))
+        findings.append(Finding("versions", "note", f"judged by {' and by '.join(versions)}", advice))
     if marks:
         advice = "report it as the papers' protocol, not as held out: the images here favour what they chose"
-        found.append(Finding("selection", "warning", "; ".join(marks), advice))
+        findings.append(Finding("selection", "warning", "; ".join(marks), advice))
     if same:
         evidence = f"A and B have the same weights in {len(same)} of {len(a)} pairs"
-        found.append(Finding("same_net", "warning", evidence, "name two nets"))
+        findings.append(Finding("same_net", "warning", evidence, "name two nets"))
     if any(len(side) > 1 for side in teachers):
         advice = "the spread over seeds holds that of the teachers too"
-        found.append(Finding("teachers", "note", "the seeds of one side had different teachers", advice))
+        findings.append(Finding("teachers", "note", "the seeds of one side had different teachers", advice))
     seeds = [(_seed(x), _seed(y)) for x, y in zip(a, b, strict=True)]
     if any(x != y for x, y in seeds if x is not None and y is not None):
         evidence = "seeds of training (A, B): " + ", ".join(map(str, seeds))
-        found.append(Finding("unlike_seeds", "note", evidence, "pair nets of one seed: they share the order of images"))
-    return found
+        findings.append(
+            Finding("unlike_seeds", "note", evidence, "pair nets of one seed: they share the order of images")
+        )
+    return findings
 
 
 def _checkpoint(report: Report) -> str | None:
     """Which checkpoint of a run was judged; only the title says so."""
-    said = re.search(r" \((best|last)\)$", report.title)
-    return said and said[1]
+    match = re.search(r" \((best|last)\)$", report.title)
+    return match and match[1]
 
 
 def _doubts(names: tuple[str, str], a: Sequence[Report], b: Sequence[Report]) -> list[str]:
-    """Errors that a report found in its own net: its robust accuracy is no figure to compare."""
+    """Errors among a report's findings: its robust accuracy is no figure to compare."""
     errors = {
         name: dict.fromkeys(f.name for r in reports for f in r.findings if f.severity == "error")
         for name, reports in zip(names, (a, b), strict=True)
     }
     return [f"the report of {name} found an error in it ({', '.join(es)})" for name, es in errors.items() if es]
-
-
-def _said(d: Difference) -> dict[str, Any]:
-    pairs = [
-        {"n": s.n, "a": s.a.k, "b": s.b.k, "only_a": s.only_a, "only_b": s.only_b, "mcnemar_p": s.p} for s in d.pairs
-    ]
-    return {
-        "difference": d.value,
-        "sd": None if math.isnan(d.sd) else d.sd,
-        "interval95_images": list(d.images),
-        "interval95_seeds": None if d.seeds is None else list(d.seeds),
-        "interval95_both": None if d.both is None else list(d.both),
-        "p": d.p,
-        "could_show": None if math.isnan(d.least) else d.least,
-        "pairs": pairs,
-    }

@@ -1,4 +1,4 @@
-"""TODO ardor.evaluation.comparison.runs."""
+"""The runs and reports that a comparison pairs: by seed, and by the name of a report."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ardor.errors import ConfigError
-from ardor.evaluation.comparison.wording import few
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.report import Report
-from ardor.storage.config import read_yaml
+from ardor.storage.config import few
+from ardor.storage.runs import Run, suite_of
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ def side_of(path: Path) -> Side:
     """What the user named. Raises ConfigError."""
     if path.is_file():
         return Side(path, {seed_in(Report.load(path).training, path): path})
-    if (path / "config.yaml").is_file():
-        return Side(path, {seed_in(read_yaml(path / "config.yaml"), path): path})
-    children = sorted(child.parent for child in path.glob("*/config.yaml"))
+    if Run(path).exists:
+        return Side(path, {seed_in(Run(path).config, path): path})
+    children = Run.within(path)
     if not children:
         raise ConfigError(
             f"expected a judged run, a report file or a folder of runs, got {path}: type ardor evaluate RUN first"
         )
     runs: dict[int | None, Path] = {}
     for child in children:
-        seed = seed_in(read_yaml(child / "config.yaml"), child)
+        seed = seed_in(Run(child).config, child)
         if seed is None or seed in runs:
             got = f"{child} without recipe.seed" if seed is None else f"seed {seed} twice, in {runs[seed]} and {child}"
             raise ConfigError(f"expected runs of different seeds in {path}, got {got}: keep one method in a folder")
@@ -85,37 +85,33 @@ def reports_of(pairs: list[list[Path]], suite: str | None, checkpoint: str) -> t
     folders = {place: candidates(place, suite, checkpoint) for place in places if place not in given}
     if folders:
         name = choose(folders, {place.name: report.suite for place, report in given.items()})
-        given |= {place: Report.load(found[name]) for place, found in folders.items()}
+        given |= {place: Report.load(reports[name]) for place, reports in folders.items()}
     return [given[pair[0]] for pair in pairs], [given[pair[1]] for pair in pairs]
 
 
 def candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path]:
     """A run's reports of this checkpoint and suite, by file name, which says suite, threat, checkpoint and images."""
-    found = {}
-    for path in run.glob("report-*.json"):
-        words = path.stem.split("-")
-        if checkpoint in words[2:] and suite in (None, words[1]):
-            found[path.name] = path
-    if not found:
-        asked = "" if suite is None else f" --suite {suite}"
-        asked += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
+    reports = {path.name: path for path in Run(run).reports(suite, checkpoint)}
+    if not reports:
+        options = "" if suite is None else f" --suite {suite}"
+        options += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise ConfigError(
-            f"expected a run judged so, got {run} without such a report: type ardor evaluate {run}{asked}"
+            f"expected a run judged so, got {run} without such a report: type ardor evaluate {run}{options}"
         )
-    return found
+    return reports
 
 
 def choose(folders: dict[Path, dict[str, Path]], files: dict[str, str]) -> str:
     """The name that all runs have a report of, the newest; beside a report file that of its name, else of its suite."""
-    common = set.intersection(*(set(found) for found in folders.values()))
+    common = set.intersection(*(set(reports) for reports in folders.values()))
     if files:
         suites = set(files.values())
-        common = common & set(files) or {name for name in common if name.split("-")[1] in suites}
+        common = common & set(files) or {name for name in common if suite_of(Path(name)) in suites}
     if not common:
-        has = few([f"{run} has {', '.join(sorted(found))}" for run, found in folders.items()])
+        has = few([f"{run} has {', '.join(sorted(reports))}" for run, reports in folders.items()])
         wanted = f"; the file is of the suite {', '.join(files.values())}" if files else ""
         raise ConfigError(
             f"expected one report that all runs have, got {has}{wanted}: type ardor evaluate RUN with the same "
             "--suite, --threat and --limit for each"
         )
-    return max(common, key=lambda name: (max(found[name].stat().st_mtime for found in folders.values()), name))
+    return max(common, key=lambda name: (max(reports[name].stat().st_mtime for reports in folders.values()), name))

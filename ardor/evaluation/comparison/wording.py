@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
 
 from ardor.evaluation.comparison.difference import Difference
+from ardor.evaluation.comparison.paired import Comparison
 from ardor.evaluation.comparison.significance import LEVEL, Interval, holm
 from ardor.evaluation.proportion import mean_sd
+from ardor.storage.config import few
 
-if TYPE_CHECKING:
-    from ardor.evaluation.comparison.paired import Comparison
-
-
+FORMAT = "ardor-comparison-1"
 METHOD_SEEDS = 3  # fewer say nothing about a method
 
 
 def verdict(c: Comparison) -> str:
-    """One sentence on the worst case, looked at alone."""
+    """One sentence on the worst case, on its own, that claims no more than nets, images and seeds allow."""
     p = _p_of(c)
     return _verdict(c, p < LEVEL, f"p {_p(p, '= ')}")
 
@@ -32,10 +32,10 @@ def holm_verdicts(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
         return {name: verdict(c) for name, c in comparisons.items()}
     p = {name: _p_of(c) for name, c in comparisons.items()}
     corrected = holm(p)
-    said = {
+    texts = {
         name: f"p {_p(p[name], '= ')} ({_p(corrected[name])} by Holm over {len(p)} comparisons)" for name in comparisons
     }
-    return {name: _verdict(c, corrected[name] < LEVEL, said[name]) for name, c in comparisons.items()}
+    return {name: _verdict(c, corrected[name] < LEVEL, texts[name]) for name, c in comparisons.items()}
 
 
 def _p_of(c: Comparison) -> float:
@@ -50,11 +50,6 @@ def _verdict(c: Comparison, shown: bool, p: str) -> str:
     k = len(c.seeds)
     say = _of_one_seed if k == 1 else _of_two_seeds if k < METHOD_SEEDS else _of_methods
     return say(c.figures["worst_case"], shown, p)
-
-
-def few(found: Sequence[str]) -> str:
-    """The first four, and how many more."""
-    return "; ".join(found[:4]) + (f"; and {len(found) - 4} more" if len(found) > 4 else "")
 
 
 def _of_one_seed(worst: Difference, shown: bool, p: str) -> str:
@@ -110,8 +105,47 @@ def _p(p: float, equals: str = "") -> str:
     return "< 0.0001" if p < 1e-4 else f"{equals}{p:.2g}"
 
 
-def lines(c: Comparison) -> Iterator[str]:
-    """All of it, for a terminal."""
+def text(c: Comparison) -> str:
+    """The comparison as Markdown; differences in points."""
+    return "\n".join(_lines(c))
+
+
+def as_dict(c: Comparison) -> dict[str, Any]:
+    """The comparison as JSON; shares of 1, None where there is no number."""
+    return {
+        "format": FORMAT,
+        "a": c.names[0],
+        "b": c.names[1],
+        "seeds": list(c.seeds),
+        "what": c.what,
+        "verdict": verdict(c),
+        "figures": {name: _difference(d) for name, d in c.figures.items()},
+        "classes": {name: {**_difference(d), "p_holm": c.adjusted[name]} for name, d in c.classes.items()},
+        "worst_class": {
+            side: [{"class": name, "k": p.k, "n": p.n} for name, p in c.worst_class(side)] for side in ("a", "b")
+        },
+        "differ": c.differ,
+        "findings": [asdict(finding) for finding in c.findings],
+    }
+
+
+def _difference(d: Difference) -> dict[str, Any]:
+    pairs = [
+        {"n": s.n, "a": s.a.k, "b": s.b.k, "only_a": s.only_a, "only_b": s.only_b, "mcnemar_p": s.p} for s in d.pairs
+    ]
+    return {
+        "difference": d.value,
+        "sd": None if math.isnan(d.sd) else d.sd,
+        "interval95_images": list(d.images),
+        "interval95_seeds": None if d.seeds is None else list(d.seeds),
+        "interval95_both": None if d.both is None else list(d.both),
+        "p": d.p,
+        "could_show": None if math.isnan(d.least) else d.least,
+        "pairs": pairs,
+    }
+
+
+def _lines(c: Comparison) -> Iterator[str]:
     k = len(c.seeds)
     over = "one seed" if k == 1 else f"{k} seeds ({', '.join('?' if s is None else str(s) for s in c.seeds)})"
     yield from (f"A: {c.names[0]}", f"B: {c.names[1]}", f"{c.what}, {over}")
@@ -126,7 +160,7 @@ def lines(c: Comparison) -> Iterator[str]:
         worst = c.worst_class(side)
         mean = f", mean {100 * mean_sd([p.value for _, p in worst])[0]:.2f} %" if k > 1 else ""
         yield f"Worst class of {name}: " + ", ".join(f"{word} ({p.k} of {p.n})" for word, p in worst) + mean
-    yield from ("", c.verdict, *(str(finding) for finding in c.findings))
+    yield from ("", verdict(c), *(str(finding) for finding in c.findings))
 
 
 def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], word: str) -> Iterator[str]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ardor.errors import ConfigError
 from ardor.storage.files import write_atomic
 from ardor.storage.imports import nearest, require_package
-from ardor.storage.runs import _read, history
+from ardor.storage.runs import Run, json_mapping
 from ardor.training.trackers.mlflow import MLflow
 from ardor.training.trackers.tensorboard import TensorBoard
 from ardor.training.trackers.wandb import Wandb
@@ -70,7 +70,7 @@ class Sink:
     """Sends epochs to logs. One that fails is left alone after a single warning: a log never ends a run."""
 
     def __init__(self, words: Sequence[str], run: Path, config: Mapping[str, Any]) -> None:
-        self._words, self._run, self._config = list(words), Path(run), config
+        self._words, self._run, self._config = list(words), Run(run), config
         self._open: dict[str, Log] = {}
         self._finished = False
 
@@ -92,9 +92,9 @@ class Sink:
     def _begin(self, word: str, epoch: int) -> None:
         kept = _kept(self._run).get(word, {})
         first = min(kept.get("epoch", 0) + 1, epoch)
-        self._open[word] = LOGS[word](self._run, self._config, kept.get("id"), first)
+        self._open[word] = LOGS[word](self._run.folder, self._config, kept.get("id"), first)
         self._keep(word, first - 1)  # before anything is sent: a kill must not leave a second run on the server
-        for line in history(self._run):
+        for line in self._run.metrics():
             if first <= line["epoch"] < epoch:
                 self._send(word, line["epoch"], line)
 
@@ -104,7 +104,7 @@ class Sink:
 
     def _keep(self, word: str, epoch: int) -> None:
         text = json.dumps(_kept(self._run) | {word: {"id": self._open[word].id, "epoch": epoch}})
-        write_atomic(self._run / "log.json", lambda temporary: temporary.write_text(f"{text}\n", encoding="utf-8"))
+        write_atomic(self._run.log, lambda temporary: temporary.write_text(f"{text}\n", encoding="utf-8"))
 
     @contextmanager
     def _guarded(self, word: str) -> Iterator[None]:
@@ -114,7 +114,7 @@ class Sink:
             self._words.remove(word)
             self._open.pop(word, None)
             cause = " ".join(f"{type(error).__name__}: {error}".split())
-            log.warning("%s is left out from here on (%s); %s has all", word, cause, self._run / "metrics.jsonl")
+            log.warning("%s is left out from here on (%s); %s has all", word, cause, self._run.metrics_file)
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
@@ -125,6 +125,5 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in named.items() if value is not None}
 
 
-def _kept(run: Path) -> dict[str, Any]:
-    path = run / "log.json"
-    return _read(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else {}
+def _kept(run: Run) -> dict[str, Any]:
+    return json_mapping(run.log.read_text(encoding="utf-8", errors="replace")) if run.log.is_file() else {}

@@ -1,0 +1,126 @@
+"""The board that a terminal shows, and the plain lines elsewhere."""
+
+import io
+import os
+import pty
+import threading
+
+import pytest
+from rich.console import Console
+
+from ardor.cli import display
+from ardor.training.epoch import StepProgress
+from tests.training.trackers.conftest import epoch, finish
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tmp_path / "rslad"
+
+
+# The board
+
+
+def shown(board):
+    console = Console(file=io.StringIO(), force_terminal=True, width=200, color_system=None, soft_wrap=True)
+    console.print(board)
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
+
+
+def test_the_board_with_epochs_alone(run):
+    clock = iter([0.0, 60.0, 120.0, 180.0]).__next__
+    board = display.Board(4, str(run), clock)
+    [head] = shown(board)
+    assert head.startswith(f"{run}  epoch 1/4")
+    assert "left" not in head
+    board.take(epoch(1, best=True))
+    head, loss, val = shown(board)
+    assert "epoch 2/4" in head
+    assert head.endswith("3 min left")
+    assert loss == "loss 0.7500  kl 0.5000  ce 0.2500"
+    assert val == "val 71.0 clean 41.0 robust at epoch 1  best 71.0 clean 41.0 robust at epoch 1"
+    board.take(epoch(2))
+    assert shown(board)[2] == "val 72.0 clean 42.0 robust at epoch 2  best 71.0 clean 41.0 robust at epoch 1"
+    board.take(epoch(3, val=False))
+    assert shown(board)[2].startswith("val 72.0 clean 42.0 robust at epoch 2")
+    board.take(epoch(4, val=False))
+    assert "epoch 4/4" in shown(draw_at(board, 240.0))[0]
+
+
+def draw_at(board, now):
+    board._clock = lambda: now
+    return board
+
+
+def test_the_board_with_steps(run):
+    board = display.Board(4, str(run), lambda: 0.0)
+    board.take(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0, "ce": 0.5}))
+    head, loss = shown(draw_at(board, 30.0))
+    assert "epoch 1/4" in head
+    assert head.endswith("step 5/10  4 min left")  # 210 s
+    assert loss == "loss 1.5000  kl 1.0000  ce 0.5000  1234 images/s"
+    board.take(epoch(1))
+    assert "step 5" not in shown(board)[0]
+    assert "1234 images/s" in shown(board)[1]
+
+
+def test_the_board_of_a_run_that_goes_on(run):
+    finish(run, epoch(1, best=True))
+    finish(run, epoch(2))
+    board = display.Board(4, str(run), lambda: 0.0)
+    head, val = shown(board)
+    assert "epoch 3/4" in head
+    assert val == "val 72.0 clean 42.0 robust at epoch 2  best 71.0 clean 41.0 robust at epoch 1"
+    board.take(StepProgress(3, 4, 1, 2, 10, {"kl": 1.0}))
+    assert shown(draw_at(board, 20.0))[0].endswith("60 s left"), "at the pace of this process, not of all epochs"
+
+
+def test_off_a_terminal_a_plain_line_per_epoch(run, monkeypatch):
+    file = io.StringIO()
+    monkeypatch.setattr(display, "err", Console(file=file, highlight=False, soft_wrap=True))
+    records = [epoch(1, best=True), epoch(2)]
+    assert display.training(iter(records), 4, str(run)) == records
+    assert file.getvalue() == "".join(f"{record}\n" for record in records)
+    assert file.getvalue().startswith(
+        "epoch 1/4  loss 0.7500  kl 0.5000  ce 0.2500  val 71.0 clean 41.0 robust *  lr 0.1"
+    )
+    file.truncate(0)
+    with display.watching(4, str(run), quiet=True) as tell:
+        tell(epoch(1))
+        tell(StepProgress(1, 4, 5, 10, 1.0, {"kl": 1.0}))
+    assert file.getvalue().strip("\0") == ""
+    monkeypatch.setattr(display, "err", Console(file=file, force_terminal=True))  # FORCE_COLOR into a file, say
+    with display.watching(4, str(run)) as tell:
+        tell(StepProgress(1, 4, 5, 10, 1.0, {"kl": 1.0}))
+    assert file.getvalue().strip("\0") == ""
+
+
+def test_on_a_terminal_the_board_is_drawn_and_goes(run, monkeypatch):
+    ours, theirs = pty.openpty()
+    seen = []
+    reader = threading.Thread(target=lambda: seen.append(read_all(ours)))
+    reader.start()
+    with os.fdopen(theirs, "w") as file:
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr(display, "err", Console(file=file, highlight=False, soft_wrap=True, width=100))
+        with display.watching(4, "runs/x") as tell:
+            tell(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0}))
+            tell(epoch(1, best=True))
+    reader.join(10)
+    text = seen[0].decode()
+    assert "runs/x" in text
+    assert "images/s" in text
+    assert "epoch 1/4  loss 0.7500  kl 0.5000  ce 0.2500  val 71.0 clean 41.0 robust *  lr 0.1  2.0 s" in text
+    assert text.rstrip().endswith("\x1b[2K"), "the board itself does not stay"
+
+
+def read_all(end):
+    read = b""
+    while True:
+        try:
+            part = os.read(end, 4096)
+        except OSError:
+            part = b""
+        if not part:
+            return read
+        read += part

@@ -1,0 +1,186 @@
+"""The journal: nothing is lost or done for nothing, whatever interrupts it and whoever shares the work."""
+
+import json
+import multiprocessing
+import os
+import resource
+import time
+
+import pytest
+
+from ardor.errors import RunError
+from ardor.evaluation.journal import Journal
+from tests.evaluation.conftest import IDENTITY, batches, entry_of, settle
+
+
+def test_every_batch_is_done_once_and_read_ever_after(tmp_path):
+    first, done = settle(tmp_path / "j")
+    assert done == [0, 1, 2, 3]
+    assert all(fresh for _, fresh in first)
+    again, none = settle(tmp_path / "j")
+    assert none == []
+    assert [e for e, _ in again] == [e for e, _ in first]
+    assert not any(fresh for _, fresh in again)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    entries, done = settle(None)
+    assert len(entries) == 4
+    assert done == [0, 1, 2, 3]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_written_is_only_added_to(tmp_path):
+    path = tmp_path / "j" / "journal.jsonl"
+    settle(tmp_path / "j", count=2)
+    before = path.read_bytes()
+    settle(tmp_path / "j", count=4)
+    assert path.read_bytes().startswith(before)
+    assert len(path.read_bytes().splitlines()) == 4
+
+
+@pytest.mark.parametrize("cut", [1, 7, 60])
+def test_a_line_that_a_kill_cut_short_is_done_again(tmp_path, cut):
+    whole, _ = settle(tmp_path / "j")
+    path = tmp_path / "j" / "journal.jsonl"
+    text = path.read_bytes()
+    path.write_bytes(text[:-cut])
+    again, done = settle(tmp_path / "j")
+    assert done == [3]
+    assert [e for e, _ in again] == [e for e, _ in whole]
+    assert path.read_bytes() == text  # the torn end is gone, not left in the middle
+
+
+def test_a_damaged_line_is_not_believed(tmp_path, caplog):
+    settle(tmp_path / "j")
+    path = tmp_path / "j" / "journal.jsonl"
+    lines = path.read_text().splitlines()
+    lines[1] = lines[1].replace('"rbr"', '"rrr"')  # a flipped bit that is still JSON
+    path.write_text("\n".join(lines) + "\n")
+    again, done = settle(tmp_path / "j")
+    assert done == [1]
+    assert again[1][0].letters == "rbr"
+    assert "damaged line" in caplog.text
+
+
+def test_a_batch_of_other_images_is_refused(tmp_path):
+    settle(tmp_path / "j")
+    with pytest.raises(RunError, match="to be of the images that earlier verdicts leave"):
+        settle(tmp_path / "j", size=2)
+
+
+def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
+    settle(tmp_path / "j")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()}
+    other = {"model": {"hash": "b"}, "seed": 0}
+    with pytest.raises(RunError, match="model.hash: b here, a there.*type --journal"):
+        settle(tmp_path / "j", identity=other)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()} == before
+
+
+def test_a_folder_of_other_things_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(RunError, match="with other files"):
+        settle(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_kill_while_the_folder_was_made_does_no_harm(tmp_path):
+    (tmp_path / "claims.lock").touch()
+    (tmp_path / ".identity.yaml.1.tmp").write_text("half")
+    assert settle(tmp_path)[1] == [0, 1, 2, 3]
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="expected to write"):
+        settle(tmp_path / "file" / "j")
+
+
+def test_a_work_that_fails_leaves_its_batch_to_others(tmp_path):
+    def fail(batch):
+        if batch.number == 1:
+            raise KeyboardInterrupt
+        return entry_of("apgd/0", batch), None
+
+    with pytest.raises(KeyboardInterrupt):
+        settle(tmp_path / "j", work=fail)
+    assert settle(tmp_path / "j")[1] == [1, 2, 3]
+
+
+def test_a_full_disk_leaves_the_journal_whole(tmp_path):
+    """A limit on the size of a file, in a process of its own: the system refuses the line half way."""
+    settle(tmp_path / "j", count=2)
+    before = (tmp_path / "j" / "journal.jsonl").read_bytes()
+    child = multiprocessing.get_context("fork").Process(target=_fill, args=(tmp_path / "j", len(before) + 40))
+    child.start()
+    child.join()
+    assert child.exitcode == 7
+    assert (tmp_path / "j" / "journal.jsonl").read_bytes().startswith(before)
+    _, done = settle(tmp_path / "j")
+    assert done == [2, 3]
+    lines = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["entry"]["number"] for line in lines] == [0, 1, 2, 3]
+
+
+def _fill(folder, size):
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try:
+        settle(folder)
+    except RunError as error:
+        os._exit(7 if "expected to write" in str(error) and "free space" in str(error) else 8)
+    os._exit(9)
+
+
+def _share(folder, out):
+    done = []
+
+    def slow(batch):
+        done.append(batch.number)
+        time.sleep(0.02)
+        return entry_of("apgd/0", batch), None
+
+    entries, _ = settle(folder, work=slow, count=20)
+    out.put((done, [e.letters for e, _ in entries]))
+
+
+def test_two_processes_share_and_never_do_the_same(tmp_path):
+    context = multiprocessing.get_context("fork")
+    out = context.Queue()
+    children = [context.Process(target=_share, args=(tmp_path / "j", out)) for _ in range(3)]
+    for child in children:
+        child.start()
+    results = [out.get(timeout=60) for _ in children]
+    for child in children:
+        child.join()
+    assert sorted(number for done, _ in results for number in done) == list(range(20))
+    assert sum(bool(done) for done, _ in results) >= 2
+    assert all(letters == results[0][1] for _, letters in results)
+
+
+def _hang(folder, ready):
+    def work(batch):
+        ready.put(batch.number)
+        time.sleep(60)
+
+    settle(folder, work=work)
+
+
+def test_a_dead_process_frees_its_batch(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ready = context.Queue()
+    child = context.Process(target=_hang, args=(tmp_path / "j", ready))
+    child.start()
+    assert ready.get(timeout=60) == 0
+    with Journal.open(tmp_path / "j", IDENTITY) as book:
+        work = lambda batch: (entry_of("apgd/0", batch), None)  # noqa: E731
+        settled = book.settle("apgd/0", batches(), work)
+        assert sorted(next(settled)[0].number for _ in range(3)) == [1, 2, 3]
+        child.kill()
+        child.join()
+        assert next(settled)[0].number == 0
+        assert list(settled) == []

@@ -1,0 +1,207 @@
+"""The recipe check on a configuration without a finding that is changed in one place."""
+
+import copy
+
+import pytest
+
+from ardor.evaluation import checks
+
+# The published numbers, written out: (method, released) -> epochs, milestones, options of the method, of its attack.
+LINF = {"name": "Linf", "eps": "8/255"}
+ATTACK = {"name": "PGD", "threat": LINF, "steps": 10, "step": None, "loss": "ce"}
+
+# The check itself, on a configuration without a finding that is changed in one place.
+GOOD = {
+    "method": {"name": "sat", "attack": {**ATTACK, "start": "uniform"}},
+    "student": {"name": "resnet18"},
+    "teacher": None,
+    "data": {"name": "cifar10", "root": "data", "val": 0.1, "seed": 0, "protocol": "holdout"},
+    "recipe": {
+        "epochs": 200, "schedule": "milestones", "milestones": [100, 150], "drop": 0.1, "val_size": 1000,
+        "val_attack": {**ATTACK, "start": "uniform"},
+    },
+}  # fmt: skip
+
+
+def names(findings):
+    return [f.name for f in findings]
+
+
+def changed(**at):
+    """GOOD with other values at dotted keys, dots written as two underscores; a `method` given whole replaces it."""
+    config = copy.deepcopy(GOOD)
+    for key, value in at.items():
+        *path, last = key.split("__")
+        node = config
+        for word in path:
+            node = node[word]
+        node[last] = value
+    return config
+
+
+def of(name, **options):
+    """A configuration of `name` with an attack that has no finding."""
+    return changed(method={"name": name, "attack": copy.deepcopy(GOOD["method"]["attack"]), **options})
+
+
+def test_a_plain_configuration_has_none():
+    assert checks.recipe.of_recipe(GOOD) == []
+    assert checks.recipe.of_recipe(GOOD, 8 / 255) == []
+    assert checks.recipe.of_recipe({}) == []
+    method = {"name": "mine.py:Mine", "attack": "strong", "alpha": 0, "scale": 5}
+    assert checks.recipe.of_recipe(changed(method=method)) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "severity", "evidence"),
+    [
+        (changed(method__attack__step="9/255"), "warning", "step_above_eps: method.attack takes steps of 9/255 in"),
+        (changed(recipe__val_attack__step=0.04), "warning", "step_above_eps: recipe.val_attack takes steps of 0.04"),
+        (changed(method__attack__steps=3), "warning", "short_reach: method.attack takes 3 steps of 2/255, toge"),
+        (changed(recipe__val_attack__step="0.003"), "warning", "short_reach: recipe.val_attack takes 10 steps of 0.0"),
+        (
+            changed(recipe__val_attack__threat={"name": "Linf", "eps": 0.031}),
+            "warning",
+            "other_eps: trained at Linf 8/255, its checkpoint chosen at Linf 0.031",
+        ),
+        (
+            changed(recipe__val_attack__threat={"name": "L2", "eps": "8/255"}),
+            "warning",
+            "other_eps: trained at Linf 8/255, its checkpoint chosen at L2 8/255",
+        ),
+        (changed(recipe__milestones=[100, 200]), "warning", "idle_milestone: the rate never drops after epoch 200: "),
+        (changed(recipe__milestones=[250, 300]), "warning", "idle_milestone: the rate never drops after epoch 250, 3"),
+        (changed(recipe__milestones=[100, 100]), "warning", "idle_milestone: milestone 100 stands more than once"),
+        (changed(recipe__drop=1.0), "warning", "idle_milestone: the rate is multiplied by 1 after epochs 100, 150"),
+        (changed(recipe__schedule="cosine"), "warning", "idle_milestone: milestones 100, 150 stand beside schedule c"),
+        (
+            changed(recipe__epochs=2, recipe__milestones=[1, 2, 2]),
+            "note",
+            "idle_milestone: the rate never drops after epoch 2: the run ends at 2",
+        ),
+        (of("rslad", alpha="5/6", scale=0.1), "note", "kl_scale: the KL of rslad has the weight scale = 0.1"),
+        (of("variance_gap", scale=2, lc=1, lg=1), "note", "kl_scale: the KL of variance_gap has the weight scale"),
+        (
+            of("ard", alpha=0.5, t=30, scale="1/10"),
+            "note",
+            "kl_scale: the KL of ard has the weight scale alpha t^2 = 45",
+        ),
+        (of("ard", alpha=0.25, t=4, scale=1), "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 4"),
+        (of("iad", train_mode_attack=True), "warning", "bn_in_attack: the attack sees the student in train mode"),
+        (of("mine.py:Mine", train_mode_attack=True), "warning", "bn_in_attack: the attack sees the student in"),
+        (changed(data__protocol="paper"), "warning", "selection: data.protocol is paper: the test set chooses"),
+        (of("ard", alpha=1, t=1, scale=1), "note", "term_off: alpha is 1, so the term clean of ard has no weight"),
+        (of("kd", alpha=1, t=4), "note", "term_off: alpha is 1, so the term clean of kd"),
+        (of("rslad", alpha=0, scale=1), "warning", "term_off: alpha is 0, so the term robust of rslad"),
+        (of("rslad", alpha="1", scale=1), "note", "term_off: alpha is 1, so the term clean of rslad"),
+        (of("trades", beta=0), "warning", "term_off: beta is 0, so the term robust of trades"),
+        (of("mart", beta=0.0), "warning", "term_off: beta is 0, so the term robust of mart"),
+        (of("iad", b=0), "warning", "term_off: b is 0, so the term self of iad has no weight"),
+        (of("variance_gap", lc=0, lg=10), "note", "term_off: lc is 0, so the term covariance of variance_gap"),
+        (of("variance_gap", lc=1, lg="0"), "note", "term_off: lg is 0, so the term gram of variance_gap"),
+        (of("variance_gap", alpha=0), "note", "term_off: alpha is 0, so the term robust of variance_gap"),
+        (of("variance_gap", alpha=1), "note", "term_off: alpha is 1, so the term clean of variance_gap"),
+        (
+            changed(method={"name": "trades", "attack": {**ATTACK, "start": "none"}}),
+            "warning",
+            "still_start: the attack of trades (none) begins at x",
+        ),
+        (
+            changed(method={"name": "trades", "attack": {"name": "FGSM", "threat": LINF, "loss": "ce"}}),
+            "warning",
+            "still_start: the attack of trades (FGSM) begins at x",
+        ),
+        (
+            of("iad", begin=201),
+            "warning",
+            "late_begin: the self term of iad begins in epoch 201, and the run ends after 200",
+        ),
+        (
+            of("variance_gap", lc=1, warmup=400),
+            "warning",
+            "long_warmup: lc grows over 400 epochs, and the run ends after 200, at 0.5 of lc",
+        ),
+        (
+            changed(recipe__val_size=100),
+            "warning",
+            "small_val: 100 images choose the checkpoint: at 50 % their standard error is 5 points",
+        ),
+        (changed(data__val=299), "warning", "small_val: 299 images choose the checkpoint"),
+        (changed(recipe__val_size=0, data__val=50), "warning", "small_val: 50 images choose the checkpoint"),
+        (changed(recipe__precision="bfloat16"), "note", "half_precision: the student learned in bfloat16"),
+        (
+            changed(recipe__attack_precision="bfloat16"),
+            "note",
+            "half_precision: the student was attacked while it learned in bfloat16",
+        ),
+        (changed(soft_labels="float16"), "note", "half_precision: the teacher's soft labels are kept in float16"),
+        (changed(processes=4), "note", "split_batches: 4 processes shared each batch"),
+    ],
+)  # fmt: skip
+def test_each_finding_is_found_alone(config, severity, evidence):
+    (finding,) = checks.recipe.of_recipe(config)
+    assert f"{finding.name}: {finding.evidence}".startswith(evidence)
+    assert finding.severity == severity
+    assert finding.next
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        changed(method__attack__step="8/255"),
+        changed(method__attack__steps=4),
+        changed(method__attack__steps=4, method__attack__step="2/255"),
+        changed(method__attack={"name": "FGSM", "threat": LINF, "loss": "ce"}),
+        changed(method__attack={"name": "APGD", "threat": LINF, "steps": 1}),
+        changed(recipe__val_attack__threat={"name": "Linf", "eps": 8 / 255}),
+        changed(recipe__milestones=[100, 199]),
+        changed(recipe__schedule="cosine", recipe__milestones=[143, 173, 190]),
+        changed(recipe__schedule="milestones", recipe__milestones=[143, 173, 190]),
+        changed(recipe__milestones=None),
+        of("rslad", alpha="5/6", scale=1.0),
+        of("ard", alpha=0.25, t=2, scale=1),
+        of("ard", alpha=0.999, t=1, scale="1000/999"),
+        of("iad", begin=200, b=0.1, t=3, train_mode_attack=False),
+        of("mine.py:Mine", alpha=0, beta=0, t=9, begin=500, warmup=500, lc=1, scale=0.1),
+        changed(method={"name": "sat", "attack": {**ATTACK, "start": "none"}}),
+        of("variance_gap", lc=1, lg=1, warmup=200),
+        of("trades", beta=6),
+        changed(recipe__val_size=300),
+        changed(recipe__val_size=0),
+        changed(data__val=300),
+        changed(data__val=0.001),
+    ],
+)  # fmt: skip
+def test_a_hair_below_the_threshold_has_none(config):
+    assert checks.recipe.of_recipe(config) == []
+
+
+def test_a_milestone_behind_the_end_is_not_said_to_drop_twice():
+    (finding,) = checks.recipe.of_recipe(changed(recipe__milestones=[50, 50, 200, 200, 300]))
+    assert finding.evidence == (
+        "the rate never drops after epoch 200, 300: the run ends at 200; "
+        "milestone 50 stands more than once: its drops come at once"
+    )
+
+
+def test_an_unused_temperature_is_told_apart_from_the_term_that_is_off():
+    found = checks.recipe.of_recipe(of("ard", alpha=0, t=30, scale=1))
+    assert names(found) == ["unused_temperature", "term_off"]
+    assert found[0].evidence == "t is 30, and alpha is 0: the term with the temperature has no weight"
+    assert names(checks.recipe.of_recipe(of("kd", alpha="0", t=4))) == ["unused_temperature", "term_off"]
+    assert names(checks.recipe.of_recipe(of("iad", b=0.1, t=4, alpha=0))) == []
+
+
+def test_the_judged_radius_is_compared_with_the_trained_one():
+    config = changed(method__attack__threat={"name": "Linf", "eps": 0.031})
+    config["recipe"]["val_attack"]["threat"] = {"name": "Linf", "eps": 0.031}
+    assert checks.recipe.of_recipe(config) == checks.recipe.of_recipe(config, 0.031) == []
+    (finding,) = checks.recipe.of_recipe(config, 8 / 255)
+    assert (finding.name, finding.evidence) == ("other_eps", "trained at eps 0.031, judged at 8/255")
+    assert checks.recipe.of_recipe(changed(method={"name": "natural"}), 0.1) == []
+
+
+def test_a_run_of_lists_and_texts_that_are_no_numbers_is_not_judged():
+    odd = changed(method__attack__step="long", recipe__epochs=[1], recipe__val_size=True, data="cifar10")
+    assert checks.recipe.of_recipe(odd) == []
+    assert checks.recipe.of_recipe(changed(recipe="fast", method=["sat"])) == []

@@ -1,0 +1,307 @@
+"""The page: well formed, loads nothing, and shows the reports' figures, with examples."""
+
+import base64
+import io
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ardor.data.split import Split
+from ardor.errors import ConfigError, RunError
+from ardor.evaluation.findings import Finding
+from ardor.reporting import PageEntry, examples, figures, styles
+from ardor.reporting.page import write as write_page
+from ardor.reporting.svg import calm, svg
+from tests.reporting.conftest import HOSTILE, Page, example, page_entries, report, share, write
+
+SECTIONS = ["results", "training", "radius", "examples", "variance", "wrong"]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    path = write(tmp_path_factory.mktemp("page") / "page.html", shown=[example()])
+    return path.read_text(encoding="utf-8")
+
+
+# the page
+
+
+def test_the_page_is_well_formed_and_holds_every_section(page):
+    parsed = Page(page)
+    sections = [value for tag, name, value in parsed.attributes if (tag, name) == ("section", "id")]
+    assert sections == SECTIONS
+    assert parsed.tags.count("svg") == 2 + 3 + 1 + 4
+    assert parsed.tags.count("caption") == parsed.tags.count("table") == 5
+
+
+def test_the_page_loads_nothing(page):
+    loads = [(tag, name, value) for tag, name, value in Page(page).attributes if name in ("src", "href", "xlink:href")]
+    assert loads
+    assert all(value.startswith(("#", "data:image/png;base64,")) for _, _, value in loads)
+    assert not re.search(r"@import|url\((?!#)|https?://", page)
+    assert "script" not in Page(page).tags
+
+
+def test_every_id_is_unique_and_every_reference_is_met(page):
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', page)) <= {(i, "") for i in ids} | {("", i) for i in ids}
+
+
+def test_pictures_are_described(page):
+    parsed = Page(page)
+    described = [tag for tag, name, value in parsed.attributes if name in ("alt", "aria-label") and value]
+    assert described.count("img") == parsed.tags.count("img") == 5
+    assert described.count("svg") == parsed.tags.count("svg")
+
+
+def test_hostile_names_are_text(page):
+    parsed = Page(page)
+    assert not {"script", "i"} & set(parsed.tags)
+    assert HOSTILE in parsed.texts["th"]
+    assert HOSTILE[:16] + "…" in parsed.texts["text"]
+
+
+def test_a_name_is_no_formula():
+    entries = [PageEntry("$x_1$ & <b>", "student", [report()])]
+    with calm():
+        figure = figures.accuracy(entries, [entries[0].accuracies["clean"]], styles.looks(entries), "$y$")
+        drawn = Page(svg(figure, "key", "<i>"))
+    assert {"$x_1$ & <b>", "$y$"} <= set(drawn.texts["text"])
+
+
+def test_title_intro_and_notes_are_escaped(tmp_path):
+    text = write(tmp_path / "p.html", [], title="<i>", intro="$x$ <i>", notes=["`<i>` <i>"]).read_text()
+    parsed = Page(text)
+    assert "i" not in parsed.tags
+    assert parsed.texts["h1"] == parsed.texts["title"] == parsed.texts["code"] == ["<i>"]
+
+
+def test_the_table_holds_the_reports_figures(page):
+    rows = {row[0]: row for row in Page(page).rows if len(row) == 8}
+    assert rows["net"][4:] == ["clean", "a", "b", "worst case"]
+    assert rows["teacher"] == ["teacher", "teacher", "2,294", "100", *["90.0 82.6 – 94.5"], *["60.0 50.2 – 69.1"] * 3]
+    assert rows["rslad"] == ["rslad", "student", "2,294", "100 × 2 seeds", "90.0 ± 0.0", *["45.0 ± 7.1"] * 3]
+
+
+def test_the_best_student_is_marked_not_the_teacher(page):
+    found = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL)
+    marked = {name: cells.count('class="best"') for _, name, cells in found}
+    assert marked["teacher"] == 0
+    assert marked["rslad"] == 4
+    assert marked["natural"] == 1  # equal on clean images
+
+
+def test_the_headline_names_the_fallen_and_the_standing(page, tmp_path):
+    assert Page(page).texts["b"] == ["90.0 → 1.0 %", "90.0 → 45.0 %"]
+    without = [entry for entry in page_entries() if entry.name != "natural"]
+    assert 'class="headline"' not in write(tmp_path / "a.html", without).read_text()
+    worse = [PageEntry("natural", "student", [share(9)]), PageEntry("sat", "student", [share(8)])]
+    assert 'class="headline"' not in write(tmp_path / "b.html", worse).read_text()
+    three = [PageEntry("natural", "student", [share(1)]), PageEntry("sat", "student", [share(8)])]
+    three.append(PageEntry("rslad", "student", [share(6)]))
+    named = write_page(tmp_path / "c.html", three, [], title="t", intro="", notes=[], distilled="rslad").read_text()
+    assert "<strong>rslad</strong>, distilled from the teacher, stands" in named
+    assert "<strong>sat</strong>, the most robust" not in named
+
+
+def test_missing_pieces_leave_their_section_out(tmp_path):
+    bare = Page(write(tmp_path / "p.html", [PageEntry("sat", "student", [report()])]).read_text())
+    assert [value for tag, name, value in bare.attributes if (tag, name) == ("section", "id")] == ["results", "wrong"]
+    nothing = Page(write(tmp_path / "q.html", []).read_text())
+    assert [value for tag, name, value in nothing.attributes if (tag, name) == ("section", "id")] == ["wrong"]
+
+
+def test_what_could_be_wrong_is_said(tmp_path):
+    data = report().data | {"marks": ["chosen on the test set"]}
+    found = [Finding("x", "warning", "seen", "do this")]
+    training = {"recipe": {"epochs": 7}}
+    odd = PageEntry("odd", "student", [report(data=data, findings=found, training=training)])
+    text = write(tmp_path / "p.html", [odd, PageEntry("sat", "student", [report(findings=found)])]).read_text()
+    assert '<span class="severity">mark</span> (odd): chosen on the test set' in text
+    assert '<span class="severity">warning</span> (all nets): seen; do this' in text
+    assert "threat Linf (eps 8/255), steps 20, step 2/255" in text
+    for word in (
+        "0123abcd",
+        "feed",
+        "ardor 0.1.0, torch 2.13.0",
+        "dog: 1 of 4",
+        "epochs: 7",
+        "see <code>ardor demo</code>",
+    ):
+        assert word in text
+
+
+def test_a_net_without_a_report_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="got none for empty"):
+        write(tmp_path / "p.html", [PageEntry("empty", "student", [])])
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="expected to write"):
+        write(tmp_path / "file" / "p.html", [])
+
+
+def test_the_radius_is_marked_only_in_its_own_norm():
+    l2 = PageEntry("x", "student", [report(threat={"name": "L2", "eps": 0.5})])
+    assert l2.linf is None
+    assert page_entries()[0].linf == 8 / 255
+
+
+def decoded(uri):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 32)])
+def test_examples_show_the_pixels_and_the_perturbation(tmp_path, channels, size):
+    one = example(channels, size)
+    parsed = Page(write(tmp_path / "p.html", [], [one]).read_text())
+    sources = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "src")]
+    clean, attacked, moved, _, still = map(decoded, sources)
+    shape = (size, size) if channels == 1 else (size, size, 3)
+    assert clean.shape == shape
+    expected = (one.clean * 255).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
+    assert (clean == expected).all()
+    assert (np.flatnonzero(attacked != clean) < 2 * channels).all()
+    assert np.abs(moved[0, 0].astype(int) - 255).max() <= 1  # + 0.1 at times 5
+    assert np.abs(moved[0, 1].astype(int)).max() <= 1
+    assert (still == 128).all()
+    alts = [value for tag, name, value in parsed.attributes if (tag, name) == ("img", "alt")]
+    assert alts[2] == "Its perturbation times 5"
+    assert parsed.texts["span"][-4:] == ["cat ✓ right", "dog ✗ wrong", "cat ✓ right", "cat ✓ right"]
+
+
+SAME = """
+import sys
+import matplotlib
+from pathlib import Path
+from tests.reporting.conftest import example, write
+matplotlib.rcParams.update({"font.size": 30, "text.usetex": True, "lines.linewidth": 9})
+before = matplotlib.rcParams.copy()
+write(Path(sys.argv[1]), shown=[example()])
+assert dict(matplotlib.rcParams.copy()) == dict(before)
+assert "matplotlib.pyplot" not in sys.modules
+"""
+
+
+def test_the_same_input_gives_the_same_bytes_and_leaves_matplotlib_alone(page, tmp_path, request):
+    done = subprocess.run(
+        [sys.executable, "-c", SAME, str(tmp_path / "p.html")],
+        capture_output=True,
+        text=True,
+        cwd=request.config.rootpath,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.html").read_text(encoding="utf-8") == page
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 500])
+def test_a_browser_draws_the_page(page, tmp_path, width):
+    (tmp_path / "p.html").write_text(page, encoding="utf-8")
+    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    subprocess.run(
+        [
+            CHROMIUM,
+            *("--headless", "--no-sandbox", "--disable-sync", "--hide-scrollbars", *quiet.split()),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--screenshot={tmp_path / 'p.png'}",
+            f"--window-size={width},4000",
+            (tmp_path / "p.html").as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    seen = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    assert seen.shape[:2] == (4000, width)
+    for look in ("natural", "rslad"):
+        colour = np.array([int(styles.KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
+        assert (np.abs(seen.astype(int) - colour).max(-1) < 8).sum() > 50
+    assert (seen[:, -8:] == 255).all()  # nothing runs over the right edge
+
+
+# examples
+
+
+class Reader(nn.Module):
+    """Reads the class off the first pixel; where the second pixel is set, `slack` decides how far an attack may go."""
+
+    def __init__(self, slack):
+        super().__init__()
+        self.slack, self.modes = slack, set()
+
+    def forward(self, x):
+        self.modes.add(self.training)
+        word = (10 * x[:, 0, 0, 0] + self.slack * x[:, 0, 0, 1].round()).floor().long()
+        return nn.functional.one_hot(word.clamp(0, 3), 4).float()
+
+
+class Push:
+    def __init__(self):
+        self.met = []
+
+    def __call__(self, net, x, y, noise):
+        self.met.append((noise.seed, noise.index.tolist(), noise.purpose))
+        return x + 0.05
+
+
+def story():
+    """Forty images of four classes; on every other one the weak net falls; the last is labelled wrong."""
+    labels = torch.arange(40) % 4
+    images = torch.zeros(40, 1, 2, 2)
+    images[:, 0, 0, 0] = (labels + 0.2) / 10
+    images[:, 0, 0, 1] = (torch.arange(40) // 4 % 2).float() * 0.9
+    images[:, 0, 1, 1] = torch.arange(40) / 100  # so that each can be told from the others
+    labels[-1] = 0
+    words = ("ant", "bee", "cat", "dog")
+    return Split(images, labels, 4, "toy", "test", class_names=words, index=torch.arange(40) + 100)
+
+
+def test_examples_tell_the_story():
+    push, nets = Push(), {"weak": Reader(0.6).train(), "strong": Reader(0)}
+    found = examples(nets, story(), push, count=6, seed=3)
+    assert len(found) == 6
+    for one in found:
+        assert one.says["strong"] == (one.label, one.label)
+        assert one.says["weak"][0] == one.label
+        assert torch.equal(one.adversarial["weak"], one.clean + 0.05)
+    fallen = [one for one in found if one.says["weak"][1] != one.label]
+    assert len(fallen) == 6
+    assert {one.label for one in found[:3]} == {"ant", "bee", "cat"}  # a dog is the highest class: nowhere to fall
+    assert [met[0] for met in push.met] == [3, 3]
+    assert push.met[0] == push.met[1]
+    assert push.met[0][1] == list(range(100, 139))
+    assert push.met[0][2] == "examples"
+    assert nets["weak"].training
+    assert nets["weak"].modes == {False}
+
+
+def test_examples_are_deterministic_and_move_with_the_seed():
+    def chosen(seed):
+        return [one.clean for one in examples({"weak": Reader(0.6), "strong": Reader(0)}, story(), Push(), seed=seed)]
+
+    def same(one, other):
+        return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+    assert same(chosen(0), chosen(0))
+    assert not same(chosen(0), chosen(1))
+
+
+def test_examples_without_a_story_are_other_images_and_none_without_nets():
+    found = examples({"strong": Reader(0)}, story(), Push(), count=4)
+    assert sorted(one.label for one in found) == ["ant", "bee", "cat", "dog"]
+    assert examples({}, story(), Push()) == []
+    blind = Reader(40)
+    assert examples({"blind": blind}, story().take(torch.arange(4, 7)), Push()) == []
