@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from filelock import FileLock
 from hypothesis import settings
 from torch import nn
@@ -109,6 +110,20 @@ class LinearNet(nn.Module):
 
     def forward(self, x):
         return self.linear(x.flatten(1))
+
+
+class MixedNet(nn.Module):
+    """With what students are made of, and a ReLU that quantisation takes up: 8x8 grey images, ten classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.second, self.last = nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.Linear(24, 10)
+
+    def forward(self, x):
+        h = F.relu(self.norm(self.first((x - 0.3) / 0.4)))
+        h = F.max_pool2d(h + F.relu6(self.second(h)), 2)
+        return self.last(F.adaptive_avg_pool2d(h, 2).flatten(1))
 
 
 class Fixed:

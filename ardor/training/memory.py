@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 def is_oom(error: BaseException | None) -> bool:
     """Whether memory did not suffice, on a GPU or for torch's allocator on a CPU, or this lies behind `error`."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        said = str(error) if isinstance(error, RuntimeError) else ""
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in said for word in _SAID):
+    todo, seen = [error], set[int]()
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        said = str(one) if isinstance(one, RuntimeError | SystemError) else ""
+        if isinstance(one, torch.OutOfMemoryError | MemoryError) or any(word in said for word in _SAID):
             return True
-        error = error.__cause__ or error.__context__
+        todo += [one.__cause__, one.__context__]
     return False
 
 
@@ -37,6 +40,7 @@ _SAID = (
     "out of memory",
     "ALLOC_FAILED",  # of cuDNN and cuBLAS
     "could not create a primitive",  # of oneDNN, which does not say why; with little memory left this is why
+    "without setting an exception",  # of CPython, from C code that was refused memory and kept it to itself
 )
 
 

@@ -57,7 +57,6 @@ def test_a_row_does_not_see_its_batch_mates(threat, n):
     assert torch.equal(project(threat, x[back], w[back], c[back]), d[back])
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("threat", NORMS, ids=repr)
 def test_it_ends_where_rounding_decides_whether_the_vertex_is_reached(threat):
     for seed in range(10):

@@ -23,6 +23,9 @@ from ardor.noise import Noise
 from ardor.testing import TinyNet, problem
 from ardor.testing.shared import require_same, snapshot, trained
 from tests.conftest import batch
+from tests.fixtures.make import begun_from
+
+pytestmark = pytest.mark.processor
 
 THREATS = [Linf(0.1), L2(0.7)]
 NET = trained(1, 8, 10, 0).eval()
@@ -145,11 +148,9 @@ def test_a_suite_may_mix_transfer_with_others():
 def runs(tmp_path_factory):
     """Two small runs on digits, and one on five classes of them."""
     folder = tmp_path_factory.mktemp("runs")
-    for number, name in enumerate(("one", "two")):
-        words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "natural"]
-        words += ["--recipe.batch", "32", "--recipe.epochs", "2", "--recipe.augment", "none", "--recipe.device", "cpu"]
-        words += ["--recipe.val_size", "20", "--recipe.seed", str(number), "--run", str(folder / name)]
-        assert main(["train", *words]) == 0
+    for name, net in (("one", "natural"), ("two", "seed5")):
+        words = ["--data", "digits", "--method", "natural", *begun_from(net), "--recipe.device", "cpu"]
+        assert main(["train", *words, "--recipe.val_size", "20", "--run", str(folder / name)]) == 0
     return folder
 
 

@@ -106,7 +106,7 @@ def test_on_a_terminal_the_board_is_drawn_and_goes(run, monkeypatch):
         with display.watching(4, "runs/x") as tell:
             tell(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0}))
             tell(epoch(1, best=True))
-    reader.join(10)
+    reader.join()
     text = seen[0].decode()
     assert "runs/x" in text
     assert "images/s" in text

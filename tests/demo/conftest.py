@@ -34,7 +34,7 @@ class Browser:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"}, method=method)
         try:
-            with OPENER.open(request, timeout=120) as answer:
+            with OPENER.open(request) as answer:
                 return json.load(answer)["value"]
         except urllib.error.HTTPError as error:
             raise AssertionError(json.load(error)["value"]["message"]) from error
@@ -118,12 +118,12 @@ def browser(folder):
                 with contextlib.suppress(AssertionError, OSError):
                     window.call("DELETE", "")
             driver.terminate()
-            driver.wait(20)
+            driver.wait()
             driver.stdout.close()
 
 
-def until(ask, seconds=60):
-    """What `ask()` says once it is true."""
+def until(ask, seconds=600):
+    """What `ask()` says once it is true. It gives up only where nothing can come any more."""
     end = time.monotonic() + seconds
     while not (said := ask()):
         assert time.monotonic() < end, f"still {said!r} after {seconds} s"

@@ -25,10 +25,13 @@ from ardor.evaluation.identity import identity, matching_report
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, report_of, word_of
 from ardor.evaluation.verdicts import evaluate
+from tests.fixtures.make import begun_from
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+
+pytestmark = pytest.mark.processor
 
 EPS, FEW = ardor.Linf(0.15), 60
 WORDS = ["--limit", str(FEW), "--queries", "20"]
@@ -38,9 +41,8 @@ WORDS = ["--limit", str(FEW), "--queries", "20"]
 def trained(tmp_path_factory):
     """A run that was deployed at the shell."""
     run = tmp_path_factory.mktemp("runs") / "sat"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "8", "--method", "sat"]
-    words += ["--method.attack.steps", "2", "--threat.eps", "0.15", "--recipe.epochs", "2", "--recipe.batch", "64"]
-    words += ["--recipe.schedule", "one-cycle", "--recipe.augment", "none", "--recipe.device", "cpu"]
+    words = ["--data", "digits", "--method", "sat", "--method.attack.steps", "2", "--threat.eps", "0.15"]
+    words += [*begun_from("sound"), "--recipe.device", "cpu"]
     assert main(["train", *words, "--run", str(run)]) == 0
     assert main(["deploy", str(run), *WORDS]) == 0
     return run

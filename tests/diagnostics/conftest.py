@@ -59,16 +59,19 @@ class Blind(Memory):
 
 
 class Locked(Memory):
-    """Near what it knows it is weak only where one pixel, which no gradient moves, lies in a narrow window."""
+    """Near what it knows it is weak only where one pixel, which no gradient moves, lies in a narrow window.
+
+    There it is three times as weak as the net, so that new starts break many images: 12 of 120.
+    """
 
     def forward(self, x):
         distance, known = self.near(x)
         key = x[:, :1, :1, :1].detach() / self.eps
-        is_open = (distance > 1.5 * self.eps) | ((key > 0.40) & (key < 0.50))
+        weight = torch.where((key > 0.40) & (key < 0.45), 3.0, 0.05)
         pixel = torch.zeros_like(x)
         pixel[:, :, 0, 0] = 1
-        x = torch.where(distance > 1.5 * self.eps, x, x * (1 - pixel) + known * pixel)
-        return self.net(torch.where(is_open, x, known + 0.05 * (x - known)))
+        near = known + weight * (1 - pixel) * (x - known)
+        return self.net(torch.where(distance > 1.5 * self.eps, x, near))
 
 
 class Decoys(Memory):

@@ -13,7 +13,6 @@ from torch import nn
 import ardor
 import ardor.data.split
 import ardor.evaluation.checks
-import ardor.models.builders
 from ardor import attacks
 from ardor.attacks import CW, FGSM, PGD, Suite
 from ardor.attacks.threat import L2, Linf
@@ -26,40 +25,29 @@ from ardor.testing import require_same, snapshot
 from ardor.testing.shared import global_rng
 from tests.conftest import Half, Wrapped
 from tests.diagnostics.conftest import Blind, Decoys, Locked, Memory, Recalls, Turns
+from tests.fixtures.make import trained
+
+pytestmark = pytest.mark.processor
 
 EPS = 0.1
 THREAT = Linf(EPS)
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return ardor.data.load("digits")
+def data():
+    return ardor.data.load("digits")[2].limit(200)
 
 
 @pytest.fixture(scope="module")
-def data(digits):
-    return digits[2].limit(200)
-
-
-def taught(method, train, epochs, seed=0, width=8):
-    net = ardor.models.build("small_cnn", classes=10, channels=1, width=width, seed=seed)
-    recipe = ardor.Recipe(
-        epochs=epochs, batch=64, lr=0.2, augment="none", schedule="one-cycle", device="cpu", seed=seed
-    )
-    ardor.distill(net, None, method, train, recipe)
-    return net.eval()
-
-
-@pytest.fixture(scope="module")
-def healthy(digits):
+def healthy():
     """Trained under attack for a moment; three quarters of the images withstand it."""
-    return taught(ardor.methods.SAT(PGD(THREAT, steps=3)), digits[0], 4)
+    return trained("sound")
 
 
 @pytest.fixture(scope="module")
-def weak(digits):
+def weak():
     """Never saw an attack."""
-    return taught(ardor.methods.Natural(), digits[0], 3)
+    return trained("natural")
 
 
 def names(found):
@@ -98,10 +86,9 @@ def test_l2(healthy, data):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_other_healthy_nets_are_let_go(digits, data, seed):
+def test_other_healthy_nets_are_let_go(data, seed):
     """Wide and narrow, hardly trained and well, under a small radius and one that breaks nearly all."""
-    method = ardor.methods.Natural() if seed % 2 else ardor.methods.SAT(PGD(THREAT, steps=2))
-    net = taught(method, digits[0], 1 + seed // 2, seed, width=4 + 4 * (seed % 2))
+    net = trained(f"seed{seed}")
     assert doctor(net, data, Linf((0.04, 0.12, 0.2)[seed % 3]), limit=100, seed=seed) == []
 
 

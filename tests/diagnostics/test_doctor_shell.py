@@ -10,13 +10,14 @@ from ardor.attacks.threat import Linf
 from ardor.cli.main import main
 from ardor.diagnostics.doctor import examine
 from ardor.diagnostics.record import record_of_run, validation_images
+from tests.fixtures.make import begun_from
+
+pytestmark = pytest.mark.processor
 
 # At the shell.
 TRAIN = [
-    "train", "--data", "digits", "--student", "small_cnn", "--student.width", "8", "--recipe.epochs", "3",
-    "--recipe.augment", "none", "--recipe.batch", "64", "--recipe.lr", "0.2", "--recipe.device", "cpu",
-    "--recipe.schedule", "one-cycle", "--method", "natural", "--recipe.val_attack.threat.eps", "0.05",
-    "--recipe.val_size", "100",
+    "train", "--data", "digits", *begun_from("natural", epochs=3), "--recipe.device", "cpu", "--method", "natural",
+    "--recipe.val_attack.threat.eps", "0.05", "--recipe.val_size", "100",
 ]  # fmt: skip
 
 

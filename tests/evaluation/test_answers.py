@@ -15,9 +15,12 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.evaluation import checks, findings
 from ardor.evaluation.checks.exported import ENOUGH
 from ardor.evaluation.report import Report, access_of
+from tests.fixtures.make import begun_from
 
 for package in ("onnx", "onnxruntime", "onnxscript"):
     pytest.importorskip(package, reason="the extra onnx is not installed")
+
+pytestmark = pytest.mark.processor
 
 NAMES = ("transfer_pgd20", "transfer_cw_inf", "apgd_ce", "apgd_dlr", "square")
 
@@ -134,9 +137,8 @@ def test_a_simulation_that_answers_otherwise_is_a_warning():
 def trained(tmp_path_factory):
     """A run that was trained against attacks, and its INT8 file."""
     folder = tmp_path_factory.mktemp("answers") / "run"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
-    words += ["--method.attack.steps", "2", "--threat.eps", "0.1", "--recipe.epochs", "3", "--recipe.batch", "64"]
-    assert main(["train", *words, "--recipe.augment", "none", "--run", str(folder)]) == 0
+    words = ["--data", "digits", "--method", "sat", "--method.attack.steps", "2", "--threat.eps", "0.1"]
+    assert main(["train", *words, *begun_from("narrow"), "--run", str(folder)]) == 0
     assert main(["export", str(folder), "--to", "onnx-int8", "--limit", "300", "--force"]) == 0
     return folder
 

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import ardor
-import ardor.data.split
 import ardor.models.builders
 from ardor import attacks
 from ardor.attacks import CW, FGSM, PGD, Suite, paper
@@ -16,7 +15,9 @@ from ardor.errors import DataError, ModelError, ThreatError
 from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.verdicts import evaluate
 from ardor.noise import Noise
-from ardor.training.loop import distill
+from tests.fixtures.make import four_classes, trained
+
+pytestmark = pytest.mark.processor
 
 THREAT = Linf(0.1)
 
@@ -24,21 +25,16 @@ THREAT = Linf(0.1)
 @pytest.fixture(scope="module")
 def data():
     """Forty images of four classes with many black and white pixels; three labels are wrong."""
-    noise = Noise(0, torch.arange(40), "images")
-    labels = torch.arange(40) % 4
-    images = (1.4 * noise.uniform((1, 8, 8)) - 0.4 + labels[:, None, None, None] / 8).clamp(0, 1)
+    split = four_classes()
+    labels = split.labels.clone()
     labels[torch.tensor([2, 9, 31])] += torch.tensor([1, -1, -3])
-    return ardor.data.split.Split(images, labels, 4, "made", "test", index=torch.arange(40) * 7 + 3)
+    return dataclasses.replace(split, labels=labels)
 
 
 @pytest.fixture(scope="module")
-def net(data):
+def net():
     """A net that knows most of them and falls on some."""
-    student = ardor.models.build("small_cnn", classes=4, channels=1, width=4)
-    recipe = ardor.Recipe(epochs=12, batch=10, lr=0.1, augment="none", device="cpu")
-    right = dataclasses.replace(data, labels=torch.arange(40) % 4)
-    distill(student, None, ardor.methods.SAT(PGD(Linf(0.05), steps=3)), right, recipe)
-    return student.eval()
+    return trained("four_classes")
 
 
 def by_index(report):

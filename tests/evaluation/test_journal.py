@@ -4,7 +4,7 @@ import json
 import multiprocessing
 import os
 import resource
-import time
+import signal
 
 import pytest
 
@@ -125,8 +125,6 @@ def test_a_full_disk_leaves_the_journal_whole(tmp_path):
 
 
 def _fill(folder, size):
-    import signal
-
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:
@@ -136,36 +134,37 @@ def _fill(folder, size):
     os._exit(9)
 
 
-def _share(folder, out):
+def _share(folder, out, all_begun):
     done = []
 
-    def slow(batch):
+    def work(batch):
+        if not done:
+            all_begun.wait(600)  # each has a batch of its own
         done.append(batch.number)
-        time.sleep(0.02)
         return entry_of("apgd/0", batch), None
 
-    entries, _ = settle(folder, work=slow, count=20)
+    entries, _ = settle(folder, work=work, count=20)
     out.put((done, [e.letters for e, _ in entries]))
 
 
 def test_two_processes_share_and_never_do_the_same(tmp_path):
     context = multiprocessing.get_context("fork")
-    out = context.Queue()
-    children = [context.Process(target=_share, args=(tmp_path / "j", out)) for _ in range(3)]
+    out, all_begun = context.Queue(), context.Barrier(3)
+    children = [context.Process(target=_share, args=(tmp_path / "j", out, all_begun)) for _ in range(3)]
     for child in children:
         child.start()
-    results = [out.get(timeout=60) for _ in children]
+    results = [out.get(timeout=600) for _ in children]
     for child in children:
         child.join()
     assert sorted(number for done, _ in results for number in done) == list(range(20))
-    assert sum(bool(done) for done, _ in results) >= 2
+    assert all(done for done, _ in results)
     assert all(letters == results[0][1] for _, letters in results)
 
 
 def _hang(folder, ready):
     def work(batch):
         ready.put(batch.number)
-        time.sleep(60)
+        signal.pause()
 
     settle(folder, work=work)
 
@@ -175,7 +174,7 @@ def test_a_dead_process_frees_its_batch(tmp_path):
     ready = context.Queue()
     child = context.Process(target=_hang, args=(tmp_path / "j", ready))
     child.start()
-    assert ready.get(timeout=60) == 0
+    assert ready.get(timeout=600) == 0
     with Journal.open(tmp_path / "j", IDENTITY) as book:
         work = lambda batch: (entry_of("apgd/0", batch), None)  # noqa: E731
         settled = book.settle("apgd/0", batches(), work)

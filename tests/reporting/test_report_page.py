@@ -222,7 +222,6 @@ def test_a_browser_draws_the_page(page, tmp_path, width):
         ],
         check=True,
         capture_output=True,
-        timeout=120,
     )
     seen = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
     assert seen.shape[:2] == (4000, width)

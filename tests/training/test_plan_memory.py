@@ -65,6 +65,7 @@ def test_the_advice_for_validation_is_half_of_what_is_attacked_at_once(monkeypat
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("could not create a primitive"),
+        SystemError("<built-in function exec> returned NULL without setting an exception"),
     ],
     ids=lambda e: str(e)[:30],
 )
@@ -76,10 +77,12 @@ def test_lack_of_memory_is_known_by_its_type_and_words_however_deep(error):
     outer = ValueError()
     outer.__cause__ = while_saying_so
     assert is_oom(outer)
+    imported = ImportError("cannot import name 'x'")
+    imported.__cause__, imported.__context__ = ValueError(), error
+    assert is_oom(imported), "a cause does not hide what came before"
     assert not is_oom(None)
 
 
-@pytest.mark.timeout(20)
 def test_errors_in_a_circle_are_looked_at_once():
     one, other = ValueError(), ValueError()
     one.__context__, other.__cause__ = other, one
@@ -150,9 +153,7 @@ print(said)
 def test_a_real_limit_ends_in_one_sentence(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads need memory too, and OpenMP does not ask whether it got it
     for _ in range(3):  # native code of torch's that is refused memory has been seen to crash, once in many runs
-        done = subprocess.run(
-            [sys.executable, "-c", REAL], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=env
-        )
+        done = subprocess.run([sys.executable, "-c", REAL], cwd=tmp_path, capture_output=True, text=True, env=env)
         if done.returncode >= 0:
             break
     assert done.returncode == 0, done.stderr

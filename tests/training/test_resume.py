@@ -59,9 +59,9 @@ def whole(tmp_path_factory):
 def test_killed_in_the_middle_of_a_write(tmp_path, whole, moment):
     folder = tmp_path / "run"
     process = run(["-c", DIES, str(moment), "train", *WORDS, "--run", str(folder)])
-    assert process.wait(60) == -signal.SIGKILL
+    assert process.wait() == -signal.SIGKILL
     again = [str(folder)] if moment > 1 else [*WORDS, "--run", str(folder)]
-    assert run(["-m", "ardor", "train", *again]).wait(60) == 0, "the folder alone is enough to go on"
+    assert run(["-m", "ardor", "train", *again]).wait() == 0, "the folder alone is enough to go on"
     require_same(ended(folder), whole)
 
 
@@ -71,7 +71,7 @@ def kill_at_random(folder, kills, rng):
         time.sleep(rng.uniform(2.0, 5.0))
         process.kill()
         process.wait()
-    assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait(60) == 0
+    assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait() == 0
 
 
 def test_killed_at_a_random_moment(tmp_path, whole):
@@ -80,14 +80,13 @@ def test_killed_at_a_random_moment(tmp_path, whole):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1200)
 def test_soak_kills(tmp_path, whole):
     seed = random.randrange(10**6)
     rng = random.Random(seed)
     for moment in range(1, 30):
         folder = tmp_path / f"write{moment}"
-        run(["-c", DIES, str(moment), "train", *WORDS, "--run", str(folder)]).wait(60)
-        assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait(60) == 0
+        run(["-c", DIES, str(moment), "train", *WORDS, "--run", str(folder)]).wait()
+        assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait() == 0
         require_same(ended(folder), whole)
     kill_at_random(tmp_path / "run", 20, rng)
     require_same(ended(tmp_path / "run"), whole)

@@ -300,7 +300,7 @@ def test_stopped_at_any_moment_the_last_checkpoint_loads_and_goes_on(tmp_path, h
         process.stdout.readline()
     time.sleep(0.037)
     process.send_signal(how)
-    process.wait(timeout=30)
+    process.wait()
     assert ardor.models.load(run, checkpoint="last") is not None
     states = [run / name for name in ("state.safetensors", "previous.safetensors")]
     there = next(path for path in states if path.exists())  # between two names, only the epoch before has one

@@ -16,9 +16,10 @@ from ardor.diagnostics.probe import Mask, Probe, right, share_of
 from ardor.diagnostics.record import Record
 from ardor.errors import ModelError
 from ardor.evaluation.findings import Finding
-from ardor.evaluation.proportion import Proportion
+from ardor.evaluation.proportion import Z95, Proportion
 from ardor.models.normalise import Normalise
-from ardor.types import Images, Labels
+from ardor.noise import Noise
+from ardor.types import Attack, Images, Labels, Net
 
 BACK = 0.5
 """A cause: what share of the way to the record its repair must win. These images may be harder than the record's."""
@@ -158,16 +159,32 @@ def _watched(net: nn.Module) -> Iterator[set[nn.Module]]:
 
 
 def _of_images(probe: Probe, before: Mask, claim: Record | None) -> Finding | None:
-    tried = [(repair, _under(probe, repair)) for repair in repairs(probe.net, probe.data)]
-    repair, after = max(tried, key=lambda pair: int(pair[1].sum()))  # the first of the best
-    if not brings_back(before, after, claim):
+    repair, after = best_repair(probe)
+    if not brings_back(before, after, claim.clean if claim else None):
         return None
     return Finding("mis_normalised", "error", _regained(before, after, repair.seen), repair.next)
 
 
-def _under(probe: Probe, repair: Repair) -> Mask:
+def best_repair(probe: Probe) -> tuple[Repair, Mask]:
+    """The repair that wins most clean images, and what is right with it; the first of those that chance may order."""
+    tried = [(repair, right_with(probe, repair)) for repair in repairs(probe.net, probe.data)]
+    most = max((mask for _, mask in tried), key=lambda mask: int(mask.sum()))
+    return next((repair, mask) for repair, mask in tried if not _beats(most, mask))
+
+
+def _beats(better: Mask, worse: Mask) -> bool:
+    """McNemar's test at 5 %."""
+    return int(better.sum()) - int(worse.sum()) > Z95 * math.sqrt(int((better != worse).sum()))
+
+
+def right_with(probe: Probe, repair: Repair, attack: Attack | None = None) -> Mask:
+    """Which images are right with `repair` before the net; under `attack` on both where it is given."""
+
+    def change(net: Net, x: Images, y: Labels, noise: Noise) -> Images:
+        return repair.before(x if attack is None else attack(lambda z: net(repair.before(z)), x, y, noise))
+
     try:
-        return right(probe.logits(lambda net, x, y, noise: repair.before(x)), probe.labels)
+        return right(probe.logits(change), probe.labels)
     except ModelError:  # no finite logits: no repair
         return torch.zeros(len(probe.data), dtype=torch.bool)
 
@@ -228,7 +245,7 @@ def _of_classes(logits: Tensor, probe: Probe, claim: Record | None) -> Finding |
     fit[y.argsort(stable=True)[::2]] = True  # half of each class: an order is not judged on what it was drawn from
     order = class_order(logits[fit], y[fit])
     before, after = right(logits[~fit], y[~fit]), right(logits[~fit][:, order], y[~fit])
-    if not brings_back(before, after, claim):
+    if not brings_back(before, after, claim.clean if claim else None):
         return None
     said = f"with its outputs in the order {order.tolist()}, drawn from the other half"
     advice = "sort the rows of its last layer in this order, or number the classes of the data as its author did"
@@ -247,10 +264,10 @@ def class_order(logits: Tensor, y: Labels) -> Tensor:
     return order
 
 
-def brings_back(before: Mask, after: Mask, claim: Record | None) -> bool:
-    """Whether a repair wins back most of what is missing, and more than luck would."""
+def brings_back(before: Mask, after: Mask, said: float | None) -> bool:
+    """Whether a repair wins back most of what is missing of an accuracy, and more than luck would."""
     n, gain = len(before), int(after.sum()) - int(before.sum())
-    needed = GAIN if claim is None else BACK * max(0.0, claim.clean - int(before.sum()) / n)
+    needed = GAIN if said is None else BACK * max(0.0, said - int(before.sum()) / n)
     return gain >= needed * n and gain > SIGMAS * math.sqrt(int((after != before).sum()))
 
 

@@ -1,4 +1,4 @@
-"""What PGD-20 says of a teacher that should be robust."""
+"""PGD-20 on a teacher that should be robust: its record, and the likely cause where it is missed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import scipy
 
 from ardor.diagnostics.probe import STEPS, Mask, Probe, pgd, right, share_of
 from ardor.diagnostics.record import AUTOATTACK, Record
-from ardor.diagnostics.teacher.causes import SIGMAS
+from ardor.diagnostics.teacher.causes import SIGMAS, best_repair, brings_back, right_with
 from ardor.diagnostics.teacher.result import TeacherReport
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
@@ -30,12 +30,15 @@ SAME_EPS = 0.02
 
 
 def not_robust(probe: Probe, clean: Mask, seen: TeacherReport) -> Finding | None:
-    """PGD-20 below what the record says at its own eps, or below chance at the threat's."""
+    """PGD-20 below what the record says at its own eps, or below chance at the threat's; or mis_normalised instead."""
     claim, robust = seen.claim, seen.robust or Proportion(0, 0)
     missed = ""
     if claim is not None and claim.robust is not None and claim.norm == _norm(seen.threat):
         there = robust if _same_eps(claim, seen.threat) else within(probe, clean, seen.threat, claim.eps or 0)
         if short(there, claim.robust, ROUNDED if claim.attack == AUTOATTACK else WEAKER):
+            cause = _mis_normalised(probe, clean, seen.threat, claim)
+            if cause is not None:
+                return cause
             said = f"{claim.attack} {100 * claim.robust:.1f} % at eps {as_text(claim.eps or 0)}"
             missed = f", and the record of {claim.of} says {said}"
             missed += "" if there is robust else f", where it leaves {there} %"
@@ -79,10 +82,34 @@ def _norm(threat: Threat) -> str:
     return type(threat).__name__.lower()
 
 
+def _mis_normalised(probe: Probe, clean: Mask, threat: Threat, claim: Record) -> Finding | None:
+    """The scale of the images, where another one brings the record under PGD-20 back and wins clean images, too.
+
+    A net with batch norm on the wrong scale may lose few clean images, and many more under attack.
+    """
+    repair, repaired = best_repair(probe)
+    if int(repaired.sum()) <= int(clean.sum()):
+        return None
+    attack = pgd(_at(threat, claim.eps or 0))
+    before = clean & right(probe.logits(attack), probe.labels)
+    after = repaired & right_with(probe, repair, attack)
+    if not brings_back(before, after, claim.robust):
+        return None
+    evidence = (
+        f"PGD-{STEPS} at eps {as_text(claim.eps or 0)} leaves {share_of(before)} % of {len(before)} images right, and "
+        f"{share_of(after)} % {repair.seen}"
+    )
+    return Finding("mis_normalised", "error", evidence, repair.next)
+
+
 def within(probe: Probe, clean: Mask, threat: Threat, eps: float) -> Proportion:
     """Accuracy under PGD-20 at another radius."""
-    other: Any = dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
-    return share_of(clean & right(probe.logits(pgd(other)), probe.labels))
+    return share_of(clean & right(probe.logits(pgd(_at(threat, eps))), probe.labels))
+
+
+def _at(threat: Threat, eps: float) -> Any:
+    """The same threat at another radius."""
+    return dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
 
 
 def short(seen: Proportion, said: float, slack: float) -> bool:

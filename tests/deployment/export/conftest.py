@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import ardor
-import ardor.models.builders
 from ardor.data.split import Split
+from tests.fixtures.make import trained
 
 EPS = 0.1
 FILES = {"onnx": "net.onnx", "onnx-int8": "net-int8.onnx", "torch-export": "net.pt2"}
@@ -21,12 +21,9 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def net(digits):
+def net():
     """A student that has learnt a little, with a normalisation and batch statistics of its own."""
-    student = ardor.models.build("small_cnn", channels=1, width=8, mean=[0.3], std=[0.4])
-    recipe = ardor.Recipe(epochs=2, batch=64, schedule="one-cycle", augment="none")
-    ardor.distill(student, None, ardor.methods.Natural(), digits[0], recipe)
-    return student.eval()
+    return trained("exported")
 
 
 @pytest.fixture(scope="session")

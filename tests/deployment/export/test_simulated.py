@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import ardor
 from ardor.attacks import APGD, PGD, Square
@@ -17,11 +16,14 @@ from ardor.deployment.export.simulated import Simulated
 from ardor.engine import threads
 from ardor.errors import ExportError, ModelError
 from ardor.models import hash_of
+from tests.fixtures.make import trained
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+pytestmark = pytest.mark.processor
 
 IMAGES = (3, 2, 6, 6)
 
@@ -198,29 +200,11 @@ def test_the_share_that_is_cut_off_is_told_by_value():
 # a net's file
 
 
-class Net(nn.Module):
-    """With what students are made of, and a ReLU that quantisation takes up."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.norm = nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.second, self.last = nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.Linear(24, 10)
-
-    def forward(self, x):
-        h = F.relu(self.norm(self.first((x - 0.3) / 0.4)))
-        h = F.max_pool2d(h + F.relu6(self.second(h)), 2)
-        return self.last(F.adaptive_avg_pool2d(h, 2).flatten(1))
-
-
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     """A trained net, its two files, and digits."""
     folder, (train, _, test) = tmp_path_factory.mktemp("judged"), ardor.data.load("digits")
-    with torch.random.fork_rng():
-        net = Net()
-    recipe = ardor.Recipe(epochs=3, batch=64, lr=0.1, schedule="one-cycle", augment="none")
-    ardor.distill(net, None, ardor.methods.SAT(attack=PGD(ardor.Linf(0.1), steps=2)), train, recipe)
+    net = trained("mixed")
     words = {"calibrate": train, "check": test, "threat": ardor.Linf(0.1), "agreement": 0.5}
     files = {to: ardor.export(net.eval(), folder / f"{to}.onnx", to=to, **words).path for to in ("onnx", "onnx-int8")}
     return net, {to: Session(file) for to, file in files.items()}, test

@@ -1,7 +1,6 @@
 """What the gate measures of a teacher, its pieces, and where its record comes from."""
 
 import copy
-import dataclasses
 import importlib.util
 import json
 import math
@@ -14,7 +13,6 @@ from torch import nn
 
 import ardor
 import ardor.evaluation.findings
-import ardor.models.builders
 import ardor.models.loading
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
@@ -33,7 +31,11 @@ from ardor.noise import Noise
 from ardor.testing import require_same, snapshot
 from ardor.testing.shared import global_rng
 from tests.conftest import SHARED, Wrapped
-from tests.diagnostics.teacher.conftest import EPS, THREAT, names, sat, shuffled, taught
+from tests.diagnostics.teacher.conftest import EPS, THREAT, names, sat, shuffled
+from tests.fixtures.make import sat, trained
+
+pytestmark = pytest.mark.processor
+
 
 # What is measured
 
@@ -135,8 +137,7 @@ def test_parts_are_told(sound, val):
 @pytest.mark.parametrize("seed", range(6))
 def test_sound_teachers_of_other_seeds_pass_with_and_without_a_record(parts, val, seed):
     """Wide and narrow, hardly trained and well; on few images and many; against the record of all the images."""
-    method = ardor.methods.Natural() if seed % 2 else sat()
-    net = taught(method, parts[0], 1 + seed // 2, seed, width=4 + 4 * (seed % 2))
+    net = trained(f"seed{seed}")
     eps = (0.03, 0.1)[seed % 2 == 0]
     whole = examine_teacher(net, val, Linf(eps))
     assert whole.findings == []
@@ -174,11 +175,10 @@ def test_a_repair_must_win_more_than_luck_would():
     assert brings_back(before, after, None)
     after[0] = False
     assert not brings_back(before, after, None)
-    said = Record(0.2, None, None, "")
-    assert brings_back(before, after, said)
+    assert brings_back(before, after, 0.2)
     few = torch.zeros(10, dtype=torch.bool)
-    assert not brings_back(few, torch.arange(10) < 3, said), "three of ten"
-    assert not brings_back(after, after, Record(0.1, None, None, "")), "nothing won is nothing repaired"
+    assert not brings_back(few, torch.arange(10) < 3, 0.2), "three of ten"
+    assert not brings_back(after, after, 0.1), "nothing won is nothing repaired"
 
 
 def test_repairs_fit_the_channels_and_try_what_is_inside(normalised, val):
@@ -236,10 +236,9 @@ def test_the_record_of_a_known_teacher(monkeypatch):
 def run(parts, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     recipe = ardor.Recipe(
-        epochs=2, batch=64, lr=0.2, augment="none", schedule="one-cycle", device="cpu", val_attack=PGD(THREAT, steps=7)
+        epochs=2, batch=64, lr=1e-9, augment="none", device="cpu", val_attack=PGD(THREAT, steps=7), val_every=1
     )
-    net = ardor.models.build("small_cnn", classes=10, channels=1, width=8)
-    ardor.distill(net, None, sat(), parts[0], dataclasses.replace(recipe, val_every=1), val=parts[1], run=folder)
+    ardor.distill(trained("sound"), None, sat(), parts[0], recipe, val=parts[1], run=folder)
     return folder
 
 

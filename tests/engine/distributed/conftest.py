@@ -15,7 +15,7 @@ from ardor.attacks.threat import Linf
 from ardor.noise import seeded
 from ardor.training.recipe import Recipe
 
-PATIENCE = 60  # seconds for what takes one
+PATIENCE = 1800  # seconds, for a process that hangs; one that dies is noticed at once
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once, and has no threads when it forks
 SERVER.set_forkserver_preload(
     ["torch._dynamo", "ardor.cli.main"]

@@ -1,5 +1,7 @@
 """Several processes at the shell: one writer, averages and kept labels, and restarts."""
 
+import contextlib
+import itertools
 import json
 import os
 import random
@@ -170,20 +172,23 @@ def workers(agent):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for torchrun's children in /proc")
 def test_a_killed_worker_and_torchruns_restart(whole, tmp_path):
-    folder, victim = tmp_path / "run", random.Random(time.time_ns()).randrange(2)
-    agent = torchrun(folder, "--max-restarts", "1")
-    try:
-        until = time.monotonic() + PATIENCE
-        while not (folder / "state.safetensors").exists() and time.monotonic() < until:
-            time.sleep(0.005)
-        before = workers(agent)
-        os.kill(before[victim], signal.SIGKILL)
-        kept = lines_of(folder)
-        said, errors = agent.communicate(timeout=3 * PATIENCE)
-    finally:
-        agent.kill()
-    assert agent.returncode == 0, errors
-    assert 1 <= len(kept) < 12, "killed in the middle"
+    victim = random.Random(time.time_ns()).randrange(2)
+    for attempt in itertools.count():  # a machine that is busy may look only when all is done
+        folder = tmp_path / str(attempt) / "run"
+        agent = torchrun(folder, "--max-restarts", "1")
+        try:
+            while not (folder / "state.safetensors").exists() and agent.poll() is None:
+                time.sleep(0.005)
+            with contextlib.suppress(FileNotFoundError, KeyError, ProcessLookupError):  # it is over
+                os.kill(workers(agent)[victim], signal.SIGKILL)
+            kept = lines_of(folder)
+            said, errors = agent.communicate()
+        finally:
+            agent.kill()
+        assert agent.returncode == 0, errors
+        if len(kept) < 12:
+            break
+    assert kept, "killed in the middle"
     assert lines_of(folder)[0] == kept[0], "it went on: the first epoch took the same time as before"
     require_same(ended(folder), ended(whole))
     assert names(folder) == names(whole)

@@ -23,7 +23,7 @@ FORK = multiprocessing.get_context("fork")
 
 def wait(*processes):
     for process in processes:
-        process.join(60)
+        process.join()
         assert process.exitcode == 0
 
 
@@ -31,7 +31,7 @@ def write_all(folder, seed, path, both):
     table = opened(folder)
     index, view = everything()
     said = torch.empty(len(index), CLASSES)
-    both.wait(60)
+    both.wait()
     for rows in order(seed, "write", 0, torch.arange(len(index))).split(16):
         said[rows] = table.put(index[rows], view[rows], torch.full((len(rows), CLASSES), float(seed)))
     torch.save(said, path)
@@ -45,7 +45,7 @@ def race(folder):
     index, view = everything()
     for writer in writers:
         writer.start()
-    both.wait(60)
+    both.wait()
     met = torch.zeros(len(index))
     while any(w.is_alive() for w in writers):
         logits, known = table.get(index, view)
