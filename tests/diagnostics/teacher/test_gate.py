@@ -31,7 +31,7 @@ from ardor.noise import Noise
 from ardor.testing import require_same, snapshot
 from ardor.testing.shared import global_rng
 from tests.conftest import SHARED, Wrapped
-from tests.diagnostics.teacher.conftest import EPS, THREAT, names, sat, shuffled
+from tests.diagnostics.teacher.conftest import EPS, THREAT, names, shuffled
 from tests.fixtures.make import sat, trained
 
 pytestmark = pytest.mark.processor
