@@ -323,3 +323,30 @@ def test_what_differs_by_data_is_laid_over_with_the_variant(tmp_path):
 
 def names(findings):
     return [f.name for f in findings]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rslda", 'expected a recipe, got "rslda" (did you mean "rslad"?): type one of ard, iad, natural, rslad, sat,'),
+        ("rslad --variant relased", 'got "relased" (did you mean "released"?): type --variant with one of cifar100,'),
+        ("--variant released", "expected a recipe for the variant released, got none: type its name first, say rslad"),
+        ("--smoke", "expected a recipe for the variant smoke, got none: type its name first, say rslad"),
+        ("runs/t --smoke", "expected a recipe for the variant smoke, got the run runs/t: leave the variant out"),
+    ],
+)
+def test_a_command_line_without_such_a_recipe_or_variant_is_one_sentence(inside, capsys, words, expected):
+    before = sorted(inside.rglob("*"))
+    assert main(["train", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.startswith("ardor: expected ")
+    assert error.count("\n") == 1
+    assert sorted(inside.rglob("*")) == before
+
+
+def test_help_has_the_values_of_the_recipe(inside, capsys):
+    assert main(["train", "ard", "--data", "cifar100", "--variant", "released", "--smoke", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option, value in (("method.scale", "1/100"), ("method.t", "30"), ("recipe.epochs", "1"), ("data.limit", "128")):
+        assert re.search(rf"--{option} +{value} +[A-Z]", shown), option

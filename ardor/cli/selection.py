@@ -24,13 +24,15 @@ def configuration(
 ) -> dict[str, Any]:
     """A recipe or run, its variants (commas between), then the names and dotted options typed. Raises ConfigError."""
     content: dict[str, Any] = {}
+    if variants and recipe is None:
+        raise ConfigError(f"expected a recipe for the variant {variants}, got none: type its name first, say rslad")
+    if variants and recipe is not None and recipe.is_dir():
+        raise ConfigError(f"expected a recipe for the variant {variants}, got the run {recipe}: leave the variant out")
     if recipe is not None and recipe.is_dir():
         content = completed(read_yaml(recipe / "config.yaml"))
         content = {k: v for k, v in content.items() if k not in ("fingerprint", "processes", "threads")}
     elif recipe is not None:
         content = read_recipe(recipe, names.get("data"), [word for word in variants.split(",") if word])
-    elif variants:
-        raise ConfigError(f"expected a recipe for the variant {variants}, got none: type ardor train RECIPE first")
     typed = {key: {"name": name} for key, name in names.items() if name is not None}
     return dict(merged(merged(content, typed), overrides))
 

@@ -65,12 +65,11 @@ def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[st
     if data is not None:
         content = merged(content, {"data": {"name": data}})
     named = content.get("data")
-    data = named.get("name") if isinstance(named, dict) else named
+    source = named.get("name") if isinstance(named, dict) else named
     for variant in variants:
         if variant not in known:
             choices = f"type --variant with one of {', '.join(known)}" if known else "leave --variant and --smoke out"
             raise ConfigError(f'expected a variant of {path}, got "{variant}"{nearest(variant, known)}: {choices}')
-    for variant in (None, *variants):
-        for part in (variant, f"{variant}-{data}" if variant else str(data)):
-            content = merged(content, known.get(part, {}))
+    for part in (str(source), *(name for variant in variants for name in (variant, f"{variant}-{source}"))):
+        content = merged(content, known.get(part, {}))
     return content

@@ -6,8 +6,8 @@ outer  min  alpha KL(T(x') || S(x')) + (1 - alpha) KL(T(x) || S(x))
 
 from dataclasses import dataclass
 
+from ardor import attack_view
 from ardor.attacks import PGD
-from ardor.engine.modes import attack_view
 from ardor.losses import kl
 
 
