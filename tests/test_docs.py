@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ardor import data, models
 from ardor.cli.main import main
+from ardor.cli.options import option_rows
+from ardor.data.arrays import read_npz
+from ardor.data.folder import read_folder
+from ardor.storage.config import HOMES, classes
 from ardor.storage.imports import resolve
 from ardor.testing import check_method
 
@@ -103,10 +108,27 @@ def test_recipes_are_read_and_name_what_exists(tmp_path, monkeypatch, capsys):
         assert main(["train", path.stem, "--help"]) == 0
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(one for kind in HOMES for one in classes(kind).values()),
+        *(getattr(models, name) for name in models.__all__),
+        *(models.build, models.load, data.load),
+    ],
+    ids=lambda make: make.__name__,
+)
+def test_every_option_has_a_text(make):
+    assert [option for option, _, text in option_rows("it", make) if not text] == []
+
+
+@pytest.mark.parametrize("reader", [read_npz, read_folder])
+def test_every_option_of_a_reader_has_a_text(reader):
+    assert [option for option, _, text in option_rows("it", reader) if not text] == []
+
+
 def test_every_method_has_a_card():
     cards = {path.stem for path in (ROOT / "docs" / "cards").glob("*.md")}
-    files = {path.stem for path in (ROOT / "ardor" / "methods").glob("[a-z]*.py")}
-    assert cards == files
+    assert cards == set(classes("method"))
 
 
 def test_the_examples_keep_the_contract(tmp_path):
