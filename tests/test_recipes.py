@@ -1,34 +1,47 @@
-"""Every recipe: its numbers against the published ones, its head against the papers' figures, its smoke form run."""
+"""Every recipe: its numbers against the published ones, its rows in docs/recipes.md, its smoke form run."""
 
 import copy
 import csv
 import functools
 import json
 import re
+import runpy
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 import ardor
-from ardor.cli.commands.train import NAMES, job_of
 from ardor.cli.main import main
-from ardor.cli.selection import first_stage
-from ardor.evaluation import checks
-from ardor.training.preflight import resolve_config
+from ardor.cli.selection import configuration
+from ardor.cli.words import split_words
+from ardor.errors import ConfigError
+from ardor.evaluation.checks.recipe import of_recipe
+from ardor.storage.config import merged
+from ardor.storage.recipes import find_recipe, read_recipe
+from ardor.training.job import Job, config_of_job
 from tests.conftest import ROOT
+from tests.data.conftest import binary_files, put
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes").glob("*.yaml"))}
-PAPER = {name: path for name, path in RECIPES.items() if not name.startswith("digits")}
 FIGURES = list(csv.DictReader((Path(ardor.__file__).parent / "experiments" / "paper" / "whitebox.csv").open()))
 COLUMNS = ("clean", "fgsm", "pgd_sat", "pgd_trades", "cw_inf", "autoattack")
 METHODS = ("natural", "sat", "trades", "ard", "iad", "rslad", "variance_gap")
+RELEASED = ("trades", "ard", "iad", "rslad")
+FORMS = [(method, released) for method in METHODS for released in (False, True)[: 1 + (method in RELEASED)]]
 TEACHERS = {"cifar10": "robustbench:Zhang2019Theoretically", "cifar100": "robustbench:Gowal2020Uncovering"}
-SMALL = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--recipe.device", "cpu"]
+STUDENTS = ("resnet18", "mobilenet_v2")
+ROWS = [(*form, data, student) for data in TEACHERS for student in STUDENTS for form in FORMS]
+ROWS += [("sat", False, "cifar10", "resnet50")]
+SMALL = {"data": "digits", "student": {"name": "small_cnn", "width": 4}, "recipe": {"device": "cpu"}}
+TABLE = runpy.run_path(str(ROOT / "docs" / "recipe_table.py"))
 
 # What a step costs an image, and GMAC per forward pass.
 PASSES = {
-    "natural": (3, 0), "sat": (23, 0), "trades": (27, 0), "ard": (26, 1), "rslad": (26, 1), "variance_gap": (26, 2),
+    "natural": (3, 0), "sat": (23, 0), "trades": (27, 0), "ard": (26, 1), "rslad": (26, 1), "iad": (26, 2),
+    "variance_gap": (26, 2),
 }  # fmt: skip
 GMAC = {"resnet18": 0.555, "mobilenet_v2": 0.091, "resnet50": 1.298, "cifar10": 6.66, "cifar100": 38.8}
 
@@ -79,35 +92,38 @@ TERMS = {
 }  # fmt: skip
 
 
-def parts(name):
-    """(method, data, student, whether released) of a recipe's name."""
-    found = re.fullmatch(rf"({'|'.join(METHODS)})_(cifar100?)_(resnet18|mobilenet_v2|resnet50)(_released)?", name)
-    return found[1], found[2], found[3], found[4] is not None
-
-
-def said(name):
-    return yaml.safe_load(RECIPES[name].read_text())
+def named(part):
+    return {"name": part} if isinstance(part, str) else part
 
 
 @functools.cache
-def of_cifar(name):
-    """The configuration of a recipe's run, as config.yaml would hold it, with small digits in the place of its data."""
-    recipe = said(name)
-    words = [str(RECIPES[name]), *SMALL, *(["--teacher", "runs/t"] if "teacher" in recipe else [])]
-    job = job_of(words)
-    config = resolve_config(job.student, job.teacher, job.method, job.train, job.val, job.recipe)
-    return config | {"data": recipe["data"] if isinstance(recipe["data"], dict) else {"name": recipe["data"]}}
+def resolved(method, released, data, student):
+    """The configuration of a row's run, as config.yaml would hold it, with small digits in the place of its data."""
+    recipe = read_recipe(method, data, ["released"] if released else [])
+    teacher = {"teacher": "runs/t"} if "teacher" in recipe else {}
+    job = Job.from_config(merged(recipe, SMALL | teacher))
+    return config_of_job(job) | {"data": {"name": data} | named(recipe["data"])}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a teacher in runs/t."""
+    """A folder with a few images as CIFAR has them, and teachers in runs/t, runs/cifar10 and runs/cifar100."""
     there = tmp_path_factory.mktemp("recipes")
+    rng = np.random.default_rng(0)
+    for data, classes in (("cifar10", 10), ("cifar100", 100)):
+        stems = {"cifar10": [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"], "cifar100": ["train", "test"]}
+        n = {"cifar10": 80, "cifar100": 400}[data]
+        labels = np.arange(n) % classes
+        batches = {stem: (rng.integers(0, 256, (n, 3072), dtype=np.uint8), labels // 5, labels) for stem in stems[data]}
+        (there / data).mkdir()
+        put(there / data, data, binary_files(data, batches), 0, "root")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(there)
         # enough steps for features that vary: next to none of the teacher's are a scale for the student's
-        short = ["--recipe.epochs", "4", "--recipe.batch", "32", "--recipe.val_every", "4", "--recipe.augment", "none"]
-        assert main(["train", *SMALL, *short, "--data.limit", "512", "--method", "natural", "--run", "runs/t"]) == 0
+        short = "--recipe.epochs 4 --recipe.batch 32 --recipe.val_every 4 --recipe.augment none --recipe.device cpu"
+        for data, run in (("digits", "t"), ("cifar10", "cifar10"), ("cifar100", "cifar100")):
+            words = f"train natural --data {data} --data.root {data} --data.limit 256 --run runs/{run}"
+            assert main([*f"{words} --student small_cnn --student.width 4 {short}".split()]) == 0
     return there
 
 
@@ -118,16 +134,16 @@ def inside(folder, monkeypatch):
 
 
 def test_every_row_of_the_tables_has_a_recipe():
-    rows = {f"{m}_{d}_{s}" for m in METHODS for d in TEACHERS for s in ("resnet18", "mobilenet_v2")}
-    assert rows >= {f"{r['method']}_{r['dataset']}_{r['student']}" for r in FIGURES}
-    released = {f"{row}_released" for row in rows if row.startswith(("trades", "ard", "iad", "rslad"))}
-    assert PAPER.keys() == rows | released | {"sat_cifar10_resnet50"}
+    assert RECIPES.keys() == set(METHODS)
+    assert {(m, d, s) for m, _, d, s in ROWS} >= {(r["method"], r["dataset"], r["student"]) for r in FIGURES}
+    assert {name for name in RECIPES if "released" in yaml.safe_load(RECIPES[name].read_text())["variants"]} == {
+        *RELEASED
+    }
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_numbers_are_the_published_ones(inside, name):
-    method, data, student, released = parts(name)
-    config, recipe = of_cifar(name), said(name)
+@pytest.mark.parametrize(("method", "released", "data", "student"), ROWS)
+def test_numbers_are_the_published_ones(inside, method, released, data, student):
+    config, recipe = resolved(method, released, data, student), read_recipe(method, data, ["released"] * released)
     epochs, milestones, options, attack = copy.deepcopy(PUBLISHED[method, released])
     common = dict(COMMON)
     if (method, data) == ("ard", "cifar100"):
@@ -148,34 +164,12 @@ def test_numbers_are_the_published_ones(inside, name):
     assert config["method"].get("attack") == (None if attack is None else {**ATTACK, **attack})
     protocol = {"protocol": "paper"} if (method, released) == ("rslad", True) else {}
     assert config["data"] == {"name": data} | protocol
-    assert recipe["student"] == student
-    assert recipe.get("teacher") == (TEACHERS[data] if "1T" in head(name) or "2T" in head(name) else None)
-    assert (recipe.get("teacher") is None) == (method in ("natural", "sat", "trades"))
+    assert recipe.get("teacher") == (TEACHERS[data] if PASSES[method][1] else None)
 
 
-def head(name):
-    """The comment that a recipe begins with."""
-    return re.match(r"(#.*\n)+", RECIPES[name].read_text())[0]
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_the_head_has_the_command_the_papers_figures_and_the_cost(name):
-    method, data, student, _ = parts(name)
-    text = head(name)
-    command = f"#   ardor train recipes/{name}.yaml --data.root DATA"
-    assert f"{command}{' --teacher.weights FILE' if 'teacher' in said(name) else ''}\n" in text
-    assert "--smoke" in text
-    shown = {row[0]: tuple(row[1:]) for row in (line.split()[1:] for line in text.splitlines()) if len(row) == 7}
-    published = {checkpoint: tuple(row.values()) for checkpoint, row in figures(method, data, student).items()}
-    assert {k: v for k, v in shown.items() if k in ("best", "last")} == published
-    assert ("Expected: none published" in text) == (not published)
-    assert f"= {cost(name)} PMAC" in text
-
-
-def cost(name):
+def cost(method, released, data, student):
     """10^15 multiply-accumulates of a run, by the passes of its method: three digits."""
-    method, data, student, released = parts(name)
-    epochs, own_protocol = PUBLISHED[method, released][0], (method, released) == ("rslad", True)
+    epochs, on_test = PUBLISHED[method, released][0], (method, released) == ("rslad", True)
     f, t = GMAC[student], GMAC[data]
     if method == "iad":
         begin = 61 if released else 60
@@ -183,23 +177,31 @@ def cost(name):
     else:
         student_passes, teacher_passes = PASSES[method]
         gmac = epochs * (student_passes * f + teacher_passes * t)
-    gmac *= 50_000 if own_protocol else 45_000
-    gmac += epochs * 10_000 * 42 * f if own_protocol else 0
+    gmac *= 50_000 if on_test else 45_000
+    gmac += epochs * 10_000 * 42 * f if on_test else 0
     pmac = gmac / 1e6
     return f"{pmac:.0f}" if pmac >= 100 else f"{pmac:.3g}"
 
 
-def test_the_index_has_every_recipe_with_cost_and_figures():
-    rows = dict(re.findall(r"^\| \[(\w+)\]\(\.\./recipes/\1\.yaml\) \| (.*) \|$", index(), re.MULTILINE))
-    assert rows.keys() == RECIPES.keys()
-    for name in PAPER:
-        method, data, student, released = parts(name)
-        paper = figures(method, data, student)
-        shown = [paper.get(ck, {}).get(column, "–") for ck in ("best", "last") for column in ("clean", "autoattack")]
-        epochs, passes, *cells = rows[name].split(" | ")
-        assert [epochs, *cells] == [str(PUBLISHED[method, released][0]), cost(name), *shown]
-        student_passes, teacher_passes = PASSES.get(method, (26, 2))
+def command(method, released, data, student):
+    return f"ardor train {method} --data {data} --student {student}{' --variant released' * released}"
+
+
+def test_the_page_is_what_its_generator_writes():
+    assert index() == TABLE["page"](), "type python docs/recipe_table.py"
+
+
+def test_the_page_has_every_row_with_cost_and_figures():
+    rows = dict(re.findall(r"^\| `(ardor train \w+ --data cifar.*?)` \| (.*) \|$", index(), re.MULTILINE))
+    assert rows.keys() == {command(*row) for row in ROWS}
+    for method, released, data, student in ROWS:
+        epochs, passes, *cells = rows[command(method, released, data, student)].split(" | ")
+        assert epochs == str(PUBLISHED[method, released][0])
+        student_passes, teacher_passes = PASSES[method]
         assert passes == f"{student_passes}F" + (f" + {teacher_passes}T" if teacher_passes else "")
+        paper = figures(method, data, student)
+        shown = [f"{paper['best'][c]} / {paper['last'][c]}" if paper else "–" for c in COLUMNS]
+        assert cells == [cost(method, released, data, student), *shown]
 
 
 def figures(method, data, student):
@@ -215,41 +217,136 @@ def index():
     return (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_findings_on_our_own_recipes_are_exactly_the_true_ones(inside, name):
-    method, _, _, released = parts(name)
-    expected = FINDINGS.get((method, released), [])
-    config = of_cifar(name)
-    assert names(checks.recipe.of_recipe(config)) == expected
-    at_8 = ["other_eps"] if (method, released) == ("trades", True) else []
-    assert sorted(names(checks.recipe.of_recipe(config, 8 / 255))) == sorted(at_8 + expected)
-    row = rf"^\| {method}{'_released' if released else ''} \| {', '.join(expected) or 'none'} \|$"
-    assert re.search(row, index(), re.MULTILINE)
-
-
-@pytest.mark.parametrize("name", [name for name in RECIPES if name not in PAPER])
-def test_the_recipes_of_the_digits_have_no_findings(inside, name):
-    assert checks.recipe.of_recipe(of_cifar(name), 0.2) == []
+def configured(line):
+    """The configuration that a documented command has, without building anything."""
+    plain, overrides = split_words(shlex.split(line, comments=True)[2:])
+    options = dict(zip(plain[1::2], plain[2::2], strict=True))
+    names = {key: options.get(f"--{key}") for key in ("data", "student", "teacher", "method", "threat", "averaging")}
+    return configuration(Path(plain[0]), options.get("--variant", ""), names, overrides)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_smoke_form_is_small_and_trains_every_term(inside, name):
-    asked = first_stage([str(RECIPES[name]), "--smoke"], NAMES, recipe=True)
-    assert asked.content["data"].pop("limit") == 128
-    recipe, whole = asked.content["recipe"], first_stage([str(RECIPES[name])], NAMES, recipe=True)
-    assert {k: recipe[k] for k in ("epochs", "batch", "val_size", "val_every")} == {
+def test_the_head_has_commands_that_name_the_recipe(name):
+    lines = re.findall(r"^#   (ardor train .*)$", RECIPES[name].read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        config = configured(line)
+        assert named(config["method"])["name"] == line.split()[2] == name
+        assert ("--teacher" in line) == ("teacher" in config)
+
+
+@pytest.mark.parametrize(("method", "released"), FORMS)
+@pytest.mark.parametrize("data", TEACHERS)
+def test_findings_on_our_own_recipes_are_exactly_the_true_ones(inside, method, released, data):
+    expected = FINDINGS.get((method, released), [])
+    config = resolved(method, released, data, "resnet18")
+    assert names(of_recipe(config)) == expected
+    at_8 = ["other_eps"] if (method, released) == ("trades", True) else []
+    assert sorted(names(of_recipe(config, 8 / 255))) == sorted(at_8 + expected)
+    row = rf"^\| {method} \| {'released ' * released}\| {', '.join(expected) or 'none'} \|$"
+    assert re.search(row, index(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["sat", "rslad"])
+def test_the_recipes_of_the_digits_have_no_findings(inside, name):
+    assert of_recipe(resolved(name, False, "digits", "small_cnn"), 0.2) == []
+
+
+@pytest.mark.parametrize("data", [*TEACHERS, "digits"])
+@pytest.mark.parametrize(("method", "released"), FORMS)
+def test_the_smoke_form_is_small_and_trains_every_term(inside, method, released, data):
+    form = ["released"] * released
+    whole, smoke = read_recipe(method, data, form), read_recipe(method, data, [*form, "smoke"])
+    assert smoke["data"].pop("limit") == 128
+    assert {k: smoke["recipe"][k] for k in ("epochs", "batch", "val_size", "val_every")} == {
         "epochs": 1, "batch": 32, "val_size": 32, "val_every": 1,
     }  # fmt: skip
-    assert asked.names == whole.names, "the same data, nets and method"
-    assert asked.content["data"] == whole.content.get("data", {})
-    words = [*SMALL, "--data.limit", "32", "--smoke", "--run", f"runs/{name}"]
-    teacher = ["--teacher", "runs/t", "--gate=false"] if "teacher" in said(name) else []
-    assert main(["train", str(RECIPES[name]), *words, *teacher]) == 0
-    (record,) = [json.loads(line) for line in (inside / "runs" / name / "metrics.jsonl").read_text().splitlines()]
-    method = parts(name)[0] if name in PAPER else asked.names["method"]
+    for key in ("data", "student", "teacher", "threat"):
+        assert named(smoke.get(key)) == named(whole.get(key)), "the same data, nets and threat"
+    run = f"runs/{method}-{data}-{'-'.join(form)}"
+    words = f"train {method} --data {data} --data.root {data} --data.limit 32 --student small_cnn --student.width 4"
+    words += f"{' --variant released' * released} --smoke --run {run} --recipe.device cpu"
+    words += f" --teacher runs/{'t' if data == 'digits' else data} --gate=false" if PASSES[method][1] else ""
+    assert main(words.split()) == 0
+    (record,) = [json.loads(line) for line in (inside / run / "metrics.jsonl").read_text().splitlines()]
     assert record["terms"].keys() == TERMS[method]
     assert record["val_robust"] is not None
 
 
+BAD = "data: digits\nstudent: small_cnn\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "variants", "expected"),
+    [
+        ("method: [unclosed", (), "expected a YAML file, got bad.yaml: while parsing"),
+        ("- data\n", (), "expected `key: value` lines in bad.yaml, got list"),
+        (BAD + "variants: [smoke]\n", (), "expected `variants:` of bad.yaml as names with keys below, got ['smoke']"),
+        (BAD + "variants: {smoke: 1}\n", ("smoke",), "expected `variants:` of bad.yaml as names with keys below"),
+        (BAD + "recipe: fast\n", (), "expected `recipe:` of bad.yaml with keys below, got 'fast': write recipe:"),
+        (BAD, ("smoke",), 'expected a variant of bad.yaml, got "smoke": leave --variant'),
+        (BAD + "variants: {smoke: {}}\n", ("smok",), 'got "smok" (did you mean "smoke"?'),
+    ],
+)
+def test_a_bad_file_or_variant_is_refused(tmp_path, monkeypatch, content, variants, expected):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.yaml").write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        read_recipe("bad.yaml", None, variants)
+    assert expected in str(refused.value)
+
+
+def test_a_recipe_is_found_by_path_and_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe("rslad") == RECIPES["rslad"]
+    Path("mine.yaml").write_text(BAD)
+    assert find_recipe("mine.yaml") == Path("mine.yaml")
+    with pytest.raises(ConfigError, match=r'got "rslda" \(did you mean "rslad"'):
+        find_recipe("rslda")
+
+
+def test_what_differs_by_data_is_laid_over_with_the_variant(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        "data: digits\nrecipe: {epochs: 1}\nvariants:\n  digits: {recipe: {lr: 1}}\n"
+        "  long: {recipe: {epochs: 2, lr: 2}}\n  long-digits: {recipe: {epochs: 3}}\n  last: {recipe: {epochs: 4}}\n"
+    )
+
+    def recipe(*arguments):
+        return read_recipe(tmp_path / "r.yaml", *arguments)["recipe"]
+
+    assert recipe() == {"epochs": 1, "lr": 1}
+    assert recipe("cifar10") == {"epochs": 1}
+    assert recipe("digits", ["long"]) == {"epochs": 3, "lr": 2}
+    assert recipe("cifar10", ["long"]) == {"epochs": 2, "lr": 2}
+    assert recipe("digits", ["long", "last"]) == {"epochs": 4, "lr": 2}
+
+
 def names(findings):
     return [f.name for f in findings]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("rslda", 'expected a recipe, got "rslda" (did you mean "rslad"?): type one of ard, iad, natural, rslad, sat,'),
+        ("rslad --variant relased", 'got "relased" (did you mean "released"?): type --variant with one of cifar100,'),
+        ("--variant released", "expected a recipe for the variant released, got none: type its name first, say rslad"),
+        ("--smoke", "expected a recipe for the variant smoke, got none: type its name first, say rslad"),
+        ("runs/t --smoke", "expected a recipe for the variant smoke, got the run runs/t: leave the variant out"),
+    ],
+)
+def test_a_command_line_without_such_a_recipe_or_variant_is_one_sentence(inside, capsys, words, expected):
+    before = sorted(inside.rglob("*"))
+    assert main(["train", *words.split()]) == 2
+    error = capsys.readouterr().err
+    assert expected in error
+    assert error.startswith("ardor: expected ")
+    assert error.count("\n") == 1
+    assert sorted(inside.rglob("*")) == before
+
+
+def test_help_has_the_values_of_the_recipe(inside, capsys):
+    assert main(["train", "ard", "--data", "cifar100", "--variant", "released", "--smoke", "--help"]) == 0
+    shown = capsys.readouterr().out
+    for option, value in (("method.scale", "1/100"), ("method.t", "30"), ("recipe.epochs", "1"), ("data.limit", "128")):
+        assert re.search(rf"--{option} +{value} +[A-Z]", shown), option

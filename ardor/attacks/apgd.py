@@ -32,11 +32,24 @@ Look: TypeAlias = Callable[[Images, Tensor], tuple[PerExample, Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class APGD:
-    """Auto-PGD within `threat`; an image is broken by any iterate.
+    """Auto-PGD; an image is broken by any iterate.
 
-    steps: of ascent. loss: of the untargeted climb. targets: 0, or how many wrong classes to aim at, one climb each,
-    with the targeted DLR (`loss` is "dlr" then). restarts: climbs from a new start. rho: the share of rising steps at
-    or below which the step is halved. draws: gradients averaged at each point, for a net that is random itself.
+    Parameters
+    ----------
+    threat
+        The ball around x.
+    steps
+        Number of ascent steps of a climb.
+    loss
+        Loss of the untargeted climb: ce, margin or dlr.
+    targets
+        Number of wrong classes to aim at, one climb each, with the targeted DLR (`loss` is dlr then); 0 is untargeted.
+    restarts
+        Number of climbs, each from a new start.
+    rho
+        Share of rising steps at or below which the step is halved.
+    draws
+        Gradients averaged at each point, for a net that is random itself.
     """
 
     threat: Threat = Linf(8 / 255)

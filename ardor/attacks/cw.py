@@ -16,7 +16,19 @@ from ardor.types import Images, Labels, Net, Threat
 
 @dataclass(frozen=True)
 class CW:
-    """Margin ascent within `threat`. The margin stops counting at kappa; 50 keeps that clamp inactive."""
+    """Margin ascent.
+
+    Parameters
+    ----------
+    threat
+        The ball around x.
+    steps
+        Number of ascent steps.
+    step
+        Length of a step, in the threat's norm; None is eps / 4.
+    kappa
+        Margin beyond which the objective is constant; 50 keeps that clamp inactive.
+    """
 
     threat: Threat = Linf(8 / 255)
     steps: int = 20

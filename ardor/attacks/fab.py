@@ -30,10 +30,23 @@ BLOCK = 2**17  # values of the images that are projected at once on a CPU: 512 K
 class FAB:
     """Fast Adaptive Boundary attack; an image is broken by any iterate within `threat`, else it comes back as it was.
 
-    steps: toward the border. targets: how many wrong classes to go to, one round each, or 0: at each step to the one
-    whose plane is nearest, for the price of every class's gradient. restarts: rounds for each; all but the first start
-    at eps / 2. alpha: the most that a step is drawn to x, in [0, 1]. eta: how far beyond the border it goes, at least
-    1. beta: how much of the way from x is kept after a success, in (0, 1].
+    Parameters
+    ----------
+    threat
+        The ball around x.
+    steps
+        Number of steps toward the border.
+    targets
+        Number of wrong classes to go to, one round each; 0 goes at each step to the class whose plane is nearest, at
+        the cost of every class's gradient.
+    restarts
+        Rounds for each class; all but the first start at eps / 2.
+    alpha
+        Largest share by which a step is drawn to x, in [0, 1].
+    eta
+        Overshoot beyond the border, at least 1.
+    beta
+        Share of the way from x that is kept after a success, in (0, 1].
     """
 
     threat: Linf | L2 = Linf(8 / 255)

@@ -18,7 +18,15 @@ from ardor.types import Images, Labels, Net, Objective, Threat
 
 @dataclass(frozen=True)
 class FGSM:
-    """The fast gradient method within `threat`. loss: what an evaluation climbs, unlike a training method."""
+    """The fast gradient method.
+
+    Parameters
+    ----------
+    threat
+        The ball around x.
+    loss
+        Loss that an evaluation climbs: ce, margin or dlr; a training method climbs its own objective.
+    """
 
     threat: Threat = Linf(8 / 255)
     loss: Literal["ce", "margin", "dlr"] = "ce"

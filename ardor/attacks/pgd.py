@@ -20,10 +20,21 @@ from ardor.types import Images, Labels, Net, Objective, Threat
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient ascent within `threat`.
+    """Projected gradient ascent.
 
-    steps: of ascent. step: the length of each, in the threat's norm; None is eps / 4. start: where it begins, as
-    `Start` says. loss: what an evaluation climbs; a training method climbs its own objective instead.
+    Parameters
+    ----------
+    threat
+        The ball around x.
+    steps
+        Number of ascent steps.
+    step
+        Length of a step, in the threat's norm; None is eps / 4.
+    start
+        First iterate: uniform in the ball; unclipped, the same beyond [0, 1]; surface, at distance eps; gaussian,
+        x + 0.001 N(0, I); or none, x itself.
+    loss
+        Loss that an evaluation climbs: ce, margin or dlr; a training method climbs its own objective.
     """
 
     threat: Threat = Linf(8 / 255)

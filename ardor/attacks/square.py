@@ -38,10 +38,18 @@ BLOCK = 50  # queries whose random numbers are drawn at once: a draw costs by th
 
 @dataclass(frozen=True)
 class Square:
-    """Square Attack within `threat`; an image is broken by any query. It asks for logits only, of any callable.
+    """Square Attack, from the logits of any callable; an image is broken by any query.
 
-    queries: after the start. p: the share of the image that the first squares change. restarts: searches, each from
-    another start.
+    Parameters
+    ----------
+    threat
+        The ball around x.
+    queries
+        Number of queries after the start.
+    p
+        Share of the image that the first squares change, in (0, 1].
+    restarts
+        Number of searches, each from another start.
     """
 
     threat: Linf | L2 = Linf(8 / 255)

@@ -30,7 +30,13 @@ L2_LARGEST = 10.0  # beyond any published radius on images of up to 224 x 224 pi
 
 @dataclass(frozen=True)
 class Linf:
-    """The L-infinity ball. eps: how far each value of the image may move, in (0, 1]."""
+    """The L-infinity ball.
+
+    Parameters
+    ----------
+    eps
+        Radius: the largest change of a value of the image, in (0, 1].
+    """
 
     eps: float = 8 / 255
 
@@ -63,7 +69,13 @@ class Linf:
 
 @dataclass(frozen=True)
 class L2:
-    """The Euclidean ball. eps: how long the perturbation may be over all values of the image, in (0, 10]."""
+    """The Euclidean ball.
+
+    Parameters
+    ----------
+    eps
+        Radius: the length of the perturbation over all values of the image, in (0, 10].
+    """
 
     eps: float = 128 / 255
 

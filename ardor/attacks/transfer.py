@@ -17,7 +17,17 @@ from ardor.types import Attack, Images, Labels, Net
 
 @dataclass(frozen=True)
 class Transfer:
-    """attack: made against `source`, a net with the same classes. weights: the hash of its weights, for the report."""
+    """An attack on another net, judged on this one.
+
+    Parameters
+    ----------
+    attack
+        The attack on `source`.
+    source
+        A net with the same classes.
+    weights
+        Hash of the source's weights, for the report.
+    """
 
     attack: Attack
     source: nn.Module

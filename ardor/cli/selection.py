@@ -24,12 +24,14 @@ def configuration(
 ) -> dict[str, Any]:
     """A recipe or run, its variants (commas between), then the names and dotted options typed. Raises ConfigError."""
     content: dict[str, Any] = {}
+    if variants and recipe is None:
+        raise ConfigError(f"expected a recipe for the variant {variants}, got none: type its name first, say rslad")
+    if variants and recipe is not None and recipe.is_dir():
+        raise ConfigError(f"expected a recipe for the variant {variants}, got the run {recipe}: leave the variant out")
     if recipe is not None and recipe.is_dir():
         content = Run(recipe).config
     elif recipe is not None:
         content = read_recipe(recipe, names.get("data"), [word for word in variants.split(",") if word])
-    elif variants:
-        raise ConfigError(f"expected a recipe for the variant {variants}, got none: type ardor train RECIPE first")
     content = {key: part for key, part in content.items() if key not in ("fingerprint", "processes", "threads")}
     typed = {key: {"name": name} for key, name in names.items() if name is not None}
     return dict(merged(merged(content, typed), overrides))

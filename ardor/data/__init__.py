@@ -42,17 +42,42 @@ def load(
     download: bool = False,
     **options: Any,
 ) -> tuple[Split, Split, Split]:
-    """Train, val and test of a data set, images (N, C, H, W) uint8 or float32 in [0, 1].
+    """Train, val and test of a data set. `load(**split.source)` gives the same splits again.
 
-    name: `digits`, `cifar10`, `cifar100`, `npz:PATH` (see read_npz), `folder:PATH` (see read_folder) or `file.py:Name`
-    (see user_reader). root: the folder where archives lie or are downloaded to. val: a share below 1 or a count, cut
-    from train with the classes in proportion; a source that brings its own val keeps that one. seed: draws which images
-    are val. limit: at most so many train images, classes in proportion; 0 is all. protocol: holdout, or paper for the
-    whole train set and the test set as val. download: fetch the official archive where it is absent. options: the
-    source's own.
+    Parameters
+    ----------
+    name
+        `digits`, `cifar10`, `cifar100`, `npz:PATH` (see read_npz), `folder:PATH` (see read_folder) or `file.py:Name`
+        (see user_reader).
+    root
+        Folder of the official archives, also for downloads.
+    val
+        Share below 1, or number, of train images that are held out as val, classes in proportion; a source's own val
+        part replaces it.
+    seed
+        Seed of the choice of val and of limited train images.
+    limit
+        Largest number of train images, classes in proportion; 0 is all.
+    protocol
+        holdout; or paper: the whole train set, and the test set as val.
+    download
+        Download the official archive where it is absent.
+    options
+        Options of the source.
 
-    `load(**split.source)` gives the same splits again. Raises ConfigError for a name or option that does not exist,
-    DataError for data that are absent, damaged or not what they must be, RunError where root cannot be written.
+    Returns
+    -------
+    tuple of Split
+        train, val, test: images (N, C, H, W), uint8 or float32 in [0, 1].
+
+    Raises
+    ------
+    ConfigError
+        For a name or option that does not exist.
+    DataError
+        For data that are absent, damaged or of another form.
+    RunError
+        Where root cannot be written.
     """
     parts = _parts(name, root, download, protocol, options)
     if "train" not in parts:
@@ -85,8 +110,8 @@ def load_test(
 ) -> Split:
     """The test part of a data set, for evaluation; the source need not have a train part.
 
-    Takes what `load` takes, so that `load_test(**split.source)` works, and raises the same. val, seed and
-    limit are kept in the source and change nothing here.
+    Parameters and exceptions are those of `load`, so that `load_test(**split.source)` works; val, seed and limit are
+    kept in the source and change nothing here.
     """
     test = _parts(name, root, download, protocol, options)["test"]
     return _signed(test, _source(name, root, val, seed, limit, protocol, options))

@@ -28,8 +28,23 @@ def read_npz(
     """`npz:PATH`: the arrays x_train, y_train, x_test, y_test; optional x_val, y_val and class_names.
 
     x_test, y_test alone (or named x, y) give a test part alone, for `load_test`. x: see `as_images`; y: integers (N,)
-    or (N, 1). layout: nhwc or nchw, None to recognise it. classes: None for the largest label of all parts + 1. Other
-    arrays are ignored. Nothing is unpickled. Raises DataError.
+    or (N, 1). Other arrays are ignored. Nothing is unpickled.
+
+    Parameters
+    ----------
+    name
+        `npz:PATH`.
+    root, download
+        Without effect.
+    layout
+        Layout of x, nhwc or nchw; None recognises it.
+    classes
+        Number of classes; None is the number of class_names, else the largest label of all parts + 1.
+
+    Raises
+    ------
+    DataError
+        Where the file is absent, damaged or of another form.
     """
     arrays = _unpack(Path(name.removeprefix("npz:")).expanduser())
     if "x" in arrays and "y" in arrays and "x_test" not in arrays:
@@ -76,10 +91,21 @@ def from_arrays(
 
 
 def as_images(array: Any, where: str, layout: Layout | None = None) -> Tensor:
-    """(N, C, H, W) uint8 or float32 from (N, H, W), (N, H, W, C) or (N, C, H, W).
+    """(N, C, H, W) uint8 or float32 from (N, H, W), (N, H, W, C) or (N, C, H, W); `Split` checks the range.
 
-    layout: None takes the one of axes 1 and 3 that has 1 or 3 entries for the channels. Raises DataError where both or
-    neither have, and for values that are neither uint8 nor floating point; the range is checked by Split.
+    Parameters
+    ----------
+    array
+        uint8 or floating point.
+    where
+        The array's name in messages.
+    layout
+        nhwc or nchw; None takes the one of axes 1 and 3 that has 1 or 3 entries as the channels.
+
+    Raises
+    ------
+    DataError
+        Where both axes or neither can be the channels, and for values of another type.
     """
     array = np.asarray(array)
     if array.dtype != np.uint8 and array.dtype.kind != "f":

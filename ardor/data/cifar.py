@@ -26,8 +26,22 @@ SHAPE = (3, 32, 32)
 def read_cifar(name: str, root: Path, download: bool) -> dict[str, Split]:
     """Train and test, uint8 (N, 3, 32, 32). index: position in the official order of train, and of test.
 
-    Looked for, binary before python: the unpacked folder in `root`, `root` itself, the archive in `root`; then
-    downloaded if `download`. Smaller files of the same layout are accepted. Raises DataError.
+    Places, binary before python: the unpacked folder in `root`, `root` itself, the archive in `root`; then the
+    download. Smaller files of the same layout are accepted.
+
+    Parameters
+    ----------
+    name
+        `cifar10` or `cifar100`.
+    root
+        Folder of the archive, or of its files.
+    download
+        Download the official archive where it is absent.
+
+    Raises
+    ------
+    DataError
+        Where the archive is absent or damaged.
     """
     archive, place = _find(name, root) or _download(name, root, download)
     contents = _contents(place, {*archive.train, archive.test, archive.meta})

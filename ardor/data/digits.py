@@ -13,9 +13,21 @@ TEST_SHARE, TEST_SEED = 0.25, 2025
 
 
 def read_digits(name: str, root: Path, download: bool) -> dict[str, Split]:
-    """Train (1,348) and test (449), float32 (N, 1, 8, 8), values / 16. Raises DataError without scikit-learn.
+    """Train (1,348) and test (449), float32 (N, 1, 8, 8), values / 16.
 
     An image's index is its position in `sklearn.datasets.load_digits()`.
+
+    Parameters
+    ----------
+    name
+        `digits`.
+    root, download
+        Without effect.
+
+    Raises
+    ------
+    DataError
+        Without scikit-learn.
     """
     try:
         from sklearn.datasets import load_digits

@@ -23,10 +23,25 @@ def read_folder(
 ) -> dict[str, Split]:
     """`folder:PATH`: uint8 images (N, 3, H, W), or (N, 1, H, W) with `grey`; classes are the folder names, sorted.
 
-    size: resize every image to size x size (bilinear, aspect not kept); without it all must be of one size. grey: one
-    channel. Alpha is dropped. index: position among the part's files, by class and then by name. A folder with a test
-    part alone is for `load_test`. Raises DataError: nothing there, classes that differ between parts, an image that
-    does not read.
+    Alpha is dropped. index: position among the part's files, by class and then by name. A folder with a test part
+    alone is for `load_test`.
+
+    Parameters
+    ----------
+    name
+        `folder:PATH`.
+    root, download
+        Without effect.
+    size
+        Side in pixels to which every image is resized (bilinear, aspect not kept); None takes images of one size as
+        they are.
+    grey
+        One channel instead of three.
+
+    Raises
+    ------
+    DataError
+        Where there are no images, classes differ between parts, or an image is damaged.
     """
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ConfigError(

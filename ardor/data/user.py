@@ -18,8 +18,18 @@ from ardor.storage.imports import resolve
 def user_reader(reference: str) -> Callable[..., dict[str, Split]]:
     """The reader that calls what `file.py:Name` or `package.module:Name` names, with the options given to `load`.
 
-    It returns (train, val, test) as Splits, or (x_train, y_train, x_test, y_test), numpy or tensors, as `npz:PATH` has
-    them. Its own exceptions pass through. Raises ConfigError, DataError.
+    Parameters
+    ----------
+    reference
+        A function that returns (train, val, test) as Splits, or (x_train, y_train, x_test, y_test), numpy or tensors,
+        as `npz:PATH` has them. Its own exceptions pass through.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no such function, or it does not take the options.
+    DataError
+        Where it returns something else.
     """
     make = resolve(reference, "data set")
     if not callable(make):

@@ -24,7 +24,21 @@ from ardor.types import Images, Labels, Maximiser, Net
 
 @dataclass
 class ARD:
-    """alpha: the teacher's share (1 turns the labels off). t: the temperature. scale: of the KL term."""
+    """Adversarially robust distillation.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the teacher's term, in [0, 1]; 1 turns the labels off.
+    t
+        Temperature.
+    scale
+        Factor of the KL term.
+    train_mode_attack
+        The attack on the student in train mode, as released.
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "ard"
     needs_teacher: ClassVar[bool] = True

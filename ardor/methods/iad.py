@@ -24,7 +24,23 @@ from ardor.types import Images, Labels, Maximiser, Net
 
 @dataclass
 class IAD:
-    """b: the exponent of the teacher's reliability. begin: the first epoch of the self term, counted from 1."""
+    """Introspective adversarial distillation.
+
+    Parameters
+    ----------
+    b
+        Exponent of the teacher's reliability.
+    t
+        Temperature of the teacher's term.
+    begin
+        First epoch of the self term, counted from 1.
+    weighted_teacher
+        The factor a on the teacher's term; False is the released form.
+    train_mode_attack
+        The attack on the student in train mode, as released.
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "iad"
     needs_teacher: ClassVar[bool] = True

@@ -18,7 +18,15 @@ from ardor.types import Images, Labels, Net
 
 @dataclass
 class KD:
-    """alpha: the teacher's share. t: the temperature."""
+    """Knowledge distillation.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the teacher's term, in [0, 1].
+    t
+        Temperature.
+    """
 
     config_name: ClassVar[str] = "kd"
     needs_teacher: ClassVar[bool] = True

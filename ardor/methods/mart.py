@@ -25,7 +25,15 @@ from ardor.types import Images, Labels, Logits, Maximiser, PerExample
 
 @dataclass
 class MART:
-    """beta: the weight of the misclassification-aware term."""
+    """Misclassification-aware adversarial training.
+
+    Parameters
+    ----------
+    beta
+        Weight of the misclassification-aware term.
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "mart"
     channels_last: ClassVar[bool] = True

@@ -22,7 +22,17 @@ from ardor.types import Images, Labels, Maximiser, Net
 
 @dataclass
 class RSLAD:
-    """alpha: the adversarial share. scale: of both terms."""
+    """Robust soft label adversarial distillation.
+
+    Parameters
+    ----------
+    alpha
+        Weight of the adversarial term, in [0, 1].
+    scale
+        Factor of both terms.
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "rslad"
     needs_teacher: ClassVar[bool] = True

@@ -21,7 +21,13 @@ from ardor.types import Images, Labels, Maximiser
 
 @dataclass
 class SAT:
-    """Cross-entropy on adversarial images only."""
+    """Cross-entropy on adversarial images only.
+
+    Parameters
+    ----------
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "sat"
     channels_last: ClassVar[bool] = True

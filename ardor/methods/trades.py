@@ -23,7 +23,15 @@ from ardor.types import Images, Labels, Maximiser
 
 @dataclass
 class TRADES:
-    """beta: the weight of the robust term."""
+    """TRADES.
+
+    Parameters
+    ----------
+    beta
+        Weight of the robust term.
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "trades"
     channels_last: ClassVar[bool] = True

@@ -30,7 +30,27 @@ from ardor.types import Images, Labels, Maximiser
 
 @dataclass
 class VarianceGap:
-    """alpha, scale: RSLAD's. lc, lg: of covariance and Gram, on X, X' or both (sets). warmup: epochs of lc's growth."""
+    """Variance-gap alignment.
+
+    Parameters
+    ----------
+    alpha
+        Weight of RSLAD's adversarial term, in [0, 1].
+    scale
+        Factor of RSLAD's two terms.
+    lc
+        Weight of the covariance term; 0 leaves it out, and with it W.
+    lg
+        Weight of the Gram term; 0 leaves it out.
+    warmup
+        Epochs in which lc grows linearly.
+    sets
+        Images of both terms: clean, adversarial or both.
+    seed
+        Seed of W's first weights.
+    attack
+        The inner maximisation.
+    """
 
     config_name: ClassVar[str] = "variance_gap"
     needs_teacher: ClassVar[bool] = True

@@ -30,11 +30,34 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 def build(name: str, *, classes: int = 10, channels: int | None = None, seed: int = 0, **options: Any) -> nn.Module:
     """The net called `name`, with weights drawn from `seed`; the global random generator is left as it was.
 
-    name: a builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), or `file.py:Name` or `package.module:Name`
-    for your own callable that returns an nn.Module; classes and channels reach it only if its signature takes them.
-    channels: None is the builder's own default, 1 for small_cnn and 3 for the rest. options: the builder's others,
-    such as width or mean. `net.built_as` records the arguments: `build(**net.built_as)` is the same net.
-    Raises ConfigError for a name, option or number that does not exist or fit, ModelError if no nn.Module comes back.
+    `net.built_as` records the arguments: `build(**net.built_as)` is the same net.
+
+    Parameters
+    ----------
+    name
+        A builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), or `file.py:Name` or `package.module:Name` for
+        your own callable that returns an nn.Module; classes and channels reach it only if its signature takes them.
+    classes
+        Number of logits; on a command line, that of the data.
+    channels
+        Channels of the images; None is the builder's default, 1 for small_cnn and 3 for the rest; on a command line,
+        those of the data.
+    seed
+        Seed of the initial weights.
+    options
+        Other parameters of the builder, such as width or mean.
+
+    Returns
+    -------
+    nn.Module
+        Images (B, C, H, W) in [0, 1] to logits (B, classes), in train mode.
+
+    Raises
+    ------
+    ConfigError
+        For a name or option that does not exist, and for a number that does not fit.
+    ModelError
+        Where the callable returns no nn.Module.
     """
     _check_count("classes", classes)
     if channels is not None:

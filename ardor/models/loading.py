@@ -35,23 +35,44 @@ def load(
     download: bool = False,
     **options: Any,
 ) -> nn.Module:
-    """A net with weights, in eval mode.
+    """A net with weights, in eval mode. `net.built_as` records its source, `known_of(net)` its published figures.
 
-    name: a run folder of ours, whose config.yaml names the student and whose `checkpoint` (best, last or averaged) is
-    loaded; or a file that a run of ours wrote, which says itself what net it is; or a builder's name, or
-    `file.py:Name`, with `weights` as the path of a file (see `load_weights`) and
-    `options` as in `build`. A `file.py:Name` without weights brings its own. Or a net that somebody published:
+    Parameters
+    ----------
+    name
+        One of these:
 
-    `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else with
-    ROOT/DATA/Linf/ID.pt, where RobustBench keeps it; else, where `download`, from its plain address to there; else by
-    the package robustbench, if that is installed. `hf:OWNER/NAME@REVISION`: see `hub`; the commit is recorded. A
-    local folder of that form is `hf:./FOLDER`, or its path like a run's.
-    `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`. These take
-    classes and channels, those of the data, only to refuse a net for others (timm with `weights` is built for them).
+        - a run's folder, whose config.yaml names the student;
+        - a weights file of a run, which names its net itself;
+        - a builder's name or `file.py:Name`, with `weights`; a `file.py:Name` without weights brings its own;
+        - `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else
+          with ROOT/DATA/Linf/ID.pt, where RobustBench keeps it; else, with `download`, from its plain address to
+          there; else by the package robustbench, if that is installed;
+        - `hf:OWNER/NAME@REVISION` (see `hub`; the commit is recorded), or a folder of that form, `hf:./FOLDER` or its
+          path;
+        - `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`.
+    weights
+        File of weights (see `load_weights`).
+    checkpoint
+        Checkpoint of a run: best, last or averaged.
+    root
+        Folder of published weights, also for downloads.
+    download
+        Download published weights that are absent.
+    options
+        Options of `build`. Published nets take the data's classes and channels, only to refuse a net for others (timm
+        with `weights` is built for them).
 
-    `net.built_as` records what was loaded, `known_of(net)` what is known of it. Raises ConfigError, RunError for a
-    folder that is no run, ModelError for a published net with other classes, CheckpointError for weights that are
-    missing, damaged or made for another net.
+    Raises
+    ------
+    ConfigError
+        For a name or option that does not exist.
+    RunError
+        For a folder that is no run.
+    ModelError
+        For a published net with other classes.
+    CheckpointError
+        For weights that are missing, damaged or made for another net.
     """
     name = str(name)
     folder = local_of(name)

@@ -104,7 +104,20 @@ def mobilenet_v2(
 ) -> MobileNetV2:
     """MobileNetV2: 2,296,922 parameters for 10 classes, 1280 features, 0.09 GMAC at 32x32.
 
-    width: of all channels, as a factor; 0.25 has 165,730 parameters and costs 0.5 MMAC at 8x8.
-    mean, std: one number per channel on the [0, 1] scale, or None for raw images. Raises ConfigError.
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Channels of the images.
+    width
+        Factor of all widths; 0.25 has 165,730 parameters and costs 0.5 MMAC at 8x8.
+    mean, std
+        One number per channel on the [0, 1] scale; None and None pass raw images on.
+
+    Raises
+    ------
+    ConfigError
+        For a number that does not fit.
     """
     return MobileNetV2(classes, channels, width, mean, std)

@@ -121,7 +121,19 @@ def resnet18(
 ) -> ResNet:
     """ResNet-18: 11,173,962 parameters for 10 classes, 512 features, 0.56 GMAC at 32x32.
 
-    mean, std: one number per channel on the [0, 1] scale, or None for raw images. Raises ConfigError.
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Channels of the images.
+    mean, std
+        One number per channel on the [0, 1] scale; None and None pass raw images on.
+
+    Raises
+    ------
+    ConfigError
+        For a number that does not fit.
     """
     return ResNet(BasicBlock, (2, 2, 2, 2), classes, channels, mean, std)
 
@@ -131,6 +143,18 @@ def resnet50(
 ) -> ResNet:
     """ResNet-50: 23,520,842 parameters for 10 classes, 2048 features; the usual surrogate of transfer attacks.
 
-    mean, std: one number per channel on the [0, 1] scale, or None for raw images. Raises ConfigError.
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Channels of the images.
+    mean, std
+        One number per channel on the [0, 1] scale; None and None pass raw images on.
+
+    Raises
+    ------
+    ConfigError
+        For a number that does not fit.
     """
     return ResNet(Bottleneck, (3, 4, 6, 3), classes, channels, mean, std)

@@ -61,9 +61,23 @@ def small_cnn(
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> SmallCNN:
-    """Width 4 is a tiny student (2,294 parameters, 21 kMAC at 8x8), 32 a teacher (131,178 parameters, 1.2 MMAC).
+    """Four 3x3 convolutions and a linear layer, for small images.
 
-    At 28x28 width 16 costs 3.7 MMAC. mean, std: one number per channel on the [0, 1] scale, or None for raw images.
-    Raises ConfigError.
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Channels of the images.
+    width
+        Channels of the first convolution. 4 is a tiny student (2,294 parameters, 21 kMAC at 8x8), 32 a teacher
+        (131,178 parameters, 1.2 MMAC); 16 costs 3.7 MMAC at 28x28.
+    mean, std
+        One number per channel on the [0, 1] scale; None and None pass raw images on.
+
+    Raises
+    ------
+    ConfigError
+        For a number that does not fit.
     """
     return SmallCNN(classes, channels, width, mean, std)

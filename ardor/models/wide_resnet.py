@@ -187,8 +187,25 @@ def wide_resnet(
 ) -> WideResNet:
     """WRN-depth-width as in TRADES: 46,160,474 parameters for 10 classes at 34-10, 640 features, 6.7 GMAC at 32x32.
 
-    sub_block1: give the net the unused group of the published TRADES checkpoint, 48,262,586 parameters with it.
-    mean, std: one number per channel on the [0, 1] scale, or None for raw images. Raises ConfigError.
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Channels of the images.
+    depth
+        Number of layers, 6 n + 4.
+    width
+        Factor of all widths.
+    sub_block1
+        The unused group of the published TRADES checkpoint, 48,262,586 parameters with it.
+    mean, std
+        One number per channel on the [0, 1] scale; None and None pass raw images on.
+
+    Raises
+    ------
+    ConfigError
+        For a number that does not fit.
     """
     return WideResNet(classes, channels, depth, width, sub_block1, mean, std)
 
@@ -204,9 +221,26 @@ def wide_resnet_silu(
 ) -> WideResNetSilu:
     """WRN-depth-width with SiLU as DeepMind's: 266,888,756 parameters for 100 classes at 70-16, 1024 features.
 
-    mean, std: one number per channel on the [0, 1] scale. None means DeepMind's: CIFAR-100's for 100 classes and
-    CIFAR-10's for any other number; images without three channels stay raw. Initial weights are torch's own, as in
-    DeepMind's PyTorch code. Raises ConfigError.
+    Initial weights are torch's own, as in DeepMind's PyTorch code.
+
+    Parameters
+    ----------
+    classes
+        Number of logits.
+    channels
+        Channels of the images.
+    depth
+        Number of layers, 6 n + 4.
+    width
+        Factor of all widths.
+    mean, std
+        One number per channel on the [0, 1] scale. None and None are DeepMind's: CIFAR-100's for 100 classes and
+        CIFAR-10's for any other number; images without three channels stay raw.
+
+    Raises
+    ------
+    ConfigError
+        For a number that does not fit.
     """
     if mean is None and std is None and channels == 3:
         mean, std = CIFAR100 if classes == 100 else CIFAR10

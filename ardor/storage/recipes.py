@@ -24,8 +24,8 @@ def find_recipe(name: str | Path) -> Path:
     if str(name) in shipped:
         return shipped[str(name)]
     raise ConfigError(
-        f"expected a recipe's file, a run's folder or one of {', '.join(shipped)}, got \"{name}\""
-        f"{nearest(str(name), shipped)}: check the path"
+        f'expected a recipe, got "{name}"{nearest(str(name), shipped)}: type one of {", ".join(shipped)}, or the path '
+        "of a YAML file or of a run's folder"
     )
 
 
@@ -51,19 +51,25 @@ def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[st
     known = content.pop("variants", {})
     content.pop("published", None)
     if not isinstance(known, dict) or not all(isinstance(part, dict) for part in known.values()):
-        raise ConfigError(f"expected variants: {{NAME: {{key: value}}}} in {path}, got {known!r}: see recipes/")
-    if not isinstance(content.get("recipe", {}), dict) or not all(isinstance(key, str) for key in content):
-        raise ConfigError(f"expected `recipe:` with keys of its own, and words as keys, in {path}: see recipes/")
+        raise ConfigError(
+            f"expected `variants:` of {path} as names with keys below, got {known!r}: write "
+            "variants: {smoke: {recipe: {epochs: 1}}}"
+        )
+    if not all(isinstance(key, str) for key in content):
+        key = next(key for key in content if not isinstance(key, str))
+        raise ConfigError(f"expected words as keys in {path}, got {key!r}: write `data:`, `student:` or another key")
+    if not isinstance(content.get("recipe", {}), dict):
+        raise ConfigError(
+            f"expected `recipe:` of {path} with keys below, got {content['recipe']!r}: write recipe: {{epochs: 1}}"
+        )
     if data is not None:
         content = merged(content, {"data": {"name": data}})
     named = content.get("data")
-    data = named.get("name") if isinstance(named, dict) else named
+    source = named.get("name") if isinstance(named, dict) else named
     for variant in variants:
         if variant not in known:
-            choices = ", ".join(known) or "none"
-            raise ConfigError(
-                f'expected a variant of {path}, got "{variant}"{nearest(variant, known)}: it has {choices}'
-            )
-    for part in (str(data), *(form for variant in variants for form in (variant, f"{variant}-{data}"))):
+            choices = f"type --variant with one of {', '.join(known)}" if known else "leave --variant and --smoke out"
+            raise ConfigError(f'expected a variant of {path}, got "{variant}"{nearest(variant, known)}: {choices}')
+    for part in (str(source), *(name for variant in variants for name in (variant, f"{variant}-{source}"))):
         content = merged(content, known.get(part, {}))
     return content

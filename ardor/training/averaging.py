@@ -91,11 +91,15 @@ class Average:
 
 @dataclass(frozen=True)
 class EMA:
-    """Exponential moving average of the weights, moved after every step of the optimiser.
+    """Exponential moving average of the weights after every step of the optimiser, from the first weights on.
 
-    decay: d above, from 0 (the student itself) to below 1; the memory is 1 / (1 - d) steps long. warmup: d is at most
-    (1 + n) / (10 + n) where n students are averaged already, so that the first, poor weights are soon forgotten
-    (TensorFlow's rule, which Gowal et al.'s code uses). The first student is taken as it is.
+    Parameters
+    ----------
+    decay
+        d, from 0 (the student itself) to below 1; the memory is 1 / (1 - d) steps long.
+    warmup
+        d is at most (1 + n) / (10 + n) after n updates, so that early weights count little (TensorFlow's rule, which
+        Gowal et al.'s code uses).
     """
 
     decay: float = 0.999
@@ -114,11 +118,16 @@ class EMA:
 
 @dataclass(frozen=True)
 class SWA:
-    """Stochastic weight averaging: the mean of the weights at the ends of epochs, each counting the same.
+    """Stochastic weight averaging: the unweighted mean of the weights at the ends of epochs.
 
-    start: the first epoch, from 1, whose last weights take part; 225 is 75 % of a recipe's 300, the share that the
-    paper gives to training before. every: epochs from one to the next. The rate stays the recipe's: the paper's is
-    constant and high, or cycles, from `start` on.
+    The rate is the recipe's; the paper's is constant and high, or cycles, from `start` on.
+
+    Parameters
+    ----------
+    start
+        First epoch, from 1, whose last weights are averaged; 225 is 75 % of a recipe's 300, the paper's share.
+    every
+        Epochs from one average to the next.
     """
 
     start: int = 225

@@ -22,20 +22,51 @@ AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD, its schedule, the augmentation, and how the best checkpoint is chosen. Defaults: RSLAD's.
+    """How to train: SGD, its schedule, the augmentation, and the choice of the best checkpoint. Defaults: RSLAD's.
 
-    epochs: passes over train. batch: images per step; the last partial batch is kept. lr: the highest rate.
-    momentum: SGD's. nesterov: Nesterov's form of it. weight_decay: on all parameters of the student.
-    schedule: milestones; cosine from lr to 0; or one-cycle, up from lr / 25 in the first 30 % and then down to 0.
-    milestones: epochs, counted from 1, after which the rate drops; None keeps the places of 215, 260, 285 in 300.
-    drop: the factor at each milestone. augment: random crop and flip, crop alone (digits, letters), or none.
-    padding: of the crop, in pixels. seed: of order, augmentation and attack starts.
-    val_attack: chooses the best checkpoint; None is PGD-10 on cross-entropy under the method's own threat.
-    val_size: how many images of val it attacks, classes in proportion; 0 is all. val_every: epochs between two looks.
-    device: auto is a GPU if there is one. precision, attack_precision: what the student's passes compute in when it
-    learns, and when it is attacked while it learns; bfloat16 is another result, not only a faster one, and reports say
-    so. compile: the attack's twin by torch.compile, a minute at first. sync_batchnorm: over the batches of all
-    processes, on GPUs; else each has its own.
+    Parameters
+    ----------
+    epochs
+        Passes over train.
+    batch
+        Images of a step, over all processes; the last partial batch is kept.
+    lr
+        Highest learning rate.
+    momentum
+        Momentum of SGD, in [0, 1).
+    nesterov
+        Nesterov's momentum.
+    weight_decay
+        Weight decay on all parameters of the student.
+    schedule
+        milestones; cosine, from lr to 0; or one-cycle, up from lr / 25 in the first 30 % and then down to 0.
+    milestones
+        Epochs, counted from 1, after which the rate drops; None scales 215, 260, 285 of 300 to the run's length.
+    drop
+        Factor of the rate at each milestone, in (0, 1].
+    augment
+        crop-flip, crop (digits, letters) or none.
+    padding
+        Padding of the crop, in pixels.
+    seed
+        Seed of order, augmentation and attack starts.
+    val_attack
+        Attack of the validation that selects the best checkpoint; None is PGD-10 on cross-entropy under the method's
+        threat. Its options are `--recipe.val_attack.steps 20` and so on.
+    val_size
+        Images of val that are attacked, classes in proportion; 0 is all.
+    val_every
+        Epochs from one validation to the next.
+    device
+        cpu, cuda, cuda:1 and so on; auto is a GPU if there is one.
+    precision
+        float32 or bfloat16 for the student's passes in the outer step. bfloat16 changes results, and reports name it.
+    attack_precision
+        The same for its passes in the attack.
+    compile
+        Compile the attack's folded net by torch.compile, which takes a minute at first.
+    sync_batchnorm
+        Batch norm over the batches of all processes (GPUs only); else over each process's own.
     """
 
     epochs: int = 300

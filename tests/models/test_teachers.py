@@ -10,7 +10,6 @@ import types
 import pytest
 import torch
 import yaml
-from ardor.cli.nets import make_net
 from torch import nn
 
 from ardor import data, models
@@ -18,6 +17,7 @@ from ardor.cli.main import main
 from ardor.errors import CheckpointError, ConfigError, ModelError
 from ardor.models import known, published
 from ardor.models.known import KNOWN, Known, known_of, table
+from ardor.models.loading import net_for
 from ardor.storage.config import describe
 from tests.conftest import ROOT
 
@@ -330,12 +330,14 @@ def test_a_prefixed_file_for_other_classes_says_the_classes(tmp_path):
 
 def test_a_known_net_for_images_of_another_size(root):
     with refused(ModelError, "1 x 8 x 8 and 10 classes", "cifar10/Tiny2021Net", "3 x 32 x 32"):
-        make_net("teacher", "robustbench:Tiny2021Net", {"root": str(root)}, data.load_test("digits"), fresh=False)
+        net_for(
+            "teacher", {"name": "robustbench:Tiny2021Net", "root": str(root)}, data.load_test("digits"), fresh=False
+        )
 
 
 def test_a_student_is_not_published(root):
     with refused(ConfigError, "student", "robustbench:Tiny2021Net", "--student.weights"):
-        make_net("student", "robustbench:Tiny2021Net", {}, data.load_test("digits"), fresh=True)
+        net_for("student", {"name": "robustbench:Tiny2021Net"}, data.load_test("digits"), fresh=True)
 
 
 def test_the_shell_distils_a_published_teacher(root, tmp_path, monkeypatch, capsys):
