@@ -1,9 +1,7 @@
 """The teacher's soft labels, kept beside the student: runs with a table are the live ones."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -357,19 +355,3 @@ def test_the_folder_by_default(tmp_path, teacher_run):
     path.write_text("soft_labels: float16\nsoft_labels_in: mine\n")
     assert job_of([str(path), *words]).soft_labels == SoftLabelCache(Path("mine"), "float16")
     assert job_of([str(path), *words, "--soft_labels=live"]).soft_labels is None
-
-
-def test_all_cells_of_a_bench_share_a_folder(tmp_path, monkeypatch, teacher_run):
-    def seen(words):
-        jobs.append(job_of(words))
-        raise InterruptedError
-
-    jobs = []
-    work = sys.modules["ardor.experiments.worker"]
-    monkeypatch.setattr(work, "job_of", seen)
-    cell = SimpleNamespace(words=[*_joined(TAUGHT[:-1]), f"--teacher={teacher_run}"], name="rslad/s0")
-    asked = SimpleNamespace(folder=tmp_path, run=lambda name: tmp_path / "cells" / name)
-    with pytest.raises(InterruptedError):
-        work._train(SimpleNamespace(asked=asked), cell, None)
-    assert jobs[0].soft_labels == SoftLabelCache(tmp_path / ".soft-labels")
-    assert jobs[0].run == tmp_path / "cells" / "rslad" / "s0"
