@@ -263,14 +263,14 @@ def test_blocks_change_nothing(net, images, monkeypatch):
 # Nets that lie
 
 
-def test_a_success_on_a_twin_counts_only_if_the_net_confirms_it():
+def test_a_success_on_a_folded_net_counts_only_if_the_net_confirms_it():
     net, (x, _, noise) = LinearNet().requires_grad_(False), batch(classes=2)
     logits = net(x)
     y = logits.argmax(1)
     half = (logits.amax(1) - logits.amin(1))[:, None] / 2 * nn.functional.one_hot(1 - y, 2)
 
-    class Twin:
-        """A stand-in whose border is half as far as the net's."""
+    class Folded:
+        """A stand-in whose boundary is at half the distance of the net's."""
 
         def __call__(self, z):
             return net(z) + half
@@ -279,10 +279,10 @@ def test_a_success_on_a_twin_counts_only_if_the_net_confirms_it():
             return net
 
     (walk,) = FAB(Linf(1.0), 1).rounds(2)
-    alone = walk(lambda z: net(z) + half, x, y, noise)  # a function with no net behind it has the last word
+    alone = walk(lambda z: net(z) + half, x, y, noise)  # a plain function confirms itself
     assert bool((alone != x).flatten(1).any(1).all())
     assert torch.equal(net(alone).argmax(1), y)
-    assert torch.equal(walk(Twin(), x, y, noise), x)
+    assert torch.equal(walk(Folded(), x, y, noise), x)
 
 
 @pytest.mark.parametrize("targets", [9, 0])
@@ -310,10 +310,10 @@ def test_a_net_that_hides_its_gradients_gives_clean_images_back(net, images, thr
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        (dict(threat="Linf"), "expected Linf or L2 for FAB, got 'Linf'"),
-        (dict(steps=0), "at least 1 step"),
-        (dict(restarts=0), "at least 1 restart and 0 targets, got 0 and 9"),
-        (dict(targets=-1), "at least 1 restart and 0 targets, got 1 and -1"),
+        (dict(threat="Linf"), "expected Linf or L2 for FAB and Square, got str"),
+        (dict(steps=0), "expected steps of at least 1, got 0"),
+        (dict(restarts=0), "expected restarts of at least 1, got 0"),
+        (dict(targets=-1), "expected targets of at least 0, got -1"),
         (dict(alpha=1.5), "alpha in"),
         (dict(alpha=-0.1), "alpha in"),
         (dict(eta=0.9), "eta at least 1"),

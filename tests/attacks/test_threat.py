@@ -186,7 +186,7 @@ def test_radii_that_can_be_meant_are_accepted():
 @pytest.mark.parametrize("make", [PGD, CW])
 def test_steps_that_cannot_be_meant_are_refused(make):
     for steps in (0, -1):
-        with pytest.raises(ThreatError, match="at least 1 step"):
+        with pytest.raises(ThreatError, match="expected steps of at least 1"):
             make(steps=steps)
     for step in (0, -0.01, float("nan")):
         with pytest.raises(ThreatError, match="positive step"):
