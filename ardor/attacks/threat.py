@@ -17,6 +17,8 @@ from torch import Tensor
 from ardor.errors import ThreatError
 from ardor.noise import Noise
 
+__all__ = ["L2", "Linf"]
+
 Start: TypeAlias = Literal["uniform", "unclipped", "surface", "gaussian", "none"]
 """uniform: in the ball, clipped to [0, 1]. unclipped: the same without the clip (released ARD). surface: at distance
 eps, then clipped (APGD, FAB). gaussian: x + 0.001 N(0, I), not clipped before the first gradient (TRADES, MART, RSLAD).
