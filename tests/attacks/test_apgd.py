@@ -1,4 +1,4 @@
-"""APGD against an independent slow expression, against the official code, and where it cannot do what was asked."""
+"""APGD against an independent slow expression, against the official code, and its limits."""
 
 import copy
 import math
@@ -40,7 +40,7 @@ def images(net):
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
 @pytest.mark.parametrize("fields", [{}, {"loss": "dlr"}, {"loss": "margin"}, {"loss": "dlr", "targets": 3}], ids=repr)
 def test_contract(threat, fields):
-    # a targeted climb that fails stops where its own target is near, which need not be the nearest wrong class
+    # a targeted round that fails stops near its target, which need not be the nearest wrong class
     check_attack(APGD(threat, steps=20, **fields), random_start=True, climbs=0.2 if "targets" in fields else 0.5)
 
 
@@ -71,7 +71,7 @@ def test_the_best_point_is_the_first_of_equals():
 
 
 def slowly(net, x, y, target, threat, steps, loss, start):
-    """One image, one number at a time where possible, with the whole history kept, as the paper tells it."""
+    """One image, one number at a time where possible, with the whole history, as in the paper."""
 
     def value(z):
         logits = net(z[None])[0]
@@ -92,14 +92,14 @@ def slowly(net, x, y, target, threat, steps, loss, start):
         d = z - x
         return (x + d / max(float(d.norm()), 1e-12) * min(threat.eps, float(d.norm()))).clamp(0, 1)
 
-    def look(z):
+    def oracle(z):
         z = z.clone().requires_grad_()
         v, wrong = value(z)
         (g,) = torch.autograd.grad(v, z)
         return float(v.detach()), g, wrong
 
     eps, history, z = threat.eps, [], start
-    f, g, wrong = look(z)
+    f, g, wrong = oracle(z)
     if wrong:
         return z, True
     best, best_f, best_g = z, f, g
@@ -110,7 +110,7 @@ def slowly(net, x, y, target, threat, steps, loss, start):
         a = 0.75 if i else 1.0
         moved = project(z + a * (project(z + step * ahead) - z) + (1 - a) * (z - previous))
         previous, z = z, moved
-        f, g, wrong = look(z)
+        f, g, wrong = oracle(z)
         if wrong:
             return z, True
         history.append(f)
@@ -146,7 +146,7 @@ def test_it_is_the_slow_expression(net, images, threat, loss, rank):
         assert float((ours[i] - theirs).abs().max()) < 1e-9
         assert bool(net(ours[i : i + 1]).argmax() != y[i]) == wrong
         broke += wrong
-    assert 0 < broke < len(x)  # both ends are seen
+    assert 0 < broke < len(x)  # both outcomes occur
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
@@ -224,7 +224,7 @@ def test_maximise_climbs_any_objective_and_keeps_the_best(net, images):
 
 
 @pytest.mark.parametrize(
-    ("classes", "asked", "got"),
+    ("classes", "requested", "expected"),
     [
         (10, ("dlr", 9), ("dlr", 9)),
         (5, ("dlr", 9), ("dlr", 4)),
@@ -236,11 +236,11 @@ def test_maximise_climbs_any_objective_and_keeps_the_best(net, images):
         (2, ("ce", 0), ("ce", 0)),
     ],
 )
-def test_few_classes(classes, asked, got):
-    attack = APGD(Linf(0.1), 10, loss=asked[0], targets=asked[1])
+def test_few_classes(classes, requested, expected):
+    attack = APGD(Linf(0.1), 10, loss=requested[0], targets=requested[1])
     fit = attack.fitted(classes)
-    assert (fit.loss, fit.targets) == got
-    assert len(attack.rounds(classes)) == max(1, got[1])
+    assert (fit.loss, fit.targets) == expected
+    assert len(attack.rounds(classes)) == max(1, expected[1])
     check_attack(attack, net=filled(TinyNet(1, classes), 5), classes=classes, climbs=0.3)
 
 
@@ -295,7 +295,7 @@ def test_a_success_on_a_folded_net_counts_only_if_the_net_confirms_it():
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         (dict(targets=9), "expected loss 'dlr' or 'margin' for a targeted APGD, got 'ce'"),
         (dict(restarts=0), "expected restarts of at least 1, got 0"),
@@ -305,8 +305,8 @@ def test_a_success_on_a_folded_net_counts_only_if_the_net_confirms_it():
         (dict(loss="hinge"), "a loss as one of"),
     ],
 )
-def test_refusals(fields, says):
-    with pytest.raises(ThreatError, match=says):
+def test_refusals(fields, message):
+    with pytest.raises(ThreatError, match=message):
         APGD(**fields)
 
 

@@ -145,7 +145,7 @@ class Broken:
         return {"robust": len(CALLS) * self.sound(*args)["robust"]}
 
     def learns_in_secret(self, *args):
-        self.seen = getattr(self, "seen", 0) + 1
+        self.count = getattr(self, "count", 0) + 1
         return self.sound(*args)
 
     def learns_a_number(self, *args):
@@ -195,7 +195,7 @@ class NoDataclass:
 
 @dataclass
 class Forgetful:
-    """Learns a tensor whose shape a fresh one does not know."""
+    """Learns a tensor whose shape a new instance does not have."""
 
     def terms(self, student, teacher, x, y, *, epoch, noise):
         self.mean_ = x.mean(0)
@@ -227,7 +227,7 @@ class RandomPrepare:
 
 @dataclass
 class Careful:
-    """Learns as the contract says."""
+    """Learns by the contract."""
 
     def prepare(self, student, teacher, x):
         self.mean_ = torch.zeros_like(x[0])
