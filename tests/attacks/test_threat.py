@@ -59,6 +59,14 @@ def test_l2_projection_is_analytic_where_the_box_is_far(eps):
         assert torch.allclose(got, expected, rtol=0, atol=1e-12)
 
 
+def test_l2_projection_scales_each_image_by_its_own_length():
+    x = torch.full((2, *SHAPE), 0.5)
+    z = x + torch.tensor([0.001, 0.1])[:, None, None, None]
+    p = L2(0.1).project(z, x)
+    assert torch.allclose(p[0], z[0], rtol=0, atol=1e-7)
+    assert float((p[1] - x[1]).norm()) == pytest.approx(0.1, rel=1e-5)
+
+
 @pytest.mark.parametrize("threat", [Linf(0.1), L2(0.1)])
 def test_everything_returns_a_fresh_tensor_and_leaves_its_arguments(threat):
     x, z = images(0, torch.float64)
