@@ -26,5 +26,5 @@ def settle(folder, stage="apgd/0", work=None, identity=IDENTITY, **kwargs):
         return entry_of(stage, batch), None
 
     with Journal.open(folder, identity) as book:
-        settled = sorted(book.settle(stage, batches(**kwargs), work or plain), key=lambda row: row[0].number)
+        settled = sorted(book.complete(stage, batches(**kwargs), work or plain), key=lambda row: row[0].number)
     return [(entry, fresh) for _, entry, fresh in settled], done

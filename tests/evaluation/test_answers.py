@@ -45,7 +45,7 @@ def test_each_answer_is_the_worst_of_its_attacks_for_each_image():
     assert report.worst_case.k == 0, "no image withstands all three"
     assert "an upper bound; --suite autoattack may break more" in report.table()
     alone = report_of({name: rows[name] for name in NAMES[2:]})
-    assert "and nobody asked by transfer: quote" in alone.table()
+    assert "no attack by transfer: quote" in alone.table()
     said = "Right 40.00 % by transfer from another net, 60.00 % along its own gradients, 60.00 %"
     assert said in report.table()
     assert report_of(rows, suite="paper").by_access() == {}

@@ -104,8 +104,8 @@ def without(n, value=0.0):
             lambda: checks.attacks.pgd_above_autoattack(100, 60, 200),
             lambda: checks.attacks.pgd_above_autoattack(101, 60, 200),
         ),
-        ("restarts", lambda: checks.restarts(100, 98, 200), lambda: checks.restarts(100, 97, 200)),
-        ("restarts", lambda: checks.restarts(500, 495, 1000), lambda: checks.restarts(500, 494, 1000)),
+        ("restarts", lambda: checks.attacks.restarts(100, 98, 200), lambda: checks.attacks.restarts(100, 97, 200)),
+        ("restarts", lambda: checks.attacks.restarts(500, 495, 1000), lambda: checks.attacks.restarts(500, 494, 1000)),
         (  # 80 of 100 is [71.1, 86.7]
             "record",
             lambda: checks.attacks.record("clean", Proportion(80, 100), 0.876),

@@ -177,7 +177,7 @@ def test_a_dead_process_frees_its_batch(tmp_path):
     assert ready.get(timeout=600) == 0
     with Journal.open(tmp_path / "j", IDENTITY) as book:
         work = lambda batch: (entry_of("apgd/0", batch), None)  # noqa: E731
-        settled = book.settle("apgd/0", batches(), work)
+        settled = book.complete("apgd/0", batches(), work)
         assert sorted(next(settled)[0].number for _ in range(3)) == [1, 2, 3]
         child.kill()
         child.join()

@@ -363,4 +363,4 @@ def test_a_batch_of_as_many_other_images_is_refused(tmp_path):
     settle(tmp_path / "j", count=1)
     moved = Batch(0, torch.arange(3), [7, 8, 9])
     with Journal.open(tmp_path / "j", IDENTITY) as book, pytest.raises(RunError, match="the file was changed"):
-        list(book.settle("apgd/0", [moved], lambda batch: (entry_of("apgd/0", batch), None)))
+        list(book.complete("apgd/0", [moved], lambda batch: (entry_of("apgd/0", batch), None)))

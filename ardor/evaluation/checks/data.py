@@ -1,4 +1,4 @@
-"""What the images themselves, and how they were used, give reason to doubt."""
+"""Checks on the images and their use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def of_data(data: Split) -> list[Finding]:
 
 
 def image_range(data: Split) -> Finding | None:
-    """The images fill a sliver of [0, 1]: they were scaled once too often, and no eps means what it says."""
+    """The images fill a sliver of [0, 1]: they were scaled once too often, and every eps is too large for them."""
     low, high = (float(v) / (1 if data.images.is_floating_point() else 255) for v in torch.aminmax(data.images))
     if high - low >= SLIVER:
         return None

@@ -1,4 +1,4 @@
-"""A comparison in words, and `ardor compare`: which reports are paired, and what is refused."""
+"""The text of a comparison, and `ardor compare`: which reports are paired, and what is refused."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 import yaml
 
-from ardor.cli.commands import compare
+from ardor.cli.main import run as run_command
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.comparison.paired import compare as compare_reports
 from ardor.evaluation.comparison.significance import detectable, mcnemar
@@ -80,7 +80,7 @@ def run(path, letters, seed=0, method="rslad", names=("report-paper-linf-8_255-b
 
 def said_by(capsys, *words):
     capsys.readouterr()
-    assert compare.app(words)(words, exit_on_error=False, print_error=False, result_action="return_value") == 0
+    assert run_command(["compare", *words]) == 0
     return capsys.readouterr().out
 
 
