@@ -23,10 +23,11 @@ from ardor.data import load
 from ardor.data.split import Split
 from ardor.deployment.variants import DeploymentReport, run_files
 from ardor.errors import ConfigError
+from ardor.evaluation.progress import ProgressCallback
 from ardor.evaluation.proportion import mean_sd
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out
-from ardor.evaluation.verdicts import ProgressCallback, evaluate
+from ardor.evaluation.verdicts import evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.models import hash_of
 from ardor.reporting import PageEntry

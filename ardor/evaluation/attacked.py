@@ -115,10 +115,7 @@ def correct(
     name: str,
     *,
     alive: Tensor | None = None,
-    batch: int = 256,
-    seed: int = 0,
-    pad: bool = False,
-    threat: Threat | None = None,
+    **options: Any,
 ) -> Tensor:
     """Which images `net` classifies correctly under an attack on its `view`: (N,) bool on the CPU.
 
@@ -126,10 +123,12 @@ def correct(
     ----------
     net : nn.Module
         The net that classifies.
-    view, data, attack, name, batch, seed, pad, threat
+    view, data, attack, name
         As of `attacked`.
     alive : (N,) bool Tensor or None
         The images to attack, the others count as wrong; None for all.
+    options
+        `batch`, `seed`, `pad` and `threat` of `attacked`.
 
     Raises
     ------
@@ -141,7 +140,7 @@ def correct(
     mask = torch.zeros(len(data), dtype=torch.bool)
     rows = None if alive is None else alive.nonzero().squeeze(1)
     where = "" if attack is None else f" under {name}"
-    for one in attacked(view, data, attack, name, batch=batch, seed=seed, rows=rows, pad=pad, threat=threat):
+    for one in attacked(view, data, attack, name, rows=rows, **options):
         right = logits_of(net, one.x_adv, where).argmax(1) == one.y
         mask[one.rows] = right[: len(one.rows)].cpu()
     return mask

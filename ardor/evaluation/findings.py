@@ -33,7 +33,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a reader of a result must know.
+    """A flaw or limit of a result, with its evidence.
 
     name: its section in docs/findings.md. severity: "note", "warning" or "error". evidence: with figures. next: what to
     do.

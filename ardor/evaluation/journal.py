@@ -18,7 +18,7 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -164,15 +164,12 @@ class Journal:
                 time.sleep(POLL)
             pending = left
 
-    def entries(self, attacks: Iterable[str]) -> list[BatchVerdict]:
-        """The verdicts under these attacks, in the order of attacks, rounds and batches."""
-        order = {name: place for place, name in enumerate(attacks)}
-
-        def place(entry: BatchVerdict) -> tuple[int, int, int]:
-            name, _, number = entry.stage.rpartition("/")
-            return order[name], int(number), entry.number
-
-        return sorted((e for e in self._known.values() if e.stage.rpartition("/")[0] in order), key=place)
+    def entries(self) -> list[BatchVerdict]:
+        """The verdicts of the stages that were completed since `open`, in their order."""
+        return sorted(
+            (entry for entry in self._known.values() if entry.stage in self._stages),
+            key=lambda entry: self._stages.index(entry.stage),
+        )
 
     def images_of(self, stage: str, number: int) -> Images:
         """The saved images of a batch, (k, C, H, W) for k letters "b". Raises RunError where they are missing."""

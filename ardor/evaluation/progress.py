@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from ardor.attacks.rounds import rounds_of
 from ardor.evaluation.journal import BatchVerdict
@@ -35,6 +35,10 @@ class Progress:
     seconds: float | None
 
 
+ProgressCallback: TypeAlias = Callable[[Progress], None]
+"""Called after each batch, and every `EVERY` seconds within one."""
+
+
 class ProgressMeter:
     """Counts finished work, of this process and others, and reports it.
 
@@ -50,8 +54,8 @@ class ProgressMeter:
         Images per batch, at most.
     sequential : bool
         Whether each attack runs on the survivors of those before.
-    progress : callable or None
-        Receives a `Progress` after each batch, and within one every `EVERY` seconds.
+    callback : ProgressCallback or None
+        Receives the reports.
     """
 
     def __init__(
@@ -61,9 +65,9 @@ class ProgressMeter:
         classes: int,
         batch: int,
         sequential: bool,
-        progress: Callable[[Progress], None] | None,
+        callback: ProgressCallback | None,
     ) -> None:
-        self._progress, self._images, self._batch, self._sequential = progress, images, batch, sequential
+        self._images, self._batch, self._sequential, self._callback = images, batch, sequential, callback
         self._rounds = {"clean": 1} | {name: len(rounds_of(attack, classes)) for name, attack in attacks.items()}
         # passes for a batch that withstands the attack; without a third-party attack's cost no time is estimated
         costs = {name: getattr(attack, "cost", None) for name, attack in attacks.items()}
@@ -116,13 +120,13 @@ class ProgressMeter:
         return math.ceil(images / self._batch)
 
     def _report(self) -> None:
-        if self._progress is None:
+        if self._callback is None:
             return
         self._reported, left = time.monotonic(), self._left()
         done = self._completed + min(self._current, self._batch_cost)
         robust, share = 1 - len(self._broken) / self._images, done / (done + left) if done + left else 1.0
         place = self._attack, self._round + 1, self._rounds[self._attack], self._done, self._todo
-        self._progress(Progress(*place, robust, share, self._time_left(left)))
+        self._callback(Progress(*place, robust, share, self._time_left(left)))
 
     def _left(self) -> float:
         """Passes of this round's open batches, this attack's later rounds, and the later attacks."""

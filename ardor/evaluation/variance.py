@@ -1,8 +1,8 @@
 """The variance gap of features as a diagnostic of robustness.
 
 Dong, Koniusz, Chen and Ong, ECCV 2024. For an adversarially trained net, robust accuracy under a growing radius falls,
-nearly linearly, as the variance of the features under attack departs from the clean one: V = trace C / d over the
-whole set, gap(eps) = |V(X'_eps) - V(X)|. Far beyond the radius that a net was trained for the trend can bend, which
+nearly linearly, as the variance of the features under attack departs from the clean one: V = trace C / d over
+all images, gap(eps) = |V(X'_eps) - V(X)|. Far beyond the radius that a net was trained for the trend can bend, which
 the signed gap shows.
 """
 

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +32,12 @@ from ardor.evaluation.attacked import attacked
 from ardor.evaluation.checks.net import logits_of
 from ardor.evaluation.identity import empty_report, identity_of_report
 from ardor.evaluation.journal import Batch, BatchVerdict, Journal
-from ardor.evaluation.progress import Progress, ProgressMeter
+from ardor.evaluation.progress import ProgressCallback, ProgressMeter
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
 from ardor.noise import seeded
 from ardor.storage.files import write_atomic
 from ardor.types import Attack
-
-ProgressCallback: TypeAlias = Callable[[Progress], None]
-"""Called after each batch, and a few times a second within one."""
 
 
 def evaluate(
@@ -146,13 +143,13 @@ class _Evaluation:
                 report.seconds[name] = round(time.perf_counter() - start, 3)
 
     def _stage(
-        self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, whole: bool
+        self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, padded: bool
     ) -> None:
         """Evaluate `rows` in even batches, here or in another process; update `letters` and the passes."""
         index = self.data.index.cpu()
         chunks = rows.tensor_split(math.ceil(len(rows) / self.report.batch)) if len(rows) else ()
         batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
-        for one, entry, fresh in self.book.complete(stage, batches, partial(self._judge, stage, name, attack, whole)):
+        for one, entry, fresh in self.book.complete(stage, batches, partial(self._judge, stage, name, attack, padded)):
             for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
                 letters[row] = letter
             if attack is not None:
@@ -161,19 +158,19 @@ class _Evaluation:
             self.meter.add(entry, fresh)
 
     def _judge(
-        self, stage: str, name: str, attack: Attack | None, whole: bool, batch: Batch
+        self, stage: str, name: str, attack: Attack | None, padded: bool, batch: Batch
     ) -> tuple[BatchVerdict, np.ndarray[Any, Any] | None]:
         """The verdicts of a batch, clean or attacked, and the images that fool the net.
 
-        whole: the attack needs all images of its batch, which is padded to one shape; else it is one round of several.
+        padded: the attack is one round on a batch padded to one shape; else it is one round of several, on survivors.
         """
         start, size, seed = time.perf_counter(), len(batch.rows), self.report.seed
-        options: dict[str, Any] = {"batch": self.report.batch, "seed": seed, "rows": batch.rows, "pad": whole}
+        options: dict[str, Any] = {"batch": self.report.batch, "seed": seed, "rows": batch.rows, "pad": padded}
         threat = None if attack is None else self.suite.threat
         digest = hashlib.blake2b(f"{seed}/{stage}/{batch.number}".encode(), digest_size=7).digest()
         self.view.reset()
         with seeded(int.from_bytes(digest, "little")):  # a random net draws the same numbers in any process
-            (one,) = attacked(self.view, self.data, attack, name if whole else stage, threat=threat, **options)
+            (one,) = attacked(self.view, self.data, attack, name if padded else stage, threat=threat, **options)
             right = (logits_of(self.net, one.x_adv, f" under {name}").argmax(1) == one.y)[:size]
         wrong = NOT_ATTEMPTED if attack is None else BROKEN
         letters = "".join(ROBUST if r else wrong for r in right.tolist())
@@ -212,7 +209,7 @@ def _merge_images(folder: Path, book: Journal, data: Split, report: Report) -> N
             for rows in torch.arange(len(data)).split(report.batch):
                 file.write(data.batch(rows.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
             written: set[int] = set()
-            for entry in book.entries(report.attacks):
+            for entry in book.entries():
                 broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
                 images = book.images_of(entry.stage, entry.number) if broken else ()
                 for row, image in zip(broken, images, strict=True):

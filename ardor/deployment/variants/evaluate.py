@@ -23,10 +23,10 @@ from ardor.engine.modes import freeze
 from ardor.errors import CheckpointError, ConfigError
 from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.identity import identity, matching_report
-from ardor.evaluation.progress import Progress
+from ardor.evaluation.progress import Progress, ProgressCallback
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
-from ardor.evaluation.verdicts import ProgressCallback, evaluate
+from ardor.evaluation.verdicts import evaluate
 from ardor.models import hash_of
 from ardor.storage.config import describe
 from ardor.storage.runs import journal_of

@@ -99,11 +99,9 @@ new starts they lose none, and one of 100 where rounding is unlucky."""
 
 def black_box(before: int, after: int, n: int) -> Finding | None:
     """Random search breaks what gradient attacks did not. before, after: images right without it, and with it."""
-    if before - after <= max(UNSEEN * n, FEW):
-        return None
     evidence = f"gradient attacks leave {before} of {n} images right, and Square, which sees no gradient, {after}"
     advice = "gradients are hidden: quote the figure under Square as an upper bound, and write an adaptive attack"
-    return Finding("black_box", "error", evidence, advice)
+    return Finding("black_box", "error", evidence, advice) if before - after > max(UNSEEN * n, FEW) else None
 
 
 FAR = 0.20
@@ -113,11 +111,9 @@ trained for and 12 beyond it, and hardly trained ones 15: weak, but not misleadi
 
 def pgd_above_autoattack(pgd: int, auto: int, n: int) -> Finding | None:
     """PGD leaves far more images right than AutoAttack's attacks: it stops early, or its loss saturates."""
-    if pgd - auto <= FAR * n:
-        return None
     evidence = f"PGD leaves {pgd} of {n} images right, and stronger attacks {auto}"
     advice = "quote AutoAttack, not PGD, and do not choose checkpoints by PGD on cross-entropy: try the margin"
-    return Finding("pgd_above_autoattack", "warning", evidence, advice)
+    return Finding("pgd_above_autoattack", "warning", evidence, advice) if pgd - auto > FAR * n else None
 
 
 LUCK = 0.005
@@ -126,11 +122,9 @@ LUCK = 0.005
 
 def restarts(before: int, after: int, n: int) -> Finding | None:
     """New random starts break what one start of each attack left. before, after: images right without and with them."""
-    if before - after <= max(LUCK * n, FEW):
-        return None
     evidence = f"one start of each attack leaves {before} of {n} images right, and new starts {after}"
     advice = "figures of one start are too high: judge with restarts (the suite plus has 5)"
-    return Finding("restarts", "warning", evidence, advice)
+    return Finding("restarts", "warning", evidence, advice) if before - after > max(LUCK * n, FEW) else None
 
 
 ROUNDED = 0.01
@@ -140,11 +134,10 @@ ROUNDED = 0.01
 def record(what: str, measured: Proportion, claimed: float) -> Finding | None:
     """The net's accuracy is not that of its record. what: such as "clean accuracy on val". claimed: in [0, 1]."""
     low, high = measured.interval
-    if low - ROUNDED <= claimed <= high + ROUNDED:
-        return None
     evidence = f"{what} is {measured} % of {measured.n} images, and the record says {100 * claimed:.1f} %"
     advice = "look for other weights, other images, another normalisation or another scale than the record's"
-    return Finding("record", "error", evidence, advice)
+    same = low - ROUNDED <= claimed <= high + ROUNDED
+    return None if same else Finding("record", "error", evidence, advice)
 
 
 def few_classes(requested: Mapping[str, Any], run: Mapping[str, Any], classes: int) -> Finding | None:
@@ -154,10 +147,9 @@ def few_classes(requested: Mapping[str, Any], run: Mapping[str, Any], classes: i
         for name, attack in requested.items()
         if attack != run[name]
     ]
-    if not changed:
-        return None
     advice = "quote it as such: DLR needs 3 classes and targeted DLR 4, and a class has no more rivals than there are"
-    return Finding("few_classes", "note", f"with {classes} classes {'; '.join(changed)}", advice)
+    evidence = f"with {classes} classes {'; '.join(changed)}"
+    return Finding("few_classes", "note", evidence, advice) if changed else None
 
 
 def _changes(requested: Any, run: Any) -> list[str]:

@@ -59,10 +59,9 @@ ENOUGH = 64
 
 def few_calibration(n: int) -> Finding | None:
     """INT8 ranges from so few images that others do not fit into them."""
-    if n >= ENOUGH:
-        return None
     evidence = f"INT8 was calibrated on {n} images, whose ranges others will leave"
-    return Finding("few_calibration", "warning", evidence, "export it again with at least 256 training images")
+    advice = "export it again with at least 256 training images"
+    return Finding("few_calibration", "warning", evidence, advice) if n < ENOUGH else None
 
 
 CLIPPED = 0.01
@@ -71,12 +70,10 @@ CLIPPED = 0.01
 
 def saturated(clipped: Mapping[str, float]) -> Finding | None:
     """Values that INT8 cuts off, by layer: what is cut has no gradient and no effect."""
-    worst = max(clipped, key=lambda name: clipped[name], default="")
-    if not worst or clipped[worst] <= CLIPPED:
-        return None
-    evidence = f"INT8 cuts off {100 * clipped[worst]:.1f} % of the values of {worst} on the images judged"
+    worst, share = max(clipped.items(), key=lambda item: item[1], default=("", 0.0))
+    evidence = f"INT8 cuts off {100 * share:.1f} % of the values of {worst} on the images judged"
     advice = "export it again, calibrated on more training images, or on some that look like these"
-    return Finding("saturated", "warning", evidence, advice)
+    return Finding("saturated", "warning", evidence, advice) if share > CLIPPED else None
 
 
 HIDDEN, FEW = 0.002, 3

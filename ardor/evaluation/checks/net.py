@@ -156,10 +156,10 @@ ONE = 1e-3
 def probabilities(logits: Tensor) -> Finding | None:
     """The net returns probabilities: rows that are non-negative and sum to 1 flatten the gradients of every attack."""
     sums = logits.sum(1)
-    if bool((logits < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=ONE):
-        return None
+    match = bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=ONE)
     evidence = f"{len(logits)} outputs are non-negative and each sums to 1"
-    return Finding("probabilities", "error", evidence, "return logits: drop the softmax, which hides gradients")
+    advice = "return logits: drop the softmax, which hides gradients"
+    return Finding("probabilities", "error", evidence, advice) if match else None
 
 
 OTHERS = 10
@@ -169,10 +169,10 @@ OTHERS = 10
 def constant(predicted: Labels, y: Labels) -> Finding | None:
     """One class for every image, though many are of others: not trained, or not on images like these."""
     others = int((y != predicted[0]).sum())
-    if others < OTHERS or bool((predicted != predicted[0]).any()):
-        return None
+    constant = others >= OTHERS and bool((predicted == predicted[0]).all())
     evidence = f"all {len(y)} images are taken for class {int(predicted[0])}, {others} of them wrongly"
-    return Finding("constant", "error", evidence, "check that the weights were loaded, and the images' scale")
+    advice = "check that the weights were loaded, and the images' scale"
+    return Finding("constant", "error", evidence, advice) if constant else None
 
 
 CHANGE = 1e-4
@@ -182,11 +182,9 @@ CHANGE = 1e-4
 def randomised(calls: Sequence[Logits]) -> Finding | None:
     """Identical calls returned other logits: a gradient is one draw of many, and so is a verdict."""
     apart, span = max(float((z - calls[0]).abs().max()) for z in calls), float(calls[0].max() - calls[0].min())
-    if not apart > CHANGE * span:
-        return None
-    evidence = f"{len(calls)} identical calls gave logits up to {apart:.3g} apart, of a range of {span:.3g}"
+    evidence = f"{len(calls)} identical calls returned logits up to {apart:.3g} apart, of a range of {span:.3g}"
     advice = "judge it with the suite rand, which averages gradients over 20 draws, and say so beside the figures"
-    return Finding("randomised", "error", evidence, advice)
+    return Finding("randomised", "error", evidence, advice) if apart > CHANGE * span else None
 
 
 MATES = 1e-3
@@ -199,11 +197,9 @@ def batch_mates(one: Logits, other: Logits) -> Finding | None:
     if not len(one):
         return None
     apart, span = float((one - other).abs().max()), float(one.max() - one.min())
-    if not apart > MATES * span:
-        return None
-    evidence = f"{len(one)} images among others gave logits up to {apart:.3g} apart, of a range of {span:.3g}"
+    evidence = f"{len(one)} images among others returned logits up to {apart:.3g} apart, of a range of {span:.3g}"
     advice = "look for batch norm without running statistics, or a mean over the batch: each image must stand alone"
-    return Finding("batch_mates", "error", evidence, advice)
+    return Finding("batch_mates", "error", evidence, advice) if apart > MATES * span else None
 
 
 LOST = 0.01
@@ -230,8 +226,6 @@ def zero_gradients(ce: Tensor, margin: Tensor) -> Finding | None:
 def nan_gradients(ce: Tensor, margin: Tensor) -> Finding | None:
     """Gradients that are NaN or infinite on any correctly classified image. ce, margin: (B, ...) each."""
     bad = int((~(ce.isfinite() & margin.isfinite())).flatten(1).any(1).sum()) if len(ce) else 0
-    if not bad:
-        return None
     evidence = f"the gradient is NaN or infinite on {bad} of {len(ce)} correctly classified images"
     advice = "look for a root, a logarithm or a division at 0, and add a small constant there"
-    return Finding("nan_gradients", "error", evidence, advice)
+    return Finding("nan_gradients", "error", evidence, advice) if bad else None
