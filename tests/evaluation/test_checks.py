@@ -20,7 +20,8 @@ from ardor.testing import TinyNet, problem, require_same, snapshot
 from ardor.testing.shared import global_rng, trained
 from tests.conftest import ROOT, Half, Wrapped, filled
 
-DOCS = ROOT / "docs" / "findings.md"
+DOCS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+SEVERITY = dict(re.findall(r"^\| \[(\w+)\]\(.*?\) \| (.*?) \|", DOCS, re.MULTILINE))
 
 
 def names(findings):
@@ -91,6 +92,10 @@ THRESHOLDS = [  # a check, arguments without a finding, arguments with one
         ({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 70},),
         ({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 71},),
     ),
+    (checks.exported.few_calibration, (64,), (63,)),
+    (checks.exported.saturated, ({"relu": 0.01, "logits": 0.0},), ({"relu": 0.011, "logits": 0.125},)),
+    (checks.exported.saturated, ({},), None),
+    (checks.exported.gradients_simulated, None, (99, 100)),
     (checks.attacks.black_box, (500, 498, 1000), (500, 497, 1000)),
     (checks.attacks.pgd_above_autoattack, (100, 60, 200), (101, 60, 200)),
     (checks.attacks.restarts, (100, 98, 200), (100, 97, 200)),
@@ -109,6 +114,7 @@ def test_thresholds_from_both_sides(check, silent, loud):
         assert finding.name == check.__name__.replace("image_", "")
         assert re.search(r"\d", finding.evidence), "with figures"
         assert finding.next
+        assert finding.severity in SEVERITY[finding.name]
 
 
 def test_gradients_that_only_cross_entropy_loses_are_no_error():
@@ -121,6 +127,7 @@ def test_evidence_has_the_curve_and_the_culprit():
     curve = checks.attacks.sweep({0.5: Proportion(30, 200), 0.1: Proportion(90, 200)}).evidence
     assert "30 of 200 images are still right at radius 0.5 (45.0 % at 0.1, 15.0 % at 0.5)" in curve
     more = checks.attacks.more_steps(steps(90, 99, 20), 200).evidence
+    assert "cuts off 12.5 % of the values of logits" in checks.exported.saturated({"a": 0.1, "logits": 0.125}).evidence
     assert "fgsm leaves 90 of 200 images right and pgd_10, with more steps, 99" in more
 
 
@@ -128,7 +135,7 @@ def test_evidence_has_the_curve_and_the_culprit():
 
 
 def test_the_table_of_consequences_names_findings_and_has_no_circle():
-    everything = set(re.findall(r"^## (\w+)$", DOCS.read_text(encoding="utf-8"), re.MULTILINE))
+    everything = set(re.findall(r"^## (\w+)$", DOCS, re.MULTILINE))
     assert {*EXPLAINS, *SYMPTOMS}.union(*EXPLAINS.values()) <= everything
 
     def below(name):
@@ -141,20 +148,20 @@ def test_the_table_of_consequences_names_findings_and_has_no_circle():
 
 
 def test_a_consequence_is_dropped_but_nothing_worse_than_its_cause():
-    def made(name, severity):
+    def finding(name, severity):
         return Finding(name, severity, "seen", "do")
 
-    cause, follows, apart = made("zero_gradients", "error"), made("sweep", "error"), made("record", "error")
+    cause, follows, apart = finding("zero_gradients", "error"), finding("sweep", "error"), finding("record", "error")
     assert without_consequences([follows, cause, apart]) == [cause, apart]
-    mild = made("zero_gradients", "warning")
-    assert without_consequences([mild, follows, made("restarts", "warning")]) == [mild, follows]
+    mild = finding("zero_gradients", "warning")
+    assert without_consequences([mild, follows, finding("restarts", "warning")]) == [mild, follows]
     assert without_consequences([]) == []
     assert explained("sweep", "error", [cause])
     assert not explained("sweep", "error", [mild])
 
 
 def test_every_finding_is_explained_and_has_its_threshold_in_the_docs():
-    text = DOCS.read_text(encoding="utf-8")
+    text = DOCS
     sections = re.findall(r"^## (\w+)$", text, re.MULTILINE)
     root = Path(checks.__file__).parent
     sources = {p.name: p.read_text() for p in root.glob("*.py")}
@@ -297,27 +304,16 @@ def test_images_scaled_twice_and_marks_are_found():
 
 # The verdicts.
 
-KINDS = {
-    "fgsm": "FGSM",
-    "pgd_sat": "PGD",
-    "pgd_trades": "PGD",
-    "cw_inf": "CW",
-    "apgd_ce": "APGD",
-    "apgd_t": "APGD",
-    "fab_t": "FAB",
-    "square": "Square",
-}
+KINDS = {"pgd_sat": "PGD", "pgd_trades": "PGD", "cw_inf": "CW", "apgd_ce": "APGD", "apgd_t": "APGD", "fab_t": "FAB"}
 
 
 def report(verdicts, sequential=False):
     n = len(next(iter(verdicts.values())))
     attacks = {name: {"name": KINDS.get(name, name)} for name in verdicts}
-    made = Report(
+    return Report(
         {"name": "net"}, {"name": "d", "part": "test", "class_names": ["0"]}, "s", {"name": "Linf", "eps": 0.1},
-        attacks, list(range(n)), [0] * n, verdicts, 0, n,
+        attacks, list(range(n)), [0] * n, verdicts, 0, n, sequential=sequential,
     )  # fmt: skip
-    made.sequential = sequential
-    return made
 
 
 def independent(**robust):
@@ -335,7 +331,7 @@ def in_order(**robust):
 
 
 @pytest.mark.parametrize(
-    ("made", "expected"),
+    ("report", "expected"),
     [
         (independent(fgsm=60, pgd_sat=50, pgd_trades=52, cw_inf=49, apgd_ce=48, square=60), []),
         (independent(fgsm=40, pgd_sat=50, pgd_trades=52), ["one_step_wins"]),
@@ -360,16 +356,16 @@ def in_order(**robust):
         (in_order(pgd_sat=60, fgsm=40), []),
     ],
 )  # fmt: skip
-def test_what_verdicts_show(made, expected):
-    assert names(checks.attacks.of_report(made)) == expected
+def test_findings_on_verdicts(report, expected):
+    assert names(checks.attacks.of_report(report)) == expected
 
 
-def test_attacks_are_known_by_what_they_are_not_by_what_a_suite_calls_them():
-    made = independent(first=70, second=40, third=30)
-    made.attacks = {"first": {"name": "PGD"}, "second": {"name": "APGD"}, "third": {"name": "Square"}}
-    assert names(checks.attacks.of_report(made)) == ["black_box", "pgd_above_autoattack"]
-    made.attacks = {"first": {"name": "mine.py:PGD"}, "second": "?", "third": {}}
-    assert checks.attacks.of_report(made) == []
+def test_attacks_are_identified_by_class_not_by_name():
+    renamed = independent(first=70, second=40, third=30)
+    renamed.attacks = {"first": {"name": "PGD"}, "second": {"name": "APGD"}, "third": {"name": "Square"}}
+    assert names(checks.attacks.of_report(renamed)) == ["black_box", "pgd_above_autoattack"]
+    renamed.attacks = {"first": {"name": "mine.py:PGD"}, "second": "?", "third": {}}
+    assert checks.attacks.of_report(renamed) == []
     bare = independent(pgd_sat=50, square=40)
     bare.attacks = {}
     assert names(checks.attacks.of_report(bare)) == ["black_box"]
