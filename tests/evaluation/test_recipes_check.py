@@ -69,6 +69,7 @@ def test_a_plain_configuration_has_none():
         (of("variance_gap", scale=2, lc=1, lg=1), "note", "kl_scale: the KL of variance_gap has the weight scale"),
         (of("ard", alpha=0.5, t=30, scale="1/10"),
          "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 45"),
+        (of("ard", t=2, scale=0.5), "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 2"),
         (of("ard", alpha=0.25, t=4, scale=1), "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 4"),
         (of("iad", train_mode_attack=True), "warning", "bn_in_attack: the attack sees the student in train mode"),
         (of("mine.py:Mine", train_mode_attack=True), "warning", "bn_in_attack: the attack sees the student in"),
