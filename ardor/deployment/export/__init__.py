@@ -1,4 +1,4 @@
-"""A net as ONNX, torch.export or ExecuTorch file, compared with the net before anything is written."""
+"""A net as an ONNX, torch.export or ExecuTorch file, compared with the net before anything is written."""
 
 from ardor.deployment.export.formats import Exported, export
 

@@ -15,6 +15,7 @@ from ardor.deployment.export.operators import OPERATORS
 from ardor.deployment.export.simulated import Simulated
 from ardor.engine import threads
 from ardor.errors import ExportError, ModelError
+from ardor.evaluation.attacked import adversarial
 from ardor.models import hash_of
 from tests.fixtures.make import trained
 
@@ -259,7 +260,7 @@ def test_attacks_along_the_simulated_gradients_break_the_file_itself(judged):
     assert theirs.clean.k > 100
     assert theirs.robust("pgd").k < 0.8 * theirs.clean.k
     assert abs(theirs.robust("pgd").k - ours.robust("pgd").k) < 12, "nearly as many as along the net's own"
-    images = ardor.evaluate.__globals__["adversarial"](files["onnx-int8"], test, "pgd", PGD(threat, steps=10))
+    images = adversarial(files["onnx-int8"], test, "pgd", PGD(threat, steps=10))
     said = Session(files["onnx-int8"].name)(images).argmax(1) == test.labels
     assert "".join("r" if s else "b" for s in said) == theirs.verdicts["pgd"].replace("-", "b")
 

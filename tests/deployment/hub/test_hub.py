@@ -271,7 +271,7 @@ def test_a_net_without_a_report_is_not_published_unasked(bare, tmp_path):
         hub.write_folder(others, tmp_path / "out")
     assert not any(tmp_path.iterdir())
     text = read(hub.write_folder(others, tmp_path / "out", force=True))
-    assert "**Not evaluated: nothing is known of its accuracy" in text
+    assert "**Not evaluated: its accuracy" in text
     assert "no claim of any robustness" in text
     assert "model-index" not in text
 

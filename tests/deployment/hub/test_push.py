@@ -120,7 +120,7 @@ def test_nothing_of_anybody_else_is_overwritten(there, folder):
 
 def test_a_private_repository_is_private(there, folder, monkeypatch):
     there.add("owner/open", {".gitattributes": b""})
-    with pytest.raises(RunError, match="expected a private repository, got owner/open, which everybody can read"):
+    with pytest.raises(RunError, match="expected a private repository, got owner/open, which is public"):
         hub.push(folder, "owner/open", private=True)
     assert len(there.commits("owner/open")) == 1
     assert hub.push(folder, "owner/tiny", private=True)
@@ -151,7 +151,7 @@ def test_who_may_not_write_is_told_what_to_type(there, folder, monkeypatch, toke
 
 def test_no_network(there, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RunError, match=r"answer of the Hub about owner/tiny, got \w+: .*check the net") as caught:
+    with pytest.raises(RunError, match=r"the Hub to accept owner/tiny, got \w+: .*check the net") as caught:
         hub.push(folder, "owner/tiny")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
