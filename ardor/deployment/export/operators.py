@@ -68,18 +68,6 @@ def _gemm(
     return product if c is None else product + beta * c
 
 
-def _batch_norm(
-    x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, epsilon: float = 1e-5, **_: Any
-) -> Tensor:
-    return F.batch_norm(x, mean, variance, scale, shift, training=False, eps=epsilon)
-
-
-def _layer_norm(
-    x: Tensor, scale: Tensor, shift: Tensor | None = None, axis: int = -1, epsilon: float = 1e-5, **_: Any
-) -> Tensor:
-    return F.layer_norm(x, x.shape[axis:], scale, shift, epsilon)
-
-
 def _reduced(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def operator(x: Tensor, axes: Tensor | None = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
         dims = [] if axes is None else axes.tolist()
@@ -92,14 +80,6 @@ def _reduced(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 def _reshape(x: Tensor, shape: Tensor, allowzero: int = 0) -> Tensor:
     return x.reshape([x.shape[k] if n == 0 and not allowzero else n for k, n in enumerate(shape.tolist())])
-
-
-def _flatten(x: Tensor, axis: int = 1) -> Tensor:
-    return x.reshape(x.shape[: axis % (x.ndim + 1)].numel(), -1)
-
-
-def _clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    return x if low is None and high is None else x.clamp(low, high)
 
 
 def _pad(
@@ -143,9 +123,9 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Abs": torch.abs,
     "Add": torch.add,
     "AveragePool": _average_pool,
-    "BatchNormalization": _batch_norm,
+    "BatchNormalization": lambda x, a, b, mean, var, epsilon=1e-5, **_: F.batch_norm(x, mean, var, a, b, eps=epsilon),
     "Cast": lambda x, to, **_: x.float() if to == FLOAT else x.long(),
-    "Clip": _clip,
+    "Clip": lambda x, low=None, high=None: x if low is None and high is None else x.clamp(low, high),
     "Concat": lambda *x, axis: torch.cat(x, axis),
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
@@ -154,7 +134,7 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "Erf": torch.erf,
     "Exp": torch.exp,
     "Expand": lambda x, shape: x + x.new_zeros(shape.tolist()),
-    "Flatten": _flatten,
+    "Flatten": lambda x, axis=1: x.reshape(x.shape[: axis % (x.ndim + 1)].numel(), -1),
     "Gather": _gather,
     "Gelu": lambda x, approximate=b"none": F.gelu(x, approximate=approximate.decode()),
     "Gemm": _gemm,
@@ -163,7 +143,9 @@ OPERATORS: dict[str, Callable[..., Tensor]] = {
     "HardSigmoid": lambda x, alpha=0.2, beta=0.5: (alpha * x + beta).clamp(0, 1),
     "HardSwish": F.hardswish,
     "Identity": lambda x: x,
-    "LayerNormalization": _layer_norm,
+    "LayerNormalization": lambda x, a, b=None, axis=-1, epsilon=1e-5, **_: F.layer_norm(
+        x, x.shape[axis:], a, b, epsilon
+    ),
     "LeakyRelu": lambda x, alpha=0.01: F.leaky_relu(x, alpha),
     "Log": torch.log,
     "LogSoftmax": lambda x, axis=-1: x.log_softmax(axis),

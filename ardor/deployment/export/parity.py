@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,8 +114,7 @@ def measure(net: nn.Module, other: Callable[[Tensor], Tensor], images: Split, th
     """
     attack = PGD(threat, steps=10)
     x_adv = adversarial(net, images, "parity", attack, batch=min(BATCH, len(images)), seed=seed)
-    clean = torch.cat([images.batch(rows)[0].cpu() for rows in _batches(len(images))])
-    labels = images.labels.cpu()
+    clean, labels = images.batch(slice(None))[0].cpu(), images.labels.cpu()
     return Parity(match(net, other, clean, labels), match(net, other, x_adv, labels), describe(attack))
 
 
@@ -134,16 +133,10 @@ def require_gradient(net: nn.Module, images: Split) -> None:
 @torch.no_grad()
 def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Match:
     """Compare `other` with `net` on images x (N, C, H, W) with labels y (N,), both on the CPU."""
-    device = device_of(net)
+    batches = [x[:1], *(x[1:].split(BATCH) if len(x) > 1 else ())]
     with freeze(net):
-        ours = torch.cat([net(x[rows].to(device)).float().cpu() for rows in _batches(len(x))])
-    theirs = torch.cat([other(x[rows]).float().cpu() for rows in _batches(len(x))])
+        ours = torch.cat([net(batch.to(device_of(net))).float().cpu() for batch in batches])
+    theirs = torch.cat([other(batch).float().cpu() for batch in batches])
     a, b = ours.argmax(1), theirs.argmax(1)
     counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
     return Match(len(x), float((ours - theirs).abs().max()), *counts)
-
-
-def _batches(n: int) -> Iterator[slice]:
-    yield slice(0, 1)
-    for first in range(1, n, BATCH):
-        yield slice(first, min(first + BATCH, n))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -19,20 +19,14 @@ from ardor.storage.runs import mapping
 CARD = "README.md"
 
 
-@dataclass(frozen=True)
-class Words:
-    """The author's part of a card: OWNER/NAME on the Hub, the license, and Markdown."""
-
-    repository: str | None = None
-    license: str | None = None
-    about: str = ""
-
-
 ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """The name of a data set in ardor -> on the Hub."""
 
 
-def card(release: Release, evidence: Evidence, place: str, sizes: Mapping[str, int], words: Words) -> str:
+def card(
+    release: Release, evidence: Evidence, place: str, sizes: Mapping[str, int],
+    repository: str | None, license: str | None, about: str,
+) -> str:  # fmt: skip
     """The text of README.md: the Hub's metadata, then Markdown.
 
     Parameters
@@ -43,8 +37,8 @@ def card(release: Release, evidence: Evidence, place: str, sizes: Mapping[str, i
         The folder's name.
     sizes : mapping
         Bytes by file.
-    words : Words
-        The author's part.
+    repository, license, about : str or None, str or None, str
+        As in `write_folder`.
 
     Raises
     ------
@@ -56,24 +50,21 @@ def card(release: Release, evidence: Evidence, place: str, sizes: Mapping[str, i
     environment.filters |= {"plain": plain, "redact": redact}
     template = environment.from_string(files("ardor.deployment.hub").joinpath("card.md").read_text(encoding="utf-8"))
     config = trained(release.training)
-    name = words.repository.partition("/")[2] if words.repository else release.name
+    name = repository.partition("/")[2] if repository else release.name
     judged = [(file.path.name if file else WEIGHTS, report) for file, report in evidence.judged]
     versions = [report.versions for _, report in judged] + [file.metadata["versions"] for file in evidence.files]
     return template.render(
-        metadata=_metadata(config, evidence, name, words.license).to_yaml().strip(),
+        metadata=_metadata(config, evidence, name, license).to_yaml().strip(),
         release=release,
         evidence=evidence,
-        words=words,
+        repository=repository,
+        about=about.strip(),
         name=name,
         place=place,
         kind=mapping(release.net.built_as).get("name") or type(release.net).__name__,
         parameters=sum(p.numel() for p in release.net.parameters()),
         config=config,
         config_yaml=to_yaml(config).strip(),
-        method=mapping(config.get("method")),
-        teacher=config.get("teacher"),
-        teacher_hash=mapping(config.get("fingerprint")).get("teacher"),
-        data=mapping(config.get("data")).get("name"),
         tables=[_table(file, report) for file, report in judged],
         threats=list(dict.fromkeys(_threat(report) for report in evidence.reports)),
         attacks={f"`{name}`: {plain(attack)}": 0 for _, report in judged for name, attack in report.attacks.items()},
@@ -82,7 +73,7 @@ def card(release: Release, evidence: Evidence, place: str, sizes: Mapping[str, i
         doubts=list(_doubts(judged)),
         unsound=sorted({file for file, report in judged if _unsound(report)}),
         files=[_file(file) for file in evidence.files],
-        sizes={name: f"{size / 1e6:.2f}" for name, size in sizes.items()},
+        sizes=sizes,
         versions=", ".join(dict.fromkeys(f"{k} {v}" for each in versions for k, v in each.items())),
     )
 

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ardor.deployment.export.metadata import figures, interface_of
 from ardor.deployment.export.seal import probe
-from ardor.deployment.hub.card import CARD, Words, card
+from ardor.deployment.hub.card import CARD, card
 from ardor.deployment.hub.folder import put
 from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import Evidence, Release, evidence_of
@@ -112,11 +111,13 @@ def write_folder(
         )
 
     def fill(place: Path) -> None:
-        _save(release.net, arguments, place / WEIGHTS)
+        # copies, because the format refuses tensors that share memory
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in release.net.state_dict().items()}
+        (place / WEIGHTS).write_bytes(save(state, {"format": "pt", "net": json.dumps(arguments)}))
         for file in evidence.files:
             shutil.copyfile(file.path, place / file.path.name)
         config = json.dumps(_config(release, evidence, arguments, place), indent=2, allow_nan=False)
-        text = card(release, evidence, folder.resolve().name, _sizes(place), Words(repository, license, about))
+        text = card(release, evidence, folder.resolve().name, _sizes(place), repository, license, about)
         (place / CONFIG).write_text(config + "\n", encoding="utf-8")
         (place / CARD).write_text(text, encoding="utf-8")
         _require_same(release, place)
@@ -141,16 +142,6 @@ def _arguments(net: nn.Module) -> dict[str, Any]:
             "from the Hub without running a stranger's code; upload others with your own code beside them"
         )
     return arguments
-
-
-def _save(net: nn.Module, arguments: Mapping[str, Any], path: Path) -> None:
-    layout = torch.contiguous_format
-    # copies, because the format refuses tensors that share memory
-    state = {key: value.detach().cpu().clone(memory_format=layout) for key, value in net.state_dict().items()}
-    try:
-        save_file(state, path, {"format": "pt", "net": json.dumps(arguments)})
-    except SafetensorError as error:  # it wraps the system's refusal: a full disk, say
-        raise OSError(str(error)) from error
 
 
 def _config(release: Release, evidence: Evidence, arguments: Mapping[str, Any], place: Path) -> dict[str, Any]:

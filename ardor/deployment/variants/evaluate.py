@@ -105,6 +105,12 @@ def deploy(
     with freeze(net):
         same = {name: (equal(variant, clean), equal(variant, x_adv)) for name, variant in nets.items()}
         latency = latencies(timed, clean[:1], runs=runs)
+
+    def variant_of(name: str) -> Variant:
+        path, forced = files[name], tuple(getattr(nets[name], "metadata", {}).get("forced", ()))
+        file = name, path.name, path.stat().st_size, digest(path)
+        return Variant(*file, latency[name], judged[name], reports[name].name, same[name], forced)
+
     versions = {"ardor": __version__, "torch": str(torch.__version__)}
     versions |= {"onnxruntime": importlib.metadata.version("onnxruntime")} if len(files) > 1 else {}
     return DeploymentReport(
@@ -112,20 +118,7 @@ def deploy(
         weights=hash_of(net),
         parameters=sum(p.numel() for p in net.parameters()),
         macs=macs(net, data.shape),
-        forms=tuple(
-            Variant(
-                name=name,
-                file=path.name,
-                size=path.stat().st_size,
-                sha256=digest(path),
-                latency=latency[name],
-                report=judged[name],
-                kept=reports[name].name,
-                same=same[name],
-                forced=tuple(getattr(nets[name], "metadata", {}).get("forced", ())),
-            )
-            for name, path in files.items()
-        ),
+        forms=tuple(map(variant_of, files)),
         attack=describe(attack),
         processor=processor(),
         versions=versions,

@@ -61,10 +61,8 @@ def latencies(
                 before = perf_counter()
                 forms[name](image)
                 taken[name].append(1e3 * (perf_counter() - before))
-    return {
-        name: Latency(float(np.percentile(each, 50)), float(np.percentile(each, 95)), len(each))
-        for name, each in taken.items()
-    }
+    percentiles = {name: np.percentile(each, (50, 95)).tolist() for name, each in taken.items()}
+    return {name: Latency(p50, p95, len(taken[name])) for name, (p50, p95) in percentiles.items()}
 
 
 def processor() -> str:

@@ -66,7 +66,7 @@ def split(shape, n=24, part="test", seed=0, classes=10):
 
 
 def foreign(op="Relu", domain="", kind=1, shape=("n", 1, 8, 8), out=None, flat=True, **more):
-    """A model that somebody else made: one node, then the sum over rows."""
+    """A third-party model: one node, then the sum over rows."""
     from onnx import helper, numpy_helper
 
     nodes = [helper.make_node(op, ["x"], ["z"], name="block.2/odd", domain=domain, **more)]

@@ -1,4 +1,4 @@
-"""A .pte for phones: what it answers, what XNNPACK computes of it, what stands in it, and what is refused."""
+"""A .pte for phones: its logits, the part that XNNPACK computes, its metadata, and what is refused."""
 
 import copy
 import hashlib
@@ -70,9 +70,9 @@ def test_xnnpack_computes_it(phones):
     steps, backends = plan_of(phones["executorch-int8"].path)
     assert steps == ["DelegateCall", "KernelCall", "DelegateCall"]
     assert backends == {"XnnpackBackend"}
-    said = phones["executorch-int8"].metadata["xnnpack"]
-    assert said["outside"] == ["aten::squeeze_copy"]
-    assert 0.95 < said["share"] < 1
+    metadata = phones["executorch-int8"].metadata["xnnpack"]
+    assert metadata["outside"] == ["aten::squeeze_copy"]
+    assert 0.95 < metadata["share"] < 1
     assert "outside XNNPACK, on ExecuTorch's own kernels: aten::squeeze_copy" in str(phones["executorch-int8"])
     assert "outside" not in str(phones["executorch"])
 
@@ -102,17 +102,17 @@ def test_a_net_with_sums_and_batch_norms_before_convolutions(tmp_path):
 def test_the_metadata_are_in_the_program(net, phones, digits):
     for to, made in phones.items():
         (text,) = loaded(made.path).load_method("ardor").execute([])
-        said = json.loads(text)
-        assert {key: value for key, value in said.items() if key != "seal"} == made.metadata
-        assert said["input"] == {
+        metadata = json.loads(text)
+        assert {key: value for key, value in metadata.items() if key != "seal"} == made.metadata
+        assert metadata["input"] == {
             "name": "images", "layout": "NCHW", "shape": [1, 8, 8], "dtype": "float32", "range": [0, 1],
             "normalisation": "inside", "batch": 1,
         }  # fmt: skip
-        assert (said["to"], said["weights"]) == (to, hash_of(net))
-        assert set(said["versions"]) == {"torch", "executorch", "torchao"}
-        assert said["calibration"] == (None if to == "executorch" else said["calibration"])
-    assert said["calibration"]["part"] == "train"
-    assert (said["calibration"]["n"], said["check"]["n"]) == (200, 200)
+        assert (metadata["to"], metadata["weights"]) == (to, hash_of(net))
+        assert set(metadata["versions"]) == {"torch", "executorch", "torchao"}
+        assert metadata["calibration"] == (None if to == "executorch" else metadata["calibration"])
+    assert metadata["calibration"]["part"] == "train"
+    assert (metadata["calibration"]["n"], metadata["check"]["n"]) == (200, 200)
 
 
 def test_the_seal_is_checked_as_it_is_documented(phones):
@@ -195,7 +195,7 @@ def test_operators_that_it_lacks_are_named_with_their_layer(tmp_path):
         ardor.export(one, tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
 
 
-def test_what_xnnpack_lacks_is_computed_and_said(tmp_path):
+def test_operators_that_xnnpack_lacks_are_computed_and_recorded(tmp_path):
     class Odd(nn.Module):
         def forward(self, x):
             return torch.cumsum(x, 1)
@@ -231,11 +231,11 @@ def resealed(content, old, new):
     return edited.replace(b"0" * 64, hashlib.sha256(edited).hexdigest().encode())
 
 
-def test_a_file_that_is_not_what_it_says_is_refused(phones):
-    content, said = phones["executorch"].path.read_bytes(), phones["executorch"].metadata
+def test_a_file_that_does_not_match_its_metadata_is_refused(phones):
+    content, metadata = phones["executorch"].path.read_bytes(), phones["executorch"].metadata
     with pytest.raises(CheckpointError, match="got ValueError: format ardor-export-9"):
         Program(resealed(content, b'"ardor-export-1"', b'"ardor-export-9"'))
-    first = json.dumps(said["probe"])[:6].encode()
+    first = json.dumps(metadata["probe"])[:6].encode()
     with pytest.raises(ModelError, match="of its metadata's probe"):
         Program(resealed(content, b'"probe": ' + first, b'"probe": ' + first[:1] + b"9" + first[2:]))
 

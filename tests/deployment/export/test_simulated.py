@@ -39,7 +39,7 @@ def model_of(nodes, fixed=None, out="out", shape=IMAGES, opset=20):
 
 
 def both(model, x):
-    """What the runtime answers, and what the simulation does."""
+    """The logits of the runtime, and of the simulation."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     body = model.SerializeToString()
@@ -181,7 +181,7 @@ def test_rounding_passes_gradients_and_clipping_stops_them():
     assert torch.allclose(grad, torch.tensor([[0.0, 1, 1, 1, 0]])), "below -128 the ReLU, above 127 what INT8 cuts off"
 
 
-def test_the_share_that_is_cut_off_is_told_by_value():
+def test_the_clipped_share_is_returned_by_value():
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "low"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "low"], ["relu"]),
@@ -230,12 +230,12 @@ def test_a_float_files_gradients_are_the_nets(judged):
     assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
 
 
-def test_the_logits_are_the_runtimes_whatever_is_asked(judged):
+def test_the_logits_are_the_runtimes_with_and_without_gradients(judged):
     x = judged[2].batch(slice(0, 20))[0]
     file = judged[1]["onnx-int8"]
-    asked = file(x.clone().requires_grad_())
-    assert asked.requires_grad
-    assert torch.equal(asked, file(x)), "to the last bit: ties of an INT8 file must stay ties"
+    logits = file(x.clone().requires_grad_())
+    assert logits.requires_grad
+    assert torch.equal(logits, file(x)), "to the last bit: ties of an INT8 file must stay ties"
     assert not file(x.clone().requires_grad_().detach()).requires_grad
     with torch.no_grad():
         assert not file(x.clone().requires_grad_()).requires_grad
@@ -261,8 +261,8 @@ def test_attacks_along_the_simulated_gradients_break_the_file_itself(judged):
     assert theirs.robust("pgd").k < 0.8 * theirs.clean.k
     assert abs(theirs.robust("pgd").k - ours.robust("pgd").k) < 12, "nearly as many as along the net's own"
     images = adversarial(files["onnx-int8"], test, "pgd", PGD(threat, steps=10))
-    said = Session(files["onnx-int8"].name)(images).argmax(1) == test.labels
-    assert "".join("r" if s else "b" for s in said) == theirs.verdicts["pgd"].replace("-", "b")
+    correct = Session(files["onnx-int8"].name)(images).argmax(1) == test.labels
+    assert "".join("r" if s else "b" for s in correct) == theirs.verdicts["pgd"].replace("-", "b")
 
 
 def test_no_gradients_are_a_black_boxs(judged, tmp_path):
@@ -273,7 +273,7 @@ def test_no_gradients_are_a_black_boxs(judged, tmp_path):
     with pytest.raises(ModelError, match="expected an attack without gradients on .*theirs.onnx, a black box, got"):
         file(torch.zeros(1, 1, 8, 8, requires_grad=True))
     with torch.no_grad():
-        assert file(torch.zeros(1, 1, 8, 8, requires_grad=True)).shape == (1, 10), "no gradient is asked for"
+        assert file(torch.zeros(1, 1, 8, 8, requires_grad=True)).shape == (1, 10), "no gradient is requested"
     test = judged[2].limit(20)
     square = ardor.attacks.Suite("square", ardor.Linf(0.1), {"square": Square(ardor.Linf(0.1), queries=3)})
     assert ardor.evaluate(file, test, square).n == 20
@@ -302,7 +302,7 @@ def test_an_operator_that_is_not_simulated_is_named(tmp_path):
     assert "CumSum" in finding.evidence
 
 
-def test_a_domain_of_somebody_elses_is_not_taken_for_onnx_own():
+def test_an_operator_of_another_domain_is_not_simulated():
     node = helper.make_node("Relu", ["x"], ["out"], domain="theirs", name="here/relu")
     with pytest.raises(ExportError, match="got Relu in the layer here"):
         Simulated(model_of([node]).SerializeToString())
