@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,6 @@ class Session(nn.Module):
             raise _refusal(self._content, self.name, error) from error
         self.register_buffer("digest", digest(self._content))
         vars(self)["built_as"] = {"name": Path(self.name).name, "runtime": f"onnxruntime {ort.__version__}"}
-        self._simulated: list[Simulated] = []  # in a list, so that its weights are not the file's
         self._read_graph()
         self._read_metadata()
         self.eval()
@@ -123,7 +123,7 @@ class Session(nn.Module):
             return f"{self.name} computes on onnxruntime, which gives no gradients ({error})"
         return ""
 
-    @property
+    @cached_property  # which nn.Module does not register: the weights of the simulation are not the file's
     def simulated(self) -> Simulated:
         """The graph with gradients. Raises ModelError for a black box, ExportError for an operator that has none."""
         if self.foreign:
@@ -131,9 +131,7 @@ class Session(nn.Module):
                 f"expected an attack without gradients on {self.name}, a black box, got one that differentiates: "
                 "type --suite square, or --suite transfer with a net of your own"
             )
-        if not self._simulated:
-            self._simulated.append(Simulated(self._content))
-        return self._simulated[0]
+        return Simulated(self._content)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes). Raises ModelError for images of another shape, and what `simulated` raises."""

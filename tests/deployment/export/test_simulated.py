@@ -240,7 +240,7 @@ def test_the_logits_are_the_runtimes_with_and_without_gradients(judged):
     with torch.no_grad():
         assert not file(x.clone().requires_grad_()).requires_grad
     poor = Session(file.name)
-    poor._simulated.append(lambda z: z.flatten(1)[:, :10])  # a simulation that is wrong
+    vars(poor)["simulated"] = lambda z: z.flatten(1)[:, :10]  # a simulation that is wrong
     assert torch.equal(poor(x.clone().requires_grad_()), file(x))
 
 

@@ -1,4 +1,4 @@
-"""A small Hub on this machine: the requests of huggingface_hub that create a repository, upload a folder and download it.
+"""A small Hub on this machine, for creating a repository, uploading a folder and downloading it by huggingface_hub.
 
 Commits are complete trees; files of weights go by LFS, as on the real one without xet. Tokens are set by a test. The
 responses have the structure that huggingface_hub 1 and 2 read.
