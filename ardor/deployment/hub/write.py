@@ -86,7 +86,7 @@ def write_folder(
     about : str
         Markdown for the card.
     force : bool
-        Write a card that says "not evaluated" where there is no report of these weights.
+        Write a card with "not evaluated" where there is no report of these weights.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def write_folder(
         others = f", only {len(release.reports)} of others" if release.reports else ""
         raise ConfigError(
             f"expected a report of the weights {evidence.weights} of {release.name}, got none{others}: type ardor "
-            'evaluate RUN first, or --force (force=True) for a card that says "not evaluated"'
+            'evaluate RUN first, or --force (force=True) for a card with "not evaluated"'
         )
 
     def fill(place: Path) -> None:
@@ -171,7 +171,7 @@ def _require_same(release: Release, place: Path) -> None:
     try:
         back, _ = from_folder(place)
         same = hash_of(back) == hash_of(net) and torch.equal(back.eval()(x), net(x))
-    except ArdorError:  # it cannot be built from its options, or their mean and std are not its own
+    except ArdorError:  # it cannot be built from its options, or their mean and std are not the net's
         same = False
     if not same:
         raise ExportError(

@@ -8,33 +8,16 @@ import types
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import ardor
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.seal import is_sealed, seal
 from ardor.errors import CheckpointError, ConfigError, DataError, ExportError, ModelError, RunError
-from tests.deployment.export.conftest import foreign, saved, split
+from tests.deployment.export.conftest import foreign, saved, split, with_layer
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-
-
-# bad input
-
-
-class Odd(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def with_layer(function):
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.ReLU(), Odd(function)), nn.Flatten(), nn.Linear(144, 10))
 
 
 def test_an_operator_that_onnx_lacks_is_named_with_its_layer(digits, tmp_path):

@@ -10,26 +10,11 @@ import ardor
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Match, Parity, match, measure
 from ardor.errors import ExportError, RunError
-from tests.deployment.export.conftest import EPS, FILES
+from tests.deployment.export.conftest import EPS, FILES, Tracing
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-
-
-# parity
-
-
-class Tracing(nn.Module):
-    """Otherwise when it is traced: `change` of the images is added to the logits."""
-
-    def __init__(self, net, change):
-        super().__init__()
-        self.net, self.change = net, change
-
-    def forward(self, x):
-        logits = self.net(x)
-        return logits + self.change(x) if torch.compiler.is_exporting() else logits
 
 
 def off_grid(x):

@@ -20,7 +20,8 @@ from ardor.deployment.export.executorch import Program, quantised
 from ardor.deployment.export.onnx_graph import traced
 from ardor.errors import CheckpointError, DataError, ExportError, ModelError
 from ardor.models import hash_of
-from tests.deployment.export.conftest import EPS, logits_of, split
+from tests.deployment.conftest import train
+from tests.deployment.export.conftest import EPS, Tracing, logits_of, split, with_layer
 
 runtime = pytest.importorskip("executorch.runtime", reason="the extra executorch is not installed")
 pytest.importorskip("torchao", reason="the extra executorch is not installed")
@@ -156,51 +157,24 @@ def test_every_calibration_image_is_seen(digits, tmp_path):
     assert np.linalg.norm(answers(made.path, check.images) - ours) < 0.2 * np.linalg.norm(ours)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_calibration_on_anything_but_training_images_is_refused(net, digits, tmp_path, part):
-    images = split((1, 8, 8), 40, part)
-    with pytest.raises(DataError, match=rf"expected training images to calibrate on, got made \({part}\)"):
-        ardor.export(net, tmp_path / "n.pte", to="executorch-int8", calibrate=images, check=digits[1])
-    assert not list(tmp_path.iterdir())
-
-
-class Otherwise(nn.Module):
-    """Another net when it is traced."""
-
-    def __init__(self, net, by):
-        super().__init__()
-        self.net, self.by = net, by
-
-    def forward(self, x):
-        logits = self.net(x)
-        return logits + self.by * x.mean((1, 2, 3)).unsqueeze(1).sin() if torch.compiler.is_exporting() else logits
-
-
 def test_a_file_that_does_not_match_is_refused_or_forced(net, digits, tmp_path):
     where, words = tmp_path / "n.pte", {"to": "executorch", "check": digits[1].limit(40)}
     with pytest.raises(ExportError, match="expected executorch to match the net, got logits that differ"):
-        ardor.export(Otherwise(net, 0.01), where, **words)
+        ardor.export(Tracing(net, lambda x: 0.01 * x.mean((1, 2, 3)).unsqueeze(1).sin()), where, **words)
     assert not where.exists()
-    assert ardor.export(Otherwise(net, 0.01), where, force=True, **words).forced
+    assert ardor.export(
+        Tracing(net, lambda x: 0.01 * x.mean((1, 2, 3)).unsqueeze(1).sin()), where, force=True, **words
+    ).forced
     assert Program(where).metadata["forced"]
 
 
 def test_operators_that_it_lacks_are_named_with_their_layer(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.special.i0(x)
-
-    one = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(Odd()), nn.Flatten(), nn.Linear(144, 10))
-    with pytest.raises(ExportError, match=r"that ExecuTorch has, got aten.i0 in the layer 1.0 \(Odd\)"):
-        ardor.export(one, tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
+    with pytest.raises(ExportError, match=r"that ExecuTorch has, got aten.i0 in the layer 1.1 \(Odd\)"):
+        ardor.export(with_layer(torch.special.i0), tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
 
 
 def test_operators_that_xnnpack_lacks_are_computed_and_recorded(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.cumsum(x, 1)
-
-    one = nn.Sequential(nn.Conv2d(1, 4, 3), Odd(), nn.Flatten(), nn.Linear(144, 10))
+    one = with_layer(lambda x: torch.cumsum(x, 1))
     names = tuple(f'{{"format": "größe {k}", "seal": "{"0" * 64}"}}' for k in range(10))
     made = ardor.export(one, tmp_path / "n.pte", to="executorch", check=replace(split((1, 8, 8)), class_names=names))
     assert Program(made.path).class_names == names
@@ -242,8 +216,7 @@ def test_a_file_that_does_not_match_its_metadata_is_refused(phones):
 
 def test_the_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "natural"]
-    assert main(["train", *words, "--recipe.epochs", "1", "--recipe.augment", "none", "--run", "r"]) == 0
+    train("r")
     assert main(["export", "r", "--to", "executorch", "--limit", "20"]) == 0
     assert "r/best.pte (executorch, " in capsys.readouterr().out
     assert Program("r/best.pte").metadata["weights"] == hash_of(ardor.models.load("r"))

@@ -21,6 +21,7 @@ from ardor.engine import threads
 from ardor.errors import DataError, ModelError
 from ardor.models import hash_of
 from ardor.storage.config import read_yaml
+from tests.deployment.conftest import train
 from tests.deployment.export.conftest import EPS, foreign, logits_of, saved
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -88,11 +89,7 @@ def test_the_probe_is_an_image_that_anybody_can_make():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shell") / "run"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
-    words += ["--method.attack.steps", "1", "--threat.eps", "0.15", "--recipe.epochs", "1", "--recipe.batch", "128"]
-    assert main(["train", *words, "--recipe.augment", "none", "--run", str(folder)]) == 0
-    return folder
+    return train(tmp_path_factory.mktemp("shell") / "run")
 
 
 def test_the_shell_exports_a_run(trained, capsys, monkeypatch, tmp_path):

@@ -25,23 +25,20 @@ from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import evidence_of
 from ardor.errors import ConfigError, ExportError, ModelError, RunError
 from tests.conftest import ROOT
+from tests.deployment.conftest import EPS, train
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
-EPS = 0.15
 NAMES = ["README.md", "SHA256SUMS", "best-int8.onnx", "best.onnx", "config.json", "model.safetensors"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of the shell with files, reports of the net, of its INT8 file and of other weights, and damaged ones."""
-    run = tmp_path_factory.mktemp("trained") / "sat"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
-    words += ["--method.attack.steps", "1", "--threat.eps", str(EPS), "--recipe.epochs", "1", "--recipe.batch", "128"]
-    assert main(["train", *words, "--recipe.augment", "none", "--run", str(run)]) == 0
+    run = train(tmp_path_factory.mktemp("trained") / "sat")
     last = models.build("small_cnn", channels=1, width=4, seed=7)
     ardor.evaluate(last, ardor.data.load_test("digits").limit(20), ardor.attacks.quick(ardor.Linf(EPS))).save(
         run / "report-quick-of-others.json"

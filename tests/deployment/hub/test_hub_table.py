@@ -7,6 +7,7 @@ import pytest
 from ardor import models
 from ardor.cli.main import main
 from ardor.deployment import hub
+from tests.deployment.conftest import train
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -14,10 +15,7 @@ pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
 
 def test_the_table_of_forms_goes_into_the_card_while_it_is_of_these_weights(tmp_path):
-    run = tmp_path / "sat"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
-    words += ["--method.attack.steps", "1", "--threat.eps", "0.15", "--recipe.epochs", "2", "--recipe.batch", "128"]
-    assert main(["train", *words, "--recipe.augment", "none", "--run", str(run)]) == 0
+    run = train(tmp_path / "sat", epochs=2)
     assert main(["deploy", str(run), "--limit", "30", "--queries", "2", "--force"]) == 0
     release = hub.release_of(run)
     text = (hub.write_folder(release, tmp_path / "out").folder / "README.md").read_text()

@@ -15,6 +15,7 @@ from ardor import models
 from ardor.cli.main import main
 from ardor.deployment import hub
 from ardor.errors import CheckpointError, ConfigError, RunError
+from tests.deployment.conftest import train
 from tests.deployment.hub.conftest import serving
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
@@ -189,17 +190,13 @@ def test_no_huggingface_hub(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    run = tmp_path_factory.mktemp("trained") / "natural"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "2", "--method", "natural"]
-    words += ["--recipe.epochs", "1", "--recipe.batch", "128", "--recipe.augment", "none", "--data.limit", "256"]
-    assert main(["train", *words, "--run", str(run)]) == 0
-    return run
+    return train(tmp_path_factory.mktemp("trained") / "sat")
 
 
 @pytest.mark.parametrize("server", ["lfs"], indirect=True)
 def test_the_shell_writes_and_uploads(server, run, tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["push", str(run), "owner/natural", "--folder", str(out)]
+    words = ["push", str(run), "owner/sat", "--folder", str(out)]
     assert main(words) == 2
     assert "ardor evaluate RUN first, or --force" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "20"]) == 0
@@ -210,8 +207,8 @@ def test_the_shell_writes_and_uploads(server, run, tmp_path, capsys):
     assert not server.repositories
     assert main([*words, *more, "--private"]) == 0
     shown = capsys.readouterr().out
-    (name,) = re.findall(r'ardor\.models\.load\("(hf:owner/natural@\w{40})"\)', shown)
-    assert server.private["owner/natural"]
+    (name,) = re.findall(r'ardor\.models\.load\("(hf:owner/sat@\w{40})"\)', shown)
+    assert server.private["owner/sat"]
     assert models.hash_of(models.load(name)) == models.hash_of(models.load(run))
     assert "license: mit" in (out / "README.md").read_text()
     assert "For a *course*." in (out / "README.md").read_text()
@@ -225,8 +222,8 @@ def test_the_shell_writes_and_uploads(server, run, tmp_path, capsys):
     ("words", "word"),
     [
         (["none"], "expected a run folder"),
-        (["RUN", "natural"], "expected a repository as OWNER/NAME"),
-        (["RUN", "owner/natural", "--about", "none.md"], "expected a file with Markdown, got none.md"),
+        (["RUN", "sat"], "expected a repository as OWNER/NAME"),
+        (["RUN", "owner/sat", "--about", "none.md"], "expected a file with Markdown, got none.md"),
         (["RUN", "--folder", "RUN"], "got RUN without SHA256SUMS: type --folder NEW"),
         (["RUN", "--license", "My own"], "as the Hub names it"),
     ],
