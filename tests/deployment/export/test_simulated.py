@@ -125,7 +125,8 @@ def test_an_operator_of_several_inputs_is_the_runtimes(name):
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (1, 0)])
 def test_a_linear_layer_is_the_runtimes(a, b):
-    nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["out"], transA=a, transB=b, alpha=0.5, beta=2.0)]
+    transposed = {name: 1 for name, value in (("transA", a), ("transB", b)) if value}  # the default is 0
+    nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["out"], alpha=0.5, beta=2.0, **transposed)]
     w = random(*((5, 6) if b else (6, 5)), seed=6).numpy()
     theirs, ours = both(model_of(nodes, {"w": w, "c": w[0, :5]}, shape=(6, 6)), random(6, 6))
     assert torch.allclose(ours, theirs, atol=1e-5)
