@@ -16,7 +16,7 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
+def restored(model: nn.Module) -> Iterator[None]:
     """Put back every submodule's own mode and every parameter's own flag, whatever happened in between."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
@@ -41,7 +41,7 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
     dtype, compiled = torch.float32, False
     if isinstance(model, Computed):
         model, dtype, compiled = model.as_given(), model.attack_dtype, model.compiled
-    with _restored(model):
+    with restored(model):
         model.train(training)
         model.requires_grad_(False)
         view = model if training else folded(model, dtype, compiled)
@@ -51,7 +51,7 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
 @contextlib.contextmanager
 def freeze(model: AnyModule) -> Iterator[AnyModule]:
     """A teacher: eval mode, parameters off. Not `no_grad`: a method may differentiate through it to its input."""
-    with _restored(model):
+    with restored(model):
         model.eval()
         model.requires_grad_(False)
         yield model
@@ -60,7 +60,7 @@ def freeze(model: AnyModule) -> Iterator[AnyModule]:
 @contextlib.contextmanager
 def train_mode(model: AnyModule) -> Iterator[AnyModule]:
     """A student that learns: train mode for its passes, and every submodule's own mode back afterwards."""
-    with _restored(model):
+    with restored(model):
         model.train()
         yield model
 

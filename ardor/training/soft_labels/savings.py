@@ -1,4 +1,4 @@
-"""What a table of soft labels saves, and what it takes: known before anything long starts."""
+"""What a table of soft labels saves in a run, and its size on disk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ ENUMERABLE = ("crop-flip", "crop", "none")
 
 @dataclass(frozen=True)
 class Saving:
-    """views: of an image. cold, warm: expected shares of clean teacher forwards saved. size: bytes of a full table.
+    """What a table of soft labels saves in a run.
 
-    cold is a run that starts with an empty table, warm one that finds it full.
+    Parameters
+    ----------
+    views : int
+        Of an image.
+    cold, warm : float
+        Expected share, in [0, 1], of the teacher's clean forward passes that is saved, from an empty and a full table.
+    size : int
+        Bytes of a full table.
     """
 
     views: int
@@ -24,7 +31,7 @@ class Saving:
 
 
 def enumerable(recipe: Recipe) -> str | None:
-    """Why the views of an image cannot be numbered, so that soft labels cannot be kept; None where they can."""
+    """Why the views of an image cannot be numbered, and soft labels not be cached; None where they can."""
     if recipe.augment in ENUMERABLE:
         return None
     return (
@@ -46,5 +53,5 @@ def saving(recipe: Recipe, images: int, classes: int, dtype: DTYPE = "float32") 
 
 
 def views_met(epochs: int, views: int) -> float:
-    """How many different views of an image are expected in so many epochs."""
+    """The expected number of different views of an image in so many epochs."""
     return views * (1 - (1 - 1 / views) ** epochs)
