@@ -29,7 +29,7 @@ from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
 from ardor.training.recipe import find_device
-from ardor.training.soft_labels import Saving, enumerable, saving
+from ardor.training.soft_labels import Saving, saving
 from ardor.training.state import TrainState, init_state
 from ardor.training.validation import BATCH as VALIDATED
 from ardor.training.validation import validate
@@ -122,11 +122,11 @@ class Cost:
             f"peak memory: {self.memory / 1e9:.2f} GB {where}",
         ]
         if self.kept and self.table:
-            cold, warm, views = self.table.cold, self.table.warm, self.epochs * (1 - self.table.cold)
+            cold, views = self.table.cold, self.epochs * (1 - self.table.cold)
             lines.append(
                 f"the teacher's soft labels, kept: {100 * cold:.0f} % of {self.kept:.1f} T answered in this run "
                 f"({views:.0f} of {self.table.views} views met), {_duration(3600 * self.saved(cold))} saved; "
-                f"{_duration(3600 * self.saved(warm))} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
+                f"{_duration(3600 * self.saved(1.0))} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
             )
         return "\n".join(lines)
 
@@ -164,7 +164,7 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         progress("validation")
         validation = _validation(job, work)
         memory = peak()
-    cache = job.soft_labels if kept and enumerable(recipe) is None else None
+    cache = job.soft_labels if kept else None
     table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
     return Cost(
         attack, learning, teacher, kept, batch, seconds, validation, asking, memory, len(job.train), recipe.epochs,

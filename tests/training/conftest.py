@@ -29,8 +29,16 @@ def net(seed=0, width=3, classes=CLASSES):
 
 
 def recipe(**changes):
-    said = {"epochs": 3, "batch": 16, "lr": 0.05, "augment": "none", "padding": 1, "val_attack": PGD2, "device": "cpu"}
-    return Recipe(**(said | changes))
+    defaults = {
+        "epochs": 3,
+        "batch": 16,
+        "lr": 0.05,
+        "augment": "none",
+        "padding": 1,
+        "val_attack": PGD2,
+        "device": "cpu",
+    }
+    return Recipe(**(defaults | changes))
 
 
 def rslad(**changes):

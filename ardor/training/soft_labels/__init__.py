@@ -5,9 +5,9 @@ instead of computed. `SoftLabelCache` is a folder of tables, `SoftLabels` one ta
 batch. docs/cache.md has the guarantees.
 """
 
-from ardor.training.soft_labels.savings import Saving, enumerable, saving
+from ardor.training.soft_labels.savings import Saving, saving
 from ardor.training.soft_labels.settings import SoftLabelCache
 from ardor.training.soft_labels.table import SoftLabels
 from ardor.training.soft_labels.teacher import CachedTeacher
 
-__all__ = ["CachedTeacher", "Saving", "SoftLabelCache", "SoftLabels", "enumerable", "saving"]
+__all__ = ["CachedTeacher", "Saving", "SoftLabelCache", "SoftLabels", "saving"]

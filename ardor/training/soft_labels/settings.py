@@ -13,7 +13,7 @@ from torch import nn
 from ardor.data.split import Split
 from ardor.storage.config import to_yaml
 from ardor.training.recipe import Recipe
-from ardor.training.soft_labels.savings import crop_of, enumerable
+from ardor.training.soft_labels.savings import crop_of
 from ardor.training.soft_labels.table import DTYPE, SoftLabels, identity_of
 
 log = logging.getLogger(__name__)
@@ -43,18 +43,15 @@ class SoftLabelCache:
         Returns
         -------
         SoftLabels or None
-            None where the views or the system allow none; a warning gives the reason.
+            None, with a warning, where the system cannot write at a position of a file (Windows).
 
         Raises
         ------
         RunError
             Where the folder cannot be used.
         """
-        reason = enumerable(recipe)
-        if reason is None and not hasattr(os, "pwrite"):
-            reason = "soft labels are not kept: this system cannot write at a position of a file (os.pwrite)"
-        if reason is not None:
-            log.warning(reason)
+        if not hasattr(os, "pwrite"):
+            log.warning("soft labels are not kept: this system cannot write at a position of a file (os.pwrite)")
             return None
         padding, flip = crop_of(recipe)
         identity = identity_of(teacher, train, padding=padding, flip=flip, classes=train.classes, dtype=self.dtype)

@@ -67,46 +67,14 @@ class SoftLabels:
         self.views, self.classes = views_of(self.padding, self.flip), identity["classes"]
         self.dtype = np.dtype(identity["dtype"]).newbyteorder("<")
         self.asked, self._warned = 0, False
-        sizes = {
-            "images.bin": 8,
-            "table.bin": self.views * self.classes * self.dtype.itemsize,
-            "sums.bin": 4 * self.views,
-        }
+        entry = self.classes * self.dtype.itemsize
+        sizes = {"images.bin": 8, "table.bin": self.views * entry, "sums.bin": self.views * 4}
         enter(folder, identity, data, sizes)
         rows = int(data.index.max()) + 1
         self._salt = zlib.crc32(to_yaml(identity).encode())
         self._images = np.memmap(folder / "images.bin", "<u8", "r", shape=(rows,))
         self._logits = np.memmap(folder / "table.bin", self.dtype, "r", shape=(rows * self.views, self.classes))
         self._sums = np.memmap(folder / "sums.bin", "<u4", "r", shape=(rows * self.views,))
-
-    @staticmethod
-    def open(
-        folder: str | Path,
-        teacher: nn.Module,
-        data: Split,
-        *,
-        padding: int = 4,
-        flip: bool = True,
-        classes: int | None = None,
-        dtype: DTYPE = "float32",
-    ) -> SoftLabels:
-        """The table of `teacher` on images of `data`, in views of `crop_flip` with `padding` and `flip`.
-
-        Parameters
-        ----------
-        padding, flip
-            Of the augmentation; 0 and False without one.
-        classes : int, optional
-            Of the teacher; None is data.classes.
-
-        Raises
-        ------
-        ConfigError, DataError, RunError
-            As `identity_of` and the class.
-        """
-        known = data.classes if classes is None else classes
-        identity = identity_of(teacher, data, padding=padding, flip=flip, classes=known, dtype=dtype)
-        return SoftLabels(Path(folder), identity, data)
 
     def get(self, index: Tensor, view: Tensor) -> tuple[Logits, Tensor]:
         """Look up logits.

@@ -24,7 +24,7 @@ from ardor.training.trackers.mlflow import MLflow
 from ardor.training.trackers.tensorboard import TensorBoard
 from ardor.training.trackers.wandb import Wandb
 
-__all__ = ["Sink", "log_to", "scalars"]
+__all__ = ["Sink", "scalars"]
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,8 @@ Tracker: TypeAlias = TensorBoard | Wandb | MLflow
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow}
 
 
-def log_to(names: Sequence[str], run: Path, config: Mapping[str, Any]) -> Sink:
-    """The sink of a run's epochs.
+class Sink:
+    """Sends the epochs of a run to trackers. A tracker that fails is dropped after one warning and never ends a run.
 
     Parameters
     ----------
@@ -49,36 +49,14 @@ def log_to(names: Sequence[str], run: Path, config: Mapping[str, Any]) -> Sink:
     ConfigError
         For another name, or a package that is not installed.
     """
-    requested = list(dict.fromkeys(part.strip() for name in names for part in name.split(",") if part.strip()))
-    for name in requested:
-        if name not in TRACKERS:
-            raise ConfigError(
-                f'expected {", ".join(TRACKERS)} for --log, got "{name}"{nearest(name, TRACKERS)}: '
-                "type --log tensorboard"
-            )
-        if getattr(require_package(name, name, f"--log {name}"), "__file__", None) is None:
-            # a folder of that name, such as the packages write themselves, can be imported too
-            raise ConfigError(f'expected the package {name} for --log, got a folder: type pip install "ardor[{name}]"')
-    return Sink(requested, run, config)
-
-
-class Sink:
-    """Sends epochs to trackers. A tracker that fails is dropped after one warning and never ends a run.
-
-    Parameters
-    ----------
-    names : sequence of str
-        Keys of TRACKERS.
-    run : Path
-        The run's folder.
-    config : mapping
-        The run's configuration.
-    """
 
     def __init__(self, names: Sequence[str], run: Path, config: Mapping[str, Any]) -> None:
-        self._names, self._run, self._config = list(names), Run(run), config
+        self._names = list(dict.fromkeys(part.strip() for name in names for part in name.split(",") if part.strip()))
+        self._run, self._config = Run(run), config
         self._open: dict[str, Tracker] = {}
         self._finished = False
+        for name in self._names:
+            _require(name)
 
     def record(self, epoch: EpochRecord) -> None:
         """Send an epoch; at first also the earlier epochs that a tracker has missed."""
@@ -126,6 +104,16 @@ class Sink:
             self._open.pop(name, None)
             cause = " ".join(f"{type(error).__name__}: {error}".split())
             log.warning("%s is left out from here on (%s); %s has all", name, cause, self._run.metrics_file)
+
+
+def _require(name: str) -> None:
+    if name not in TRACKERS:
+        raise ConfigError(
+            f'expected {", ".join(TRACKERS)} for --log, got "{name}"{nearest(name, TRACKERS)}: type --log tensorboard'
+        )
+    if getattr(require_package(name, name, f"--log {name}"), "__file__", None) is None:
+        # a folder of that name, such as the packages write themselves, can be imported too
+        raise ConfigError(f'expected the package {name} for --log, got a folder: type pip install "ardor[{name}]"')
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -36,25 +36,20 @@ class Wandb:
     def __init__(self, run: Path, config: Mapping[str, Any], known: str | None, first: int) -> None:
         self.id: str | None = known or uuid.uuid4().hex[:12]
         wandb = require_package("wandb", "wandb", "--log wandb")
-        options = {
-            "project": "ardor",
-            "name": run.resolve().name,
-            "id": self.id,
-            "dir": str(run),
-            "config": dict(config),
-        }
+        options = {"name": run.resolve().name, "id": self.id, "dir": str(run), "config": dict(config)}
         settings: dict[str, Any] = {"console": "off", "silent": True}  # the terminal is the caller's
         settings |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         try:
             online = wandb.Settings(**settings, init_timeout=LOGIN_SECONDS, login_timeout=LOGIN_SECONDS)
-            self._run = wandb.init(**options, resume="allow", settings=online)
+            self._run = wandb.init(project="ardor", **options, resume="allow", settings=online)
             cause = "no login" if self._run.disabled else None
         except wandb.errors.Error as error:
             cause = " ".join(str(error).split())
             wandb.teardown()  # the failed start would block the id
         if cause:
             log.warning("wandb keeps this run in %s (%s): send it with wandb sync", run / "wandb", cause)
-            self._run = wandb.init(**options, settings=wandb.Settings(**settings, mode="offline"))
+            offline = wandb.Settings(**settings, mode="offline")
+            self._run = wandb.init(project="ardor", **options, settings=offline)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
         """One point on each curve."""
