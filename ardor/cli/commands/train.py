@@ -18,7 +18,7 @@ from ardor.training.job import KEYS, Job, config_of_job, findings_of, gate_of, r
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
 from ardor.training.soft_labels import SoftLabelCache
-from ardor.training.trackers import Sink, log_to
+from ardor.training.trackers import Sink
 
 NAMED = ("data", "student", "teacher", "method", "threat", "averaging")
 """The options that name a part of the configuration."""
@@ -128,7 +128,7 @@ def train(
         first = distributed.rank() == 0
         findings = findings_of(job)
         set_threads(job)
-        sink = log_to([job.log] if job.log and first else [], job.run, config_of_job(job))
+        sink = Sink([job.log] if job.log and first else [], job.run, config_of_job(job))
         if first:
             for finding in findings:
                 display.err.print(str(finding), markup=False)
