@@ -24,7 +24,7 @@ from ardor.engine.modes import freeze
 from ardor.errors import CheckpointError, ConfigError
 from ardor.evaluation.attacked import adversarial
 from ardor.evaluation.identity import identity, matching_report
-from ardor.evaluation.progress import Progress, ProgressCallback
+from ardor.evaluation.progress import Progress
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
 from ardor.evaluation.verdicts import evaluate
