@@ -57,6 +57,17 @@ class Examination:
     curve: dict[float, Proportion] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
 
+    def text(self) -> str:
+        """The findings with evidence and next step, then what was examined."""
+        lines = [finding.text() for finding in self.findings] or ["\nNothing found."]
+        lines += [
+            "\nExamined: images, modes, precision, outputs, randomness, batch composition and gradients on one batch."
+        ]
+        figures = ", ".join(f"{name} {100 * p.value:.1f} %" for name, p in self.accuracies.items())
+        curve = ", ".join(f"{100 * p.value:.1f} % at {eps:.3g}" for eps, p in self.curve.items())
+        rows = {"Right": figures, "PGD over radii": curve, "Left out": "; ".join(self.left_out)}
+        return "\n".join([*lines, *(f"{name}: {text}." for name, text in rows.items() if text)])
+
 
 def doctor(net: nn.Module, data: Split, threat: Threat, **options: Any) -> list[Finding]:
     """What is wrong with `net`, or with judging it on `data`; nothing where nothing was found. Options of `examine`."""

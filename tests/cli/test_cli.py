@@ -399,4 +399,4 @@ def test_ctrl_c_says_that_the_same_command_goes_on(run, monkeypatch, capsys):
     monkeypatch.setattr("ardor.cli.commands.evaluate.judge", interrupted)
     capsys.readouterr()
     assert main(["evaluate", "runs/sat", "--suite", "quick"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_the_shell_shows_findings_and_fails(run, capsys, tmp_path):
     code, out, _ = shown(capsys, "net", "--limit", "20", "--data", "digits", "--data.protocol", "paper")
     assert code == 0, "a warning is no error"
     assert "warning: selection" in out
-    assert "Left out: the net's own record" in out
+    assert "Left out: the net's record" in out
 
 
 NET = """

@@ -59,8 +59,7 @@ class TeacherReport:
         lines = [_measured("clean", self.clean, self.claim.clean if self.claim else None, "")]
         lines += [self._under_attack(), self._soft_labels(), self._transferred()]
         lines += [f"record: {self.claim.of}" if self.claim else "record: none, so that only the plainest flaws show"]
-        for f in self.findings:
-            lines += ["", f"{f.severity}: {f.name}", f"  seen  {f.evidence}", f"  next  {f.next}"]
+        lines += [finding.text() for finding in self.findings]
         return "\n".join([*lines, "", "Refused." if self.refused else "Passed."])
 
     def _under_attack(self) -> str:
