@@ -12,7 +12,7 @@ from typing import Any
 
 from docstring_parser import DocstringStyle, parse
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ardor import data, models
@@ -31,10 +31,8 @@ def print_options(command: str, arguments: Mapping[str, Any]) -> None:
     """Display the dotted options of the parts that a command's arguments name, with their values."""
     for key, makers, values in _makers(command, arguments):
         if rows := list(option_rows(key, *makers, values=values)):
-            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-            table.add_column(no_wrap=True, style="cyan")
-            table.add_column(max_width=12)
-            table.add_column(ratio=1)
+            columns = Column(no_wrap=True, style="cyan"), Column(max_width=12), Column(ratio=1)
+            table = Table.grid(*columns, padding=(0, 2, 0, 0), expand=True)
             for option, value, text in rows:
                 table.add_row(option, Text(value), Text(text))
             title = f"Options of {key}, with their values"

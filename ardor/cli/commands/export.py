@@ -59,8 +59,8 @@ def export(
     force
         Write a file that does not match; the file records it.
     """
-    if run is None and out is None:
-        raise ConfigError("expected --out FILE for a net that is not of a run, got none: type --out net.onnx, say")
+    if run is None and words.model is not None and out is None:
+        raise ConfigError("expected --out with --model, got none: type --out net.onnx, say")
     net, check, threat = words.load(run, part, overrides)
     calibrate = None  # some data are for evaluation only
     if to.endswith("int8"):

@@ -63,13 +63,18 @@ def push(
     """
     if repository is not None:
         require_repository(repository)
+    try:
+        markdown = "" if about is None else about.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = type(error).__name__
+        raise ConfigError(f"expected a file with Markdown, got {about} ({cause}): check the path") from error
     release = hub.release_of(run, checkpoint)
     written = hub.write_folder(
         release,
         Run(run).hub_folder(checkpoint) if folder is None else folder,
         repository=repository,
         license=license,
-        about="" if about is None else _text(about),
+        about=markdown,
         force=force,
     )
     display.say(str(written))
@@ -80,11 +85,3 @@ def push(
     name = hub.push(written.folder, repository, private=private)
     display.say(f'\nUploaded: ardor.models.load("{name}")')
     return 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        cause = type(error).__name__
-        raise ConfigError(f"expected a file with Markdown, got {path} ({cause}): check the path") from error
