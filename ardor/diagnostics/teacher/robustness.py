@@ -82,8 +82,6 @@ def _mis_normalised(probe: Probe, clean: Mask, threat: Threat, claim: Record) ->
     On the wrong scale a net with batch norm may lose few clean images, and many more under attack.
     """
     repair, repaired = best_repair(probe)
-    if int(repaired.sum()) <= int(clean.sum()):
-        return None
     attack = pgd(_at(threat, claim.eps or 0))
     before = clean & right(probe.logits(attack), probe.labels)
     after = repaired & right_with(probe, repair, attack)
