@@ -107,7 +107,9 @@ def configuration(
     """A recipe or run, its variants, then the names and dotted options that were typed. Raises ConfigError."""
     is_run = recipe is not None and recipe.is_dir()
     if variants and (recipe is None or is_run):
-        got, advice = (f"the run {recipe}", "leave the variant out") if is_run else ("none", "type say rslad first")
+        got, advice = (
+            (f"the run {recipe}", "leave the variant out") if is_run else ("none", "type its name first, say rslad")
+        )
         raise ConfigError(f"expected a recipe for the variant {', '.join(variants)}, got {got}: {advice}")
     content: dict[str, Any] = {}
     if recipe is not None:
