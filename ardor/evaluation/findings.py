@@ -47,6 +47,10 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.severity}: {self.evidence}; {self.next}"
 
+    def text(self) -> str:
+        """A paragraph: severity and name, evidence, next step."""
+        return f"\n{self.severity}: {self.name}\n  seen  {self.evidence}\n  next  {self.next}"
+
 
 def explained(name: str, severity: Severity, findings: Iterable[Finding]) -> bool:
     """Whether a finding of this name and severity is a consequence of one in `findings` that is at least as severe."""

@@ -201,14 +201,14 @@ def _as(value: Any, hint: Any) -> Any:
             raise ValueError("a whole number")
         try:
             return int(value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ValueError("a whole number") from None
     if hint is float:
         if isinstance(value, bool):
             raise ValueError("a number such as 0.1 or 8/255")
         try:
             return number(value) if isinstance(value, str) else float(value)
-        except ConfigError:
+        except (ConfigError, TypeError):
             raise ValueError("a number such as 0.1 or 8/255") from None
     if hint is Path:
         return Path(value)

@@ -186,13 +186,12 @@ def test_words_of_a_named_net_that_do_not_fit_are_refused_in_one_sentence(traine
     monkeypatch.chdir(tmp_path)
     out = ["--out", "net.onnx"]
     for words, message in (
-        ([], "got no --model and no --data and no --out"),
-        ([*NAMED], "got no --out: type"),
-        (["--model", "small_cnn", *out], "got no --data: type"),
-        (["--data", "digits", *out], "got no --model: type"),
-        ([str(trained), *NAMED, *out], "expected either a run or --model with its words, got"),
+        ([], "expected RUN, or --model NAME --weights FILE --data NAME, got"),
+        ([*NAMED], "expected --out with --model"),
+        (["--model", "small_cnn", *out], "expected --data with a name"),
+        (["--data", "digits", *out], "expected RUN, or --model NAME"),
+        ([str(trained), *NAMED, *out], "expected a run or --model, got"),
         ([str(trained), "--weights", "w.pt"], "--weights w.pt: type one of them"),
-        ([str(trained), "--data", "digits"], "--data digits: type one of them"),
         ([*NAMED, *out], "weights"),
         ([*NAMED, *out, "--weights", "absent.pt"], "absent.pt"),
     ):
