@@ -27,12 +27,8 @@ def gap_figures(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, li
         styles = styles_of(entries)
         with calm():
             over = svg(radius(entries, styles, marked), f"radius{i}", f"Robust accuracy over the radius, {scenario}")
-            trends = [
-                svg(
-                    trend(entry, styles[entry.name], marked),
-                    f"trend{i}-{k}",
-                    f"{entry.name}: robust accuracy against variance gap, r = {correlation(entry.gaps)}",
-                )
-                for k, entry in enumerate(entries)
-            ]
+            trends = []
+            for k, entry in enumerate(entries):
+                label = f"{entry.name}: robust accuracy against variance gap, r = {correlation(entry.gaps)}"
+                trends.append(svg(trend(entry, styles[entry.name], marked), f"trend{i}-{k}", label))
         yield scenario, over, trends

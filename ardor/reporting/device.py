@@ -7,7 +7,6 @@ from operator import itemgetter
 from typing import Any
 
 from ardor.deployment.variants.comparison import VARIANTS, DeploymentReport, p_text, size_text
-from ardor.evaluation.proportion import Proportion
 from ardor.reporting.entry import PageEntry
 
 
@@ -16,15 +15,10 @@ def shown(entries: list[PageEntry]) -> list[tuple[PageEntry, DeploymentReport]]:
     return [(entry, entry.deployed) for entry in entries if entry.deployed is not None]
 
 
-def tables(entries: list[PageEntry]) -> list[dict[str, Any]]:
-    """A table for each net: its forms side by side, with the rows (group, quantity, cells) of each group."""
+def tables(entries: list[PageEntry]) -> list[tuple[str, DeploymentReport, list[Any]]]:
+    """For each net its name, comparison, and by group the rows of its table, (group, quantity, cells)."""
     return [
-        {
-            "name": entry.name,
-            "forms": [VARIANTS[form.name] for form in deployed.forms],
-            "groups": [(group, list(rows)) for group, rows in groupby(deployed.rows(), key=itemgetter(0))],
-            "forced": [miss for form in deployed.forms for miss in form.forced],
-        }
+        (entry.name, deployed, [(group, list(rows)) for group, rows in groupby(deployed.rows(), key=itemgetter(0))])
         for entry, deployed in shown(entries)
     ]
 
@@ -46,11 +40,6 @@ def measured(entries: list[PageEntry]) -> list[str]:
             f"one thread of {deployed.processor}, {runs} runs of each form in turn, {versions}"
         )
     return list(dict.fromkeys(sentences))
-
-
-def points(deployed: DeploymentReport) -> list[tuple[str, int, Proportion]]:
-    """Name, size in bytes and worst case of each form."""
-    return [(form.name, form.size, form.report.worst_case) for form in deployed.forms]
 
 
 def markdown(entries: list[PageEntry]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, TypeAlias
 
+import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -214,20 +216,10 @@ def _label_ends(ax: Axes, ends: dict[str, float], styles: dict[str, Style], gap:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels, at least `gap` apart; crowded ones (ascending) stand around their mean, inside low .. high."""
-    groups: list[list[float]] = []
-    for value in wanted:
-        group = [value]
-        while groups and _places(groups[-1], gap, low, high)[-1] + gap > _places(group, gap, low, high)[0]:
-            group = groups.pop() + group
-        groups.append(group)
-    return [place for group in groups for place in _places(group, gap, low, high)]
-
-
-def _places(group: list[float], gap: float, low: float, high: float) -> list[float]:
-    length = gap * (len(group) - 1)
-    first = min(max(sum(group) / len(group) - length / 2, low), high - length)
-    return [first + gap * i for i in range(len(group))]
+    """Places for labels, at least `gap` apart and inside low .. high, the nearest to those wanted (ascending)."""
+    steps = gap * np.arange(len(wanted))
+    places = scipy.optimize.isotonic_regression(np.asarray(wanted) - steps).x
+    return list(np.clip(places, low, high - gap * (len(wanted) - 1)) + steps)
 
 
 def trend(entry: PageEntry, style: Style, eps: list[float]) -> Figure:

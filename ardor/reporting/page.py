@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ardor.deployment.variants.comparison import VARIANTS
 from ardor.errors import ConfigError
 from ardor.evaluation.proportion import Summary
 from ardor.reporting import device, evidence, table
@@ -80,6 +81,7 @@ def write(
         nets=evidence.nets(entries),
         versions=evidence.versions(entries),
         figures=_figures(entries),
+        variants=VARIANTS,
         devices=device.tables(entries),
         measured=device.measured(entries),
         stale=[entry for entry in entries if entry.stale],
@@ -117,19 +119,19 @@ def _figures(entries: list[PageEntry]) -> dict[str, list[Any]]:
         images[section].append(svg(figure, f"{section}{len(images[section])}", label))
 
     with calm():
-        for name, title in (("clean", "Clean accuracy"), ("worst_case", "Worst-case robust accuracy")):
-            if entries:
-                summaries = [entry.accuracies[name] for entry in entries]
-                add("accuracy", draw.accuracy(entries, summaries, styles, title), f"{title} of each net")
+        titles = {"clean": "Clean accuracy", "worst_case": "Worst-case robust accuracy"} if entries else {}
+        for name, title in titles.items():
+            summaries = [entry.accuracies[name] for entry in entries]
+            add("accuracy", draw.accuracy(entries, summaries, styles, title), f"{title} of each net")
         for entry in curves:
             others = [other for other in curves if other is not entry]
             add("training", draw.training(entry, styles[entry.name], others), f"Training curves of {entry.name}")
         if gaps:
             add("radius", draw.radius(gaps, styles, eps), "Robust accuracy of each net over a growing radius")
-        if forms := {entry.name: device.points(deployed) for entry, deployed in device.shown(entries)}:
-            add(
-                "device", draw.size(forms, styles), "Robust accuracy of each form of each net over the size of its file"
-            )
+        if compared := device.shown(entries):
+            forms = {entry.name: [(f.name, f.size, f.report.worst_case) for f in of.forms] for entry, of in compared}
+            label = "Robust accuracy of each form of each net over the size of its file"
+            add("device", draw.size(forms, styles), label)
         for entry in gaps:
             label = f"Robust accuracy of {entry.name} against its variance gap, r = {draw.correlation(entry.gaps)}"
             add("trend", draw.trend(entry, styles[entry.name], eps), label)

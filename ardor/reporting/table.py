@@ -19,14 +19,11 @@ def results(entries: list[PageEntry]) -> tuple[list[str], Rows]:
     students = [row for entry, row in zip(entries, accuracies, strict=True) if entry.role == "student"]
     values = {name: [row[name].value for row in students if name in row] for name in columns}
     best = {name: max(of) for name, of in values.items() if len(of) > 1}
-    cells = [[row.get(name) for name in columns] for row in accuracies]
-    return columns, [
-        [
-            (cell, cell is not None and entry.role == "student" and cell.value == best.get(name))
-            for name, cell in zip(columns, row, strict=True)
-        ]
-        for entry, row in zip(entries, cells, strict=True)
-    ]
+    rows = []
+    for entry, row in zip(entries, accuracies, strict=True):
+        top = {name for name in row if entry.role == "student" and row[name].value == best.get(name)}
+        rows.append([(row.get(name), name in top) for name in columns])
+    return columns, rows
 
 
 def images(entry: PageEntry) -> str:
