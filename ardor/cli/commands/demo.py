@@ -9,6 +9,7 @@ from ardor import models
 from ardor.attacks import PGD, paper
 from ardor.cli import display
 from ardor.cli.commands import demo_page
+from ardor.data import load
 from ardor.data.split import Split
 from ardor.demo import demo as plan
 from ardor.deployment.variants.comparison import p_text, size_text
@@ -60,7 +61,7 @@ def demo(
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")
     count = seeds or (3 if all and not quick else 1)
     todo = list(plan.jobs(folder, plan.ALL if all else plan.SHORT, range(count), quick))
-    train, val, test = plan.digits()
+    train, val, test = load("digits")
     display.say(
         f"digits: {len(train)} images to train on, {len(val)} to select on, {len(test)} to test on; "
         f"threat {plan.THREAT}; {len(todo)} nets"
