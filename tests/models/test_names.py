@@ -233,7 +233,7 @@ def test_a_file_of_a_run_says_itself_what_net_it_is(tmp_path):
     assert (loaded.built_as["width"], loaded.loaded_from) == (5, str(moved))
     for foreign in ('{"name": "evil.py:Net"}', "[1]", "small_cnn"):  # no code is run because a file names it
         save_file(net.state_dict(), moved, {"net": foreign})
-        with refused(ConfigError, "a file that says what net it is"):
+        with refused(ConfigError, "a file whose metadata name its net"):
             models.load(moved)
 
 
@@ -245,7 +245,7 @@ def test_a_file_of_a_run_says_itself_what_net_it_is(tmp_path):
         ({"name": "runs/nowhere"}, ConfigError, ["got runs/nowhere, where there is none", "--run runs/nowhere"]),
         ({"name": "/nowhere"}, ConfigError, ["got /nowhere, where there is none"]),
         ({"name": "nowhere"}, ConfigError, ["neither", "check the path"]),
-        ({"name": "RUN/best.safetensors"}, ConfigError, ["a file that says what net it is", "weights="]),
+        ({"name": "RUN/best.safetensors"}, ConfigError, ["a file whose metadata name its net", "weights="]),
         ({"name": "RUN", "width": 4}, ConfigError, ["no options", "width"]),
         ({"name": "RUN", "checkpoint": "bets"}, CheckpointError, ["bets", "best and last", 'checkpoint="best"']),
         ({"name": "RUN/.."}, RunError, ["config.yaml"]),
