@@ -74,24 +74,32 @@ def load(
         For weights that are missing, damaged or made for another net.
     """
     name = str(name)
-    folder = local_of(name)
-    if folder is None and weights is None and not known(name) and is_local(Path(name)):
-        folder = Path(name)
+    path = Path(name)
+    folder = path if weights is None and not known(name) and is_local(path) else local_of(name)
     if folder is not None:
-        return _from_folder(folder, name, weights, checkpoint, options)
+        _refuse_options(name, weights, options)
+        if checkpoint != "best":
+            raise ConfigError(
+                f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out'
+            )
+        return _marked(*from_folder(folder, options.get("classes")))
     if source_of(name):
         return _published(name, weights, root, download, options)
-    if weights is None and not known(name):
-        if Path(name).is_dir():
-            return _from_run(Run(name), checkpoint, options)
-        if name.endswith(".safetensors") and Path(name).is_file() and (recorded := _recorded(Path(name))):
-            return load(weights=name, **recorded | options)
-    if weights is None:
-        _refuse_without_weights(name)
-    net = build(name, **options)
     if weights is not None:
+        net = build(name, **options)
         load_weights(net, weights)
-    return _marked(net, weights)
+        return _marked(net, weights)
+    if known(name):
+        raise ConfigError(
+            f'expected weights for "{name}", got none: type weights="FILE.safetensors", '
+            f'or build("{name}") for random ones'
+        )
+    if path.is_dir():
+        return _from_run(Run(name), checkpoint, options)
+    if path.is_file():
+        return load(weights=name, **_recorded(path) | options)
+    require_there(name)
+    return _marked(build(name, **options), None)  # third-party code, with weights of its own
 
 
 def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -> nn.Module:
@@ -172,44 +180,21 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
         raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
 
 
-def _recorded(path: Path) -> dict[str, Any] | None:
-    """The arguments of `build` in the metadata of a weights file; None without any, or where they name code to run.
-
-    Raises CheckpointError where the file is damaged.
-    """
-    config = yaml.safe_load(read_tensors(path)[1].get("net", "null"))
-    return _built(config) if isinstance(config, dict) and known(str(config.get("name"))) else None
+def _recorded(path: Path) -> dict[str, Any]:
+    """The arguments of `build` in the metadata of a weights file. Raises ConfigError, also for code to run."""
+    text = read_tensors(path)[1].get("net", "") if path.suffix == ".safetensors" else ""
+    config = yaml.safe_load(text)
+    if not isinstance(config, dict) or not known(str(config.get("name"))):
+        raise ConfigError(
+            f"expected a file whose metadata name its net, as those of a run do, got {path}: "
+            f'type, say, load("resnet18", weights="{path}")'
+        )
+    return _built(config)
 
 
 def _built(config: Mapping[str, Any]) -> dict[str, Any]:
     """A net's config with its values in the types of the builder: a mean of "128/255" as a number."""
     return arguments(config, "student", build, find_builder(config["name"])[1])
-
-
-def _from_folder(
-    folder: Path, name: str, weights: str | Path | None, checkpoint: str, options: dict[str, Any]
-) -> nn.Module:
-    """The net of a folder as `ardor push` writes it; recorded by its builder and the file of its weights."""
-    _refuse_options(name, weights, options)
-    if checkpoint != "best":
-        raise ConfigError(f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out')
-    net, path = from_folder(folder, options.get("classes"))
-    return _marked(net, path)
-
-
-def _refuse_without_weights(name: str) -> None:
-    """Refuse a name without weights; only a third-party callable may supply its own."""
-    if known(name):
-        raise ConfigError(
-            f'expected weights for "{name}", got none: type weights="FILE.safetensors", '
-            f'or build("{name}") for random ones'
-        )
-    if Path(name).is_file():
-        raise ConfigError(
-            f"expected a file whose metadata name its net, as those of a run do, got {name}: "
-            f'type, say, load("resnet18", weights="{name}")'
-        )
-    require_there(name)
 
 
 def require_there(name: str) -> None:

@@ -88,18 +88,17 @@ def _unwrap(content: object, path: Path) -> State:
             f"expected a state dict (names to tensors) in {path}, got "
             f"{'an empty dict' if isinstance(content, dict) else type(content).__name__}: save net.state_dict()"
         )
-    foreign = [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
+    foreign = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided)
+        or value.is_quantized
+        or value.is_meta
+        or value.is_complex()
+    ]
     if foreign:
         raise CheckpointError(
             f"expected a state dict (names to tensors) in {path}, got entries that are no plain tensors "
             f"({some(foreign)}): save net.state_dict(), alone or under one of {', '.join(WRAPPERS)}"
         )
     return content
-
-
-def _is_plain(value: object) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and not (value.is_quantized or value.is_meta or value.is_complex())
-    )

@@ -216,7 +216,7 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
         try:
             if option is not type(None):
                 return _as(value, option, key)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             expected.append(str(error))
     raise ValueError(" or ".join(expected))
 
@@ -232,15 +232,15 @@ def _as(value: Any, hint: Any, key: str) -> Any:
     if kind in (dict, Mapping):
         return {name: _converted(one, (*inner, None)[1], None, f"{key}.{name}") for name, one in value.items()}
     if kind in (tuple, list, Sequence):
-        parts = yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value
-        parts = parts.split(",") if isinstance(parts, str) else parts if isinstance(parts, list | tuple) else [parts]
+        if isinstance(value, str):
+            value = [part.strip() for part in value.strip("[]").split(",") if part.strip()]
+        parts = value if isinstance(value, list | tuple) else [value]
         if kind is not tuple or len(inner) < 2 or inner[1] is ...:
             inner = (inner or (None,))[:1] * len(parts)
         if len(parts) != len(inner):
             raise ValueError(f"{len(inner)} values")
-        return (list if kind is list else tuple)(
-            _converted(*pair, None, key) for pair in zip(parts, inner, strict=True)
-        )
+        values = (_converted(part, one, None, key) for part, one in zip(parts, inner, strict=True))
+        return list(values) if kind is list else tuple(values)
     if kind in EXPECTED:
         return _scalar(value, kind)
     return Path(value) if kind is Path else _untyped(value)

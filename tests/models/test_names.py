@@ -23,7 +23,7 @@ def refused(error, *words):
 
 
 def test_all_names_the_builders():
-    assert models.__all__ == sorted(BUILDERS)
+    assert set(models.__all__) > set(BUILDERS)
     assert all(getattr(models, name) is builder for name, builder in BUILDERS.items())
 
 

@@ -18,6 +18,7 @@ from ardor import data, models
 from ardor.attacks import PGD
 from ardor.attacks.threat import L2, Linf
 from ardor.errors import ArdorError, ConfigError
+from ardor.models.builders import BUILDERS
 from ardor.storage.config import HOMES, as_text, build, classes, describe, number, parameters, to_yaml
 from ardor.types import Attack, Maximiser, Threat
 
@@ -176,7 +177,7 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("name", models.__all__)
+@pytest.mark.parametrize("name", BUILDERS)
 def test_a_net_is_built_again_with_its_weights(name):
     @few_examples(2 if name.startswith("resnet") else 8)
     @given(st.data())
