@@ -19,6 +19,7 @@ soak: .venv/test.stamp
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ardor needs Python 3.11 or newer: make PYTHON=python3.11")'

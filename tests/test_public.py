@@ -42,6 +42,11 @@ def test_public_names_are_pinned():
         assert all(hasattr(room, name) for name in room.__all__)
 
 
+def test_the_house_has_few_rooms():
+    entries = [path for path in (ROOT / "ardor").iterdir() if not path.name.startswith((".", "__pycache__"))]
+    assert len(entries) <= 22, sorted(path.name for path in entries)
+
+
 def test_errors_are_drawn_in_the_docstring():
     classes = [v for v in vars(ardor.errors).values() if isinstance(v, type) and issubclass(v, ardor.ArdorError)]
     assert all(c.__name__ in ardor.errors.__doc__ for c in classes)

@@ -37,10 +37,10 @@ def state_of(spec: TableSpec, cell: Cell) -> tuple[State, str]:
         return "foreign", f"a run without {path.name} beside it"
     try:
         note = read_yaml(path)
-        made = dict(note.get("made", {}))
-        if "words" in made:
+        origin = dict(note.get("made", {}))
+        if "words" in origin:
             return "foreign", f"{path.name} is of an earlier ardor, with the words of a command for a config"
-        if changes := differences(made_by(spec, cell), made):
+        if changes := differences(made_by(spec, cell), origin):
             return "foreign", "; ".join(changes[:3])
         if "failed" in note:
             return "failed", str(note["failed"])
@@ -62,11 +62,11 @@ def made_by(spec: TableSpec, cell: Cell) -> dict[str, Any]:
         key: {name: portable(value) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
         for key, part in cell.config.items()
     }
-    made = {"ardor": __version__, "data": spec.images, "config": config}
+    origin = {"ardor": __version__, "data": spec.images, "config": config}
     paths = [cell.config.get("teacher", {}).get(key) for key in ("name", "weights", "natural", "robust")]
     if hashes := [weights for path in paths if path and (weights := weights_of(path))]:
-        made["teacher's weights"] = hashes
-    return made
+        origin["teacher's weights"] = hashes
+    return origin
 
 
 def weights_of(name: str, checkpoint: str = "best") -> str:

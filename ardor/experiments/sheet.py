@@ -19,7 +19,7 @@ from ardor.experiments.cells import note_of, report_of, state_of, weights_of
 from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import TITLES, doubts, notes, pairs
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
-from ardor.experiments.tables import STUDENTS, Cell, Table
+from ardor.experiments.tables import Cell, Table
 from ardor.experiments.worker import Problem
 from ardor.storage.config import as_text, read_yaml
 from ardor.storage.files import write_atomic
@@ -160,9 +160,8 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
         limit = f"{spec.train:,} train images at most" if spec.train else "all train images"
         yield f"{spec.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
         students = ("resnet18",) if spec.kind in ("labels", "alpha") else spec.students
-        for role in ("teacher", *STUDENTS):
-            if role not in (*students, *(() if spec.teacher else ("teacher",))):
-                continue
+        trained = students if spec.teacher else ("teacher", *students)
+        for role in sorted(trained, key=list(spec.nets).index):
             name, sizes = spec.nets[role]
             place = role if role == "teacher" else f"in the place of {role}"
             net = models.build(name, channels=spec.shape[0], **cast(Any, sizes))
@@ -170,10 +169,10 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
             listed = ", ".join(f"{key} {value:g}" for key, value in sizes.items())
             yield f"{place}: {name} ({listed}), {count:,} parameters, {cost:.2f} MMAC"
     teacher = [option.removeprefix("--") for option in options({"teacher": spec.teacher})]
-    for role, named in (("teacher", teacher), ("transfer from", [spec.transfer_from] if spec.transfer_from else [])):
-        if named:  # by the user
-            hashes = [weights_of(option.partition("=")[2] or option) for option in named]
-            yield f"{role}: {' '.join(named)} (weights {' '.join(filter(None, hashes)) or 'by name'})"
+    for role, named in (("teacher", teacher), ("transfer from", [spec.transfer_from])):
+        if any(named):  # by the user
+            hashes = filter(None, (weights_of(option.partition("=")[2] or option) for option in named))
+            yield f"{role}: {' '.join(named)} (weights {' '.join(hashes) or 'by name'})"
     for cell in table.cells:
         report = None if cell in table.shown else report_of(spec, cell, cell.evaluations[0])
         if report is not None:
@@ -189,38 +188,24 @@ Field: TypeAlias = tuple[str, str]
 
 def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Field], list[list[Field]]]]:
     """Title, head and lines of each part of the table: ours, the paper's, the difference; then the variance gap."""
-    spec, labels = table.spec, table.spec.row_labels
+    spec = table.spec
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
-        some = [row for row in rows if row.checkpoint == checkpoint]
-        names = list(dict.fromkeys(name for row in some for name in row.values))
-        ns = {name: max(row.n.get(name, 0) for row in some) for name in names}
-        yield (
-            f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval",
-            [*_fields(*table.head, "seeds"), *((name, f"n = {ns[name]:,}") for name in names)],
-            [
-                [*_fields(*labels(row.parts), _finished(row)), *(_ours(row.values.get(name)) for name in names)]
-                for row in some
-            ],
-        )
-        if any(value.paper is not None for row in some for value in row.values.values()):
-            yield (
-                f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval",
-                _fields(*table.head, *names),
-                [[*_fields(*labels(r.parts)), *(_papers(r.values.get(n)) for n in names)] for r in some if r.values],
-            )
+        some = [(row, _fields(*spec.row_labels(row.parts))) for row in rows if row.checkpoint == checkpoint]
+        n: dict[str, int] = {}
+        for row, _ in some:
+            n |= {name: max(count, n.get(name, 0)) for name, count in row.n.items()}
+        head = [*_fields(*table.head, "seeds"), *((name, f"n = {count:,}") for name, count in n.items())]
+        lines = [[*parts, *_seeds(row), *(_ours(row.values.get(name)) for name in n)] for row, parts in some]
+        yield f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval", head, lines
+        if any(value.paper is not None for row, _ in some for value in row.values.values()):
+            title = f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval"
+            lines = [[*parts, *(_papers(row.values.get(name)) for name in n)] for row, parts in some if row.values]
+            yield title, _fields(*table.head, *n), lines
     gaps = [(row, gap_of(row, spec.eps)) for row in rows if row.gaps]
     if gaps:
-        yield (
-            f"Variance gap at eps {spec.eps}, ± SD over seeds; r between gap and robust accuracy over radii",
-            _fields(*table.head, "seeds", *gaps[0][1]),
-            [
-                [
-                    *_fields(*row.parts, _finished(row)),
-                    *((f"{mean:.3g}", "" if math.isnan(sd) else f"± {sd:.2g}") for mean, sd in gap.values()),
-                ]
-                for row, gap in gaps
-            ],
-        )
+        title = f"Variance gap at eps {spec.eps}, ± SD over seeds; r between gap and robust accuracy over radii"
+        lines = [[*_fields(*row.parts), *_seeds(row), *map(_gap, gap.values())] for row, gap in gaps]
+        yield title, _fields(*table.head, "seeds", *gaps[0][1]), lines
 
 
 def remarks(table: Table, rows: Sequence[Row], problems: Sequence[Problem]) -> Iterator[tuple[str, list[str]]]:
@@ -246,8 +231,13 @@ def _fields(*texts: str) -> list[Field]:
     return [(text, "") for text in texts]
 
 
-def _finished(row: Row) -> str:
-    return f"{len(row.seeds)} of {row.of}"
+def _seeds(row: Row) -> list[Field]:
+    return [(f"{len(row.seeds)} of {row.of}", "")]
+
+
+def _gap(figure: tuple[float, float]) -> Field:
+    mean, sd = figure
+    return f"{mean:.3g}", "" if math.isnan(sd) else f"± {sd:.2g}"
 
 
 def _ours(value: Value | None) -> Field:

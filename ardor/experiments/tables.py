@@ -192,14 +192,8 @@ def alignment(spec: TableSpec) -> Table:
     return _table(spec, ("scenario", "terms"), rows, [*_best(spec), gap], _teachers(spec))
 
 
-TABLES: dict[str, Callable[[TableSpec], Table]] = {
-    "whitebox": whitebox,
-    "blackbox": blackbox,
-    "labels": labels,
-    "alpha": alpha,
-    "alignment": alignment,
-}
-STUDIES = ("labels", "alpha", "alignment")
+STUDIES = {"labels": labels, "alpha": alpha, "alignment": alignment}
+TABLES: dict[str, Callable[[TableSpec], Table]] = {"whitebox": whitebox, "blackbox": blackbox, **STUDIES}
 
 
 def table_of(spec: TableSpec) -> Table:
@@ -221,11 +215,10 @@ def table_of(spec: TableSpec) -> Table:
         "--transfer_from": spec.kind != "blackbox" and spec.transfer_from,
         "--released": not full and spec.released,
     }
-    for option, is_unused in unused.items():
-        if is_unused:
-            raise ConfigError(
-                f"expected only options that {spec.kind} at scale {spec.scale.name} uses, got {option}: leave it out"
-            )
+    if given := [option for option, is_given in unused.items() if is_given]:
+        raise ConfigError(
+            f"expected only options that {spec.kind} at scale {spec.scale.name} uses, got {given[0]}: leave it out"
+        )
     if full and set(spec.methods) & set(DISTILLATION) and spec.data not in PAPER_DATA and not spec.teacher:
         raise ConfigError(
             f"expected --teacher for {spec.data} at scale full, got none: the papers' teachers are for CIFAR; type "

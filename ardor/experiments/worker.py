@@ -25,7 +25,7 @@ from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.variance import gaps_of
 from ardor.evaluation.verdicts import evaluate
-from ardor.experiments.cells import lock_of, pending, report_path, state_of, write_note
+from ardor.experiments.cells import State, lock_of, pending, report_path, state_of, write_note
 from ardor.experiments.label_study import Both
 from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table
 from ardor.storage.config import number
@@ -100,46 +100,47 @@ def _pass(
     table: Table, problems: dict[str, Problem], progress: ProgressCallback, finished: Callable[[Cell], Any]
 ) -> list[Cell]:
     """Visit every cell once, in order, and make those that can be made; the cells that must wait."""
-    waiting, done = [], set()
+    waiting: list[Cell] = []
+    done: set[str] = set()
     for cell in table.cells:
         if cell.name in problems:
             continue
         state, reason = state_of(table.spec, cell)
-        missing = [need for need in cell.needs if need not in done]
+        if state in ("open", "trained"):
+            if barred := [need for need in cell.needs if need in problems]:
+                state, reason = "failed", f"it needs {barred[0]}"
+            elif done.issuperset(cell.needs):
+                state, reason = _make(table, cell, progress)
+                if state == "done":
+                    finished(cell)
         if state in ("foreign", "failed"):
             problems[cell.name] = Problem(cell, reason)
         elif state == "done":
             done.add(cell.name)
-        elif any(need in problems for need in missing):
-            problems[cell.name] = Problem(cell, f"it needs {missing[0]}")
-        elif missing or not _make(table, cell, problems, progress):
+        else:
             waiting.append(cell)
-        elif cell.name not in problems:
-            done.add(cell.name)
-            finished(cell)
     return waiting
 
 
-def _make(table: Table, cell: Cell, problems: dict[str, Problem], progress: ProgressCallback) -> bool:
-    """Train and evaluate a cell; False where another process has it."""
+def _make(table: Table, cell: Cell, progress: ProgressCallback) -> tuple[State, str]:
+    """Train and evaluate a cell, unless another process has it; its state afterwards."""
     spec = table.spec
     with locked(lock_of(spec, cell), wait=False) as acquired, restored():
         if not acquired:
-            return False
+            return "open", ""
         state, reason = state_of(spec, cell)  # another process may have made it since
         if state in ("foreign", "failed"):
-            problems[cell.name] = Problem(cell, reason)
-            return True
+            return state, reason
         try:
             if state == "open":
                 _train(table, cell, progress)
             for evaluation in pending(spec, cell):
                 _evaluate(table, cell, evaluation, progress)
         except ArdorError as error:  # the other cells can still be made
-            problems[cell.name] = Problem(cell, str(error))
             if isinstance(error, DivergedError):  # training is deterministic: it would diverge again
                 write_note(spec, cell, failed=str(error))
-        return True
+            return "failed", str(error)
+        return "done", ""
 
 
 def _job(table: Table, cell: Cell) -> Job:

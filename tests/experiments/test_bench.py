@@ -1,5 +1,6 @@
 """The cells of the bench are what their configs describe, at small and at full scale."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from ardor.experiments.published import published_rows
 from ardor.experiments.scales import MAX_MACS, SCALES, nets_for
 from ardor.experiments.sheet import options, train_command
 from ardor.experiments.tables import ALPHAS, METHODS, STUDENTS
+from ardor.experiments.worker import _job
 from ardor.models import build, hash_of
 from ardor.storage.config import differences, merged
 from ardor.storage.recipes import read_recipe
 from ardor.training.job import Job, method_of, recipe_of
+from ardor.training.soft_labels import SoftLabelCache
 from tests.experiments.conftest import asked
 
 CLASSES = {
@@ -164,6 +167,15 @@ def test_a_students_seed_changes_its_weights_and_not_its_config_otherwise():
     assert differences(zero.config, one.config) == ["recipe.seed: 0 here, 1 there"]
     nets = [Job.from_config(cell.config).student for cell in (zero, one)]
     assert not torch.equal(*(next(net.parameters()) for net in nets))
+
+
+def test_all_cells_share_a_folder_of_soft_labels(tmp_path):
+    table = table_of(asked("alpha", folder=tmp_path, gate=False, threads=3))
+    cells = [dataclasses.replace(cell, config={**cell.config, "teacher": None}) for cell in table.cells]
+    for cell in cells:
+        job = _job(table, cell)
+        assert job.soft_labels == SoftLabelCache(tmp_path / ".soft-labels")
+        assert (job.run, job.gate, job.threads) == (tmp_path / "cells" / cell.name, False, 3)
 
 
 def test_nets_cost_at_most_what_the_scale_allows():

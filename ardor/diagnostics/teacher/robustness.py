@@ -88,8 +88,6 @@ def _mis_normalised(probe: Probe, clean: Mask, threat: Threat, claim: Record) ->
     A net with batch norm on the wrong scale may lose few clean images, and many more under attack.
     """
     repair, repaired = best_repair(probe)
-    if int(repaired.sum()) <= int(clean.sum()):
-        return None
     attack = pgd(_at(threat, claim.eps or 0))
     before = clean & right(probe.logits(attack), probe.labels)
     after = repaired & right_with(probe, repair, attack)

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from ardor.cli.main import main
 from ardor.data.augment import crop_flip
 from ardor.engine.modes import attack_view
 from ardor.errors import CheckpointError, ConfigError, RunError
-from ardor.experiments import worker
 from ardor.losses import ce, kl
 from ardor.noise import Noise
 from ardor.testing import TinyNet
@@ -351,12 +349,3 @@ def test_the_folder_by_default(tmp_path, teacher_run):
     path.write_text("soft_labels: float16\nsoft_labels_in: mine\n")
     assert job_of([str(path), *words]).soft_labels == SoftLabelCache(Path("mine"), "float16")
     assert job_of([str(path), *words, "--soft_labels=live"]).soft_labels is None
-
-
-def test_all_cells_of_a_bench_share_a_folder(tmp_path, teacher_run):
-    config = {"data": "digits", "student": "small_cnn", "teacher": str(teacher_run), "method": "rslad"}
-    cell = SimpleNamespace(config=config, name="rslad/s0")
-    spec = SimpleNamespace(folder=tmp_path, run=lambda name: tmp_path / "cells" / name, gate=True, threads=None)
-    job = worker._job(SimpleNamespace(spec=spec), cell)
-    assert job.soft_labels == SoftLabelCache(tmp_path / ".soft-labels")
-    assert job.run == tmp_path / "cells" / "rslad" / "s0"
