@@ -294,7 +294,7 @@ def test_a_net_of_the_users_own_is_refused(bare, tmp_path):
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
     with pytest.raises(ConfigError, match=r"expected a net of ardor\.models, got Sequential"):
         hub.write_folder(replace(bare, net=net), tmp_path / "out")
-    with pytest.raises(ModelError, match="the net to answer the data.s 2 classes, got 10"):
+    with pytest.raises(ModelError, match="the net to have the data.s 2 classes, got 10"):
         hub.write_folder(replace(bare, class_names=("a", "b")), tmp_path / "out")
 
 

@@ -53,7 +53,7 @@ def test_a_local_folder_needs_no_package(made, monkeypatch):
         ("hf:./out", {"checkpoint": "last"}, ConfigError, 'holds one net, got "last"'),
         ("out", {"width": 4}, ConfigError, "no options for out"),
         ("hf:./half", {}, ConfigError, r"half without model\.safetensors"),
-        ("hf:./mixed", {}, CheckpointError, r"in mixed the weights \w{16}, as its config\.json says, got \w{16}"),
+        ("hf:./mixed", {}, CheckpointError, r"in mixed the weights \w{16} of its config\.json, got \w{16}"),
         ("mixed", {}, CheckpointError, "take them from one commit"),
     ],
 )
