@@ -111,7 +111,7 @@ def test_recipes_are_read_and_name_what_exists(tmp_path, monkeypatch, capsys):
     "make",
     [
         *(one for kind in HOMES for one in classes(kind).values()),
-        *(getattr(models, name) for name in models.__all__),
+        *models.builders.BUILDERS.values(),
         *(models.build, models.load, data.load),
     ],
     ids=lambda make: make.__name__,

@@ -1,9 +1,9 @@
-"""Data sets as in-memory splits: `load` by name, `crop_flip` on the device."""
+"""Data sets as in-memory splits: `load` by name; `crop_flip` on the device."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -21,10 +21,10 @@ from ardor.storage.imports import nearest
 __all__ = ["Protocol", "Split", "crop_flip", "cut", "load", "load_test", "reader", "view_of"]
 
 Protocol: TypeAlias = Literal["holdout", "paper"]
-"""holdout: val is cut from train. paper: the whole train set, and the test set as val, as most published rows did."""
+"""holdout: val is cut from train. paper: the whole train set, and the test set as val, as in most published rows."""
 
 Reader: TypeAlias = Callable[..., dict[str, Split]]
-"""(name, root, download, **options) to what a source holds: always "test", mostly "train", sometimes "val"."""
+"""(name, root, download, **options) to the parts of a source: always "test", mostly "train", sometimes "val"."""
 
 PAPER_MARK = "test set took part in selection"
 NAMED: dict[str, Reader] = {"cifar10": read_cifar, "cifar100": read_cifar, "digits": read_digits}
@@ -79,7 +79,8 @@ def load(
     RunError
         Where root cannot be written.
     """
-    parts = _parts(name, root, download, protocol, options)
+    source = {"name": name, "root": root, "val": val, "seed": seed, "limit": limit, "protocol": protocol, **options}
+    parts = _read(source, download, options)
     if "train" not in parts:
         raise DataError(
             f"{name}: expected a train and a test part, got a test part alone: "
@@ -92,9 +93,8 @@ def load(
         held = parts["val"]
     else:
         train, held = cut(train, val, seed)
-    train = train.limit(limit, seed) if limit else train  # after val was cut: another limit has the same val
-    source = _source(name, root, val, seed, limit, protocol, options)
-    return _signed(train, source), _signed(held, source), _signed(test, source)
+    # limited after val is cut, so that every limit has the same val
+    return train.limit(limit, seed) if limit else train, held, test
 
 
 def load_test(
@@ -110,31 +110,17 @@ def load_test(
 ) -> Split:
     """The test part of a data set, for evaluation; the source need not have a train part.
 
-    Parameters and exceptions are those of `load`, so that `load_test(**split.source)` works; val, seed and limit are
-    kept in the source and change nothing here.
+    Parameters and exceptions are those of `load`, so that `load_test(**split.source)` works; val, seed and limit have
+    no effect.
     """
-    test = _parts(name, root, download, protocol, options)["test"]
-    return _signed(test, _source(name, root, val, seed, limit, protocol, options))
-
-
-def _source(
-    name: str, root: str, val: float, seed: int, limit: int, protocol: str, options: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What `load` was called with. A limit of 0 is left out: runs of before there was one are the same runs."""
-    said = {"name": name, "root": str(root), "val": val, "seed": seed, "protocol": protocol}
-    return {**said, **({"limit": limit} if limit else {}), **options}
-
-
-def _signed(split: Split, source: dict[str, Any]) -> Split:
-    """The split with what it was loaded by, and with what every report must say about that."""
-    marks = (PAPER_MARK,) if source["protocol"] == "paper" else ()
-    return replace(split, source=dict(source), marks=(*split.marks, *marks))
+    source = {"name": name, "root": root, "val": val, "seed": seed, "limit": limit, "protocol": protocol, **options}
+    return _read(source, download, options)["test"]
 
 
 def reader(name: str) -> Reader:
-    """The function that reads `name`, called as reader(name)(name, root, download, **options).
+    """The function that reads a source, called as reader(name)(name, root, download, **options).
 
-    All its other parameters are the source's options. Raises ConfigError for a name that does not exist.
+    Its other parameters are the options of the source. Raises ConfigError for a name that does not exist.
     """
     kind, colon, rest = name.partition(":")
     if name in NAMED:
@@ -147,35 +133,30 @@ def reader(name: str) -> Reader:
     raise ConfigError(f'expected data as one of {", ".join(choices)}, got "{name}"{nearest(name, choices)}')
 
 
-def _parts(name: str, root: str, download: bool, protocol: str, options: Mapping[str, Any]) -> dict[str, Split]:
-    """What the source holds: always "test", mostly "train", sometimes "val"."""
-    known = get_args(Protocol)
-    if protocol not in known:
-        raise ConfigError(f'expected protocol {" or ".join(known)}, got "{protocol}"{nearest(str(protocol), known)}')
-    read = reader(name)
-    _require_known(name, inspect.signature(read).parameters.values(), options)
-    parts = read(name, Path(root), download, **options)
-    _require_alike(name, parts)
-    return parts
-
-
-def _require_known(name: str, parameters: Collection[inspect.Parameter], options: Mapping[str, Any]) -> None:
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    allowed = [p.name for p in parameters if p.name not in ("name", "root", "download")]
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        every = ["root", "val", "seed", "limit", "protocol", "download", *allowed]
+def _read(source: dict[str, Any], download: bool, options: Mapping[str, Any]) -> dict[str, Split]:
+    """The parts of a source, always "test", mostly "train", sometimes "val", with `source` and marks for reports."""
+    name, root, protocol = source["name"], str(source["root"]), source["protocol"]
+    if protocol not in get_args(Protocol):
+        expected = get_args(Protocol)
         raise ConfigError(
-            f'expected for data "{name}" the options {", ".join(every)}, got "{unknown[0]}"{nearest(unknown[0], every)}'
+            f'expected protocol {" or ".join(expected)}, got "{protocol}"{nearest(str(protocol), expected)}'
         )
-
-
-def _require_alike(name: str, parts: Mapping[str, Split]) -> None:
-    """One net must fit all parts, and a label mean the same in each."""
-    if len({(split.shape, split.class_names) for split in parts.values()}) > 1:
+    read = reader(name)
+    parameters = inspect.signature(read).parameters.values()
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        allowed = [p.name for p in parameters if p.name not in ("name", "root", "download")]
+        if unknown := sorted(set(options) - set(allowed)):
+            every = ["root", "val", "seed", "limit", "protocol", "download", *allowed]
+            near = nearest(unknown[0], every)
+            raise ConfigError(f'expected for data "{name}" the options {", ".join(every)}, got "{unknown[0]}"{near}')
+    parts = read(name, Path(root), download, **options)
+    if len({(split.shape, split.class_names) for split in parts.values()}) > 1:  # one net must fit all parts
         listed = "; ".join(f"{part}: {split.shape}, {split.classes} classes" for part, split in parts.items())
         raise DataError(
             f"{name}: expected images of one shape (C, H, W) and the same classes in all parts, got {listed}: "
             "resize or relabel one of them"
         )
+    # a limit of 0 is left out, as in the configurations before there was one
+    recorded = {key: value for key, value in source.items() if key != "limit" or value} | {"root": root}
+    marks = (PAPER_MARK,) if protocol == "paper" else ()
+    return {part: replace(split, source=dict(recorded), marks=(*split.marks, *marks)) for part, split in parts.items()}

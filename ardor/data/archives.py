@@ -1,4 +1,4 @@
-"""The official CIFAR archives: where each keeps what, and how its files are read (Krizhevsky, 2009).
+"""The official CIFAR archives: their files, and how these are read (Krizhevsky, 2009).
 
 Binary layout: records of label bytes and pixels. Python layout: pickles of Python 2.
 """
@@ -28,7 +28,7 @@ def _records(content: bytes, where: str, *, label_bytes: int) -> Pairs:
     size = label_bytes + PIXELS
     if not content or len(content) % size:
         raise DataError(
-            f"expected whole records of {size:,} bytes in {where} (official: {TEST * size:,} bytes for 10,000 images), "
+            f"expected complete records of {size:,} bytes in {where} (official: {TEST * size:,} bytes for 10,000), "
             f"got {len(content):,} bytes: it is truncated or foreign; remove it and get it again (--data.download true)"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, size)
@@ -64,7 +64,7 @@ def _pickled_words(content: bytes, where: str, *, key: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Archive:
-    """Where one official archive keeps what."""
+    """The names and contents of the files of one official archive."""
 
     folder: str
     file: str
@@ -78,7 +78,7 @@ class Archive:
 
 BATCHES = tuple(f"data_batch_{i}" for i in range(1, 6))
 
-# The first of each is the one to download: it holds no pickle.
+# The first of each is downloaded: it has no pickle.
 ARCHIVES: dict[str, tuple[Archive, Archive]] = {
     "cifar10": (
         Archive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -53,7 +53,7 @@ def read_npz(
 
 
 def _unpack(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of the file. An object array is a pickle, and is refused rather than run."""
+    """All arrays of the file. An object array is a pickle, and is refused rather than run."""
     if not path.is_file():
         raise DataError(f"expected an npz file, got {path}, which is not there: check the path in npz:PATH")
     try:
@@ -64,8 +64,8 @@ def _unpack(path: Path) -> dict[str, NDArray[Any]]:
             return dict(file)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataError(
-            f"expected plain number arrays in a whole npz file, got {path} ({path.stat().st_size:,} bytes), which does "
-            f"not read ({error}): write it anew with numpy.savez_compressed, without object arrays"
+            f"expected plain number arrays in a complete npz file, got {path} ({path.stat().st_size:,} bytes), which "
+            f"does not read ({error}): write it anew with numpy.savez_compressed, without object arrays"
         ) from error
 
 
@@ -75,19 +75,22 @@ def from_arrays(
     """Splits from x_train, y_train, x_val, y_val, x_test, y_test (test at least) and class_names. Raises DataError."""
     if layout not in (None, "nhwc", "nchw"):
         raise ConfigError(f'expected data.layout nhwc or nchw, got "{layout}": leave it out to have it recognised')
-    found = [part for part in PARTS if f"x_{part}" in arrays or f"y_{part}" in arrays]
-    wanted = [f"{axis}_{part}" for part in {*found, "test"} for axis in "xy"]
-    missing = sorted(set(wanted) - set(arrays))
-    if missing:
+    parts = [part for part in PARTS if part == "test" or f"x_{part}" in arrays or f"y_{part}" in arrays]
+    if missing := sorted({f"{axis}_{part}" for part in parts for axis in "xy"} - set(arrays)):
         listed = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(
             f"{name}: expected the arrays x_train, y_train, x_test, y_test, got {listed}: add {', '.join(missing)}"
         )
-    images = {part: as_images(arrays[f"x_{part}"], f"{name} ({part})", layout) for part in found}
-    labels = {part: as_labels(arrays[f"y_{part}"], f"{name} ({part})") for part in found}
+    images = {part: as_images(arrays[f"x_{part}"], f"{name} ({part})", layout) for part in parts}
+    labels = {part: as_labels(arrays[f"y_{part}"], f"{name} ({part})") for part in parts}
     names = tuple(str(n) for n in np.asarray(arrays.get("class_names", ())).ravel())
-    count = _classes(name, classes, names, list(labels.values()))
-    return {part: Split(images[part], labels[part], count, name, part, class_names=names) for part in found}
+    count = classes or len(names) or max((int(y.max()) for y in labels.values() if len(y)), default=0) + 1
+    if count > MOST_CLASSES:
+        raise DataError(
+            f"{name}: expected at most {MOST_CLASSES} classes, got {count}: labels number the classes from 0, "
+            "they are not identifiers"
+        )
+    return {part: Split(images[part], labels[part], count, name, part, class_names=names) for part in parts}
 
 
 def as_images(array: Any, where: str, layout: Layout | None = None) -> Tensor:
@@ -126,10 +129,10 @@ def as_images(array: Any, where: str, layout: Layout | None = None) -> Tensor:
 def _layout(shape: tuple[int, ...], where: str) -> Layout:
     first, last = shape[1] in (1, 3), shape[3] in (1, 3)
     if first == last:
-        found = "both axis 1 and axis 3" if first else "neither axis 1 nor axis 3"
+        axes = "both axis 1 and axis 3" if first else "neither axis 1 nor axis 3"
         raise DataError(
-            f"{where}: expected 1 or 3 channels on one axis, got {shape}, where {found} can be the channels: "
-            'say which with layout="nhwc" or "nchw" (--data.layout nhwc|nchw), or transpose'
+            f"{where}: expected 1 or 3 channels on one axis, got {shape}, where {axes} can be the channels: "
+            'choose one with layout="nhwc" or "nchw" (--data.layout nhwc|nchw), or transpose'
         )
     return "nchw" if first else "nhwc"
 
@@ -145,15 +148,3 @@ def as_labels(array: Any, where: str) -> Tensor:
             'convert with y.astype("int64"), or y.argmax(1) for one-hot rows'
         )
     return torch.from_numpy(np.require(array, np.int64, ["C", "W"]))
-
-
-def _classes(name: str, classes: int | None, names: Sequence[str], labels: Sequence[Tensor]) -> int:
-    """As told, else as many as are named, else the largest label of all parts + 1."""
-    seen = max((int(y.max()) for y in labels if len(y)), default=0) + 1
-    count = classes or len(names) or seen
-    if count > MOST_CLASSES:
-        raise DataError(
-            f"{name}: expected at most {MOST_CLASSES} classes, got {count}: labels number the classes from 0, "
-            "they are not identifiers"
-        )
-    return count

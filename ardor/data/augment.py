@@ -1,4 +1,4 @@
-"""Crop and flip for a whole batch on its device: the view of each image is a number that can be drawn, kept and redone.
+"""Crop and flip of a batch on its device: the view of each image is a number that can be drawn, stored and repeated.
 
 The standard augmentation of CIFAR training: pad by 4 with zeros, crop back, mirror half of the images (He et al.,
 CVPR 2016, section 4.2). One gather does all of it; a view copies pixels, so its bytes never depend on batch-mates.
@@ -15,10 +15,26 @@ from ardor.types import Images
 
 
 def crop_flip(x: Images, noise: Noise, padding: int = 4, flip: bool = True) -> tuple[Images, Tensor]:
-    """A random view of each image, and which one: (B, C, H, W) of x's dtype and device, and (B,) int64.
+    """A random view of each image, and its number.
 
-    Offsets are uniform in 0 .. 2 padding, both ways; half of the images are mirrored unless `flip` is off, as it must
-    be for digits and letters. view = (dy (2 padding + 1) + dx) 2 + mirrored: 0 .. 161 for padding 4, even without flip.
+    Offsets dy and dx are uniform in 0 .. 2 padding; half of the images are mirrored with `flip`.
+
+    Parameters
+    ----------
+    x
+        (B, C, H, W).
+    noise
+        Random numbers of these images.
+    padding
+        Zeros on each side, in pixels.
+    flip
+        False for digits and letters.
+
+    Returns
+    -------
+    tuple of Tensor
+        The views, (B, C, H, W) of x's dtype and device; and their numbers (B,) int64, (dy (2 padding + 1) + dx) 2 +
+        mirrored, which are 0 .. 161 for padding 4, even without flip.
     """
     offsets = (2 * padding + 1) ** 2
     view = noise.integers(2 * offsets) if flip else 2 * noise.integers(offsets)
@@ -30,7 +46,7 @@ def view_of(x: Images, view: Tensor, padding: int = 4, flip: bool = True) -> Ima
 
     Cropped at (dy, dx) of the zero-padded image, then mirrored. The result is a fresh contiguous tensor.
     """
-    view = view.to(x.device, non_blocking=True)  # it may have been drawn elsewhere
+    view = view.to(x.device, non_blocking=True)  # it may be on another device
     n, channels, height, width = x.shape
     side = 2 * padding + 1
     offset = view // 2

@@ -1,6 +1,6 @@
 """`cifar10` and `cifar100` (fine labels) from the official archives, binary or python layout.
 
-Both layouts give the same bytes. An archive is read where it lies, without unpacking it to disk.
+Both layouts give the same bytes. An archive is read in place, without unpacking it to disk.
 """
 
 from __future__ import annotations
@@ -45,8 +45,7 @@ def read_cifar(name: str, root: Path, download: bool) -> dict[str, Split]:
     """
     archive, place = _find(name, root) or _download(name, root, download)
     contents = _contents(place, {*archive.train, archive.test, archive.meta})
-    missing = [file for file in (*archive.train, archive.test) if file not in contents]
-    if missing:
+    if missing := [file for file in (*archive.train, archive.test) if file not in contents]:
         raise DataError(
             f"expected {', '.join(missing)} in {place}, got {', '.join(sorted(contents)) or 'none of its files'}: "
             "get the official archive (--data.download true)"
@@ -77,52 +76,45 @@ def _find(name: str, root: Path) -> tuple[Archive, Path] | None:
 def _download(name: str, root: Path, allowed: bool) -> tuple[Archive, Path]:
     archive = ARCHIVES[name][0]
     if not allowed:
-        looked = [str(root / place) for each in ARCHIVES[name] for place in (each.folder, each.file)]
+        places = [str(root / place) for each in ARCHIVES[name] for place in (each.folder, each.file)]
         raise DataError(
-            f"expected {name} in {root}, got none of {', '.join(looked)}: type --data.download true "
+            f"expected {name} in {root}, got none of {', '.join(places)}: type --data.download true "
             f"(download=True), or put {archive.file} from {URL}{archive.file} into {root}"
         )
     return archive, fetch(URL + archive.file, root / archive.file, md5=archive.md5)
 
 
-def _contents(place: Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """The wanted files that are in a folder or an archive."""
+def _contents(place: Path, names: Collection[str]) -> dict[str, bytes]:
+    """The named files in a folder or an archive; nothing is written to disk."""
     if place.is_dir():
-        return {file: (place / file).read_bytes() for file in wanted if (place / file).is_file()}
+        return {file: (place / file).read_bytes() for file in names if (place / file).is_file()}
+    contents = {}
     try:
-        return _unpack(place, wanted)
+        with gzip.open(place) as stream:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                for member in tar:
+                    file = PurePosixPath(member.name).name
+                    if file in names and member.isfile() and (opened := tar.extractfile(member)):
+                        contents[file] = opened.read()
+            while stream.read(1 << 20):  # the checksum is at the very end, which tar does not read
+                pass
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(
-            f"expected a whole tar.gz archive, got {place} ({place.stat().st_size:,} bytes), which does not read "
+            f"expected a complete tar.gz archive, got {place} ({place.stat().st_size:,} bytes), which does not read "
             f"({error}): remove it and get it again (--data.download true)"
         ) from error
-
-
-def _unpack(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """In one pass; nothing is written to disk."""
-    found = {}
-    with gzip.open(path) as content:
-        with tarfile.open(fileobj=content, mode="r|") as tar:
-            for member in tar:
-                file = PurePosixPath(member.name).name
-                opened = tar.extractfile(member) if file in wanted and member.isfile() else None
-                if opened is not None:
-                    found[file] = opened.read()
-        while content.read(1 << 20):  # the checksum is at the very end, which tar does not read
-            pass
-    return found
+    return contents
 
 
 def _require_official(archive: Archive, place: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
-    """Where one file has its official number of images all must, for then another one was cut short.
+    """Where one file has its official number of images, require it of all: another is truncated.
 
-    A set in which none has is somebody's small one, and is read as it is.
+    A set in which no file has it is a third-party subset, and is accepted.
     """
     official = dict.fromkeys(archive.train, TRAIN // len(archive.train)) | {archive.test: TEST}
-    if not any(sizes[file][0] == n for file, n in official.items()):
-        return
+    complete = any(sizes[file][0] == n for file, n in official.items())
     for file, (images, size) in sizes.items():
-        if images != official[file]:
+        if complete and images != official[file]:
             raise DataError(
                 f"expected {official[file]:,} images in {place}/{file}, got {images:,} ({size:,} bytes): "
                 "it is truncated or foreign; remove it and get it again (--data.download true)"

@@ -8,7 +8,7 @@ from ardor.data.arrays import as_images, as_labels
 from ardor.data.split import Split, cut
 from ardor.errors import DataError
 
-# The data set has no test split of its own: this one is ours and the same for everybody, whatever `seed` is.
+# The data set has no test split: this one is fixed, whatever `seed` is.
 TEST_SHARE, TEST_SEED = 0.25, 2025
 
 
@@ -33,10 +33,10 @@ def read_digits(name: str, root: Path, download: bool) -> dict[str, Split]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError(
-            'expected scikit-learn, which holds the digits, got no such package: type pip install "ardor[demo]"'
+            'expected scikit-learn, which contains the digits, got no such package: type pip install "ardor[demo]"'
         ) from error
     raw = load_digits()
     images = as_images(raw.images, "digits").div_(16)
-    everything = Split(images, as_labels(raw.target, "digits"), 10, name, "train")
-    train, test = cut(everything, TEST_SHARE, TEST_SEED, part="test")
+    digits = Split(images, as_labels(raw.target, "digits"), 10, name, "train")
+    train, test = cut(digits, TEST_SHARE, TEST_SEED, part="test")
     return {"train": train, "test": test}

@@ -1,10 +1,9 @@
-"""`folder:PATH`: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, optionally PATH/val; files are only ever read."""
+"""`folder:PATH`: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, optionally PATH/val; nothing is written."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,16 +47,16 @@ def read_folder(
             f"expected data.size as a whole number of pixels, got {size!r}: type for example --data.size 32"
         )
     path = Path(name.removeprefix("folder:")).expanduser()
-    found = [part for part in PARTS if (path / part).is_dir()]
-    if "test" not in found:
+    parts = [part for part in PARTS if (path / part).is_dir()]
+    if "test" not in parts:
         got = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing" if path.is_dir() else "no such folder"
         raise DataError(f"expected {path}/train/CLASS/*.png and {path}/test/CLASS/*.png, got {got}: make these folders")
-    names = _class_names(path, found)
-    return {part: _read_part(name, path / part, names, size, grey) for part in found}
+    names = _class_names(path, parts)
+    return {part: _read_part(name, path / part, names, size, grey) for part in parts}
 
 
 def _class_names(path: Path, parts: Sequence[str]) -> tuple[str, ...]:
-    """The classes, which every part must have alike: a label must mean the same everywhere."""
+    """The classes, which must be the same in all parts."""
     folders = {
         part: sorted(p.name for p in (path / part).iterdir() if p.is_dir() and not p.name.startswith("."))
         for part in parts
@@ -65,8 +64,7 @@ def _class_names(path: Path, parts: Sequence[str]) -> tuple[str, ...]:
     for part, names in folders.items():
         if not names:
             raise DataError(f"expected one folder per class in {path / part}, got none: make {path / part}/CLASS/")
-        odd = sorted(set(names) ^ set(folders["test"]))
-        if odd:
+        if odd := sorted(set(names) ^ set(folders["test"])):
             raise DataError(
                 f"expected the same classes in {path / part} and {path / 'test'}, got {', '.join(odd[:5])} in one of "
                 "them only: add or remove these folders"
@@ -77,27 +75,24 @@ def _class_names(path: Path, parts: Sequence[str]) -> tuple[str, ...]:
 def _read_part(name: str, folder: Path, names: tuple[str, ...], size: int | None, grey: bool) -> Split:
     files, labels = [], []
     for label, class_name in enumerate(names):
-        here = sorted(p for p in (folder / class_name).iterdir() if p.suffix.lower() in SUFFIXES)
-        if not here:
-            listed = ", ".join(SUFFIXES)
+        images = sorted(p for p in (folder / class_name).iterdir() if p.suffix.lower() in SUFFIXES)
+        if not images:
             raise DataError(
-                f"expected images ({listed}) in {folder / class_name}, got none: add some, or remove the class"
+                f"expected images ({', '.join(SUFFIXES)}) in {folder / class_name}, got none: add some, or remove the "
+                "class"
             )
-        files += here
-        labels += [label] * len(here)
-    images = [_read_image(file, size, grey) for file in files]
-    for file, image in zip(files, images, strict=True):
-        if image.shape != images[0].shape:
+        files += images
+        labels += [label] * len(images)
+    arrays = [_read_image(file, size, grey) for file in files]
+    height, width = arrays[0].shape[:2]
+    for file, array in zip(files, arrays, strict=True):
+        if array.shape[:2] != (height, width):
             raise DataError(
-                f"expected images of one size, got {_size(image)} in {file} and {_size(images[0])} in {files[0]}: "
-                f"resize all with size=N (--data.size {images[0].shape[1]})"
+                f"expected images of one size, got {array.shape[1]} x {array.shape[0]} in {file} and {width} x {height}"
+                f" in {files[0]}: resize all with size=N (--data.size {width})"
             )
-    pixels = as_images(np.stack(images), f"{name} ({folder.name})", "nhwc")
+    pixels = as_images(np.stack(arrays), f"{name} ({folder.name})", "nhwc")
     return Split(pixels, torch.tensor(labels), len(names), name, folder.name, class_names=names)
-
-
-def _size(image: NDArray[Any]) -> str:
-    return f"{image.shape[1]} x {image.shape[0]}"
 
 
 def _read_image(file: Path, size: int | None, grey: bool) -> NDArray[np.uint8]:
@@ -110,7 +105,7 @@ def _read_image(file: Path, size: int | None, grey: bool) -> NDArray[np.uint8]:
         if size is not None:
             pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
         return np.asarray(pixels)
-    except Exception as error:  # a decoder meets damage with almost any exception
+    except Exception as error:  # decoders raise almost anything for damaged files
         raise DataError(
             f"expected an 8-bit image, got {file}, which does not read ({error}): repair or remove it"
         ) from error

@@ -1,9 +1,8 @@
-"""Split: images in memory with their labels, where they come from, and which image of the data set each one is."""
+"""Split: images in memory with their labels, their source, and the position of each in its data set."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,10 +18,31 @@ from ardor.noise import order
 class Split:
     """One part of a data set.
 
-    images: (N, C, H, W) uint8 (read as value / 255) or float32 in [0, 1]. labels: (N,) int64. index: (N,) int64, each
-    image's position in the source's file, which keys its random streams; it survives `take`. part: "train", "val" or
-    "test". source: what `ardor.data.load` was called with. marks: what every report must say about this split.
-    of: how many images the part had before `limit` took a subset; 0 where it is whole.
+    Parameters
+    ----------
+    images
+        (N, C, H, W) uint8 (read as value / 255) or float32 in [0, 1].
+    labels
+        (N,) int64 in 0 .. classes - 1.
+    classes
+        Number of classes.
+    name, part
+        Of the data set; and "train", "val" or "test".
+    class_names
+        One per class; their numbers by default.
+    index
+        (N,) int64, the position of each image in the source's file, which keys its random streams; `take` preserves it.
+    source
+        The arguments of `ardor.data.load`.
+    marks
+        Remarks that every report on this split has.
+    of
+        Number of images before `limit` took a subset; 0 where it is complete.
+
+    Raises
+    ------
+    DataError
+        For images or labels of another form or range.
     """
 
     images: Tensor
@@ -54,7 +74,7 @@ class Split:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over images, labels and index, shortened to 16 digits: two splits with one hash are the same."""
+        """SHA-256 over images, labels and index: 16 hexadecimal digits."""
         digest = hashlib.sha256()
         for part in (self.images, self.labels, self.index):
             digest.update(str((tuple(part.shape), part.dtype)).encode())
@@ -66,9 +86,9 @@ class Split:
         return as_float(self.images[rows]), self.labels[rows], self.index[rows]
 
     def take(self, rows: Tensor | Sequence[int] | slice) -> Split:
-        """The named rows (positions, a boolean mask or a slice) as a split; data set indices stay."""
+        """Rows (positions, a boolean mask or a slice) as a split, with their data set indices."""
         if not isinstance(rows, slice):
-            rows = torch.as_tensor(rows)  # a mask stays a mask: as integers it would name rows 0 and 1
+            rows = torch.as_tensor(rows)  # a mask stays a mask: as integers it would select rows 0 and 1
             rows = rows if rows.dtype == torch.bool else rows.to(torch.int64)
         return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
 
@@ -97,9 +117,25 @@ def stratified(split: Split, n: int, seed: int, purpose: str) -> Tensor:
 
 
 def cut(split: Split, share: float, seed: int, part: str = "val") -> tuple[Split, Split]:
-    """What is left, and a stratified part: a share below 1 of the images, or a count. Raises ConfigError."""
-    whole = math.isfinite(share) and share == round(share)
-    n = round(share * len(split)) if 0 < share < 1 else int(share) if whole else 0
+    """The remaining images, and a stratified part.
+
+    Parameters
+    ----------
+    split
+        The images to divide.
+    share
+        Below 1, of the images; else their number.
+    seed
+        Seed of the choice.
+    part
+        Name of the stratified part.
+
+    Raises
+    ------
+    ConfigError
+        Where either part would be empty, or the number is not whole.
+    """
+    n = round(share * len(split)) if 0 < share < 1 else int(share) if float(share).is_integer() else 0
     if not 0 < n < len(split):
         raise ConfigError(
             f"{split.name}: expected {part} as a share such as 0.1 or a count from 1 to {len(split) - 1}, "
@@ -116,7 +152,7 @@ def as_float(images: Tensor) -> Tensor:
 
 
 def check(split: Split) -> None:
-    """Refuse a split that cannot be trained or judged on. Raises DataError."""
+    """Refuse a split that is no data for training or evaluation. Raises DataError."""
     where = f"{split.name} ({split.part})"
     images, labels = split.images, split.labels
     if len(labels) == 0:
@@ -154,11 +190,11 @@ def check_images(images: Tensor, where: str = "images") -> None:
     low, high = (float(v) for v in torch.aminmax(images))
     if not (low >= 0 and high <= 1):  # also true of NaN
         if low != low or high != high:
-            cause = "they hold NaN: remove or repair those images"
+            cause = "they contain NaN: remove or repair those images"
         elif low >= 0 and high > 2:
-            cause = "they look like 0-255: divide by 255, or pass uint8"
+            cause = "probably 0-255: divide by 255, or pass uint8"
         elif low < 0:
-            cause = "they look normalised: give raw images, normalisation is the model's first layer"
+            cause = "probably normalised: give raw images, normalisation is the model's first layer"
         else:
             cause = "clip or rescale them to [0, 1]"
         raise DataError(f"{where}: expected images in [0, 1], got [{low:.4g}, {high:.4g}]; {cause}")

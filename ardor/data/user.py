@@ -1,4 +1,4 @@
-"""`file.py:Name`: a user's own function that makes the data; its parameters are the options."""
+"""`file.py:Name`: a third-party function that returns the data; its parameters are the options."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def user_reader(reference: str) -> Callable[..., dict[str, Split]]:
     ----------
     reference
         A function that returns (train, val, test) as Splits, or (x_train, y_train, x_test, y_test), numpy or tensors,
-        as `npz:PATH` has them. Its own exceptions pass through.
+        as `npz:PATH` has them. Its exceptions pass through.
 
     Raises
     ------
@@ -35,26 +35,26 @@ def user_reader(reference: str) -> Callable[..., dict[str, Split]]:
     if not callable(make):
         raise ConfigError(f"expected {reference} to be a function, got {type(make).__name__}: name a function")
 
-    @functools.wraps(make)  # so that its signature is what the shell and `load` offer as options
+    @functools.wraps(make)  # its signature has the options of the command line and of `load`
     def read(name: str, root: Path, download: bool, **options: Any) -> dict[str, Split]:
-        try:  # asked first, so that a TypeError inside the function stays its own
+        try:  # before the call, so that a TypeError inside the function is not caught
             inspect.signature(make).bind(**options)
         except TypeError as error:
-            said = ", ".join(options) or "no options"
-            raise ConfigError(f"expected {reference} to take {said}, got {error}: give what it needs") from error
+            listed = ", ".join(options) or "no options"
+            raise ConfigError(f"expected {reference} to take {listed}, got {error}: pass its parameters") from error
         return _parts(reference, make(**options))
 
     return read
 
 
-def _parts(reference: str, made: object) -> dict[str, Split]:
-    given = made if isinstance(made, tuple | list) else ()
+def _parts(reference: str, result: object) -> dict[str, Split]:
+    given = result if isinstance(result, tuple | list) else ()
     if len(given) == 3 and all(isinstance(split, Split) for split in given):
         return {part: replace(split, part=part) for part, split in zip(PARTS, given, strict=True)}
     if len(given) == 4 and all(hasattr(array, "shape") for array in given):
         keys = ("x_train", "y_train", "x_test", "y_test")
         return from_arrays(reference, dict(zip(keys, given, strict=True)))
-    got = ", ".join(type(v).__name__ for v in given) or type(made).__name__
+    got = ", ".join(type(v).__name__ for v in given) or type(result).__name__
     raise DataError(
         f"{reference}: expected three Splits (train, val, test) or four arrays (x_train, y_train, x_test, y_test), "
         f"got {got}: return one of the two"

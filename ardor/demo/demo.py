@@ -20,9 +20,10 @@ from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.deployment.variants import DeploymentReport, run_files
 from ardor.errors import ConfigError
+from ardor.evaluation.progress import ProgressCallback
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out
-from ardor.evaluation.verdicts import ProgressCallback, evaluate
+from ardor.evaluation.verdicts import evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.reporting import PageEntry
 from ardor.storage.files import write_atomic

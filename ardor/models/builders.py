@@ -1,4 +1,4 @@
-"""build: a builder's name, or a user's own callable, to a net with fresh weights."""
+"""build: the name of a builder, or of third-party code, to a net with fresh weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def build(name: str, *, classes: int = 10, channels: int | None = None, seed: in
     ----------
     name
         A builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), or `file.py:Name` or `package.module:Name` for
-        your own callable that returns an nn.Module; classes and channels reach it only if its signature takes them.
+        your own callable that returns an nn.Module; classes and channels are passed only if its signature has them.
     classes
         Number of logits; on a command line, that of the data.
     channels
@@ -59,29 +59,34 @@ def build(name: str, *, classes: int = 10, channels: int | None = None, seed: in
     ModelError
         Where the callable returns no nn.Module.
     """
-    _check_count("classes", classes)
-    if channels is not None:
-        _check_count("channels", channels)
+    counts = {"classes": classes} if channels is None else {"classes": classes, "channels": channels}
+    for key, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise ConfigError(f"expected {key} as a whole number of 1 or more, got {value!r}: type --student.{key} 10")
     name, builder = find_builder(name)
-    wanted = {"classes": classes} if channels is None else {"classes": classes, "channels": channels}
-    arguments = _arguments(name, builder, wanted, options)
+    parameters = inspect.signature(builder).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        if unknown := next((option for option in options if option not in parameters), None):
+            takes = ", ".join(parameters) or "none"
+            raise ConfigError(
+                f'expected an option of {name}, got "{unknown}"{nearest(unknown, parameters)}: it takes {takes}'
+            )
+        passed = {key: value for key, value in counts.items() if key in parameters}
+    else:
+        passed = counts
     with seeded(seed):
-        net = builder(**arguments)
+        net = builder(**passed, **options)
     if not isinstance(net, nn.Module):
         raise ModelError(f"expected {name} to return an nn.Module, got {type(net).__name__}: name what builds the net")
-    # Written past nn.Module's own bookkeeping, which is for tensors and modules.
-    vars(net)["built_as"] = {"name": name, **wanted, **options, "seed": seed}
+    # past nn.Module's own bookkeeping, which is for tensors and modules
+    vars(net)["built_as"] = {"name": name, **counts, **options, "seed": seed}
     return net
 
 
 def known(name: str) -> str | None:
     """The builder that `name` means, whatever its case and hyphens, or None."""
-    plain = {_plain(builder): builder for builder in BUILDERS}
-    return plain.get(_plain(name))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_ ]", "", name).lower()
+    plain = re.sub(r"[-_ ]", "", name).lower()
+    return next((builder for builder in BUILDERS if builder.replace("_", "") == plain), None)
 
 
 def find_builder(name: str) -> tuple[str, Callable[..., object]]:
@@ -89,11 +94,11 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
     if builder := known(name):
         return builder, BUILDERS[builder]
     if ":" in name:
-        found = resolve(name, "model")
-        if isinstance(found, nn.Module) or not callable(found):
-            kind = type(found).__name__
+        callable_ = resolve(name, "model")
+        if isinstance(callable_, nn.Module) or not callable(callable_):
+            kind = type(callable_).__name__
             raise ConfigError(f"expected {name} to be a callable that builds a net, got a {kind}: name its class")
-        return name, cast(Callable[..., object], found)
+        return name, cast(Callable[..., object], callable_)
     raise ConfigError(
         f'expected the name of a net, got "{name}"{nearest(name, BUILDERS)}: '
         f"type one of {', '.join(BUILDERS)}, or file.py:Name for your own"
@@ -103,24 +108,3 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
 def builder(name: str) -> Callable[..., object]:
     """The callable that a net's name means. Raises ConfigError as `build` does."""
     return find_builder(name)[1]
-
-
-def _arguments(
-    name: str, builder: Callable[..., object], wanted: dict[str, Any], options: dict[str, Any]
-) -> dict[str, Any]:
-    """What is passed on. A user's callable that has no `classes` is not an error: its net may know its own."""
-    parameters = inspect.signature(builder).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return {**wanted, **options}
-    for option in options:
-        if option not in parameters:
-            takes = ", ".join(parameters) or "none"
-            raise ConfigError(
-                f'expected an option of {name}, got "{option}"{nearest(option, parameters)}: it takes {takes}'
-            )
-    return {**{k: v for k, v in wanted.items() if k in parameters}, **options}
-
-
-def _check_count(what: str, value: object) -> None:
-    if type(value) is not int or value < 1:
-        raise ConfigError(f"expected {what} as a whole number of 1 or more, got {value!r}: type --student.{what} 10")

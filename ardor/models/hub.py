@@ -1,14 +1,15 @@
-"""hf: names to nets: a repository of the Hugging Face Hub, at one commit, or a local folder like one.
+"""hf: names to nets: a repository of the Hugging Face Hub, at one commit, or a local folder of the same form.
 
-Either holds two files: `config.json` with `{"ardor": {"name": BUILDER, "classes": 10, ...}}`, the arguments of
-`build`; and `model.safetensors`, the state dict. Where `config.json` also says the hash of the weights, as those of
-`ardor.deployment.hub` do, it is held against them. Nothing in it is run: only the builders here are taken by name.
+Either has two files: `config.json` with `{"ardor": {"name": BUILDER, "classes": 10, ...}}`, the arguments of `build`;
+and `model.safetensors`, the state dict. Where `config.json` also has the hash of the weights, as those of
+`ardor push` do, it is compared. No code in it is run: only the builders here are taken by name.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +19,47 @@ from ardor.errors import ArdorError, CheckpointError, ConfigError, ModelError
 from ardor.models.builders import build, known
 from ardor.models.published import OTHER
 from ardor.models.weights import hash_of, load_weights
-from ardor.storage.imports import require_package
+from ardor.storage.imports import cause_of, require_package
 from ardor.storage.runs import Run
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-TIMEOUT = 10  # seconds: without a network the user waits for this, and not for minutes of trying again
+TIMEOUT = 10  # seconds until a machine without a network gives up; the client's own retries take minutes
 FORM = '{"ardor": {"name": "resnet18", "classes": 10}}'
 
 
 def from_hub(name: str, classes: int | None) -> tuple[nn.Module, str]:
-    """The net at `hf:OWNER/NAME[@REVISION]`, and the name with the commit in the revision's place.
+    """The net at `hf:OWNER/NAME[@REVISION]`, and the name with the commit as its revision.
 
-    A branch, a tag or no revision means today's commit, which is looked up; a whole commit hash is taken from the
-    local cache without a network. Raises ConfigError, CheckpointError, ModelError.
+    A branch, a tag or no revision means its newest commit, which needs the network; a full commit hash is read from
+    the local cache without it. Raises ConfigError, CheckpointError, ModelError.
     """
-    found = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
-    if not found:
+    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
+    if not match:
         raise ConfigError(
             f'expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION, or a folder as hf:./FOLDER, got "{name}": see '
             "docs/hub.md"
         )
     hub = require_package("huggingface_hub", "hub", name)
-    repository, revision = found[1], found[2]
-    commit = revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else _commit(hub, repository, revision)
-    net, said = _described(_file(hub, repository, commit, CONFIG), name, classes)
-    load_weights(net, _file(hub, repository, commit, WEIGHTS))
-    _require_said(net, said, name)
+    repository, revision = match.groups()
+    commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision or "") else _commit(hub, repository, revision)
+    net = _net(lambda file: _download(hub, repository, commit, file), name, classes)
     return net, f"hf:{repository}@{commit}"
 
 
 def local_of(name: str) -> Path | None:
     """The folder that `hf:./FOLDER`, `hf:../FOLDER`, `hf:/FOLDER` or `hf:~/FOLDER` names; None for any other name."""
-    place = name.removeprefix("hf:")
-    here = place in (".", "..") or place.startswith(("./", "../", "~"))
-    return Path(place).expanduser() if place != name and (here or Path(place).is_absolute()) else None
+    path = name.removeprefix("hf:")
+    relative = path in (".", "..") or path.startswith(("./", "../", "~"))
+    return Path(path).expanduser() if path != name and (relative or Path(path).is_absolute()) else None
 
 
 def is_local(folder: Path) -> bool:
-    """Whether a folder is like a repository of the Hub, and no run's."""
+    """Whether a folder has the form of a repository of the Hub, and is no run."""
     return (folder / CONFIG).is_file() and not Run(folder).exists
 
 
 def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Path]:
-    """The net in a local folder like a repository, and the file of its weights.
+    """The net in a local folder of the form of a repository, and the file of its weights.
 
     Raises ConfigError where there is no such folder, CheckpointError, ModelError.
     """
@@ -71,53 +70,44 @@ def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Pa
                 f"expected a folder with {CONFIG} and {WEIGHTS}, got {got}: check the path, make one with ardor push "
                 "RUN, or type hf:OWNER/NAME for the Hub"
             )
-    net, said = _described(folder / CONFIG, str(folder), classes)
-    load_weights(net, folder / WEIGHTS)
-    _require_said(net, said, str(folder))
-    return net, folder / WEIGHTS
+    return _net(folder.joinpath, str(folder), classes), folder / WEIGHTS
 
 
-def _described(config: Path, name: str, classes: int | None) -> tuple[nn.Module, dict[str, Any]]:
-    """The net that a config.json describes, with fresh weights, and all that it says."""
-    said = _read(config)
-    arguments = {str(key): value for key, value in said["ardor"].items() if key != "seed"}
+def _net(path_of: Callable[[str], Path], name: str, classes: int | None) -> nn.Module:
+    """The net of a config.json with its weights, whose hash is compared where the config has one."""
+    config = _read(path_of(CONFIG))
+    arguments = {str(key): value for key, value in config["ardor"].items() if key != "seed"}
     if classes not in (None, arguments.get("classes", 10)):
         raise ModelError(
             f"expected a net of {classes} classes, got {name}, which has {arguments.get('classes', 10)}: {OTHER}"
         )
-    return _build(arguments, name), said
-
-
-def _require_said(net: nn.Module, said: dict[str, Any], name: str) -> None:
-    """Refuse weights that are not those that config.json was written for: one of the two files is another's."""
-    if said.get("weights") not in (None, hash_of(net)):
-        raise CheckpointError(
-            f"expected in {name} the weights {said['weights']}, as its {CONFIG} says, got {hash_of(net)}: the two "
-            "files are of different nets or damaged; take them from one commit"
-        )
-
-
-def _build(arguments: dict[str, Any], name: str) -> nn.Module:
     try:
-        return build(**arguments)
-    except (TypeError, ValueError, ConfigError) as error:  # words where numbers belong, options of another release
+        net = build(**arguments)
+    except (TypeError, ValueError, ConfigError) as error:  # text for a number, options of another release
         cause = str(error).splitlines()[0]
         raise CheckpointError(f"expected {name} to describe a net that can be built, got {cause}") from error
+    load_weights(net, path_of(WEIGHTS))
+    if config.get("weights") not in (None, hash_of(net)):
+        raise CheckpointError(
+            f"expected in {name} the weights {config['weights']} of its {CONFIG}, got {hash_of(net)}: the two files "
+            "are of different nets or damaged; take them from one commit"
+        )
+    return net
 
 
 def _commit(hub: Any, repository: str, revision: str | None) -> str:
     try:
         return str(hub.HfApi().model_info(repository, revision=revision, timeout=TIMEOUT).sha)
-    except Exception as error:  # the hub's own, and those of whichever HTTP library it uses
+    except Exception as error:  # exceptions of the client, and of whichever HTTP library it uses
         raise _refusal(hub, repository, revision, error) from error
 
 
-def _file(hub: Any, repository: str, commit: str, file: str) -> Path:
-    """Out of the hub's cache, else brought there, which the hub does whole or not at all."""
+def _download(hub: Any, repository: str, commit: str, file: str) -> Path:
+    """The file in the client's cache, downloaded to it where it is absent."""
     cached = hub.try_to_load_from_cache(repository, file, revision=commit)
     if isinstance(cached, str):
         return Path(cached)
-    _commit(hub, repository, commit)  # fails at once where there is no network; the next line would try for long
+    _commit(hub, repository, commit)  # fails at once without a network, which the next call would retry for long
     try:
         return Path(hub.hf_hub_download(repository, file, revision=commit, etag_timeout=TIMEOUT))
     except Exception as error:
@@ -126,7 +116,7 @@ def _file(hub: Any, repository: str, commit: str, file: str) -> Path:
 
 def _refusal(hub: Any, repository: str, revision: str | None, error: Exception, file: str = "") -> ArdorError:
     place = f"{repository}{f'@{revision}' if revision else ''}"
-    errors, cause = hub.errors, f"{type(error).__name__}: {error}".splitlines()[0]
+    errors = hub.errors
     if isinstance(error, errors.RepositoryNotFoundError):
         return ConfigError(
             f"expected a repository of the Hub, got {place}, which is not there, or is not open: "
@@ -140,22 +130,22 @@ def _refusal(hub: Any, repository: str, revision: str | None, error: Exception, 
             "and model.safetensors"
         )
     return CheckpointError(
-        f"expected an answer of the Hub about {place}, got {cause}: check the network; a commit "
+        f"expected an answer of the Hub about {place}, got {cause_of(error)}: check the network; a commit "
         "that is in the local cache needs none, as hf:OWNER/NAME@COMMIT"
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A config.json that names one of our builders under `ardor`."""
+    """The content of a config.json, which names a builder under `ardor`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"expected JSON in {path}, got {type(error).__name__}: ask its owner") from error
-    ours = content.get("ardor") if isinstance(content, dict) else None
-    if not isinstance(ours, dict) or not isinstance(ours.get("name"), str) or not known(ours["name"]):
-        said = ours.get("name") if isinstance(ours, dict) else ours
+    config = content.get("ardor") if isinstance(content, dict) else None
+    name = config.get("name") if isinstance(config, dict) else config
+    if not isinstance(config, dict) or not isinstance(name, str) or not known(name):
         raise CheckpointError(
-            f"expected {path} to name a builder, as {FORM}, got {said!r}: only nets of ardor load this way; download "
+            f"expected {path} to name a builder, as {FORM}, got {name!r}: only nets of ardor load this way; download "
             "the weights and name their network yourself"
         )
     return dict(content)

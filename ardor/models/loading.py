@@ -1,9 +1,8 @@
-"""load: names to nets with weights, whether a run folder, a published checkpoint or a user's own net."""
+"""load: names to nets with weights, from a run folder, a published checkpoint or third-party code."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,13 @@ from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
 from ardor.models.weights import load_weights
-from ardor.storage.config import arguments, number
+from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 
 PUBLISHED = ("robustbench", "hf", "timm")
-"""What stands before the colon in the name of a net that somebody else trained."""
+"""Prefixes, before the colon, of the names of published nets."""
 
 
 def load(
@@ -75,23 +74,32 @@ def load(
         For weights that are missing, damaged or made for another net.
     """
     name = str(name)
-    folder = local_of(name)
-    if folder is None and weights is None and not known(name) and is_local(Path(name)):
-        folder = Path(name)
+    path = Path(name)
+    folder = path if weights is None and not known(name) and is_local(path) else local_of(name)
     if folder is not None:
-        return _from_folder(folder, name, weights, checkpoint, options)
+        _refuse_options(name, weights, options)
+        if checkpoint != "best":
+            raise ConfigError(
+                f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out'
+            )
+        return _marked(*from_folder(folder, options.get("classes")))
     if source_of(name):
         return _published(name, weights, root, download, options)
-    if weights is None and not known(name) and Path(name).is_dir():
-        return _from_run(Run(name), checkpoint, options)
-    if weights is None and name.endswith(".safetensors") and Path(name).is_file() and (said := says(Path(name))):
-        return load(weights=name, **said | options)
-    if weights is None:
-        _refuse_without_weights(name)
-    net = build(name, **options)
     if weights is not None:
+        net = build(name, **options)
         load_weights(net, weights)
-    return _marked(net, weights)
+        return _marked(net, weights)
+    if known(name):
+        raise ConfigError(
+            f'expected weights for "{name}", got none: type weights="FILE.safetensors", '
+            f'or build("{name}") for random ones'
+        )
+    if path.is_dir():
+        return _from_run(Run(name), checkpoint, options)
+    if path.is_file():
+        return load(weights=name, **_recorded(path) | options)
+    require_there(name)
+    return _marked(build(name, **options), None)  # third-party code, with weights of its own
 
 
 def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -> nn.Module:
@@ -99,17 +107,23 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -
 
     Parameters
     ----------
-    who : "student", "teacher", "model": the key of the config, for messages.
-    config : `name`, and the options of `load` and of the builder; classes and channels default to those of `split`.
-    fresh : random weights, unless the config names a file of them.
+    who : str
+        The key of the config, for messages: "student", "teacher", "model".
+    config : Mapping
+        `name`, and the options of `load` and of the builder; classes and channels default to those of `split`.
+    split : Split
+        The images.
+    fresh : bool
+        Random weights, unless the config names a file of weights.
 
     Raises
     ------
     ConfigError, ModelError, CheckpointError
-        As `build` and `load`; also where a fresh net is asked for by the name of a trained one.
+        As `build` and `load`; also for a fresh net by the name of a trained one.
     """
     name = str(config["name"])
-    trained = Path(name).is_dir() or source_of(name) is not None
+    folder = Path(name).is_dir()
+    trained = folder or source_of(name) is not None
     if fresh and trained:
         raise ConfigError(
             f"expected a net's name for the {who}, got {name}, which is trained: type --{who} small_cnn, say, "
@@ -119,7 +133,7 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -
         require_there(name)
     given = {key: value for key, value in config.items() if value is not None}
     options = arguments(given, who, load, *(() if trained else (build, find_builder(name)[1])))
-    if Path(name).is_dir():
+    if folder:
         return load(**options)
     options = {"classes": split.classes, "channels": split.shape[0]} | options
     if fresh and "weights" not in options:
@@ -141,24 +155,22 @@ def _published(
     from ardor.models import hub, published
 
     _refuse_options(name, weights, options)
-    classes, channels = options.get("classes"), options.get("channels")
-    path: str | Path | None = weights
-    sizes: dict[str, Any] = {}
-    if source_of(name) == "robustbench":
+    classes, path, sizes = options.get("classes"), weights, {}
+    if name.startswith("robustbench:"):
         net, name, path = published.from_robustbench(
             name, weights=weights, root=root, download=download, classes=classes
         )
-    elif source_of(name) == "hf":
+    elif name.startswith("hf:"):
         net, name = hub.from_hub(name, classes)
     else:
-        net = published.from_timm(name, weights, classes, channels)
+        net = published.from_timm(name, weights, classes, options.get("channels"))
         sizes = {} if weights is None else options
     vars(net)["built_as"] = {"name": name, **sizes}
     return _marked(net, path)
 
 
 def _refuse_options(name: str, weights: str | Path | None, options: dict[str, Any]) -> None:
-    """A published net is what it is: another width would be another net under its name."""
+    """Refuse options of a published net: another width would be another net under its name."""
     if extra := [option for option in options if option not in ("classes", "channels")]:
         raise ConfigError(
             f"expected no options for {name}, which is built as it was published, got {', '.join(extra)}: leave them "
@@ -168,41 +180,21 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
         raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
 
 
-def says(path: Path) -> dict[str, Any] | None:
-    """What net a file of weights says it is for, as `build` takes it; None where it does not, or names code to run.
-
-    Raises CheckpointError where the file is damaged.
-    """
-    said = yaml.safe_load(read_tensors(path)[1].get("net", "null"))
-    if not (isinstance(said, dict) and known(str(said.get("name")))):
-        return None
-    return {str(key): _read(value) for key, value in said.items()}
-
-
-def _from_folder(
-    folder: Path, name: str, weights: str | Path | None, checkpoint: str, options: dict[str, Any]
-) -> nn.Module:
-    """A folder as the hub room writes it: recorded as a run's net is, by its builder and the file of its weights."""
-    _refuse_options(name, weights, options)
-    if checkpoint != "best":
-        raise ConfigError(f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out')
-    net, path = from_folder(folder, options.get("classes"))
-    return _marked(net, path)
-
-
-def _refuse_without_weights(name: str) -> None:
-    """Only a user's own callable may bring its weights itself."""
-    if known(name):
+def _recorded(path: Path) -> dict[str, Any]:
+    """The arguments of `build` in the metadata of a weights file. Raises ConfigError, also for code to run."""
+    text = read_tensors(path)[1].get("net", "") if path.suffix == ".safetensors" else ""
+    config = yaml.safe_load(text)
+    if not isinstance(config, dict) or not known(str(config.get("name"))):
         raise ConfigError(
-            f'expected weights for "{name}", got none: type weights="FILE.safetensors", '
-            f'or build("{name}") for random ones'
+            f"expected a file whose metadata name its net, as those of a run do, got {path}: "
+            f'type, say, load("resnet18", weights="{path}")'
         )
-    if Path(name).is_file():
-        raise ConfigError(
-            f"expected a file that says what net it is, as those of a run do, got {name}: "
-            f'type, say, load("resnet18", weights="{name}")'
-        )
-    require_there(name)
+    return _built(config)
+
+
+def _built(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A net's config with its values in the types of the builder: a mean of "128/255" as a number."""
+    return arguments(config, "student", build, find_builder(config["name"])[1])
 
 
 def require_there(name: str) -> None:
@@ -223,44 +215,31 @@ def require_there(name: str) -> None:
 def _from_run(run: Run, checkpoint: str, options: dict[str, Any]) -> nn.Module:
     if options:
         raise ConfigError(
-            f"expected no options for the run {run.folder}, whose config.yaml holds them, got {', '.join(options)}: "
+            f"expected no options for the run {run.folder}, whose config.yaml has them, got {', '.join(options)}: "
             "leave them out"
         )
-    student = _student(run)
-    path = run.checkpoint(checkpoint)
-    if not path.is_file():
-        there = run.checkpoints()
-        raise CheckpointError(
-            f'expected the checkpoint "{checkpoint}" in {run.folder}, got '
-            f"{' and '.join(there) or 'a run without any'}: "
-            + (f'type checkpoint="{there[0]}"' if there else "train it first")
-        )
-    net = build(**student)
-    load_weights(net, path)
-    return _marked(net, path)
-
-
-def _marked(net: nn.Module, weights: str | Path | None) -> nn.Module:
-    """In eval mode, and saying where its weights come from instead of which seed they once began with."""
-    vars(net)["built_as"] = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
-    vars(net)["loaded_from"] = None if weights is None else str(weights)
-    return net.eval()
-
-
-def _student(run: Run) -> dict[str, Any]:
-    """The arguments of `build` in a run's config."""
     student = run.config.get("student")
     if not isinstance(student, dict) or not isinstance(student.get("name"), str):
         raise ConfigError(
             f"expected student: {{name: ...}} in the config.yaml of {run.folder}, got {student!r}: add the student's "
             "name"
         )
+    path = run.checkpoint(checkpoint)
+    if not path.is_file():
+        existing = run.checkpoints()
+        raise CheckpointError(
+            f'expected the checkpoint "{checkpoint}" in {run.folder}, got '
+            f"{' and '.join(existing) or 'a run without any'}: "
+            + (f'type checkpoint="{existing[0]}"' if existing else "train it first")
+        )
     # `weights` is what the student started from; the run's checkpoint replaces it.
-    return {str(key): _read(value) for key, value in student.items() if key != "weights"}
+    net = build(**_built({key: value for key, value in student.items() if key != "weights"}))
+    load_weights(net, path)
+    return _marked(net, path)
 
 
-def _read(value: Any) -> Any:
-    """An option as a config says it: a mean of 128/255 is written so."""
-    if isinstance(value, list):
-        return [_read(one) for one in value]
-    return float(number(value)) if isinstance(value, str) and re.fullmatch(r"[\d.]+/[\d.]+", value) else value
+def _marked(net: nn.Module, weights: str | Path | None) -> nn.Module:
+    """The net in eval mode, with its file of weights recorded in place of its initial seed."""
+    vars(net)["built_as"] = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
+    vars(net)["loaded_from"] = None if weights is None else str(weights)
+    return net.eval()

@@ -1,4 +1,4 @@
-"""Why a file's weights do not fit a net: what is missing, left over or of another shape, and what to type."""
+"""The differences between a file's weights and a net: missing, left over or of another shape; and what to type."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 
-def explain(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def explain(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """The differences between a net's state and a file's in one clause, or "" where the file fits exactly."""
-    missing = [name for name in own if name not in state]
-    left_over = [name for name in state if name not in own]
-    differ = [name for name in own if name in state and not _alike(own[name], state[name])]
+    missing = [name for name in expected if name not in state]
+    left_over = [name for name in state if name not in expected]
+    differ = [name for name in expected if name in state and not _alike(expected[name], state[name])]
     parts = []
     if missing:
         parts.append(f"{len(missing)} names missing ({some(missing)})")
     if left_over:
         parts.append(f"{len(left_over)} left over ({some(left_over)})")
     if differ:
-        shown = [f"{name}: {_shape(state[name])} in the file, {_shape(own[name])} in the net" for name in differ]
+        shown = [f"{name}: {_shape(state[name])} in the file, {_shape(expected[name])} in the net" for name in differ]
         parts.append(f"{len(differ)} of another shape or kind ({some(shown)})")
     if not parts:
         return ""
-    return ", ".join(parts) + ": " + _advice(own, state, missing, left_over, differ)
+    shapes = [(tuple(state[name].shape), tuple(expected[name].shape)) for name in differ]
+    return ", ".join(parts) + ": " + _advice(missing, left_over, shapes)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -41,32 +42,20 @@ def _shape(value: Tensor) -> str:
 
 
 def _advice(
-    own: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    missing: Sequence[str],
-    left_over: Sequence[str],
-    differ: Sequence[str],
+    missing: Sequence[str], left_over: Sequence[str], shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
 ) -> str:
+    """shapes: in the file and in the net, where they differ."""
     if any(name.startswith("sub_block1.") for name in left_over):
         return "the published TRADES form: build the net with sub_block1=True (--student.sub_block1 true)"
     if any(name.startswith("sub_block1.") for name in missing):
         return "build the net with sub_block1=False"
     if missing or left_over:
         return "name the net that the file was made for, with its depth"
-    return _advice_on_shapes(own, state, differ)
-
-
-def _advice_on_shapes(own: Mapping[str, Tensor], state: Mapping[str, Tensor], differ: Sequence[str]) -> str:
-    shapes = [(tuple(state[name].shape), tuple(own[name].shape)) for name in differ]
     matrices = [(a, b) for a, b in shapes if len(a) == len(b) == 2]
-    if len(differ) <= 2 and matrices and matrices[0][0][1] == matrices[0][1][1]:
-        classes = matrices[0][0][0]
-        return f"the file answers {classes} classes: build the net with classes={classes} (--student.classes {classes})"
-    stems = [(a, b) for a, b in shapes if len(a) == len(b) == 4]
-    if len(differ) == 1 and stems and stems[0][0][0] == stems[0][1][0]:
-        channels = stems[0][0][1]
-        return (
-            f"the file takes {channels} image channels: build the net with channels={channels} "
-            f"(--student.channels {channels})"
-        )
+    if len(shapes) <= 2 and matrices and matrices[0][0][1] == matrices[0][1][1]:
+        n = matrices[0][0][0]
+        return f"the file is for {n} classes: build the net with classes={n} (--student.classes {n})"
+    if len(shapes) == 1 and len(shapes[0][0]) == len(shapes[0][1]) == 4 and shapes[0][0][0] == shapes[0][1][0]:
+        n = shapes[0][0][1]
+        return f"the file is for {n} image channels: build the net with channels={n} (--student.channels {n})"
     return "build the net with the width that the file was trained with (--student.width)"

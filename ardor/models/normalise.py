@@ -1,4 +1,4 @@
-"""Normalise: the first layer of every net here, so that nothing is normalised outside the model (DESIGN section 5)."""
+"""Normalise: the first layer of every net here, so that nothing is normalised outside the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Numbers = Sequence[float]
 class Normalise(nn.Module):
     """(x - mean) / std per channel: (B, C, H, W) -> (B, C, H, W).
 
-    The buffers are not part of the state dict: most published checkpoints do not hold them, and a run's config does.
+    The buffers are not part of the state dict: most published checkpoints lack them, and a run's config has them.
     """
 
     foldable: ClassVar[bool] = True

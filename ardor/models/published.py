@@ -1,4 +1,4 @@
-"""robustbench: and timm: names to nets: published weights in our networks, or in the package that published them."""
+"""robustbench: and timm: names to nets: published weights in the builders' nets, or in those of their package."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ardor.models.reading import read
 from ardor.models.weights import load_weights
 from ardor.noise import seeded
 from ardor.storage.download import fetch
-from ardor.storage.imports import _cause, require_package
+from ardor.storage.imports import cause_of, require_package
 
 
 def from_robustbench(
     name: str, *, weights: str | Path | None, root: str | Path, download: bool, classes: int | None
 ) -> tuple[nn.Module, str, Path | None]:
-    """The net, its full name, and the file that its weights came from; see `load`."""
+    """The net, its full name, and the file of its weights; see `load`."""
     plain = name.removeprefix("robustbench:")
     known = find(plain, classes)
     if known and classes not in (None, known.classes):
@@ -33,11 +33,13 @@ def from_robustbench(
         package, problem = _robustbench()
         if package:
             return _from_package(package, plain, known, root, classes)
-        raise CheckpointError(_where(get(plain), root) + problem)
+        raise CheckpointError(_missing(get(plain), root) + problem)
     known = known or get(plain)
     path = Path(weights) if weights is not None else known.place(root)
     if weights is None and not path.is_file():
-        _download(known, path, root)
+        if not known.url:
+            raise CheckpointError(_missing(known, root))
+        fetch(known.url, path, check=read, error=CheckpointError)
     net = build(known.builder, classes=known.classes, **known.options)
     load_weights(net, path)
     return net, known.name, path
@@ -46,47 +48,37 @@ def from_robustbench(
 OTHER = "choose a teacher of these data"
 
 
-def _download(known: Known, path: Path, root: str | Path) -> None:
-    if not known.url:
-        raise CheckpointError(_where(known, root))
-    fetch(known.url, path, check=read, error=CheckpointError)
-
-
-def _where(known: Known, root: str | Path) -> str:
-    """What a user can do who has no file."""
-    fetched = f"type download=True (--teacher.download true), which fetches {known.url}, or" if known.url else "get it"
-    by_hand = " get it" if known.url else ""
+def _missing(known: Known, root: str | Path) -> str:
+    """The message for a file that does not exist, with the ways to get it."""
+    download = f"type download=True (--teacher.download true), which fetches {known.url}, or " if known.url else ""
     return (
-        f"expected the weights of {known.name} ({known.network}) at {known.place(root)}, got no such file: {fetched}"
-        f"{by_hand} in a browser from {known.page} and put it there, or type weights=FILE (--teacher.weights FILE) "
-        "for one that lies elsewhere"
+        f"expected the weights of {known.name} ({known.network}) at {known.place(root)}, got no such file: {download}"
+        f"get it in a browser from {known.page} and put it there, or type weights=FILE (--teacher.weights FILE) "
+        "for a file elsewhere"
     )
 
 
 def _robustbench() -> tuple[ModuleType | None, str]:
-    """The package's utils, or None and what to add to the message: it may be there and not import."""
+    """The package's utils, or None and an addition to the message: it may be installed and not import."""
     try:
         return importlib.import_module("robustbench.utils"), ""
-    except ModuleNotFoundError as error:
-        if error.name == "robustbench":
-            return None, ""
-        problem: Exception = error
     except Exception as error:  # the package on the registry fails in several ways
-        problem = error
-    return None, f"; the package robustbench is installed and does not import ({_cause(problem)})"
+        if isinstance(error, ModuleNotFoundError) and error.name == "robustbench":
+            return None, ""
+        return None, f"; the package robustbench is installed and does not import ({cause_of(error)})"
 
 
 def _from_package(
     package: ModuleType, plain: str, known: Known | None, root: str | Path, classes: int | None
 ) -> tuple[nn.Module, str, None]:
-    """The package's own net, whose images are in [0, 1] as ours; it downloads what it lacks itself."""
+    """The net of the package, which takes images in [0, 1] and downloads its weights itself."""
     data, _, name = plain.rpartition("/")
     data = known.data if known else data or f"cifar{classes or 10}"
     try:
         net = package.load_model(model_name=name, dataset=data, threat_model="Linf", model_dir=str(root))
-    except Exception as error:  # no network, no such id, a half-downloaded file: theirs to say
+    except Exception as error:  # no network, no such id, a truncated file: exceptions of the package
         raise CheckpointError(
-            f"expected the package robustbench to load {name} for {data}, got {_cause(error)}: check the id and the "
+            f"expected the package robustbench to load {name} for {data}, got {cause_of(error)}: check the id and the "
             f"network, and remove {root}/{data}/Linf/{name}.pt where a transfer was cut"
         ) from error
     if not isinstance(net, nn.Module):
@@ -97,32 +89,25 @@ def _from_package(
 def from_timm(name: str, weights: str | Path | None, classes: int | None, channels: int | None) -> nn.Module:
     """timm's net behind the normalisation of its pretrained_cfg; see `load`.
 
-    Without weights it brings timm's own, with their classes: a head for other classes would be random.
+    Without `weights` it has timm's own, with their classes: a head for other classes would be random.
     """
     timm = require_package("timm", "timm", name)
     plain = name.removeprefix("timm:")
-    options = {"pretrained": True} if weights is None else _without_none(num_classes=classes, in_chans=channels)
+    sizes = {"num_classes": classes, "in_chans": channels}
+    options: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}
     try:
         with seeded(0):
-            net = timm.create_model(plain, **options)
-    except Exception as error:  # an unknown name, no network: timm's and the hub's own errors
+            net = timm.create_model(plain, **({"pretrained": True} if weights is None else options))
+    except Exception as error:  # an unknown name, no network: errors of timm and of the Hub's client
         raise ConfigError(
-            f"expected a net of timm, got {plain}, which it does not make ({_cause(error)}): timm.list_models() lists "
+            f"expected a net of timm, got {plain} ({cause_of(error)}): timm.list_models() lists "
             "the names, and without weights=FILE it needs the network"
         ) from error
     if weights is None and classes not in (None, getattr(net, "num_classes", classes)):
         raise ModelError(f"expected a net of {classes} classes, got {name}, which has {net.num_classes}: {OTHER}")
     if weights is not None:
         load_weights(net, weights)
-    return nn.Sequential(OrderedDict(normalise=_normalisation(net), net=net))
-
-
-def _normalisation(net: nn.Module) -> Normalise:
     config: Any = getattr(net, "pretrained_cfg", None) or {}
     if not (config.get("mean") and config.get("std")):
         raise ModelError("expected mean and std in the net's pretrained_cfg, got none: wrap it in a file.py:Name")
-    return Normalise(config["mean"], config["std"])
-
-
-def _without_none(**options: Any) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
+    return nn.Sequential(OrderedDict(normalise=Normalise(config["mean"], config["std"]), net=net))

@@ -1,4 +1,4 @@
-"""A file of weights to a state dict, without running any code that the file may hold."""
+"""A file of weights to a state dict, without running code in the file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pickle
 import re
 import warnings
 from pathlib import Path
+from typing import cast
 
 import safetensors
 import safetensors.torch
@@ -17,7 +18,7 @@ from ardor.models.mismatch import some
 
 State = dict[str, Tensor]
 
-# Where training programs keep the state dict in what they save; the first one present is taken.
+# Keys of the state dict in files of training programs; the first one present is taken.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student")
 
 
@@ -27,8 +28,7 @@ def read(path: Path) -> State:
         raise CheckpointError(f'expected a file of weights, got the folder {path}: for a run type load("{path}")')
     if not path.is_file():
         raise CheckpointError(f"expected a file of weights, got {path}, which is not there: check the path")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return _unwrap(content, path)
+    return _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), path)
 
 
 def _read_safetensors(path: Path) -> object:
@@ -46,9 +46,8 @@ def _read_torch(path: Path) -> object:
     _refuse_foreign(path, magic=(b"PK", b"\x80"))  # a zip, as torch saves since 1.6, or a bare pickle, as before
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on formats that are refused here anyway
-            content: object = torch.load(path, map_location="cpu", weights_only=True)
-            return content
+            warnings.simplefilter("ignore")  # torch warns of formats that are refused here anyway
+            return cast(object, torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a hostile or broken file can fail in any way: each is a refusal
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
             culprit = re.search(r"GLOBAL (\S+)", str(error))
@@ -70,8 +69,8 @@ def _refuse_foreign(path: Path, magic: tuple[bytes, ...]) -> None:
         raise CheckpointError(f"expected a file of weights, got {path}, which is empty: copy or download it again")
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"expected a file of weights, got {path}, a Git LFS pointer: type git lfs pull there")
-    looks_like_text = start.isascii() and b"\0" not in start and not start.startswith(b"PK")
-    if looks_like_text or (magic and not start.startswith(magic)):
+    text = start.isascii() and b"\0" not in start and not start.startswith(b"PK")
+    if text or (magic and not start.startswith(magic)):
         shown = start[:20].decode("ascii", "replace")
         raise CheckpointError(
             f"expected a file of weights, got {path}, which begins with {shown!r}: it is something else, "
@@ -81,7 +80,7 @@ def _refuse_foreign(path: Path, magic: tuple[bytes, ...]) -> None:
 
 def _unwrap(content: object, path: Path) -> State:
     """The state dict inside what was saved: names to plain tensors."""
-    for _ in range(3):  # no deeper: a pickled dict may hold itself
+    for _ in range(3):  # no deeper: a pickled dict may contain itself
         if isinstance(content, dict):
             content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict) or not content:
@@ -89,16 +88,17 @@ def _unwrap(content: object, path: Path) -> State:
             f"expected a state dict (names to tensors) in {path}, got "
             f"{'an empty dict' if isinstance(content, dict) else type(content).__name__}: save net.state_dict()"
         )
-    foreign = [str(name) for name, value in content.items() if not isinstance(name, str) or not _is_plain(value)]
+    foreign = [
+        str(name)
+        for name, value in content.items()
+        if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout == torch.strided)
+        or value.is_quantized
+        or value.is_meta
+        or value.is_complex()
+    ]
     if foreign:
         raise CheckpointError(
             f"expected a state dict (names to tensors) in {path}, got entries that are no plain tensors "
             f"({some(foreign)}): save net.state_dict(), alone or under one of {', '.join(WRAPPERS)}"
         )
     return content
-
-
-def _is_plain(value: object) -> bool:
-    if not isinstance(value, Tensor):
-        return False
-    return value.layout == torch.strided and not value.is_quantized and not value.is_meta and not value.is_complex()

@@ -21,35 +21,47 @@ _STATISTICS = re.compile(r"(^|\.)(mean|mu|std|sigma)$")
 
 
 def load_weights(net: nn.Module, path: str | Path) -> None:
-    """Copy the weights in `path` into `net`, all of them or none.
+    """Copy the weights in a file into a net, all of them or none.
 
-    path: `.safetensors`, or a file of torch.save (.pt, .pth, .tar, .model), which is read without running any code
-    that it may hold. A dict around the state dict is opened (`reading.WRAPPERS`). A prefix such as `module.` goes
-    only if every name has it and no name of the net does: so a net with a part called `model` keeps it, and a file
-    that holds two nets is refused and not mixed. Any other prefix that every name has, such as `backbone.`, goes if the
-    rest are then exactly the net's names. Batch norm's `num_batches_tracked`, which old files lack, may be
-    missing: it does not affect the output. A mean and std in the file must be those of the net's first layer.
+    A dict around the state dict is opened (`reading.WRAPPERS`). A prefix such as `module.` is removed only if every
+    name has it and no name of the net does: a net with a part called `model` keeps it, and a file of two nets is
+    refused and not mixed. Any other prefix of every name, such as `backbone.`, is removed if the rest are then exactly
+    the net's names. Batch norm's `num_batches_tracked`, which old files lack, may be missing: it does not affect the
+    output. A mean and std in the file must be those of the net's first layer.
 
-    Raises CheckpointError: not there, truncated, foreign, pickled code, not finite, or made for another net. The net
-    is then as it was.
+    Parameters
+    ----------
+    net
+        Left unchanged where the file is refused.
+    path
+        `.safetensors`, or a file of torch.save (.pt, .pth, .tar, .model), read without running code in it.
+
+    Raises
+    ------
+    CheckpointError
+        For a file that does not exist, is truncated or foreign, has pickled code or values that are not finite, or is
+        made for another net.
     """
     path = Path(path)
-    own = net.state_dict()
-    state = _same_normalisation(net, own, read(path), path)
-    state = _without_prefixes(state, own)
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
-    state = {**{name: own[name] for name in counters}, **state}
-    if problem := explain(own, state):
+    expected = net.state_dict()
+    state = _same_normalisation(net, expected, read(path), path)
+    state = _without_prefixes(state, set(expected))
+    state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
+    if problem := explain(expected, state):
         built = getattr(net, "built_as", {}).get("name", type(net).__name__)
         raise CheckpointError(f"expected weights for {built}, got {path} with {problem}")
-    _refuse_not_finite(state, path)
+    if bad := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+        raise CheckpointError(
+            f"expected finite weights in {path}, got NaN or infinity in {some(bad)}: "
+            "the training that wrote it diverged; take an earlier checkpoint"
+        )
     net.load_state_dict(state)  # cannot fail half-way: every name, shape and kind is checked above
 
 
 def hash_of(net: nn.Module) -> str:
-    """SHA-256 over the names, shapes, dtypes and bytes of a net's state, shortened to 16 digits.
+    """SHA-256 over the names, shapes, dtypes and bytes of a net's state: 16 hexadecimal digits.
 
-    Mean and std of the first layer count although they are not in the state dict: other numbers are another function.
+    Mean and std of the first layer are included although the state dict lacks them: others are another function.
     """
     digest = hashlib.sha256()
     state = {**dict(net.named_buffers()), **net.state_dict()}
@@ -60,55 +72,37 @@ def hash_of(net: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _without_prefixes(state: State, own: Iterable[str]) -> State:
-    own = list(own)
+def _without_prefixes(state: State, names: set[str]) -> State:
     for prefix in (*PREFIXES, *PREFIXES):  # twice: they come in any order, one inside the other
-        if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in own):
+        if state and all(name.startswith(prefix) for name in state) and not any(n.startswith(prefix) for n in names):
             state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return _without_foreign_prefix(state, set(own))
-
-
-def _without_foreign_prefix(state: State, own: set[str]) -> State:
-    """As a wrapper of the user's own wrote it. Only an exact fit proves that the prefix is none of the net's parts."""
-    needed = {name for name in own if not name.endswith("num_batches_tracked")}
+    # A third-party wrapper's prefix: only an exact match proves that it is no part of the net.
+    needed = {name for name in names if not name.endswith("num_batches_tracked")}
     first = next(iter(state), "")
-    for end in (i + 1 for i, letter in enumerate(first) if letter == "."):
+    for end in (dot.end() for dot in re.finditer(r"\.", first)):
         rest = {name[end:] for name in state if name.startswith(first[:end])}
-        if len(rest) == len(state) and needed <= rest <= own:
+        if len(rest) == len(state) and needed <= rest <= names:
             return {name[end:]: value for name, value in state.items()}
     return state
 
 
-def _same_normalisation(net: nn.Module, own: Iterable[str], state: State, path: Path) -> State:
-    """The state without the mean and std that some checkpoints hold, once they are known to be the net's."""
-    if any(_STATISTICS.search(name) for name in own):
-        return state  # the net keeps its own in its state dict: they are weights like any other
-    held = {found[2]: state[name] for name in state if (found := _STATISTICS.search(name))}
+def _same_normalisation(net: nn.Module, names: Iterable[str], state: State, path: Path) -> State:
+    """The state without the mean and std of some checkpoints, which must be those of the net."""
+    if any(_STATISTICS.search(name) for name in names):
+        return state  # the net has them in its state dict: they are weights like any other
+    statistics = {match[2]: state[name].flatten() for name in state if (match := _STATISTICS.search(name))}
     layer = next((m for m in net.modules() if isinstance(m, Normalise)), Normalise([0.0], [1.0]))
-    for names, mine in ((("mean", "mu"), layer.mean), (("std", "sigma"), layer.std)):
-        for theirs in (held[name].flatten() for name in names if name in held):
-            if not _close(theirs, mine.detach().cpu().flatten()):
+    for aliases, value in ((("mean", "mu"), layer.mean), (("std", "sigma"), layer.std)):
+        expected = value.detach().cpu().flatten()
+        for given in (statistics[name] for name in aliases if name in statistics):
+            broadcast = len(given) == len(expected) or 1 in (len(given), len(expected))
+            if not broadcast or not bool(((given.float() - expected).abs() < 1e-4).all()):
                 raise CheckpointError(
-                    f"expected {path} to normalise as the net does ({names[0]} {_digits(mine)}), "
-                    f"got {_digits(theirs)}: build the net with {names[0]}={_digits(theirs)}"
+                    f"expected {path} to normalise as the net does ({aliases[0]} {_digits(expected)}), "
+                    f"got {_digits(given)}: build the net with {aliases[0]}={_digits(given)}"
                 )
     return {name: value for name, value in state.items() if not _STATISTICS.search(name)}
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
-    if len(a) != len(b) and 1 not in (len(a), len(b)):
-        return False
-    return bool(((a.float() - b.float()).abs() < 1e-4).all())
-
-
 def _digits(values: Tensor) -> list[float]:
-    return [round(float(v), 4) for v in values.flatten()]
-
-
-def _refuse_not_finite(state: State, path: Path) -> None:
-    bad = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise CheckpointError(
-            f"expected finite weights in {path}, got NaN or infinity in {some(bad)}: "
-            "the training that wrote it diverged; take an earlier checkpoint"
-        )
+    return [round(float(v), 4) for v in values]

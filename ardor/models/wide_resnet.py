@@ -81,17 +81,21 @@ class WideResNet(nn.Module):
         std: Numbers | None,
     ) -> None:
         super().__init__()
-        n, planes = _repeats(depth), _planes(width)
+        widths, n = (16, 16 * width, 32 * width, 64 * width), _repeats(depth)
         self.normalise = normalise(channels, mean, std)
         self.conv1 = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
-        self.block1 = _named_group(Block, 16, planes[0], n, stride=1)
-        if sub_block1:  # never used: it is in the published checkpoint, so its place must exist to load strictly
-            self.sub_block1 = _named_group(Block, 16, planes[0], n, stride=1)
-        self.block2 = _named_group(Block, planes[0], planes[1], n, stride=2)
-        self.block3 = _named_group(Block, planes[1], planes[2], n, stride=2)
-        self.bn1 = nn.BatchNorm2d(planes[2])
-        self.fc = nn.Linear(planes[2], classes)
-        _initialise(self)
+        self.block1 = _group(Block, "layer", widths[0], widths[1], n, stride=1)
+        if sub_block1:  # unused: it is in the published checkpoint, so its place must exist to load strictly
+            self.sub_block1 = _group(Block, "layer", widths[0], widths[1], n, stride=1)
+        self.block2 = _group(Block, "layer", widths[1], widths[2], n, stride=2)
+        self.block3 = _group(Block, "layer", widths[2], widths[3], n, stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.fc = nn.Linear(widths[3], classes)
+        for module in self.modules():  # as TRADES: He's normal over the fan out, biases of the linear layer 0
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
+        nn.init.zeros_(self.fc.bias)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, 64 width), the input of the last linear layer."""
@@ -117,16 +121,14 @@ class WideResNetSilu(nn.Module):
         self, classes: int, channels: int, depth: int, width: int, mean: Numbers | None, std: Numbers | None
     ) -> None:
         super().__init__()
-        n, planes = _repeats(depth), _planes(width)
+        widths, n = (16, 16 * width, 32 * width, 64 * width), _repeats(depth)
         self.normalise = normalise(channels, mean, std)
         self.init_conv = nn.Conv2d(channels, 16, 3, padding=1, bias=False)
         self.layer = nn.Sequential(
-            nn.Sequential(OrderedDict(block=_group(SiluBlock, 16, planes[0], n, stride=1))),
-            nn.Sequential(OrderedDict(block=_group(SiluBlock, planes[0], planes[1], n, stride=2))),
-            nn.Sequential(OrderedDict(block=_group(SiluBlock, planes[1], planes[2], n, stride=2))),
+            *(_group(SiluBlock, "block", widths[k], widths[k + 1], n, stride=1 if k == 0 else 2) for k in range(3))
         )
-        self.batchnorm = nn.BatchNorm2d(planes[2])
-        self.logits = nn.Linear(planes[2], classes)
+        self.batchnorm = nn.BatchNorm2d(widths[3])
+        self.logits = nn.Linear(widths[3], classes)
 
     def features(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, 64 width), the input of the last linear layer."""
@@ -143,10 +145,6 @@ class WideResNetSilu(nn.Module):
         return self.head(self.features(x))
 
 
-def _planes(width: int) -> tuple[int, int, int]:
-    return 16 * width, 32 * width, 64 * width
-
-
 def _repeats(depth: int) -> int:
     if depth < 10 or (depth - 4) % 6:
         raise ConfigError(
@@ -155,24 +153,12 @@ def _repeats(depth: int) -> int:
     return (depth - 4) // 6
 
 
-def _group(block: type[Block] | type[SiluBlock], fan_in: int, fan_out: int, repeats: int, stride: int) -> nn.Sequential:
-    first = block(fan_in, fan_out, stride)
-    return nn.Sequential(first, *(block(fan_out, fan_out, 1) for _ in range(repeats - 1)))
-
-
-def _named_group(block: type[Block], fan_in: int, fan_out: int, repeats: int, stride: int) -> nn.Sequential:
-    """The published names have one level more: block1.layer.0."""
-    return nn.Sequential(OrderedDict(layer=_group(block, fan_in, fan_out, repeats, stride)))
-
-
-def _initialise(net: nn.Module) -> None:
-    """As TRADES does: He's normal over the fan out, biases of the linear layer 0."""
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
-            nn.init.normal_(module.weight, 0.0, math.sqrt(2.0 / fan_out))
-        elif isinstance(module, nn.Linear):
-            nn.init.zeros_(module.bias)
+def _group(
+    block: type[Block] | type[SiluBlock], level: str, fan_in: int, fan_out: int, repeats: int, stride: int
+) -> nn.Sequential:
+    """Blocks under the published names, which have one level more: block1.layer.0."""
+    blocks = (block(fan_out if k else fan_in, fan_out, 1 if k else stride) for k in range(repeats))
+    return nn.Sequential(OrderedDict({level: nn.Sequential(*blocks)}))
 
 
 def wide_resnet(

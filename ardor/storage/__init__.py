@@ -1,1 +1,3 @@
-"""How a file is kept: configurations, tensors, a run's folder, atomic writes, locks, downloads."""
+"""Files: configurations, tensors, a run's folder, recipes, atomic writes, locks, downloads, third-party code."""
+
+__all__ = ["config", "download", "files", "imports", "locks", "recipes", "runs", "tensors"]

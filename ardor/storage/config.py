@@ -1,12 +1,14 @@
-"""What was asked for, as plain text: numbers such as 8/255, objects as mappings, and the config.yaml of a run."""
+"""Configurations as plain text: numbers such as 8/255, objects as mappings, and the config.yaml of a run."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import inspect
 import math
+import re
 import sys
 import types
 import typing
@@ -21,71 +23,90 @@ from torch import nn
 from ardor.errors import ConfigError
 from ardor.storage.imports import nearest, resolve
 
+HOMES = {
+    "method": "ardor.methods",
+    "attack": "ardor.attacks",
+    "threat": "ardor.attacks.threat",
+    "averaging": "ardor.training.averaging",
+    "recipe": "ardor.training.recipe",
+}
+"""Kind -> the module whose `__all__` names its public classes, imported on first use."""
+FUNCTIONS = {"net": ("ardor.models", "build", "builder"), "data": ("ardor.data", "load", "reader")}
+"""Kind -> the module, its function that makes the object, and its function from a name to that name's own options."""
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number such as 0.1 or 8/255", str: "text"}
+
 
 class Number(float):
-    """A float that remembers how it was written, so that 8/255 is saved as 8/255."""
+    """A float with the text that it was read from, so that 8/255 is saved as 8/255."""
 
     text: str
 
 
 def number(text: str | float | int) -> Number:
-    """Read "8/255", "5/6", "1e-3" or "0.1". Raises ConfigError."""
-    words = str(text).strip()
+    """The value of "8/255", "5/6", "1e-3" or "0.1". Raises ConfigError where it is none or not finite."""
+    text = str(text).strip()
     try:
-        top, _, bottom = words.partition("/")
-        value = Number(float(top) / float(bottom) if bottom else float(words))
+        top, _, bottom = text.partition("/")
+        value = Number(float(top) / float(bottom or 1))
     except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"expected a number such as 0.1 or 8/255, got {words!r}") from None
+        raise ConfigError(f"expected a number such as 0.1 or 8/255, got {text!r}") from None
     if not math.isfinite(value):
-        raise ConfigError(f"expected a finite number such as 0.1 or 8/255, got {words!r}")
-    value.text = words
+        raise ConfigError(f"expected a finite number such as 0.1 or 8/255, got {text!r}")
+    value.text = text
     return value
 
 
 def as_text(value: float) -> str:
-    """A number as a person writes it: as it was written, else n/255 or a small fraction where that is exact."""
+    """The shortest exact text of a number: the one it was read from, else decimal, n/255 or a small fraction."""
     if isinstance(value, Number):
         return value.text
-    plain = f"{value:g}"
-    if float(plain) == value or value != value:
-        return plain
-    n = round(value * 255)
-    if n / 255 == value:
-        return f"{n}/255"
+    if float(f"{value:g}") == value:
+        return f"{value:g}"
+    if not abs(value) < 1000:
+        return repr(value)
     small = Fraction(value).limit_denominator(1000)
-    return f"{small.numerator}/{small.denominator}" if small.numerator / small.denominator == value else repr(value)
+    fractions = ((round(value * 255), 255), (small.numerator, small.denominator))
+    return next((f"{n}/{d}" for n, d in fractions if n / d == value), repr(value))
 
 
 def describe(thing: Any) -> Any:
-    """Anything that takes part in a run, as YAML can say it: dataclasses become mappings with their `name` first."""
-    if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
-        fields = [f for f in dataclasses.fields(thing) if f.init]
-        return {"name": name_of(type(thing))} | {f.name: describe(getattr(thing, f.name)) for f in fields}
+    """The configuration of an object, in the types of YAML: the inverse of `build`.
+
+    A dataclass becomes a mapping with its `name` first, a net the arguments of `ardor.models.build`, a tuple a list,
+    and a float that is no short decimal its fraction, "8/255".
+    """
     if isinstance(thing, nn.Module):
         return describe(getattr(thing, "built_as", {"name": name_of(type(thing))}))
+    if thing is None or isinstance(thing, bool | int | str):
+        return thing
     if isinstance(thing, float):
         return as_text(thing) if "/" in as_text(thing) else float(thing)
     if isinstance(thing, Mapping):
         return {str(k): describe(v) for k, v in thing.items()}
     if isinstance(thing, list | tuple):
         return [describe(v) for v in thing]
-    if thing is None or isinstance(thing, bool | int | str):
-        return thing
     if isinstance(thing, Path):
         return str(thing)
-    # an object of a user's own: what it holds, not its repr, which may say where it lies in memory
-    return {"name": name_of(type(thing))} | {k: describe(v) for k, v in vars(thing).items() if not k.endswith("_")}
+    if dataclasses.is_dataclass(thing):
+        names = [f.name for f in dataclasses.fields(thing) if f.init]
+    else:  # attributes, not the repr, which may contain an address in memory
+        names = [name for name in vars(thing) if not name.endswith("_")]
+    return {"name": name_of(type(thing))} | {name: describe(getattr(thing, name)) for name in names}
 
 
 def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any:
-    """The object that a config describes: the inverse of `describe`.
+    """The object that a configuration describes: the inverse of `describe`.
 
     Parameters
     ----------
-    content : a name, or a mapping of `name` and the parameters of what it names.
-    kind : "method", "attack", "threat", "averaging", "recipe", "net" or "data": where a plain name is looked up.
-    default : the object whose values stand where `content` has none, if `content` has no name or its name.
-    key : dotted, for messages: "method.attack".
+    content : str or Mapping
+        A name, or a mapping of `name` and the parameters of the class or function with that name.
+    kind : str
+        "method", "attack", "threat", "averaging", "recipe", "net" or "data": where a plain name is looked up.
+    default : object, optional
+        Supplies the values that `content` lacks, where `content` has no name or that of the default's class.
+    key : str
+        Dotted, for messages: "method.attack".
 
     Raises
     ------
@@ -105,23 +126,35 @@ def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any
         module = importlib.import_module(room)
         load = getattr(module, function)
         return load(**arguments(content, key, load, getattr(module, reader)(str(name))))
-    same = default is not None and str(name or name_of(type(default))).lower() == name_of(type(default)).lower()
-    make: Any = type(default) if same else find_class(name, kind, key)
-    default = default if same else None
+    if default is None or str(name or name_of(type(default))).lower() != name_of(type(default)).lower():
+        cls, defaults = find_class(name, kind, key), {}
+        default = None
+    else:
+        cls = type(default)
+        defaults = {name: getattr(default, name) for name in parameters(cls)}
     values = {k: v for k, v in content.items() if k != "name"}
-    given = {} if default is None else {name: getattr(default, name) for name in parameters(make)}
-    return make(**given | arguments(values, key, make, default=default))
+    return cls(**defaults | arguments(values, key, cls, default=default))
 
 
 def arguments(content: Mapping[str, Any], key: str, *makers: Callable[..., Any], default: Any = None) -> dict[str, Any]:
-    """Keyword arguments from the values of a config, converted to the types of the parameters.
+    """Keyword arguments from the values of a configuration, converted to the types of the parameters.
+
+    A parameter without a type takes that of its default; without either, only fractions become numbers.
 
     Parameters
     ----------
-    content : the values by the names of parameters.
-    key : of `content` in the whole config, for messages.
-    makers : the callable that gets the arguments, then those that it passes other keywords on to.
-    default : an object whose attributes are the defaults.
+    content : Mapping
+        Values by the names of parameters.
+    key : str
+        Of `content` in the whole configuration, for messages.
+    makers : callable
+        The callable that gets the arguments, then those that it passes other keywords on to.
+    default : object, optional
+        Its attributes are the defaults.
+
+    Returns
+    -------
+    dict
 
     Raises
     ------
@@ -140,121 +173,128 @@ def arguments(content: Mapping[str, Any], key: str, *makers: Callable[..., Any],
                 f"expected an option of {key}, got --{key}.{name}{near}: it takes {', '.join(hints) or 'none'}"
             )
         hint, preset = hints.get(name, (None, None))
-        result[name] = _converted(value, hint, getattr(default, name, preset), f"{key}.{name}")
+        option = f"{key}.{name}"
+        try:
+            result[name] = _converted(value, hint, getattr(default, name, preset), option)
+        except ValueError as error:
+            raise ConfigError(
+                f"expected {option} as {error}, got {value!r}: type --{option} with such a value"
+            ) from None
     return result
 
 
 def parameters(make: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
-    """Name -> (type hint or None, default or None) of the parameters that a keyword can give."""
+    """Name -> (type hint or None, default or None) of the parameters that can be passed by keyword."""
     try:
         hints = typing.get_type_hints(make.__init__ if inspect.isclass(make) else make)
-    except (NameError, TypeError):  # in a file of the user's; the defaults have types too
+    except (NameError, TypeError):  # hints of a third-party file that do not resolve; its defaults have types too
         hints = {}
-    rows = inspect.signature(make).parameters.values()
     return {
         p.name: (hints.get(p.name), None if p.default is p.empty else p.default)
-        for p in rows
+        for p in inspect.signature(make).parameters.values()
         if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
 
 
 def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
-    """A value as text, YAML or Python has it, as the parameter's type wants it. Raises ConfigError."""
+    """A value of text, YAML or Python in the type of a parameter. Raises ValueError with what is expected."""
     options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if value is None or (type(None) in options and isinstance(value, str) and value.lower() in ("none", "null", "")):
-        return None if type(None) in options else preset
-    if isinstance(value, Mapping) or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
-        kind = "attack" if preset is None or hasattr(preset, "threat") else "threat"
-        return build(value, kind, default=preset, key=key)
-    if hint is None:
-        options = (str if preset is None else type(preset),)
-    errors = []
-    for option in (o for o in options if o is not type(None)):
+    if value is None:
+        return None if hint is None or type(None) in options else preset
+    if type(None) in options and isinstance(value, str) and value.lower() in ("none", "null", ""):
+        return None
+    mapping = (typing.get_origin(hint) or hint) in (dict, Mapping, None, Any)
+    described = isinstance(value, Mapping) and ("name" in value or not mapping)
+    if described or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
+        return build(value, "threat" if key.endswith("threat") else "attack", default=preset, key=key)
+    if isinstance(value, int | float) and type(value) in options:
+        return value
+    if hint is None and preset is not None:
+        options = (type(preset),)
+    expected = []
+    for option in sorted(options, key=lambda option: option not in (int, float)):  # text may be a number's
         try:
-            return _as(value, option)
-        except (ValueError, TypeError, ConfigError) as error:
-            errors.append(str(error))
-    raise ConfigError(f"expected {key} as {' or '.join(errors)}, got {value!r}: type --{key} with such a value")
+            if option is not type(None):
+                return _as(value, option, key)
+        except (ValueError, TypeError) as error:
+            expected.append(str(error))
+    raise ValueError(" or ".join(expected))
 
 
-def _as(value: Any, hint: Any) -> Any:
-    """`value` as the type `hint`. Raises ValueError with the name of what was expected."""
-    origin = typing.get_origin(hint)
-    if origin is typing.Literal:
-        for choice in typing.get_args(hint):
+def _as(value: Any, hint: Any, key: str) -> Any:
+    """`value` in a type that is no union. Raises ValueError with what is expected."""
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is typing.Literal:
+        for choice in inner:
             if str(value) == str(choice):
                 return choice
-        raise ValueError(f"one of {', '.join(map(str, typing.get_args(hint)))}")
-    if origin in (tuple, list, Sequence):
-        parts = yaml.safe_load(value) if isinstance(value, str) and value.startswith("[") else value
-        parts = parts.split(",") if isinstance(parts, str) else parts
-        inner = typing.get_args(hint)[0]
-        return (list if origin is list else tuple)(
-            _as(one, inner) for one in (parts if isinstance(parts, list | tuple) else [parts])
-        )
-    if hint is bool:
-        if isinstance(value, bool) or str(value).lower() in ("true", "false", "yes", "no"):
-            return value if isinstance(value, bool) else str(value).lower() in ("true", "yes")
-        raise ValueError("true or false")
-    if hint is int:
-        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-            raise ValueError("a whole number")
-        try:
+        raise ValueError(f"one of {', '.join(map(str, inner))}")
+    if kind in (dict, Mapping):
+        return {name: _converted(one, (*inner, None)[1], None, f"{key}.{name}") for name, one in value.items()}
+    if kind in (tuple, list, Sequence):
+        if isinstance(value, str):
+            value = [part.strip() for part in value.strip("[]").split(",") if part.strip()]
+        parts = value if isinstance(value, list | tuple) else [value]
+        if kind is not tuple or len(inner) < 2 or inner[1] is ...:
+            inner = (inner or (None,))[:1] * len(parts)
+        if len(parts) != len(inner):
+            raise ValueError(f"{len(inner)} values")
+        values = (_converted(part, one, None, key) for part, one in zip(parts, inner, strict=True))
+        return list(values) if kind is list else tuple(values)
+    if kind in EXPECTED:
+        return _scalar(value, kind)
+    return Path(value) if kind is Path else _untyped(value)
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    with contextlib.suppress(ValueError, TypeError, OverflowError, ConfigError):
+        if kind is bool and (text := str(value).lower()) in ("true", "false", "yes", "no"):
+            return text in ("true", "yes")
+        if kind is str and isinstance(value, str | int | float | Path) and not isinstance(value, bool):
+            return str(value)
+        if kind is int and not isinstance(value, bool) and (isinstance(value, str) or int(value) == value):
             return int(value)
-        except ValueError:
-            raise ValueError("a whole number") from None
-    if hint is float:
-        if isinstance(value, bool):
-            raise ValueError("a number such as 0.1 or 8/255")
-        try:
-            return number(value) if isinstance(value, str) else float(value)
-        except ConfigError:
-            raise ValueError("a number such as 0.1 or 8/255") from None
-    if hint is Path:
-        return Path(value)
-    return str(value) if hint is str and isinstance(value, int | float) and not isinstance(value, bool) else value
+        if kind is float and not isinstance(value, bool):
+            return number(value) if isinstance(value, str) else value if isinstance(value, float) else float(value)
+    raise ValueError(EXPECTED[kind])
 
 
-HOMES = {
-    "method": "ardor.methods",
-    "attack": "ardor.attacks",
-    "threat": "ardor.attacks.threat",
-    "averaging": "ardor.training.averaging",
-    "recipe": "ardor.training.recipe",
-}
-"""Where the public classes of a kind are, which its `__all__` names: imported when one is asked for."""
-FUNCTIONS = {"net": ("ardor.models", "build", "builder"), "data": ("ardor.data", "load", "reader")}
-"""Of what is no class: the room, the function that makes it, and the one that gives a name's own parameters."""
+def _untyped(value: Any) -> Any:
+    """Only the form in which `describe` writes a float that is no short decimal becomes a number."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(_untyped, value))
+    if isinstance(value, Mapping):
+        return {key: _untyped(one) for key, one in value.items()}
+    return number(value) if isinstance(value, str) and re.fullmatch(r"-?[\d.]+/[\d.]+", value) else value
 
 
 def classes(kind: str) -> dict[str, type]:
-    """The public dataclasses of a kind by the name that a config has for them."""
+    """The public dataclasses of a kind by their names in a configuration."""
     room = importlib.import_module(HOMES[kind])
     public = (getattr(room, name) for name in room.__all__)
-    found = [one for one in public if isinstance(one, type) and dataclasses.is_dataclass(one)]
-    return {name_of(one): one for one in found if kind != "attack" or "__call__" in vars(one)}
+    dataclass_types = (cls for cls in public if isinstance(cls, type) and dataclasses.is_dataclass(cls))
+    return {name_of(cls): cls for cls in dataclass_types if kind != "attack" or "__call__" in vars(cls)}
 
 
 def find_class(name: str | None, kind: str, key: str) -> Any:
-    """The class that a name in a config means: a public one of its kind, or file.py:Name. Raises ConfigError."""
-    choices = classes(kind)
+    """The class with a name: a public one of its kind, or file.py:Name. Raises ConfigError."""
+    choices = {choice.lower(): cls for choice, cls in classes(kind).items()}
+    plain = str(name).lower().replace("-", "_")
     if name is None and len(choices) == 1:
         return next(iter(choices.values()))
-    plain = {choice.lower(): choice for choice in choices}
-    word = str(name).lower().replace("-", "_")
-    if word in plain:
-        return choices[plain[word]]
+    if plain in choices:
+        return choices[plain]
     if ":" in str(name):
         result = resolve(str(name), kind)
         if not callable(result):
             raise ConfigError(f"expected {name} to be a class, got {type(result).__name__}: name the class")
         return result
-    listed = ", ".join(map(str.lower, choices))
-    raise ConfigError(f'expected {key} as one of {listed}, or file.py:Name, got "{name}"{nearest(word, plain)}')
+    listed = ", ".join(choices)
+    raise ConfigError(f'expected {key} as one of {listed}, or file.py:Name, got "{name}"{nearest(plain, choices)}')
 
 
 def merged(below: Any, above: Any) -> Any:
-    """`above` laid over `below`: its keys win, at every depth; another name drops what belonged to the first."""
+    """`above` laid over `below`: its keys win, at every depth; another name drops the keys of the first."""
     if not isinstance(above, Mapping):
         return above
     below = {"name": below} if isinstance(below, str) else dict(below or {})
@@ -265,13 +305,13 @@ def merged(below: Any, above: Any) -> Any:
 
 
 def name_of(cls: type) -> str:
-    """A class in a config.yaml: in this package its `config_name` or its name, else file.py:Name or module:Name."""
+    """The name of a class in a configuration: its `config_name` or name in this package, else file.py:Name or
+    module:Name."""
     if in_package(cls):
         return str(vars(cls).get("config_name", cls.__name__))
-    if cls.__module__.startswith("ardor_user_"):  # a file of the user's, imported under a name of our own
-        path = Path(str(sys.modules[cls.__module__].__file__))
-        here = Path.cwd()
-        return f"{path.relative_to(here) if path.is_relative_to(here) else path}:{cls.__qualname__}"
+    if cls.__module__.startswith("ardor_user_"):  # a third-party file, imported under a unique name by `resolve`
+        path, folder = Path(str(sys.modules[cls.__module__].__file__)), Path.cwd()
+        return f"{path.relative_to(folder) if path.is_relative_to(folder) else path}:{cls.__qualname__}"
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -281,7 +321,7 @@ def in_package(cls: type) -> bool:
 
 
 def code_of(cls: type) -> str | None:
-    """A hash of the file that defines a user's class, so that an edited method is another method; None for ours."""
+    """A hash of the file that defines a third-party class, whose edits make it another; None in this package."""
     if in_package(cls):
         return None
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
@@ -290,18 +330,18 @@ def code_of(cls: type) -> str | None:
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The keys at which two configs differ, as "method.alpha: 5/6 here, 0.9 there"."""
-    found = []
+    result = []
     for key in sorted({*ours, *theirs}):
         a, b = ours.get(key), theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
+            result += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {_short(a)} here, {_short(b)} there")
-    return found
+            result.append(f"{prefix}{key}: {_short(a)} here, {_short(b)} there")
+    return result
 
 
 def few(items: Sequence[str]) -> str:
-    """The first four, and how many more."""
+    """The first four items, and the number of further ones."""
     return "; ".join(items[:4]) + (f"; and {len(items) - 4} more" if len(items) > 4 else "")
 
 
@@ -330,7 +370,7 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> str:
-    """Hyperparameters as a person would say them: "threat Linf (eps 8/255), steps 20"."""
+    """Hyperparameters in one line: "threat Linf (eps 8/255), steps 20"."""
     if isinstance(value, dict):
         inner = ", ".join(f"{k} {plain(v)}" for k, v in value.items() if k != "name")
         return f"{value['name']} ({inner})" if "name" in value else inner

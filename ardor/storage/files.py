@@ -1,4 +1,4 @@
-"""Writing files so that nothing is lost: whole or not at all, and a clear error where the disk says no."""
+"""Atomic writes: a file is replaced completely or not at all, and a failure is one sentence."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ardor.errors import RunError
 
 
 def write_atomic(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Let `write` fill a temporary file beside `path`, and put it in place once it is durable. Raises RunError."""
+    """Call `write` with a temporary file beside `path`, which replaces `path` once it is on disk. Raises RunError."""
     if path.is_dir() or not path.name:
         raise RunError(f"expected a file to write, got the folder {path}: type a name in it")
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # other machines may write here too
@@ -32,7 +32,7 @@ def write_atomic(path: Path, write: Callable[[Path], Any]) -> Path:
 
 
 def refusal(path: Path, error: OSError) -> RunError:
-    """The system's refusal to write `path`, in one sentence."""
+    """The error for a path that the system does not let write."""
     return RunError(
         f"expected to write {path}, got {error.strerror or error}: free space or name another folder; "
         "what was there is untouched"

@@ -14,14 +14,19 @@ from ardor.storage.files import refusal
 
 @contextmanager
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file `path`, which is made where it is missing and stays.
+    """Hold the lock file `path`, which is created where it is missing and stays.
 
     Parameters
     ----------
     path : Path
-        Of the lock alone: its content is nobody's.
+        The lock file; its content is unused.
     wait : bool
         Wait for the holder; otherwise yield False where there is one.
+
+    Yields
+    ------
+    bool
+        Whether the lock is held.
 
     Raises
     ------
@@ -33,7 +38,7 @@ def locked(path: Path, wait: bool = True) -> Iterator[bool]:
         path.touch()
     except OSError as error:
         raise refusal(path, error) from error
-    # filelock's default, a file that exists while it is held, would outlive a process that is killed
+    # filelock's fallback, a file that exists while it is held, would outlive a process that is killed
     lock = FileLock(path, timeout=-1 if wait else 0, poll_interval=0.001, fallback_to_soft=False)
     try:
         lock.acquire()

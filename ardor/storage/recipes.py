@@ -12,7 +12,7 @@ from ardor.storage.imports import nearest
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
-"""Inside a wheel, and beside the package in a checkout."""
+"""In a wheel, and beside the package in a checkout."""
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -32,14 +32,17 @@ def find_recipe(name: str | Path) -> Path:
 def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[str] = ()) -> dict[str, Any]:
     """A recipe's configuration with its variants laid over it.
 
-    The variant called as the data set is always taken, and of a variant V its form V-DATA as well: what differs by
-    data is a variant.
+    The variant with the name of the data set is always laid over, and with a variant V its form V-DATA as well: what
+    differs by data is a variant.
 
     Parameters
     ----------
-    name : path of the file, or the name of a shipped recipe.
-    data : the data set's name, where it is not the file's own.
-    variants : "smoke", "released": what to lay over the file, in this order.
+    name : str or Path
+        Path of the file, or the name of a shipped recipe.
+    data : str, optional
+        Name of the data set, in place of the file's.
+    variants : sequence of str
+        The variants to lay over the file, in this order: "smoke", "released".
 
     Raises
     ------
@@ -55,17 +58,18 @@ def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[st
             f"expected `variants:` of {path} as names with keys below, got {known!r}: write "
             "variants: {smoke: {recipe: {epochs: 1}}}"
         )
-    if not all(isinstance(key, str) for key in content):
-        key = next(key for key in content if not isinstance(key, str))
-        raise ConfigError(f"expected words as keys in {path}, got {key!r}: write `data:`, `student:` or another key")
+    if other := [key for key in content if not isinstance(key, str)]:
+        raise ConfigError(
+            f"expected words as keys in {path}, got {other[0]!r}: write `data:`, `student:` or another key"
+        )
     if not isinstance(content.get("recipe", {}), dict):
         raise ConfigError(
             f"expected `recipe:` of {path} with keys below, got {content['recipe']!r}: write recipe: {{epochs: 1}}"
         )
     if data is not None:
         content = merged(content, {"data": {"name": data}})
-    named = content.get("data")
-    source = named.get("name") if isinstance(named, dict) else named
+    source = content.get("data")
+    source = source.get("name") if isinstance(source, dict) else source
     for variant in variants:
         if variant not in known:
             choices = f"type --variant with one of {', '.join(known)}" if known else "leave --variant and --smoke out"

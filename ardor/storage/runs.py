@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from ardor.errors import RunError
-from ardor.storage.config import differences, read_yaml, to_yaml
+from ardor.storage.config import differences, few, read_yaml, to_yaml
 from ardor.storage.files import refusal, write_atomic
 from ardor.storage.tensors import read_tensors
 
@@ -36,7 +36,7 @@ LOCATIONS = (
     *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")),
 )  # fmt: skip
 
-# Keys that the first version of the configuration had not, with the behaviour of that version.
+# Keys that the first version of the configuration lacked, with the behaviour of that version.
 ABSENT = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
 
 
@@ -90,7 +90,7 @@ class Run:
 
     @property
     def threat(self) -> dict[str, Any]:
-        """The config of the threat that was trained under, else validated under; empty for a user's own or none."""
+        """The config of the threat of training, else of validation; empty for a third-party one or none."""
         config = self.config
         for piece, key in (("method", "attack"), ("recipe", "val_attack")):
             threat = mapping(mapping(mapping(config.get(piece)).get(key)).get("threat"))
@@ -105,17 +105,16 @@ class Run:
             write_atomic(self._config, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
 
     def require(self, config: Mapping[str, Any]) -> None:
-        """Raise RunError where the folder holds another configuration, or files that are no run's."""
+        """Raise RunError where the folder has another configuration, or files of no run."""
         if self.exists:
             changed = [d for d in differences(config, self.config) if d.partition(":")[0] not in LOCATIONS]
             if changed:
                 raise RunError(
-                    f"expected the configuration that {self.folder} was made with, got another "
-                    f"({'; '.join(changed[:4])}{f'; and {len(changed) - 4} more' if len(changed) > 4 else ''}): "
+                    f"expected the configuration that {self.folder} was made with, got another ({few(changed)}): "
                     "type --run with a new name"
                 )
         elif self.folder.is_dir() and any(p.suffix != ".tmp" for p in self.folder.iterdir()):
-            # a kill may leave half a configuration, and nothing else
+            # a kill may leave part of a configuration, and nothing else
             raise RunError(
                 f"expected an empty folder or a run of ardor, got {self.folder} with other files: "
                 "type --run with a new name"
@@ -134,11 +133,11 @@ class Run:
             raise refusal(self.metrics_file, error) from error
 
     def truncate(self, epoch: int) -> None:
-        """Remove the metrics after `epoch`, which will be trained again, and what a kill cut short."""
+        """Remove the metrics after `epoch`, which will be trained again, and a line that a kill cut short."""
         lines = self._lines()
-        kept = [line for line in lines if json_mapping(line).get("epoch", epoch + 1) <= epoch]
-        if kept != lines:
-            text = "".join(f"{line}\n" for line in kept)
+        past = [line for line in lines if json_mapping(line).get("epoch", epoch + 1) <= epoch]
+        if past != lines:
+            text = "".join(f"{line}\n" for line in past)
             write_atomic(self.metrics_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def _lines(self) -> list[str]:
@@ -154,7 +153,7 @@ class Run:
         return [name for name in CHECKPOINTS if self.checkpoint(name).is_file()]
 
     def record(self, name: str = "best") -> Validation | None:
-        """The metrics of the epoch that a checkpoint is of; None where that epoch was not validated.
+        """The metrics of the epoch of a checkpoint; None where that epoch was not validated.
 
         Raises CheckpointError and ConfigError for damaged files.
         """
@@ -167,7 +166,7 @@ class Run:
         return Validation(line["epoch"], line[f"{of}_clean"], line.get(f"{of}_robust"), attack)
 
     def report(self, words: Iterable[str]) -> Path:
-        """The report whose name has these words: suite, norm, eps, checkpoint, and what else distinguishes it."""
+        """The report with these parts in its name: suite, norm, eps, checkpoint, and others that distinguish it."""
         return self.folder / f"report-{'-'.join(words)}.json"
 
     def reports(self, suite: str | None = None, checkpoint: str | None = None) -> list[Path]:
@@ -181,7 +180,7 @@ class Run:
         return sorted((p for p in paths if checkpoint is None or checkpoint in p.stem.split("-")[2:]), key=order)
 
     def exported(self, checkpoint: str = "best", suffix: str = ".onnx", int8: bool = False) -> Path:
-        """The file that a checkpoint is exported to."""
+        """The exported file of a checkpoint."""
         return self.folder / f"{checkpoint}{'-int8' if int8 else ''}{suffix}"
 
     def onnx_files(self) -> list[Path]:
@@ -193,7 +192,7 @@ class Run:
         return self.folder / f"deployed-{checkpoint}.json"
 
     def hub_folder(self, checkpoint: str = "best") -> Path:
-        """The folder that is written for the Hub."""
+        """The folder for the Hub."""
         return self.folder / f"hub-{checkpoint}"
 
 
@@ -213,7 +212,7 @@ def mapping(value: Any) -> dict[str, Any]:
 
 
 def json_mapping(text: str) -> dict[str, Any]:
-    """A JSON mapping; empty where the text is none."""
+    """A JSON mapping; empty for any other text."""
     try:
         return mapping(json.loads(text))
     except ValueError:

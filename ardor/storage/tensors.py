@@ -1,4 +1,4 @@
-"""TODO ardor.storage.tensors."""
+"""Tensors and metadata in safetensors files, replaced atomically."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ardor.storage.files import write_atomic
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum of names and bytes: the format itself notices a short file, not a flipped bit."""
+    """A CRC-32 of names and bytes, as text: the format itself detects a short file, but not a flipped bit."""
     total = 0
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -36,14 +36,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file in place of the one that is there, whole. Raises RunError."""
+    """Replace a safetensors file atomically. Raises RunError."""
     # a copy, because tensors that share memory are refused by the format
     plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
 
     def write(temporary: Path) -> None:
         try:
             save_file(plain, temporary, metadata)
-        except SafetensorError as error:  # it wraps the system's refusal: a full disk, say
+        except SafetensorError as error:  # it wraps the error of the system, such as a full disk
             raise OSError(str(error)) from error
 
     write_atomic(path, write)

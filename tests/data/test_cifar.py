@@ -202,13 +202,12 @@ def serve(monkeypatch):
     """serve(body, ...) answers every request with it from 127.0.0.1, which becomes the official address."""
     servers = []
 
-    def start(body, kind="application/x-gzip", status=200, promise=None):
+    def start(body, status=200):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
                 asked.append(self.path)
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(promise or len(body)))
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -253,10 +252,8 @@ def test_download_puts_the_archive_in_place_and_asks_once(tmp_path, serve, offic
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"body": b"<html>log in to this network</html>", "kind": "text/html; charset=utf-8"}, "an HTML page"),
         ({"body": b"another file"}, "a file of 12 bytes and md5"),
         ({"body": b"not found", "status": 404}, "404"),
-        ({"body": b"x" * 5000, "promise": 90000}, "5,000 of 90,000 bytes"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path, serve, official, answer, words):
@@ -264,15 +261,8 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(tmp_path, serve, o
     with pytest.raises(DataError, match=words) as caught:
         data.load("cifar10", root=str(tmp_path), download=True)
     assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
-    for said in (cifar.URL, "by hand", str(tmp_path / "cifar-10-binary.tar.gz")):
-        assert said in str(caught.value)
-
-
-def test_no_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar, "URL", "http://127.0.0.1:9/")
-    with pytest.raises(DataError, match=r"127\.0\.0\.1:9.*by hand"):
-        data.load("cifar10", root=str(tmp_path), download=True)
-    assert list(tmp_path.iterdir()) == []
+    for part in (cifar.URL, "by hand", str(tmp_path / "cifar-10-binary.tar.gz")):
+        assert part in str(caught.value)
 
 
 def test_the_official_addresses_are_pinned():

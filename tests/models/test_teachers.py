@@ -20,11 +20,7 @@ from ardor.models.known import KNOWN, Known, known_of, table
 from ardor.models.loading import net_for
 from ardor.storage.config import describe
 from tests.conftest import ROOT
-
-
-def refused(error, *words):
-    """An error of ours whose sentence has these words in this order."""
-    return pytest.raises(error, match="(?s)^expected .*" + ".*".join(words))
+from tests.models.conftest import refused
 
 
 def built(record, seed=0):
@@ -197,19 +193,6 @@ def test_robustbench_refuses(arguments, error, words, root, tmp_path, monkeypatc
     assert "\n" not in str(caught.value)
 
 
-def test_a_half_downloaded_file_is_refused(root):
-    path = TINY.place(root)
-    path.write_bytes(path.read_bytes()[:-2000])
-    with refused(CheckpointError, "truncated", "download it again"):
-        models.load("robustbench:Tiny2021Net", root=root)
-
-
-def test_a_file_of_another_net_is_refused(root):
-    torch.save(built(TINY100).state_dict(), TINY.place(root))
-    with refused(CheckpointError, "weights for wide_resnet", "missing"):
-        models.load("robustbench:Tiny2021Net", root=root)
-
-
 def test_download_fetches_checks_and_is_asked_once(tmp_path, monkeypatch):
     asked = []
 
@@ -229,13 +212,6 @@ def test_download_fetches_checks_and_is_asked_once(tmp_path, monkeypatch):
         net = models.load("robustbench:Tiny2021Net", root=tmp_path, download=True)
     assert asked == [("https://example.org/tiny.pt", with_url.place(tmp_path), CheckpointError)]
     assert known_of(net) is with_url
-
-
-def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
-    with_url = Known(**{**vars(TINY), "url": "http://127.0.0.1:9/tiny.pt"})
-    monkeypatch.setitem(KNOWN, "cifar10/Tiny2021Net", with_url)
-    with refused(CheckpointError, "127.0.0.1:9", "no answer", "by hand", "Tiny2021Net.pt"):
-        models.load("robustbench:Tiny2021Net", root=tmp_path, download=True)
 
 
 @pytest.fixture
@@ -316,13 +292,6 @@ def test_a_prefix_stays_where_the_rest_does_not_fit(tmp_path, change):
     with refused(CheckpointError, "missing", "left over", "backbone"):
         models.load_weights(other, tmp_path / "w.pt")
     assert models.hash_of(other) == before
-
-
-def test_a_prefixed_file_for_other_classes_says_the_classes(tmp_path):
-    net = models.build("small_cnn", width=4, classes=100)
-    torch.save({f"backbone.{name}": value for name, value in net.state_dict().items()}, tmp_path / "w.pt")
-    with refused(CheckpointError, "100 classes", "--student.classes 100"):
-        models.load("small_cnn", weights=tmp_path / "w.pt", width=4)
 
 
 # --- the shell ---

@@ -16,13 +16,9 @@ from torch import nn
 from ardor import models
 from ardor.errors import CheckpointError, ConfigError, ModelError
 from ardor.models import hub
+from tests.models.conftest import refused
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def refused(error, *words):
-    """An error of ours whose sentence has these words in this order."""
-    return pytest.raises(error, match="(?s)^expected .*" + ".*".join(words))
 
 
 # --- hf ---

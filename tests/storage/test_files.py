@@ -15,9 +15,9 @@ def test_what_is_written_replaces_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "seen"), [(OSError(28, "No space left"), RunError), (KeyboardInterrupt(), KeyboardInterrupt)]
+    ("error", "raised"), [(OSError(28, "No space left"), RunError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
-def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path, error, seen):
+def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path, error, raised):
     path = tmp_path / "file.json"
     path.write_text("before")
 
@@ -25,7 +25,7 @@ def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path, error, seen
         temporary.write_text("aft")
         raise error
 
-    with pytest.raises(seen):
+    with pytest.raises(raised):
         write_atomic(path, half)
     assert path.read_text() == "before"
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]

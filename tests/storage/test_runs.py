@@ -96,9 +96,9 @@ def folder(tmp_path):
 
 def test_the_configuration_is_completed(folder):
     config = Run(folder).config
-    said = yaml.safe_load(CONFIG)
+    written = yaml.safe_load(CONFIG)
     absent = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
-    assert config == said | {"soft_labels": "live", "recipe": said["recipe"] | absent}
+    assert config == written | {"soft_labels": "live", "recipe": written["recipe"] | absent}
     assert Run(folder).threat == {"name": "Linf", "eps": "8/255"}
     Run(folder).require(config | {"threads": 2})
     with pytest.raises(RunError, match=r"recipe\.precision: bfloat16 here, float32 there"):
