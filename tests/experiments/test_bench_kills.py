@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ardor.experiments import table_of, work
-from ardor.experiments.tables import spec_of
+from ardor.experiments import work
 from ardor.storage.locks import locked
+from tests.experiments.conftest import table_in
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 WORDS = ["whitebox-digits", "--scale", "smoke", "--students", "resnet18", "--methods", "natural", "rslad"]
@@ -169,11 +169,6 @@ def held(folder, cell):
     os.close(read)
     os.close(write)
     return child
-
-
-def table_in(folder):
-    spec = spec_of("whitebox-digits", "smoke", None, None, folder, students=("resnet18",), methods=("natural", "rslad"))
-    return table_of(spec.with_images())
 
 
 def test_a_cell_in_other_hands_is_left_until_they_die(tmp_path, monkeypatch):

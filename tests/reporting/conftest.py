@@ -1,14 +1,19 @@
 """Reports, curves and entries of a page, made up."""
 
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
+import numpy as np
 import torch
+from PIL import Image
 
 from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint
 from ardor.reporting import Example, PageEntry
 from ardor.reporting.page import write as write_page
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = '</script><script>alert("1")</script><i>'
 
 
@@ -117,3 +122,14 @@ class Page(HTMLParser):
             self.texts.setdefault(self.open[-1], []).append(data)
         if {"td", "th"} & set(self.open):
             self.rows[-1][-1] += f" {data.strip()}" if self.rows[-1][-1] else data.strip()
+
+
+def screenshot(text, folder, width, height):
+    """The pixels (height, width, 3) of a page in chromium."""
+    (folder / "p.html").write_text(text, encoding="utf-8")
+    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    words = ["--headless", "--no-sandbox", "--disable-sync", "--hide-scrollbars", *quiet.split()]
+    words += [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}"]
+    words += [f"--screenshot={folder / 'p.png'}", (folder / "p.html").as_uri()]
+    subprocess.run([CHROMIUM, *words], check=True, capture_output=True)
+    return np.asarray(Image.open(folder / "p.png").convert("RGB"))

@@ -2,21 +2,18 @@
 
 import math
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from ardor.deployment.variants import DeploymentReport, Latency, Variant
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion, wilson
 from ardor.reporting import PageEntry, device, figures, styles
 from ardor.reporting.svg import calm
-from tests.reporting.conftest import HOSTILE, Page, gaps, report, write
+from tests.reporting.conftest import CHROMIUM, HOSTILE, Page, gaps, report, screenshot, write
 
 ATTACKS = ("transfer_pgd20", "pgd20", "square")
 
@@ -209,21 +206,12 @@ def test_the_axis_of_sizes_has_a_few_round_ticks(sizes):
     assert all(re.fullmatch(r"[\d.]+ (kB|MB)", label) for label in labels)
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 def test_on_a_telephone_the_table_keeps_its_words_whole(page, tmp_path):
     """A row whose name is broken letter by letter makes the page much longer."""
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    words = ["--headless", "--no-sandbox", "--disable-sync", "--hide-scrollbars", *quiet.split()]
-    words += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=500,12000"]
     length = {}
     for width in (390, 330):
-        file, shot = tmp_path / f"{width}.html", tmp_path / f"{width}.png"
-        file.write_text(page.replace("<body>", f'<body style="width: {width}px">'), encoding="utf-8")
-        subprocess.run([CHROMIUM, *words, f"--screenshot={shot}", file.as_uri()], check=True, capture_output=True)
-        seen = np.asarray(Image.open(shot).convert("RGB"))
+        seen = screenshot(page.replace("<body>", f'<body style="width: {width}px">'), tmp_path, 500, 12000)
         assert (seen[:, width + 5 :] == 255).all(), "nothing runs over the edge"
         length[width] = np.flatnonzero((seen[:, :width] < 250).any((1, 2))).max()
     assert 3000 < length[390] < length[330] < 1.06 * length[390]

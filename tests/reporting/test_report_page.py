@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import shutil
 import subprocess
 import sys
 
@@ -19,7 +18,7 @@ from ardor.evaluation.findings import Finding
 from ardor.reporting import PageEntry, examples, figures, styles
 from ardor.reporting.page import write as write_page
 from ardor.reporting.svg import calm, svg
-from tests.reporting.conftest import HOSTILE, Page, example, page_entries, report, share, write
+from tests.reporting.conftest import CHROMIUM, HOSTILE, Page, example, page_entries, report, screenshot, share, write
 
 SECTIONS = ["results", "training", "radius", "examples", "variance", "wrong"]
 
@@ -203,27 +202,10 @@ def test_the_same_input_gives_the_same_bytes_and_leaves_matplotlib_alone(page, t
     assert (tmp_path / "p.html").read_text(encoding="utf-8") == page
 
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 @pytest.mark.parametrize("width", [1280, 500])
 def test_a_browser_draws_the_page(page, tmp_path, width):
-    (tmp_path / "p.html").write_text(page, encoding="utf-8")
-    quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    subprocess.run(
-        [
-            CHROMIUM,
-            *("--headless", "--no-sandbox", "--disable-sync", "--hide-scrollbars", *quiet.split()),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            f"--screenshot={tmp_path / 'p.png'}",
-            f"--window-size={width},4000",
-            (tmp_path / "p.html").as_uri(),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    seen = np.asarray(Image.open(tmp_path / "p.png").convert("RGB"))
+    seen = screenshot(page, tmp_path, width, 4000)
     assert seen.shape[:2] == (4000, width)
     for look in ("natural", "rslad"):
         colour = np.array([int(styles.KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
