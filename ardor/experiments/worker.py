@@ -30,7 +30,7 @@ from ardor.experiments.label_study import Both
 from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table
 from ardor.storage.config import number
 from ardor.storage.locks import locked
-from ardor.storage.runs import Run
+from ardor.storage.runs import Run, journal_of
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
@@ -194,7 +194,7 @@ def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: Pr
     split = split.limit(evaluation.limit) if evaluation.limit else split
     path = report_path(spec, cell, evaluation)
     suite = _suite(table, evaluation, split)
-    journal = path.with_name(path.stem.replace("report-", "journal-", 1)) if suite.sequential else None
+    journal = journal_of(path) if suite.sequential else None
     batch = min(256, len(split))
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: progress(cell, p))
     report.title, report.training = f"{run} ({evaluation.checkpoint})", config
