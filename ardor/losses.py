@@ -1,4 +1,4 @@
-"""Losses, per example: every function returns shape (B,). The caller writes .mean(), so no reduction is hidden."""
+"""Losses: per example (B,), without a hidden reduction, and two scalar batch statistics; logits are (B, C)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ce(logits: Tensor, y: Tensor) -> Tensor:
 def kl(target_logits: Tensor, logits: Tensor, t: float = 1) -> Tensor:
     """KL(P || Q) = sum_c P_c log(P_c / Q_c) with P = softmax(target_logits / t), Q = softmax(logits / t): -> (B,).
 
-    Summed over classes. Both sides are logits and both keep their gradient: detach the target where the formula does.
+    Summed over classes. Both arguments are logits and keep their gradient: detach the target where the formula does.
     """
     log_p = F.log_softmax(target_logits / t, 1)
     log_q = F.log_softmax(logits / t, 1)
@@ -30,8 +30,8 @@ def kl(target_logits: Tensor, logits: Tensor, t: float = 1) -> Tensor:
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """max_{j != y} z_j - z_y: positive where the image is misclassified (Carlini and Wagner, S&P 2017): -> (B,)."""
-    true = logits.gather(1, y[:, None]).squeeze(1)
-    return _without(logits, y).amax(1) - true
+    true = F.one_hot(y, logits.shape[1]).bool()
+    return logits.masked_fill(true, -torch.inf).amax(1) - logits.gather(1, y[:, None]).squeeze(1)
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def margin_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """z_t - z_y: positive where the target is ahead of the true class: -> (B,)."""
+    """z_t - z_y: positive where the target class ranks above the true class: -> (B,)."""
     both = logits.gather(1, torch.stack((target, y), 1))
     return both[:, 0] - both[:, 1]
 
@@ -62,17 +62,11 @@ def dlr_targeted(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
     return margin_targeted(logits, y, target) / (top[:, 0] - 0.5 * (top[:, 2] + top[:, 3]) + 1e-12)
 
 
-def _without(logits: Tensor, y: Tensor) -> Tensor:
-    """The logits with the true class at minus infinity."""
-    true = F.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(true, -torch.inf)
-
-
 BY_NAME = {"ce": ce, "margin": margin, "dlr": dlr}
 """The losses of an evaluation attack, by the name in its `loss` field."""
 
 TARGETED = {"margin": margin_targeted, "dlr": dlr_targeted}
-"""Their targeted forms, (logits, y, target) -> (B,)."""
+"""The targeted losses by name, (logits, y, target) -> (B,)."""
 
 
 def covariance(h: Tensor) -> Tensor:
@@ -86,8 +80,23 @@ def covariance(h: Tensor) -> Tensor:
 def l_cov(h_s: Tensor, h_t: Tensor, h_t_clean: Tensor, w: Any = None) -> Tensor:
     """||W C_S W'/s - C_T/s||_F^2 / ||C_T(X)/s||_F^2 with s = trace C_T(X) / d_T: a scalar, 1 without student variance.
 
-    h_s: (B, d_S) and h_t: (B, d_T), features of one batch; h_t_clean: (B, d_T), the teacher's on the clean batch, which
-    alone sets the scale: divided by the student's own norm, the loss would lose the variance. w: (d_T, d_S) or None.
+    The scale comes from the teacher alone: a loss normalised by the student would be invariant to its variance.
+
+    Parameters
+    ----------
+    h_s
+        Student features of the batch, (B, d_S).
+    h_t
+        Teacher features of the same batch, (B, d_T).
+    h_t_clean
+        Teacher features of the clean batch, (B, d_T).
+    w
+        Projector, (d_T, d_S); None where the widths are equal.
+
+    Raises
+    ------
+    ModelError
+        Without a projector between features of different widths.
     """
     if w is None and h_s.shape[1] != h_t.shape[1]:
         raise ModelError(
@@ -102,7 +111,7 @@ def l_cov(h_s: Tensor, h_t: Tensor, h_t_clean: Tensor, w: Any = None) -> Tensor:
 
 
 def l_gram(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """||P_S P_S' - P_T P_T'||_F^2 / B^2 with P = softmax of the logits (B, C): a scalar, of no unit."""
+    """||P_S P_S' - P_T P_T'||_F^2 / B^2 with P = softmax of the logits (B, C): a dimensionless scalar."""
     with exact_float32(logits):
         wide = torch.promote_types(logits.dtype, torch.float32)
         p_s, p_t = logits.to(wide).softmax(1), target_logits.to(wide).softmax(1)
@@ -111,7 +120,7 @@ def l_gram(logits: Tensor, target_logits: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def exact_float32(x: Tensor) -> Iterator[None]:
-    """Autocast and TF32 off: a covariance is a difference of large numbers."""
+    """Autocast and TF32 off: a covariance suffers from cancellation."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,7 +1,7 @@
-"""Per-image random streams: independent of batch-mates, order, sharding and resuming (DESIGN section 7).
+"""Counter-based random numbers per image, independent of batch composition, order, sharding and resuming.
 
-A draw is a hash of (seed, purpose, epoch, dataset index, draw number, element), so an image meets the same noise in
-any batch, on any process, after any interruption, and the global random generator is never touched. The hash is
+A draw is a hash of (seed, purpose, epoch, data set index, draw number, element), so an image gets the same noise in
+any batch, on any process, after any interruption, and the global random generator is never used. The hash is
 SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014) in wrapping int64 tensor arithmetic on the images' device.
 """
 
@@ -22,13 +22,13 @@ _MASK = (1 << 64) - 1
 
 
 def _signed(value: int) -> int:
-    """The same 64 bits as a signed integer, which is all that torch has on every device."""
+    """The same 64 bits as a signed integer: torch has no uint64 arithmetic on every device."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
 
 def _shift(h: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's own keeps the sign."""
+    """Logical right shift: torch's >> is arithmetic."""
     return (h >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -48,11 +48,22 @@ def _mix_int(h: int) -> int:
 
 @dataclass
 class Noise:
-    """The random stream of a batch: row i draws from the stream of dataset image `index[i]` and of nothing else.
+    """The random streams of a batch: row i depends on data set image `index[i]` only.
 
-    seed: any integer. index: (B,) int64, the images' positions in their data set. purpose: what the draws are for, so
-    that a start and a crop never share a stream. epoch: 0 outside training. `noise[keep]` follows a subset of the
-    rows. Every draw moves on to the next draw number; results are (B, *shape).
+    Every draw increments the draw number and returns (B, *shape); `noise[keep]` is a subset of the rows.
+
+    Parameters
+    ----------
+    seed
+        Any integer.
+    index
+        Positions of the images in their data set, (B,) int64.
+    purpose
+        Name of the stream: an attack's start and a crop have different ones.
+    epoch
+        Epoch, counted from 1; 0 outside training.
+    draw
+        Number of draws so far.
     """
 
     seed: int
@@ -66,13 +77,13 @@ class Noise:
         return Noise(self.seed, self.index[keep], self.purpose, self.epoch, self.draw)
 
     def fork(self, purpose: str) -> Noise:
-        """A stream of its own for a part of the work, whatever is drawn here before or after."""
+        """A separate stream, independent of the draws of this one."""
         return Noise(self.seed, self.index, f"{self.purpose}/{purpose}", self.epoch)
 
     def bits(self, shape: Sequence[int]) -> Tensor:
         """(B, *shape) int64: 64 random bits each."""
-        named = hashlib.blake2b(self.purpose.encode(), digest_size=8).digest()
-        key = _mix_int(_mix_int(self.seed & _MASK) ^ int.from_bytes(named, "little"))
+        purpose = hashlib.blake2b(self.purpose.encode(), digest_size=8).digest()
+        key = _mix_int(_mix_int(self.seed & _MASK) ^ int.from_bytes(purpose, "little"))
         key = _mix_int(_mix_int(key ^ self.epoch) ^ self.draw)
         self.draw += 1
         row = _mix(_mix(self.index.to(torch.int64) ^ _signed(key)))
@@ -81,13 +92,13 @@ class Noise:
         return _mix(row[:, None] + element).reshape(len(row), *shape)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, *shape), uniform in [0, 1): 24 bits, so that every dtype sees the same numbers."""
+        """(B, *shape), uniform in [0, 1): 24 bits, so the numbers are equal in float32 and float64."""
         return (_shift(self.bits(shape), 40).to(torch.float64) * 2.0**-24).to(dtype)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, *shape), standard normal by Box and Muller's transform.
 
-        Computed in float64 and then rounded: the last bit of a vectorised log may depend on an element's place in
+        Computed in float64 and then rounded: the last bit of a vectorised log may depend on an element's position in
         memory, the rounded value does not.
         """
         h = self.bits(shape)
@@ -101,13 +112,13 @@ class Noise:
 
 
 def order(seed: int, purpose: str, epoch: int, index: Tensor) -> Tensor:
-    """A random permutation of 0 .. len(index) - 1, fixed by its arguments: in this order an epoch meets its images."""
+    """A random permutation of 0 .. len(index) - 1, determined by its arguments: the order of an epoch's images."""
     return Noise(seed, index, purpose, epoch).bits(()).argsort(stable=True)
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run torch's own initialisers from `seed` and put the global generator back as it was."""
+    """Seed torch's initialisers with `seed`, and restore the global generator on exit."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

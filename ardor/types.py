@@ -1,6 +1,11 @@
-"""The architecture in one page: what flows between the rooms, and the shapes a user's own pieces must have.
+"""The architecture in one page: the tensors that the packages exchange, and the protocols of threat, attack and method.
 
-Nothing here is inherited from. A threat, an attack or a method is any object with these functions.
+    data.load -> Split of Images and Labels          models.build, models.load -> nn.Module (a Net)
+    training.epochs: Method.terms, which calls Maximiser.maximise within a Threat -> a trained net in a run folder
+    evaluation.evaluate: each Attack of a suite -> a verdict per image and attack -> Report
+    deployment.export -> ONNX or ExecuTorch file, evaluated by the same attacks
+
+A protocol is matched by structure: a class with these functions needs no base class. `ardor.testing` checks the rest.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from torch import Tensor, nn
 from ardor.noise import Noise
 
 Images: TypeAlias = Tensor
-"""(B, C, H, W) floating point in [0, 1]; normalisation is the model's first layer."""
+"""(B, C, H, W) floating point in [0, 1]; mean and standard deviation are the model's first layer."""
 
 Logits: TypeAlias = Tensor
 """(B, classes) floating point, before any softmax."""
@@ -28,12 +33,12 @@ Net: TypeAlias = Callable[[Images], Logits]
 """Images to logits. Methods on features also use `features(x)` -> (B, d) and `head(features)` -> logits."""
 
 Objective: TypeAlias = Callable[[Images], PerExample]
-"""What an inner maximisation climbs: any per-example function of the images."""
+"""The objective of an inner maximisation: any per-example function of the images."""
 
 
 @runtime_checkable
 class Threat(Protocol):
-    """A set of allowed perturbations around x: see ardor.attacks.threat for Linf and L2."""
+    """The allowed perturbations of x: Linf and L2 are in ardor.attacks.threat."""
 
     @property
     def eps(self) -> float:
@@ -41,30 +46,30 @@ class Threat(Protocol):
         ...
 
     def start(self, x: Images, kind: str, noise: Noise) -> Images:
-        """Return a fresh tensor: where an attack begins."""
+        """The first iterate of an attack, a new tensor."""
         ...
 
     def ascend(self, x: Images, grad: Tensor, step: float | Tensor) -> Images:
-        """One step of steepest ascent in this norm: of the same length for all, or of one for each image (B,)."""
+        """One step of steepest ascent in this norm; `step` is one length or one per image (B,)."""
         ...
 
     def project(self, x_adv: Images, x: Images) -> Images:
-        """The nearest point of the ball around x, clipped to [0, 1]."""
+        """Projection onto the ball around x, clipped to [0, 1]."""
         ...
 
 
 @runtime_checkable
 class Attack(Protocol):
-    """An evaluation attack: hyperparameters only; no model, no data, no mode."""
+    """An evaluation attack: hyperparameters only; no model, data or mode."""
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
-        """Adversarial images (B, C, H, W) inside the threat, judged by the caller."""
+        """Adversarial images (B, C, H, W) inside the threat; the caller computes the verdicts."""
         ...
 
 
 @runtime_checkable
 class Maximiser(Protocol):
-    """An inner maximisation: the attack that a training method runs on its own objective."""
+    """An inner maximisation: the attack of a training method, on the method's objective."""
 
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
         """Images near x on which the objective is large."""
@@ -73,14 +78,14 @@ class Maximiser(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A training method: any object with `terms`; the loop adds the means of the named terms and logs each.
+    """A training method: any object with `terms`; the loss is the sum of the means of its terms, each of them logged.
 
-    Optional: `parameters()` for parts that are trained along, and `prepare(student, teacher, x)` that shapes them;
-    attributes that end in `_` are learned state and are checkpointed.
+    Optional functions: `parameters()`, the parts trained besides the student, and `prepare(student, teacher, x)`, which
+    creates them. Attributes that end in `_` are learned state and are checkpointed.
 
-    Optional attributes of the class itself, which a subclass does not inherit: `needs_teacher` (default False, a method
-    that may be given None), `wants_robust_teacher` (default True, its teacher is attacked before training) and
-    `channels_last` (default False; True where `terms` never asks for a `view` of the images).
+    Optional class attributes, not inherited by subclasses: `needs_teacher` (default False: the teacher may be None),
+    `wants_robust_teacher` (default True: the teacher is attacked before training) and `channels_last` (default False;
+    True where `terms` calls no `view` on the images).
     """
 
     def terms(

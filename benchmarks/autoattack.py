@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ardor import data as datasets
 from ardor import models
 from ardor.attacks import APGD, FAB, Square
-from ardor.attacks.rounds import in_rounds, rounds_of
+from ardor.attacks.rounds import in_rounds
 from ardor.attacks.threat import L2, Linf
 from ardor.engine import folding
 from ardor.engine.flops import CountedNet
@@ -140,7 +140,7 @@ def ours(name: str, threat: Linf | L2) -> Any:
 def run_ours(name: str, net: nn.Module, view: Any, threat: Linf | L2, x: Tensor, y: Tensor, index: Tensor) -> Any:
     counted = CountedNet(view)
     began = time.process_time()
-    x_adv = in_rounds(rounds_of(ours(name, threat), 10), counted, x, y, Noise(0, index, name))
+    x_adv = in_rounds(ours(name, threat), counted, x, y, Noise(0, index, name))
     right = net(x_adv).argmax(1) == y
     return right, time.process_time() - began, counted.forwards + len(x), counted.backwards
 

@@ -165,5 +165,5 @@ class Half(nn.Module):
 
 def job_of(words):
     """The run that `ardor train WORDS` would train."""
-    _, bound, more = parse(["train", *words])
-    return bound.arguments.get("words", TrainWords()).job(bound.arguments.get("recipe"), more["overrides"])
+    _, bound = parse(["train", *words])
+    return bound.arguments.get("words", TrainWords()).job(bound.arguments.get("recipe"), bound.arguments["overrides"])

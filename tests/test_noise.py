@@ -100,8 +100,8 @@ def test_keys_do_not_add_up():
 
 
 def test_rows_follow_their_image_through_subset_order_and_compaction():
-    whole = noise()
-    first, second = whole.normal((3, 4)), whole.uniform((5,))
+    full = noise()
+    first, second = full.normal((3, 4)), full.uniform((5,))
     for rows in (torch.tensor([7]), torch.randperm(500, generator=torch.Generator().manual_seed(0)), slice(100, 200)):
         part = noise(index=INDEX[rows])
         assert torch.equal(part.normal((3, 4)), first[rows])
@@ -111,7 +111,7 @@ def test_rows_follow_their_image_through_subset_order_and_compaction():
     keep = torch.arange(500) % 3 == 0
     assert torch.equal(compact[keep].uniform((5,)), second[keep])
     assert torch.equal(compact[keep].fork("f").bits((2,)), compact.fork("f").bits((2,))[keep])
-    # taking a part does not move the whole
+    # a subset does not advance the full stream
     assert torch.equal(compact.uniform((5,)), second)
 
 
@@ -201,9 +201,9 @@ def test_order_is_a_permutation_that_belongs_to_its_arguments():
 
 def test_a_subset_keeps_its_order():
     index = torch.arange(200)
-    whole = order(0, "order", 1, index)
+    full = order(0, "order", 1, index)
     part = order(0, "order", 1, index[::2])
-    assert torch.equal(index[::2][part], whole[whole % 2 == 0])
+    assert torch.equal(index[::2][part], full[full % 2 == 0])
 
 
 def test_global_generators_stay_where_they_were():

@@ -222,7 +222,9 @@ def configured(line):
     plain, overrides = split_words(shlex.split(line, comments=True)[2:])
     options = dict(zip(plain[1::2], plain[2::2], strict=True))
     names = {key: options.get(f"--{key}") for key in ("data", "student", "teacher", "method", "threat", "averaging")}
-    return configuration(Path(plain[0]), options.get("--variant", ""), names, overrides)
+    return configuration(
+        Path(plain[0]), options.get("--variant", "").split(",") if "--variant" in options else [], names, overrides
+    )
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,10 +1,10 @@
-"""APGD (Croce and Hein, ICML 2020): ascent with momentum and a step size that halves itself.
+"""APGD (Croce and Hein, ICML 2020): projected ascent with momentum and an adaptive step size.
 
 z       = P(x_k + step ascend g(x_k))
 x_{k+1} = P(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1})), the first step without momentum
 step    = 2 eps, halved at checkpoints 22, 41, 57, 70, 80, 87, 93 and 99 of 100 where too few steps rose, or where the
-          best loss has not improved since it was last kept; then the climb goes on from the best point.
-Loss: cross-entropy, or DLR = -(z_y - max_{j != y} z_j) / (z_1st - z_3rd), which a net's scale cannot switch off, or
+          step was not halved and the best loss has not improved since; the ascent then continues at the best point.
+Loss: cross-entropy, or DLR = -(z_y - max_{j != y} z_j) / (z_1st - z_3rd), invariant to the scale of the logits, or
 targeted, -(z_y - z_t) / (z_1st - (z_3rd + z_4th) / 2), at the wrong classes ranked first, second and so on.
 """
 
@@ -19,37 +19,37 @@ import torch
 from torch import Tensor
 
 from ardor import losses
-from ardor.attacks.rounds import Rows, fooled, in_rounds, per_image, rival
-from ardor.attacks.threat import Linf, require_steps, require_word
+from ardor.attacks.rounds import Rows, fooled, in_rounds, rival
+from ardor.attacks.threat import Linf, per_image, require_at_least, require_choice
 from ardor.errors import ThreatError
 from ardor.noise import Noise
 from ardor.types import Attack, Images, Labels, Logits, Net, Objective, PerExample, Threat
 
 MOMENTUM = 0.75
-Look: TypeAlias = Callable[[Images, Tensor], tuple[PerExample, Tensor, Tensor]]
-"""(x_adv, rows) -> the loss there, its gradient, and which rows go on."""
+Oracle: TypeAlias = Callable[[Images, Tensor], tuple[PerExample, Tensor, Tensor]]
+"""(x_adv, rows) -> the loss there (B,), its gradient (B, C, H, W), and a mask of the rows that continue."""
 
 
 @dataclass(frozen=True)
 class APGD:
-    """Auto-PGD; an image is broken by any iterate.
+    """Auto-PGD; any iterate counts as a success.
 
     Parameters
     ----------
     threat
         The ball around x.
     steps
-        Number of ascent steps of a climb.
+        Number of ascent steps of a round.
     loss
-        Loss of the untargeted climb: ce, margin or dlr.
+        Loss of the untargeted rounds: ce, margin or dlr.
     targets
-        Number of wrong classes to aim at, one climb each, with the targeted DLR (`loss` is dlr then); 0 is untargeted.
+        Number of target classes, one round each, with the targeted DLR (`loss` is dlr then); 0 is untargeted.
     restarts
-        Number of climbs, each from a new start.
+        Number of rounds for each class, each from a new start.
     rho
         Share of rising steps at or below which the step is halved.
     draws
-        Gradients averaged at each point, for a net that is random itself.
+        Gradients averaged at each point, for a randomised net.
     """
 
     threat: Threat = Linf(8 / 255)
@@ -61,88 +61,82 @@ class APGD:
     draws: int = 1
 
     def __post_init__(self) -> None:
-        require_steps(self.steps)
-        require_word(self.loss, losses.BY_NAME, "a loss")
+        require_at_least(1, steps=self.steps, restarts=self.restarts, draws=self.draws)
+        require_at_least(0, targets=self.targets)
+        require_choice(self.loss, losses.BY_NAME, "a loss")
         if self.targets and self.loss == "ce":
             raise ThreatError("expected loss 'dlr' or 'margin' for a targeted APGD, got 'ce': type loss='dlr'")
-        if min(self.restarts, self.draws) < 1 or self.targets < 0:
-            raise ThreatError(
-                f"expected at least 1 restart, 1 draw and 0 targets, got {self.restarts}, {self.draws} and "
-                f"{self.targets}: type for example restarts=1"
-            )
 
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
-        """Climb `objective`, (B, C, H, W) -> (B,): the images at which it was largest."""
+        """Ascend `objective`, (B, C, H, W) -> (B,): the images at which it was largest."""
 
-        def look(z: Images, rows: Tensor) -> tuple[PerExample, Tensor, Tensor]:
-            loss, grad = self._gradient(lambda v: (objective(v), v), z)[1:]
+        def oracle(z: Images, rows: Tensor) -> tuple[PerExample, Tensor, Tensor]:
+            _, loss, grad = self._gradient(lambda v: (objective(v), v), z)
             return loss, grad, torch.ones_like(rows, dtype=torch.bool)
 
-        return self._climb(look, x.detach(), noise)
+        return self._ascend(oracle, x.detach(), noise)
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
-        """Adversarial images for (x, y): the first success of each, else where the loss was largest."""
-        with torch.no_grad():
-            classes = net(x[:1]).shape[1]
-        return in_rounds(self.rounds(classes), net, x, y, noise)
+        """Adversarial images (B, C, H, W) for (x, y): the first success of each, else where the loss was largest."""
+        return in_rounds(self, net, x, y, noise)
 
     def rounds(self, classes: int) -> list[Attack]:
-        """One climb for each target class and restart."""
+        """One round for each target class and restart."""
         fit = self.fitted(classes)
         ranks = range(1, fit.targets + 1) if fit.targets else (0,)
         return [partial(fit._round, rank=rank) for rank in ranks for _ in range(fit.restarts)]
 
     def fitted(self, classes: int) -> APGD:
-        """As far as this many classes allow: DLR needs 3, targeted 4, else the margin; one target a wrong class."""
+        """The attack for this many classes: DLR needs 3, targeted 4, else the margin; at most one target each."""
         targets = min(self.targets, classes - 1)
         enough = classes >= (4 if targets else 3)
         return replace(self, targets=targets, loss=self.loss if enough or self.loss != "dlr" else "margin")
 
     def cost(self, classes: int) -> int:
-        """Forward passes, or backward ones, that an image costs which withstands everything."""
+        """Forward and backward passes of a robust image."""
         return len(self.rounds(classes)) * (self.steps + 1) * 2 * self.draws
 
     def _round(self, net: Net, x: Images, y: Labels, noise: Noise, *, rank: int) -> Images:
-        """One climb: untargeted, or toward the wrong class ranked `rank`."""
+        """One round: untargeted, or toward the wrong class ranked `rank`."""
         x = x.detach()
         target = rival(net, x, y, rank) if rank else y
         broken, x_adv = torch.zeros_like(y, dtype=torch.bool), x.clone()
 
-        def look(z: Images, rows: Tensor) -> tuple[PerExample, Tensor, Tensor]:
+        def oracle(z: Images, rows: Tensor) -> tuple[PerExample, Tensor, Tensor]:
             logits, loss, grad = self._gradient(partial(self._loss, net, y[rows], target[rows]), z)
             won = fooled(net, z, y[rows], logits)
             broken[rows[won]], x_adv[rows[won]] = True, z[won]
-            # a random net was perhaps only lucky: the last success of a climb is likelier to hold than the first
+            # on a randomised net a late success, at a larger loss, is likelier to be repeated than the first
             return loss, grad, ~won | (self.draws > 1)
 
-        best = self._climb(look, x, noise)
+        best = self._ascend(oracle, x, noise)
         return torch.where(per_image(broken, x), x_adv, best)
 
     def _loss(self, net: Net, y: Labels, target: Labels, z: Images) -> tuple[PerExample, Logits]:
         logits = net(z)
-        if not self.targets:
-            return losses.BY_NAME[self.loss](logits, y), logits
-        return losses.TARGETED[self.loss](logits, y, target), logits
+        if self.targets:
+            return losses.TARGETED[self.loss](logits, y, target), logits
+        return losses.BY_NAME[self.loss](logits, y), logits
 
     @torch.enable_grad()
     def _gradient(self, value: Callable[[Images], tuple[PerExample, Tensor]], z: Images) -> tuple[Tensor, ...]:
-        """What `value` gives beside its loss, the loss, and its gradient at z, the mean over the draws."""
+        """For `value` z -> (loss, auxiliary): the auxiliary, the loss, and its gradient at z, averaged over draws."""
         z = z.detach().requires_grad_()
         grads = []
         for _ in range(self.draws):
-            loss, beside = value(z)
+            loss, auxiliary = value(z)
             grads.append(torch.autograd.grad(loss.sum(), z)[0])
-        return beside.detach(), loss.detach(), torch.stack(grads).mean(0) if self.draws > 1 else grads[0]
+        return auxiliary.detach(), loss.detach(), torch.stack(grads).mean(0) if self.draws > 1 else grads[0]
 
-    def _climb(self, look: Look, x: Images, noise: Noise) -> Images:
-        """The ascent itself: where each image's loss was largest, as far as `look` let it climb."""
+    def _ascend(self, oracle: Oracle, x: Images, noise: Noise) -> Images:
+        """The points of largest loss, up to the step at which the oracle's mask dropped the image."""
         rows, best = torch.arange(len(x), device=x.device), x.clone()
         a = _Ascent.at(self.threat.start(x, "surface", noise).clamp(0, 1), x, 2 * self.threat.eps)
         ends = _checkpoints(self.steps)
         since = 0
         for k in range(self.steps + 1):
-            loss, a.grad, keep = look(a.x_adv, rows)
-            a.note(loss, first=k == 0)
+            loss, a.grad, keep = oracle(a.x_adv, rows)
+            a.record(loss, first=k == 0)
             if k in ends:
                 a.halve(self.rho * (k - since))
                 since = k
@@ -158,7 +152,7 @@ class APGD:
 
 @dataclass
 class _Ascent(Rows):
-    """What a climb knows of each image."""
+    """State of a round, one row per image."""
 
     x: Images
     x_adv: Images
@@ -175,14 +169,14 @@ class _Ascent(Rows):
 
     @staticmethod
     def at(x_adv: Images, x: Images, step: float) -> _Ascent:
-        """Before the first look."""
+        """The state before the first gradient."""
         zero = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         low, one = torch.full_like(zero, -torch.inf), torch.ones_like(zero, dtype=torch.bool)
         none = torch.zeros_like(x)
         return _Ascent(x, x_adv, x_adv, none, low, x_adv, none, low, one, zero + step, zero, zero.clone())
 
-    def note(self, loss: PerExample, first: bool) -> None:
-        """Remember the best point so far, and whether the loss rose: the first time above 0, as in the original."""
+    def record(self, loss: PerExample, first: bool) -> None:
+        """Update the best point, and count rises of the loss, the first of them above 0 as in the original."""
         better = loss > self.best
         self.best = torch.where(better, loss, self.best)
         self.best_x = torch.where(per_image(better, self.x), self.x_adv, self.best_x)
@@ -193,9 +187,9 @@ class _Ascent(Rows):
             self.rises, self.last = self.rises + (loss > self.last), loss
 
     def halve(self, enough: float) -> None:
-        """At a checkpoint: halve the step where too little rose, and go on from the best point.
+        """At a checkpoint: halve the step where at most `enough` steps rose, and continue at the best point.
 
-        The previous iterate stays, so that the next momentum is from there: as in the original.
+        As in the original the previous iterate stays, from which the next momentum is taken.
         """
         stuck = (self.rises <= enough) | (~self.halved & (self.best_then >= self.best))
         wide = per_image(stuck, self.x)
@@ -205,14 +199,14 @@ class _Ascent(Rows):
         self.halved, self.best_then, self.rises = stuck, self.best, torch.zeros_like(self.rises)
 
     def move(self, threat: Threat, a: float) -> None:
-        """One step with momentum, projected before and after the mix."""
+        """One step with momentum, projected before and after."""
         z = threat.project(threat.ascend(self.x_adv, self.grad, self.step), self.x)
         mixed = self.x_adv + (z - self.x_adv) * a + (self.x_adv - self.x_old) * (1 - a)
         self.x_old, self.x_adv = self.x_adv, threat.project(mixed, self.x)
 
 
 def _checkpoints(steps: int) -> set[int]:
-    """After which steps the step size is looked at: intervals of 0.22, then 0.03 less each time, at least 0.06."""
+    """The steps after which the step size is adapted: intervals of 0.22, then 0.03 less each time, at least 0.06."""
     interval, shrink, least = (max(int(share * steps), 1) for share in (0.22, 0.03, 0.06))
     at, ends = 0, set()
     while at + interval <= steps:

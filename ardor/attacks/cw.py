@@ -1,4 +1,4 @@
-"""CW_inf: Carlini and Wagner's margin (S&P 2017) climbed by projected gradient ascent, as the field's tables use it.
+"""CW_inf: Carlini and Wagner's margin (S&P 2017) maximised by projected gradient ascent, as in the field's tables.
 
 max over x' of min(max_{j != y} z_j - z_y, kappa), by PGD from a uniform start.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ardor import losses
 from ardor.attacks.pgd import PGD
-from ardor.attacks.threat import Linf, require_steps, step_or_default
+from ardor.attacks.threat import Linf, require_at_least, step_or_default
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Net, Threat
 
@@ -27,7 +27,7 @@ class CW:
     step
         Length of a step, in the threat's norm; None is eps / 4.
     kappa
-        Margin beyond which the objective is constant; 50 keeps that clamp inactive.
+        Margin beyond which the objective is constant; at 50 the clamp is inactive.
     """
 
     threat: Threat = Linf(8 / 255)
@@ -36,14 +36,14 @@ class CW:
     kappa: float = 50.0
 
     def __post_init__(self) -> None:
-        require_steps(self.steps)
+        require_at_least(1, steps=self.steps)
         step_or_default(self.step, self.threat.eps)
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
-        """Adversarial images for (x, y): the final iterate."""
+        """Adversarial images (B, C, H, W) for (x, y): the final iterate."""
         pgd = PGD(self.threat, self.steps, self.step, start="uniform")
         return pgd.maximise(lambda z: losses.margin(net(z), y).clamp(max=self.kappa), x, noise)
 
     def cost(self, classes: int) -> int:
-        """Passes an image costs, forward or back."""
+        """Forward and backward passes per image."""
         return 2 * self.steps

@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from ardor import losses
-from ardor.attacks.threat import Linf, require_word
+from ardor.attacks.pgd import PGD
+from ardor.attacks.threat import Linf, require_choice
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Net, Objective, Threat
 
@@ -25,27 +24,23 @@ class FGSM:
     threat
         The ball around x.
     loss
-        Loss that an evaluation climbs: ce, margin or dlr; a training method climbs its own objective.
+        Loss that an evaluation maximises: ce, margin or dlr; a training method passes its own objective.
     """
 
     threat: Threat = Linf(8 / 255)
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     def __post_init__(self) -> None:
-        require_word(self.loss, losses.BY_NAME, "a loss")
+        require_choice(self.loss, losses.BY_NAME, "a loss")
 
-    @torch.enable_grad()
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
-        """One step up `objective`, (B, C, H, W) -> (B,), from x."""
-        x = x.detach()
-        x_adv = x.clone().requires_grad_()
-        (grad,) = torch.autograd.grad(objective(x_adv).sum(), x_adv)
-        return self.threat.project(self.threat.ascend(x, grad, self.threat.eps), x)
+        """One ascent step of `objective`, (B, C, H, W) -> (B,), from x."""
+        return PGD(self.threat, steps=1, step=self.threat.eps, start="none").maximise(objective, x, noise)
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
-        """Adversarial images for (x, y): the result of the one step."""
+        """Adversarial images (B, C, H, W) for (x, y): the result of the step."""
         return self.maximise(lambda z: losses.BY_NAME[self.loss](net(z), y), x, noise)
 
     def cost(self, classes: int) -> int:
-        """Passes an image costs, forward or back."""
+        """Forward and backward passes per image."""
         return 2

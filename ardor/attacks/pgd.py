@@ -1,8 +1,8 @@
-"""PGD (Madry et al., ICLR 2018): projected gradient ascent from a random start, judged at its final iterate.
+"""PGD (Madry et al., ICLR 2018): projected gradient ascent from a random start, evaluated at its final iterate.
 
-x_{k+1} = P(x_k + step sign grad objective(x_k)), P onto the ball around x and then into [0, 1].
-The gradient is taken at the projected image, never through a clamp, which zeroes it at black and white pixels and
-fakes robustness.
+x_{k+1} = P(x_k + step sign grad objective(x_k)), P onto the ball around x and then onto [0, 1].
+The gradient is taken at the projected image, never through a clamp: that zeroes it at black and white pixels, and
+robustness is overestimated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 
 from ardor import losses
-from ardor.attacks.threat import Linf, Start, require_steps, require_word, step_or_default
+from ardor.attacks.threat import Linf, Start, require_at_least, require_choice, step_or_default
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Net, Objective, Threat
 
@@ -34,24 +34,24 @@ class PGD:
         First iterate: uniform in the ball; unclipped, the same beyond [0, 1]; surface, at distance eps; gaussian,
         x + 0.001 N(0, I); or none, x itself.
     loss
-        Loss that an evaluation climbs: ce, margin or dlr; a training method climbs its own objective.
+        Loss that an evaluation maximises: ce, margin or dlr; a training method passes its own objective.
     """
 
     threat: Threat = Linf(8 / 255)
     steps: int = 10
     step: float | None = None
-    start: Literal["uniform", "unclipped", "surface", "gaussian", "none"] = "uniform"
+    start: Start = "uniform"
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     def __post_init__(self) -> None:
-        require_steps(self.steps)
+        require_at_least(1, steps=self.steps)
         step_or_default(self.step, self.threat.eps)
-        require_word(self.start, get_args(Start), "a start")
-        require_word(self.loss, losses.BY_NAME, "a loss")
+        require_choice(self.start, get_args(Start), "a start")
+        require_choice(self.loss, losses.BY_NAME, "a loss")
 
     @torch.enable_grad()
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
-        """Climb `objective`, (B, C, H, W) -> (B,), from a random start near x."""
+        """Ascend `objective`, (B, C, H, W) -> (B,), from a start near x: the final iterate."""
         x, step = x.detach(), step_or_default(self.step, self.threat.eps)
         x_adv = self.threat.start(x, self.start, noise)
         for _ in range(self.steps):
@@ -61,9 +61,9 @@ class PGD:
         return x_adv
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
-        """Adversarial images for (x, y): the final iterate."""
+        """Adversarial images (B, C, H, W) for (x, y): the final iterate."""
         return self.maximise(lambda z: losses.BY_NAME[self.loss](net(z), y), x, noise)
 
     def cost(self, classes: int) -> int:
-        """Passes an image costs, forward or back."""
+        """Forward and backward passes per image."""
         return 2 * self.steps

@@ -1,7 +1,7 @@
 """Suites: named collections of attacks under one threat.
 
-Steps are given for eps = 8/255 in the papers (2/255 and 0.003); under another radius or norm they keep their ratio to
-eps, so `paper(Linf(8 / 255))` is the tables' protocol to the letter.
+The papers give steps for eps = 8/255 (2/255 and 0.003); under another radius or norm they keep their ratio to eps, so
+`paper(Linf(8 / 255))` is exactly the tables' protocol.
 """
 
 from __future__ import annotations
@@ -17,19 +17,27 @@ from ardor.attacks.fab import FAB
 from ardor.attacks.fgsm import FGSM
 from ardor.attacks.pgd import PGD
 from ardor.attacks.square import Square
-from ardor.attacks.threat import L2, Linf
+from ardor.attacks.threat import Linf, require_norm
 from ardor.attacks.transfer import Transfer
-from ardor.errors import ConfigError, ThreatError
+from ardor.errors import ConfigError
 from ardor.models.weights import hash_of
 from ardor.types import Attack, Threat
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Attacks by name, all under `threat`. An image is robust under the suite if it survives every attack in it.
+    """Attacks by name, all under one threat. An image is robust under the suite if it survives every attack in it.
 
-    sequential: each attack sees the survivors of those before it, as AutoAttack does; else each starts from every
-    correctly classified image, whatever the others do.
+    Parameters
+    ----------
+    name
+        Name of the suite, in reports.
+    threat
+        The ball around x.
+    attacks
+        The attacks by name, in order.
+    sequential
+        Each attack runs on the survivors of those before it, as in AutoAttack; else on all correctly classified images.
     """
 
     name: str
@@ -39,123 +47,104 @@ class Suite:
 
     def __post_init__(self) -> None:
         if not self.attacks:
-            raise ConfigError(f"expected at least one attack in the suite {self.name}, got none: add PGD(threat), say")
+            raise ConfigError(
+                f"expected at least one attack in the suite {self.name}, got none: add for example PGD(threat)"
+            )
 
 
 def paper(threat: Threat) -> Suite:
     """The white-box attacks of the RSLAD paper's tables, AutoAttack apart: FGSM, PGD_SAT, PGD_TRADES, CW_inf."""
     margin = "cw_inf" if isinstance(threat, Linf) else "cw_l2"
-    return Suite(
-        "paper",
-        threat,
-        {
-            "fgsm": FGSM(threat),
-            "pgd_sat": PGD(threat, steps=20),
-            "pgd_trades": PGD(threat, steps=20, step=0.003 * (threat.eps / (8 / 255))),
-            margin: CW(threat, steps=20),
-        },
-    )
+    attacks: dict[str, Attack] = {
+        "fgsm": FGSM(threat),
+        "pgd_sat": PGD(threat, steps=20),
+        "pgd_trades": PGD(threat, steps=20, step=0.003 * (threat.eps / (8 / 255))),
+        margin: CW(threat, steps=20),
+    }
+    return Suite("paper", threat, attacks)
 
 
 def quick(threat: Threat) -> Suite:
-    """For validation and a first look, not for a claim: PGD-10 on cross-entropy."""
+    """PGD-10 on cross-entropy: for validation and a first estimate, not for a claim."""
     return Suite("quick", threat, {"pgd_10": PGD(threat, steps=10)})
 
 
 def autoattack(threat: Threat) -> Suite:
     """AutoAttack `standard` (Croce and Hein, ICML 2020), what robust accuracy means in the field's tables."""
-    return Suite(
-        "autoattack",
-        threat,
-        {
-            "apgd_ce": APGD(threat),
-            "apgd_t": APGD(threat, loss="dlr", targets=9),
-            "fab_t": FAB(_norm(threat)),
-            "square": Square(_norm(threat)),
-        },
-        sequential=True,
-    )
+    attacks: dict[str, Attack] = {
+        "apgd_ce": APGD(threat),
+        "apgd_t": APGD(threat, loss="dlr", targets=9),
+        "fab_t": FAB(require_norm(threat)),
+        "square": Square(require_norm(threat)),
+    }
+    return Suite("autoattack", threat, attacks, sequential=True)
 
 
 def plus(threat: Threat) -> Suite:
     """AutoAttack `plus`: the untargeted attacks with five restarts, and the targeted ones."""
-    return Suite(
-        "plus",
-        threat,
-        {
-            "apgd_ce": APGD(threat, restarts=5),
-            "apgd_dlr": APGD(threat, loss="dlr", restarts=5),
-            "fab": FAB(_norm(threat), targets=0, restarts=5),
-            "square": Square(_norm(threat)),
-            "apgd_t": APGD(threat, loss="dlr", targets=9),
-            "fab_t": FAB(_norm(threat)),
-        },
-        sequential=True,
-    )
+    attacks: dict[str, Attack] = {
+        "apgd_ce": APGD(threat, restarts=5),
+        "apgd_dlr": APGD(threat, loss="dlr", restarts=5),
+        "fab": FAB(require_norm(threat), targets=0, restarts=5),
+        "square": Square(require_norm(threat)),
+        "apgd_t": APGD(threat, loss="dlr", targets=9),
+        "fab_t": FAB(require_norm(threat)),
+    }
+    return Suite("plus", threat, attacks, sequential=True)
 
 
 def rand(threat: Threat) -> Suite:
-    """AutoAttack `rand`, for a net that is random itself: each gradient is the mean of 20 draws."""
-    attacks: dict[str, Attack] = {
-        "apgd_ce": APGD(threat, draws=20),
-        "apgd_dlr": APGD(threat, loss="dlr", draws=20),
-    }
+    """AutoAttack `rand`, for a randomised net: each gradient is the mean of 20 draws."""
+    attacks: dict[str, Attack] = {"apgd_ce": APGD(threat, draws=20), "apgd_dlr": APGD(threat, loss="dlr", draws=20)}
     return Suite("rand", threat, attacks, sequential=True)
 
 
 def apgd(threat: Threat) -> Suite:
-    """APGD alone, on cross-entropy and DLR: AutoAttack's first look, at a fiftieth of its cost."""
+    """APGD alone, on cross-entropy and DLR: AutoAttack's first attacks, at a fiftieth of its cost."""
     return Suite("apgd", threat, {"apgd_ce": APGD(threat), "apgd_dlr": APGD(threat, loss="dlr")}, sequential=True)
 
 
 def square(threat: Threat) -> Suite:
-    """Square alone: what 5,000 queries find without a gradient."""
-    return Suite("square", threat, {"square": Square(_norm(threat))}, sequential=True)
+    """Square alone: 5,000 queries, no gradient."""
+    return Suite("square", threat, {"square": Square(require_norm(threat))}, sequential=True)
 
 
 def transfer(threat: Threat, source: nn.Module) -> Suite:
-    """PGD-20 and CW-20 made against `source`, a net with the same classes: what whoever has another net can do."""
+    """PGD-20 and CW-20 on `source`, a net with the same classes: the threat of an attacker with a surrogate net."""
     margin = "transfer_cw_inf" if isinstance(threat, Linf) else "transfer_cw_l2"
     weights = hash_of(source)
-    return Suite(
-        "transfer",
-        threat,
-        {
-            "transfer_pgd20": Transfer(PGD(threat, steps=20, step=threat.eps / 4), source, weights),
-            margin: Transfer(CW(threat, steps=20, step=threat.eps / 4), source, weights),
-        },
-    )
+    attacks: dict[str, Attack] = {
+        "transfer_pgd20": Transfer(PGD(threat, steps=20, step=threat.eps / 4), source, weights),
+        margin: Transfer(CW(threat, steps=20, step=threat.eps / 4), source, weights),
+    }
+    return Suite("transfer", threat, attacks)
 
 
 def deployed(threat: Threat, source: nn.Module | None = None, queries: int = 5000) -> Suite:
-    """Three answers to how robust a file for a device is, each from all images it gets right.
+    """Three attacks on an exported file, each on all correctly classified images.
 
-    By images that PGD-20 and CW-20 made against `source`, the net that was exported (left out where there is none);
-    by APGD on cross-entropy and DLR against the file itself, along the gradients of its simulated graph; and by Square,
-    which only asks the file, with so many `queries` for each image. An image counts as robust if it survives all.
+    Transfer: PGD-20 and CW-20 on `source`, the net that was exported. White box: APGD on cross-entropy and DLR along
+    the gradients of the file's simulated graph. Black box: Square on the file's logits.
+
+    Parameters
+    ----------
+    threat
+        The ball around x; Linf or L2.
+    source
+        The exported net; None leaves the transfer attacks out.
+    queries
+        Square's queries per image.
     """
-    first = {} if source is None else transfer(threat, source).attacks
-    own: dict[str, Attack] = {
+    transferred = {} if source is None else transfer(threat, source).attacks
+    direct: dict[str, Attack] = {
         "apgd_ce": APGD(threat),
         "apgd_dlr": APGD(threat, loss="dlr"),
-        "square": Square(_norm(threat), queries=queries),
+        "square": Square(require_norm(threat), queries=queries),
     }
-    return Suite("deployed", threat, first | own)
-
-
-def _norm(threat: Threat) -> Linf | L2:
-    """FAB and Square know these two norms by heart."""
-    if isinstance(threat, Linf | L2):
-        return threat
-    raise ThreatError(f"expected Linf or L2 for FAB and Square, got {type(threat).__name__}: try suites.apgd(threat)")
+    return Suite("deployed", threat, transferred | direct)
 
 
 SUITES: dict[str, Callable[[Threat], Suite]] = {
-    "paper": paper,
-    "quick": quick,
-    "autoattack": autoattack,
-    "plus": plus,
-    "rand": rand,
-    "apgd": apgd,
-    "square": square,
+    suite.__name__: suite for suite in (paper, quick, autoattack, plus, rand, apgd, square)
 }
+"""The suites of a threat alone, by name."""

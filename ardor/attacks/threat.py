@@ -1,6 +1,6 @@
-"""Threats: which perturbations are allowed. A norm is a small value with three functions, not a kind of attack.
+"""Threat models: Linf and L2 balls with their start, ascent step and projection.
 
-Radii and steps are on the [0, 1] scale of the images. Every function returns a fresh tensor.
+Radii and steps are on the [0, 1] scale of the images; images are (B, C, H, W). Every function returns a new tensor.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ Start: TypeAlias = Literal["uniform", "unclipped", "surface", "gaussian", "none"
 eps, then clipped (APGD, FAB). gaussian: x + 0.001 N(0, I), not clipped before the first gradient (TRADES, MART, RSLAD).
 none: x itself."""
 
+RANDOM_IN_BALL = ("uniform", "unclipped", "surface")
+
 GAUSSIAN_START = 0.001
-L2_LARGEST = 10.0  # beyond any published radius on images of up to 224 x 224 pixels; 128 or 36 was meant in 0-255
+L2_LARGEST = 10.0  # beyond any published radius on images of up to 224 x 224 pixels; 128 or 36 is on the 0-255 scale
 
 
 @dataclass(frozen=True)
@@ -44,22 +46,21 @@ class Linf:
         require_radius(self.eps, 1.0)
 
     def start(self, x: Tensor, kind: str, noise: Noise) -> Tensor:
-        """Where an attack begins, as `Start` says."""
-        if kind in ("uniform", "unclipped"):
-            x_adv = x + self.eps * (2 * noise.uniform(x.shape[1:], x.dtype) - 1)
-            return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
+        """The first iterate of an attack, of a `kind` in `Start`."""
+        if kind not in RANDOM_IN_BALL:
+            return _common_start(x, kind, noise)
+        u = 2 * noise.uniform(x.shape[1:], x.dtype) - 1
         if kind == "surface":
-            u = 2 * noise.uniform(x.shape[1:], x.dtype) - 1
-            largest = u.flatten(1).abs().amax(1)
-            return (x + self.eps * (u / (_per_image(largest, x) + 1e-12))).clamp(0, 1)
-        return _plain_start(x, kind, noise)
+            u = u / (per_image(u.flatten(1).abs().amax(1), x) + 1e-12)
+        x_adv = x + self.eps * u
+        return x_adv if kind == "unclipped" else x_adv.clamp(0, 1)
 
     def ascend(self, x: Tensor, grad: Tensor, step: float | Tensor) -> Tensor:
-        """One step along the gradient's sign, of one length or of one for each image (B,)."""
-        return x + (_per_image(step, x) if isinstance(step, Tensor) else step) * grad.sign()
+        """One step along the gradient's sign; `step` is one length or one per image (B,)."""
+        return x + (per_image(step, x) if isinstance(step, Tensor) else step) * grad.sign()
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """The nearest point of the ball around x that is an image."""
+        """Nearest point of the ball around x within [0, 1]."""
         return x_adv.clamp(x - self.eps, x + self.eps).clamp(0, 1)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -83,28 +84,27 @@ class L2:
         require_radius(self.eps, L2_LARGEST)
 
     def start(self, x: Tensor, kind: str, noise: Noise) -> Tensor:
-        """Where an attack begins, as `Start` says; uniform in the ball's volume."""
-        if kind in ("uniform", "unclipped"):
-            direction = noise.normal(x.shape[1:], x.dtype)
-            radius = noise.uniform((), x.dtype) ** (1 / math.prod(x.shape[1:]))
-            x_adv = x + _per_image(self.eps * radius / length(direction), x) * direction
-            return x_adv.clamp(0, 1) if kind == "uniform" else x_adv
+        """The first iterate of an attack, of a `kind` in `Start`; uniform in the ball's volume."""
+        if kind not in RANDOM_IN_BALL:
+            return _common_start(x, kind, noise)
+        direction = noise.normal(x.shape[1:], x.dtype)
         if kind == "surface":
-            direction = noise.normal(x.shape[1:], x.dtype)
-            return (x + self.eps * (direction / _per_image(length(direction) + 1e-12, x))).clamp(0, 1)
-        return _plain_start(x, kind, noise)
+            return (x + self.eps * (direction / per_image(length(direction) + 1e-12, x))).clamp(0, 1)
+        radius = noise.uniform((), x.dtype) ** (1 / math.prod(x.shape[1:]))
+        x_adv = x + per_image(self.eps * radius / length(direction), x) * direction
+        return x_adv if kind == "unclipped" else x_adv.clamp(0, 1)
 
     def ascend(self, x: Tensor, grad: Tensor, step: float | Tensor) -> Tensor:
-        """One step of the given length, or of one for each image, along the gradient, however small; none at zero."""
+        """One step of length `step`, a number or (B,), along the gradient, however small; none at a zero gradient."""
         largest = grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
-        direction = grad / _per_image(largest, x)  # a confident net's gradients vanish, its weakness does not
-        return x + _per_image(step / (length(direction) + 1e-12), x) * direction
+        direction = grad / per_image(largest, x)  # before the norm, which underflows for a confident net's gradients
+        return x + per_image(step / (length(direction) + 1e-12), x) * direction
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Onto the ball around x, then into the box of images; clipping toward x in the box never leaves the ball."""
+        """Onto the ball around x, then onto [0, 1]: clipping moves toward x, so it stays in the ball."""
         delta = x_adv - x
         shrink = (self.eps / (length(delta) + 1e-12)).clamp(max=1)
-        return (x + _per_image(shrink, x) * delta).clamp(0, 1)
+        return (x + per_image(shrink, x) * delta).clamp(0, 1)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """(B,): the size of each perturbation in this norm."""
@@ -112,13 +112,13 @@ class L2:
 
 
 def length(v: Tensor) -> Tensor:
-    """(B,): Euclidean length of each image-shaped row."""
+    """Euclidean norm of each row, (B, ...) -> (B,)."""
     norm: Tensor = torch.linalg.vector_norm(v.flatten(1), dim=1)
     return norm
 
 
 def require_radius(eps: float, largest: float) -> None:
-    """Refuse a radius that cannot be meant on the [0, 1] scale. Raises ThreatError."""
+    """Check that a radius is in (0, largest] on the [0, 1] scale. Raises ThreatError."""
     if not isinstance(eps, numbers.Real):
         raise ThreatError(f"expected eps as a number, got {eps!r}: type for example Linf(8 / 255)")
     if 0 < eps <= largest:
@@ -131,38 +131,47 @@ def require_radius(eps: float, largest: float) -> None:
     raise ThreatError(f"expected a positive eps, got {eps:g}: type for example 8/255 (clean accuracy needs no attack)")
 
 
-def _plain_start(x: Tensor, kind: str, noise: Noise) -> Tensor:
-    if kind == "gaussian":
-        return x + GAUSSIAN_START * noise.normal(x.shape[1:], x.dtype)
-    if kind == "none":
-        return x.detach().clone()
-    require_word(kind, get_args(Start), "a start")
-    raise AssertionError(kind)  # the caller has dealt with the other two
+def _common_start(x: Tensor, kind: str, noise: Noise) -> Tensor:
+    """The starts that do not depend on the norm."""
+    require_choice(kind, get_args(Start), "a start")
+    return x.detach().clone() if kind == "none" else x + GAUSSIAN_START * noise.normal(x.shape[1:], x.dtype)
 
 
-def _per_image(scale: Tensor, x: Tensor) -> Tensor:
-    return scale.reshape(-1, *(1,) * (x.ndim - 1))
+def per_image(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) reshaped to (B, 1, ...), to broadcast over the images `like` (B, ...)."""
+    return value.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def step_or_default(step: float | None, threat_eps: float) -> float:
-    """The attack's step, or eps / 4 (2/255 in 8/255) where none is given. Raises ThreatError."""
+    """The attack's step; None is eps / 4, which is 2/255 at 8/255. Raises ThreatError."""
     resolved = threat_eps / 4 if step is None else step
     if not resolved > 0:
         raise ThreatError(f"expected a positive step, got {resolved:g}: type for example 2/255")
     return resolved
 
 
-def require_steps(steps: int) -> None:
-    """Refuse an attack that takes no step: it would judge its own start. Raises ThreatError."""
-    if steps < 1:
-        raise ThreatError(f"expected at least 1 step, got {steps}: type for example 10")
+def require_at_least(least: int, **counts: int) -> None:
+    """Check the counts of an attack: without a step it would only evaluate its start. Raises ThreatError."""
+    for name, count in counts.items():
+        if count < least:
+            raise ThreatError(f"expected {name} of at least {least}, got {count}: type for example {name}={least}")
 
 
-def require_word(word: str, choices: Iterable[str], what: str) -> None:
-    """Refuse a misspelt start or loss when the attack is made, not when it runs. Raises ThreatError."""
-    if word not in choices:
-        raise ThreatError(f"expected {what} as one of {', '.join(choices)}, got {word!r}: type one of these")
+def require_choice(value: str, choices: Iterable[str], what: str) -> None:
+    """Check a start or loss when the attack is built, not when it runs. Raises ThreatError."""
+    if value not in choices:
+        raise ThreatError(f"expected {what} as one of {', '.join(choices)}, got {value!r}: type one of these")
+
+
+def require_norm(threat: object) -> Linf | L2:
+    """The threat, for FAB and Square, which are defined in Linf and L2 only. Raises ThreatError."""
+    if isinstance(threat, Linf | L2):
+        return threat
+    raise ThreatError(
+        f"expected Linf or L2 for FAB and Square, got {type(threat).__name__}: type for example "
+        "Linf(8 / 255), or use suites.apgd(threat)"
+    )
 
 
 BY_NAME: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
-"""The norms by the word that names them at the shell and in reports, in lower case."""
+"""The norms by their lower-case names, as in commands and reports."""

@@ -1,7 +1,7 @@
-"""Transfer: images made against another net, whose gradients are at hand, and judged on this one.
+"""Transfer: adversarial images of a surrogate net, evaluated on the attacked one.
 
-The black-box column of the field's tables: PGD-20 and CW_inf on an adversarially trained ResNet-50 (evaluation.md,
-section 3). The attacked net is asked nothing, so what it hides cannot help it.
+The black-box column of the field's tables: PGD-20 and CW_inf on an adversarially trained ResNet-50. The attacked net
+is not queried, so masked gradients do not protect it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ardor.types import Attack, Images, Labels, Net
 
 @dataclass(frozen=True)
 class Transfer:
-    """An attack on another net, judged on this one.
+    """An attack on a surrogate net.
 
     Parameters
     ----------
@@ -34,6 +34,6 @@ class Transfer:
     weights: str = ""
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
-        """(B, C, H, W) in the attack's threat around x, all adversarial for the source as far as it could."""
+        """The attack's images (B, C, H, W) for `source`; `net` is not called."""
         with attack_view(self.source.to(x.device)) as source:
             return self.attack(source, x, y, noise)

@@ -1,10 +1,11 @@
-"""What the shell shows: progress while work goes on, and the result; moving on a terminal, plain lines elsewhere."""
+"""Terminal output: progress while a command runs, and its result; live on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -23,7 +25,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ardor.evaluation.progress import Progress as Judged
+from ardor.evaluation.progress import Progress as EvaluationProgress
 from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord, StepProgress
 
@@ -36,101 +38,96 @@ def say(text: str) -> None:
     out.print(text, markup=False)
 
 
-def training(records: Iterable[EpochRecord], total: int, title: str) -> list[EpochRecord]:
-    """Draw a run epoch by epoch, and hand its records back. title: the run's folder."""
-    done = []
-    with watching(total, title) as tell:
-        for record in records:
-            done.append(record)
-            tell(record)
-    return done
-
-
 @contextmanager
 def watching(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[EpochRecord | StepProgress], None]]:
-    """A board on a terminal, and a plain line per epoch anywhere: call the given function with every Epoch and Moment.
+    """A live board on a terminal, and a plain line per epoch anywhere, for a run's records.
 
-    total: the run's epochs. title: its folder. quiet: nothing at all, for all but one of several processes.
+    Parameters
+    ----------
+    total
+        Epochs of the run.
+    title
+        Folder of the run.
+    quiet
+        No output: for all but one of several processes.
+
+    Yields
+    ------
+    Callable
+        To be called with every EpochRecord and StepProgress.
     """
     board = Board(total, title)
 
-    def tell(now: EpochRecord | StepProgress) -> None:
-        board.take(now)
-        if isinstance(now, EpochRecord) and not quiet:
-            err.print(str(now), markup=False)
+    def show(event: EpochRecord | StepProgress) -> None:
+        board.update(event)
+        if isinstance(event, EpochRecord) and not quiet:
+            err.print(str(event), markup=False)
 
     if quiet or not err.file.isatty():
-        yield tell
+        yield show
         return
     with Live(board, console=err, transient=True):
-        yield tell
+        yield show
 
 
 class Board:
-    """What is known of a run while it trains, as a few lines that can be drawn at any time."""
+    """The state of a run while it trains, as up to three lines: progress, loss, validation."""
 
     def __init__(self, total: int, title: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._total, self._title, self._clock = total, title, clock
-        self._began, self._from, self._done = clock(), 0.0, 0.0
-        self._known = False  # where this process began is known once it tells of something
-        self._epoch, self._step, self._speed = 1, "", ""
+        self._total, self._title, self._clock, self._started = total, title, clock, clock()
+        self._first: float | None = None  # epochs before this process, known from its first event
+        self._done, self._epoch, self._step, self._speed = 0.0, 1, "", ""
         self._terms: Mapping[str, float] = {}
-        self._looked: Mapping[str, Any] | None = None
+        self._validated: Mapping[str, Any] | None = None
         self._best: Mapping[str, Any] | None = None
-        for line in Run(title).metrics():  # of a run that goes on
-            self._epoch = min(line["epoch"] + 1, total)
-            self._look(line)
+        for record in Run(title).metrics():  # of a resumed run
+            self._epoch = min(record["epoch"] + 1, total)
+            self._validate(record)
 
-    def take(self, now: EpochRecord | StepProgress) -> None:
-        """Learn of a step or of a whole epoch."""
-        if not self._known:
-            self._known, self._from = True, now.epoch - 1
-        self._terms = now.terms
-        speed = getattr(now, "images_per_second", None)
-        self._speed = self._speed if speed is None else f"{speed:.0f} images/s"
-        if isinstance(now, StepProgress):
-            self._done, self._epoch = now.epoch - 1 + now.step / now.steps, now.epoch
-            self._step = f"step {now.step}/{now.steps}"
+    def update(self, event: EpochRecord | StepProgress) -> None:
+        """Take a step's or an epoch's figures."""
+        self._first = event.epoch - 1 if self._first is None else self._first
+        self._terms = event.terms
+        if isinstance(event, StepProgress):
+            self._done, self._epoch = event.epoch - 1 + event.step / event.steps, event.epoch
+            self._step, self._speed = f"step {event.step}/{event.steps}", f"{event.images_per_second:.0f} images/s"
         else:
-            self._done, self._epoch, self._step = now.epoch, min(now.epoch + 1, self._total), ""
-            self._look(vars(now))
+            self._done, self._epoch, self._step = event.epoch, min(event.epoch + 1, self._total), ""
+            self._validate(vars(event))
 
     def __rich__(self) -> Group:
-        """The lines: how far, the loss, the validation."""
+        """The lines that are not empty."""
         head = Table.grid(padding=(0, 2))
         bar = ProgressBar(total=self._total, completed=self._done, width=20)
-        after = [Text(word) for word in (self._step, self._left()) if word]
-        head.add_row(Text(self._title), Text(f"epoch {self._epoch}/{self._total}"), bar, *after)
+        texts = [Text(text) for text in (self._step, self._left()) if text]
+        head.add_row(Text(self._title), Text(f"epoch {self._epoch}/{self._total}"), bar, *texts)
         lines = [Text("  ".join(line), overflow="ellipsis", no_wrap=True) for line in (self._loss(), self._val())]
         return Group(head, *(line for line in lines if line))
 
-    def _look(self, record: Mapping[str, Any]) -> None:
-        if record.get("val_clean") is None or record.get("val_robust") is None:
-            return
-        self._looked = record
-        if record.get("best"):
-            self._best = record
+    def _validate(self, record: Mapping[str, Any]) -> None:
+        if record.get("val_clean") is not None and record.get("val_robust") is not None:
+            self._validated = record
+            self._best = record if record.get("best") else self._best
 
     def _left(self) -> str:
-        """The time for the rest at the pace of this process, validation included."""
-        made = self._done - self._from
-        if made <= 0:
+        """The remaining time at the pace of this process, validation included."""
+        done = self._done - (self._first or 0)
+        if done <= 0:
             return ""
-        return f"{_duration((self._clock() - self._began) / made * (self._total - self._done))} left"
+        return f"{duration((self._clock() - self._started) / done * (self._total - self._done))} left"
 
     def _loss(self) -> list[str]:
         if not self._terms:
             return []
         terms = [f"{name} {value:.4f}" for name, value in self._terms.items()]
-        return [f"loss {sum(self._terms.values()):.4f}", *terms, *([self._speed] if self._speed else [])]
+        return [f"loss {sum(self._terms.values()):.4f}", *terms, *filter(None, [self._speed])]
 
     def _val(self) -> list[str]:
-        if self._looked is None:
+        if (last := self._validated) is None:
             return []
-        found = [f"val {_accuracies(self._looked)} at epoch {self._looked['epoch']}"]
-        if self._looked.get("averaged_robust") is not None:
-            found.append(f"averaged {_accuracies(self._looked, 'averaged')}")
-        return found + ([f"best {_accuracies(self._best)} at epoch {self._best['epoch']}"] if self._best else [])
+        parts = [f"val {_accuracies(last)} at epoch {last['epoch']}"]
+        parts += [f"averaged {_accuracies(last, 'averaged')}"] if last.get("averaged_robust") is not None else []
+        return parts + ([f"best {_accuracies(self._best)} at epoch {self._best['epoch']}"] if self._best else [])
 
 
 def _accuracies(record: Mapping[str, Any], of: str = "val") -> str:
@@ -139,44 +136,40 @@ def _accuracies(record: Mapping[str, Any], of: str = "val") -> str:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal: call the given function with how much is done and a word on it. Nothing elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[word]}"),
-    )
-    with Progress(*columns, console=err, transient=True, disable=not sys.stderr.isatty()) as bars:
-        task = bars.add_task(title, total=total, word="")
-        yield lambda done, word: bars.update(task, completed=done, word=word)
+    """A bar on a terminal, and no output elsewhere. Yields a function of the number of finished parts and a text."""
+    count = MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
+    with _bar(title, total, *count) as bar:
+        yield lambda done, text: bar(completed=done, text=text)
 
 
 @contextmanager
-def evaluation(quiet: bool = False) -> Iterator[Callable[[Judged], None]]:
-    """A bar over the whole suite on a terminal, with a line for each attack that is done; nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[word]}"))
-    with Progress(*columns, console=err, transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
-        task = bars.add_task("", total=1, word="")
-        last: Judged | None = None
+def evaluation(quiet: bool = False) -> Iterator[Callable[[EvaluationProgress], None]]:
+    """A bar over the whole suite on a terminal, with a line for each finished attack; no output elsewhere."""
+    with _bar("", 1, TaskProgressColumn(), quiet=quiet) as bar:
+        last: EvaluationProgress | None = None
 
-        def tell(now: Judged) -> None:
+        def show(now: EvaluationProgress) -> None:
             nonlocal last
-            if last is not None and last.attack != now.attack and not bars.disable:
-                bars.console.print(f"{last.attack}: {100 * last.robust:.2f} % robust", markup=False)
+            if last is not None and last.attack != now.attack and not quiet and sys.stderr.isatty():
+                err.print(f"{last.attack}: {100 * last.robust:.2f} % robust", markup=False)
             last = now
-            where = f" {now.round}/{now.rounds}" if now.rounds > 1 else ""
-            left = "" if now.seconds is None else f", at most {_duration(now.seconds)} left"
-            word = f"{now.done}/{now.todo} images, {100 * now.robust:.2f} % robust so far{left}"
-            bars.update(task, description=now.attack + where, completed=now.share, word=word)
+            rounds = f" {now.round}/{now.rounds}" if now.rounds > 1 else ""
+            left = "" if now.seconds is None else f", at most {duration(now.seconds)} left"
+            text = f"{now.done}/{now.todo} images, {100 * now.robust:.2f} % robust so far{left}"
+            bar(description=now.attack + rounds, completed=now.share, text=text)
 
-        yield tell
+        yield show
 
 
-def _duration(seconds: float) -> str:
-    """As a person says it: 45 s, 12 min, 3.5 h."""
+@contextmanager
+def _bar(title: str, total: int, *columns: ProgressColumn, quiet: bool = False) -> Iterator[Callable[..., None]]:
+    row = TextColumn("{task.description}"), BarColumn(), *columns, TextColumn("{task.fields[text]}")
+    with Progress(*row, console=err, transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
+        yield functools.partial(bars.update, bars.add_task(title, total=total, text=""))
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min or 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

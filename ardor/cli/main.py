@@ -6,12 +6,13 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from ardor.cli.words import split_words
+from ardor.cli.words import require_parts, split_words
 from ardor.errors import ArdorError, ConfigError
 from ardor.storage.imports import nearest
 from ardor.version import __version__
@@ -47,66 +48,64 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the words of a command line; return the exit code: 0, 2 for a refusal, 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in words
+    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         return run([word for word in words if word != "--debug"])
     except KeyboardInterrupt:
-        Console(stderr=True).print("\nardor: stopped; what was finished is kept, and the same command goes on with it.")
+        stderr.print("\nardor: stopped; what was finished is kept, and the same command continues from it.")
         return INTERRUPTED
     except Exception as error:
-        if debug:
+        if "--debug" in words:
             traceback.print_exc()
         text = " ".join(str(error).split())
         if not isinstance(error, ArdorError | CycloptsError):
-            text = f"expected this to work, got {type(error).__name__}: {text}: type the same with --debug to see where"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"ardor: {text}", markup=False)
+            text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
+        stderr.print(f"ardor: {text}", markup=False)
         return 2
 
 
 def run(words: Sequence[str]) -> int:
     """Parse the words and call the command that they name. Raises ArdorError and CycloptsError."""
-    command, bound, overrides = parse(words)
-    if words and words[0] in COMMANDS:
-        from ardor.cli.options import print_options  # here, for both import torch
-        from ardor.engine.threads import restored
+    command, bound = parse(words)
+    if not words or words[0] not in COMMANDS:
+        command(*bound.args, **bound.kwargs)
+        return 0
+    from ardor.cli.options import print_options  # here, for both import torch
+    from ardor.engine.threads import restored
 
-        with restored():
-            code = command(*bound.args, **bound.kwargs, **overrides)
-        if command.__name__ == "help_print":
-            print_options(words)
-        return code if isinstance(code, int) else 0
-    command(*bound.args, **bound.kwargs)
-    return 0
+    with restored():
+        code = command(*bound.args, **bound.kwargs)
+    if command.__name__ == "help_print":
+        arguments: dict[str, Any] = {}
+        with suppress(CycloptsError):  # a word may be missing where help is requested
+            arguments = parse([word for word in words if word not in ("--help", "-h")])[1].arguments
+        print_options(words[0], arguments)
+    return code if isinstance(code, int) else 0
 
 
-def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments, dict[str, Any]]:
-    """The function that the words call, its arguments, and its dotted options as the argument `overrides`.
-
-    Raises ConfigError and CycloptsError.
-    """
+def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
+    """The function that the words call, and its arguments. Raises ConfigError and CycloptsError."""
     name = words[0] if words else "--help"
     if not name.startswith("-") and name not in COMMANDS:  # before a command is imported
         near = nearest(name, COMMANDS)
         raise ConfigError(f'expected a command, got "{name}"{near}: type one of {", ".join(COMMANDS)}')
     plain, overrides = split_words(words)
+    require_parts(name, overrides)
     shell = App(
         "ardor",
         help=HELP,
         version=__version__,
         result_action="return_value",
-        default_parameter=Parameter(name_transform=lambda name: name),  # options are spelt as in Python and recipes
+        default_parameter=Parameter(name_transform=lambda name: name, negative="", consume_multiple=True),
         suppress_keyboard_interrupt=False,
     )
     for number, (word, text) in enumerate(COMMANDS.items()):
         function = f"ardor.cli.commands.{word}:{word}"
         shell.command(function, name=word, help=None if word == name else text, sort_key=number)
-    command, bound, ignored = shell.parse_args(plain, exit_on_error=False, print_error=False)
-    if "overrides" in ignored:
-        return command, bound, {"overrides": overrides}
-    if overrides and command.__name__ != "help_print":
-        key = next(iter(overrides))
-        raise ConfigError(f"expected no dotted options for ardor {name}, got --{key}.{next(iter(overrides[key]))}")
-    return command, bound, {}
+    command, bound, unparsed = shell.parse_args(plain, exit_on_error=False, print_error=False)
+    if "overrides" in unparsed:
+        bound.arguments["overrides"] = overrides
+    return command, bound
 
 
 if __name__ == "__main__":

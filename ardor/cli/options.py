@@ -5,48 +5,34 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from docstring_parser import DocstringStyle, parse
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ardor import data, models
-from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.selection import Overrides, configuration
-from ardor.cli.words import split_words
+from ardor.cli.commands.train import TrainWords
+from ardor.cli.words import PARTS
 from ardor.data import load
 from ardor.storage.config import as_text, find_class, name_of, parameters
 from ardor.training.job import method_of, recipe_of
-from ardor.training.recipe import Recipe
 
-PIECES = {
-    "train": ("method", "recipe", "threat", "data", "student", "teacher", "averaging"),
-    "plan": ("method", "recipe", "threat", "data", "student", "teacher", "averaging"),
-    "evaluate": ("threat", "data", "model"),
-    "doctor": ("threat", "data", "model"),
-    "gate": ("threat", "data", "teacher", "student"),
-    "export": ("threat", "data", "model"),
-    "deploy": ("threat", "data"),
-}
-"""The keys under which a command has dotted options."""
+DEFAULTS = {"method": "rslad", "threat": "linf", "recipe": "recipe"}
+"""What a part is where nothing names it."""
 
 
-def print_options(words: Sequence[str]) -> None:
-    """Display the dotted options of a command, of the pieces that its words name, with their values."""
-    plain, overrides = split_words(words)
-    for key, makers, values in _makers(words[0], plain, overrides):
-        rows = list(option_rows(key, *makers, values=values))
-        if rows:
-            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0), expand=True)
-            table.add_column(no_wrap=True, style="cyan")
-            table.add_column(max_width=12)
-            table.add_column(ratio=1)
+def print_options(command: str, arguments: Mapping[str, Any]) -> None:
+    """Display the dotted options of the parts that a command's arguments name, with their values."""
+    for key, makers, values in _makers(command, arguments):
+        if rows := list(option_rows(key, *makers, values=values)):
+            columns = Column(no_wrap=True, style="cyan"), Column(max_width=12), Column(ratio=1)
+            table = Table.grid(*columns, padding=(0, 2, 0, 0), expand=True)
             for option, value, text in rows:
                 table.add_row(option, Text(value), Text(text))
             title = f"Options of {key}, with their values"
@@ -88,36 +74,28 @@ def _shown(default: Any) -> str:
     return "" if default is None else str(default)
 
 
-def _makers(
-    command: str, words: Sequence[str], overrides: Overrides
-) -> Iterator[tuple[str, tuple[Callable[..., Any], ...], Any]]:
+def _makers(command: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Callable[..., Any], ...], Any]]:
     """Each key with the callables that its options are parameters of, and an object with their values."""
-    named = dict(zip(words, [*words[1:], ""], strict=True))
-    names = {key: named.get(f"--{key}") for key in PIECES.get(command, ())}
-    first = Path(words[1]) if len(words) > 1 and not words[1].startswith("-") else None
-    if command == "gate" and first is not None:
-        names["teacher"] = str(first)
-    config: Mapping[str, Any] = names
+    words = arguments.get("words")
+    config = {key: getattr(words, key, arguments.get(key)) for key in PARTS.get(command, ())}
     objects: dict[str, Any] = {}
     if command in ("train", "plan"):
-        variants = ",".join(filter(None, (named.get("--variant"), "smoke" * ("--smoke" in named))))
-        config = configuration(first, variants, names, overrides)
-        config = {key: {"name": part} if isinstance(part, str) else part for key, part in config.items()}
+        config = (words or TrainWords()).configuration(arguments.get("recipe"), arguments.get("overrides", {}))
+    config = {key: part if isinstance(part, Mapping) else {"name": part} for key, part in config.items()}
+    if command in ("train", "plan"):
         with contextlib.suppress(TypeError):  # a method of the user's may have parameters without a default
             objects = {"method": method_of(config), "recipe": recipe_of(config)}
-    for key in PIECES.get(command, ()):
-        part = config.get(key)
-        name = part.get("name") if isinstance(part, Mapping) else part
-        values = objects.get(key, SimpleNamespace(**part) if isinstance(part, Mapping) else None)
-        if key in ("student", "teacher", "model"):
-            trained = name and (Path(name).is_dir() or models.loading.source_of(name) is not None)
-            if name:
-                yield key, (models.load, *(() if trained else (models.build, models.builder(name)))), values
-        elif key == "data":
-            yield key, (load, *((data.reader(name),) if name else ())), values
-        elif key == "recipe":
-            yield key, (Recipe,), values
-        elif key == "threat":
-            yield key, (find_class(name, "threat", key) if name else Linf,), values
-        elif name or key == "method":
-            yield key, (find_class(name or "rslad", key, key),), values
+    for key in PARTS.get(command, ()):
+        part = config.get(key) or {}
+        name = part.get("name") or DEFAULTS.get(key)
+        makers: tuple[Callable[..., Any], ...]
+        if key == "data":
+            makers = (load, *((data.reader(name),) if name else ()))
+        elif not name:
+            continue
+        elif key in ("student", "teacher", "model"):
+            trained = Path(name).is_dir() or models.loading.source_of(name) is not None
+            makers = (models.load, *(() if trained else (models.build, models.builder(name))))
+        else:
+            makers = (find_class(name, key, key),)
+        yield key, makers, objects.get(key, SimpleNamespace(**part))

@@ -1,37 +1,119 @@
-"""What a command is about: its configuration (file, variants, words), and a run's threat and images."""
+"""What a command is about: its configuration (file, variants, options), its net, images and threat."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias
 
-from ardor import data
+from cyclopts import Parameter, Token
+from torch import nn
+
+from ardor import data, models
 from ardor.attacks.threat import BY_NAME, Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError
-from ardor.storage.config import arguments, build, merged
+from ardor.models.loading import net_for
+from ardor.storage.config import arguments, build, merged, number
 from ardor.storage.recipes import read_recipe
 from ardor.storage.runs import Run
 from ardor.types import Threat
 
-Overrides = dict[str, Any]
+Overrides: TypeAlias = Annotated[dict[str, Any], Parameter(parse=False)]
 """The dotted options of a command line, nested: see `split_words`."""
+
+Checkpoint: TypeAlias = Literal["best", "last", "averaged"]
+
+
+def _number(kind: Any, tokens: Sequence[Token]) -> float:
+    try:
+        return number(tokens[0].value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+Number: TypeAlias = Annotated[float, Parameter(converter=_number)]
+"""An option that takes 8/255, too."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class NetWords:
+    """The net, images and threat of a command; those of RUN where they are not typed.
+
+    Parameters
+    ----------
+    model
+        Name of a net or file.py:Name, instead of RUN.
+    weights
+        File of its weights: .safetensors, or .pt read with weights_only.
+    data
+        Data set; default the run's.
+    threat
+        linf or l2; default the run's.
+    checkpoint
+        Checkpoint of the run.
+    seed
+        Seed of the attacks' random starts.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    data: str | None = None
+    threat: str | None = None
+    checkpoint: Checkpoint = "best"
+    seed: int = 0
+
+    def load(
+        self, run: Path | None, part: str, overrides: Overrides, exported: nn.Module | None = None
+    ) -> tuple[nn.Module, Split, Threat]:
+        """The net, images and threat; `exported` is the net of RUN where that is an exported file.
+
+        Raises
+        ------
+        ConfigError
+            Unless exactly one net is named.
+        ConfigError, DataError, ModelError, CheckpointError
+            As the functions that make the three.
+        """
+        typed = [f"--{key} {value}" for key in ("model", "weights") if (value := getattr(self, key)) is not None]
+        if run is not None and typed:
+            raise ConfigError(f"expected a run or --model, got {run} and {' '.join(typed)}: type one of them")
+        if run is None and self.model is None:
+            raise ConfigError("expected RUN, or --model NAME --weights FILE --data NAME, got neither: type one of them")
+        if exported is None:
+            config, trained = config_of(run), threat_of(run)
+            net = None if run is None else models.load(run, checkpoint=self.checkpoint)
+        else:
+            metadata: Any = exported.metadata
+            config = {"data": {"name": metadata["check"]["name"]}} if metadata.get("check") else {}
+            net, trained = exported, metadata.get("threat", {})
+        threat = find_threat(self.threat, overrides, trained)
+        split = find_split(config, self.data, part, overrides)
+        if net is None:
+            options = {"name": self.model, "weights": self.weights, **overrides.get("model", {})}
+            net = net_for("model", options, split, fresh=False)
+        return net, split, threat
+
+
+RUN = NetWords()
+"""RUN without other words."""
 
 
 def configuration(
-    recipe: Path | None, variants: str, names: Mapping[str, str | None], overrides: Overrides
+    recipe: Path | None, variants: Sequence[str], names: Mapping[str, str | None], overrides: Overrides
 ) -> dict[str, Any]:
-    """A recipe or run, its variants (commas between), then the names and dotted options typed. Raises ConfigError."""
+    """A recipe or run, its variants, then the names and dotted options that were typed. Raises ConfigError."""
+    is_run = recipe is not None and recipe.is_dir()
+    if variants and (recipe is None or is_run):
+        got, advice = (
+            (f"the run {recipe}", "leave the variant out") if is_run else ("none", "type its name first, say rslad")
+        )
+        raise ConfigError(f"expected a recipe for the variant {', '.join(variants)}, got {got}: {advice}")
     content: dict[str, Any] = {}
-    if variants and recipe is None:
-        raise ConfigError(f"expected a recipe for the variant {variants}, got none: type its name first, say rslad")
-    if variants and recipe is not None and recipe.is_dir():
-        raise ConfigError(f"expected a recipe for the variant {variants}, got the run {recipe}: leave the variant out")
-    if recipe is not None and recipe.is_dir():
-        content = Run(recipe).config
-    elif recipe is not None:
-        content = read_recipe(recipe, names.get("data"), [word for word in variants.split(",") if word])
+    if recipe is not None:
+        content = Run(recipe).config if is_run else read_recipe(recipe, names.get("data"), variants)
     content = {key: part for key, part in content.items() if key not in ("fingerprint", "processes", "threads")}
     typed = {key: {"name": name} for key, name in names.items() if name is not None}
     return dict(merged(merged(content, typed), overrides))
@@ -42,36 +124,30 @@ def config_of(run: str | Path | None) -> dict[str, Any]:
     return Run(run).config if run is not None and Run(run).exists else {}
 
 
-def find_threat(name: str | None, overrides: Overrides, default: Threat | None) -> Threat:
-    """The threat that `--threat` and `--threat.eps` name, else `default`, else L-inf 8/255. Raises ConfigError."""
+def threat_of(run: str | Path | None) -> dict[str, Any]:
+    """The config of the threat that a run was trained under, else validated under; empty where that is no run."""
+    return Run(run).threat if run is not None and Run(run).exists else {}
+
+
+def find_threat(name: str | None, overrides: Overrides, trained: Mapping[str, Any]) -> Threat:
+    """The threat that `--threat` and `--threat.eps` name, else `trained`, else L-inf 8/255. Raises ConfigError."""
+    default = build(trained, "threat") if str(trained.get("name")).lower() in BY_NAME else Linf()
     content = {**({} if name is None else {"name": name}), **overrides.get("threat", {})}
-    threat: Threat = build(content, "threat", default=default or Linf())
+    threat: Threat = build(content, "threat", default=default)
     return threat
 
 
-def trained_threat(run: str | Path | None) -> Threat | None:
-    """The threat that a run's method was trained under, or else validated under; None where that is no run."""
-    content = Run(run).threat if run is not None and Run(run).exists else {}
-    threat: Threat | None = build(content, "threat") if str(content.get("name")).lower() in BY_NAME else None
-    return threat
+def find_data(config: Mapping[str, Any], name: str | None, overrides: Overrides) -> dict[str, Any]:
+    """The arguments of `data.load` for `--data`, else for a config's data, with the dotted options of data."""
+    content = {**(config.get("data", {}) if name is None else {"name": name}), **overrides.get("data", {})}
+    if "name" not in content:
+        raise ConfigError("expected --data with a name, got none: type for example --data digits")
+    return arguments(content, "data", data.load, data.reader(str(content["name"])))
 
 
 def find_split(config: Mapping[str, Any], name: str | None, part: str, overrides: Overrides) -> Split:
-    """The images of `--data`, else the run's own, with the dotted options of data. Raises ConfigError and DataError."""
-    source = {**(config.get("data", {}) if name is None else {"name": name}), **overrides.get("data", {})}
-    if "name" not in source:
-        raise ConfigError("expected --data with a name, got none: type for example --data digits")
-    source = arguments(source, "data", data.load, data.reader(str(source["name"])))
+    """The images of one part of what `find_data` returns. Raises ConfigError and DataError."""
+    source = find_data(config, name, overrides)
     if part == "test":
         return data.load_test(**source)
     return data.load(**source)[0 if part == "train" else 1]
-
-
-def require_overrides(overrides: Overrides, *keys: str) -> None:
-    """Refuse dotted options of what a command does not have. Raises ConfigError."""
-    for key in overrides:
-        if key not in keys:
-            option = next(iter(overrides[key]))
-            raise ConfigError(
-                f"expected options of {', '.join(f'--{k}.' for k in keys)}, got --{key}.{option}: leave it out"
-            )

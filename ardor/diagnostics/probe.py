@@ -1,4 +1,4 @@
-"""Probe: a net, and the images it is tried on."""
+"""Probe: a net and the images on which it is measured."""
 
 from __future__ import annotations
 
@@ -20,12 +20,26 @@ from ardor.types import Attack, Images, Labels, Net, Threat
 STEPS = 20
 
 Mask: TypeAlias = Tensor
-"""(N,) bool: which images are classified correctly."""
+"""(N,) bool: the images that are classified correctly."""
 
 
 @dataclass
 class Probe:
-    """net: judged; view: attacked, the net in eval mode or its twin; data: the images, `batch` at once."""
+    """A net and the images on which it is measured.
+
+    Parameters
+    ----------
+    net
+        The net whose predictions count.
+    view
+        The net that is attacked: `net` in eval mode, or folded.
+    data
+        The images, `batch` at once.
+    batch
+        Images at once.
+    seed
+        Seed of the attacks' random numbers.
+    """
 
     net: nn.Module
     view: Net
@@ -49,7 +63,7 @@ class Probe:
         return torch.cat([logits_of(self.net, x.to(device_of(self.net))).cpu() for x in images])
 
     def correct(self, name: str = "clean", attack: Attack | None = None, alive: Mask | None = None) -> Mask:
-        """Which of the images in `alive`, default all, are right under `attack`, whose noise is called `name`."""
+        """Images in `alive`, default all, that are classified correctly under `attack` with the noise `name`."""
         return correct(self.net, self.view, self.data, attack, name, alive=alive, batch=self.batch, seed=self.seed)
 
 
@@ -59,10 +73,10 @@ def pgd(threat: Threat) -> PGD:
 
 
 def right(logits: Tensor, y: Labels) -> Mask:
-    """Which rows are classified correctly."""
+    """The rows that are classified correctly."""
     return logits.argmax(1) == y
 
 
 def share_of(mask: Mask) -> Proportion:
-    """How many of the images."""
+    """The true entries of all."""
     return Proportion(int(mask.sum()), len(mask))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from ardor import attacks
 from ardor import data as datasets
-from ardor.attacks.threat import BY_NAME
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.models import known as known_nets
-from ardor.storage.config import number
+from ardor.storage.config import build, number
 from ardor.storage.runs import Run, mapping
 from ardor.types import Attack
 
@@ -27,9 +23,33 @@ AUTOATTACK = "AutoAttack"
 class Record:
     """Accuracies that are claimed for a net.
 
-    clean: accuracy in [0, 1]. robust: the same under `attack` within `eps` of `norm` ("linf" or "l2"); None where
-    none is claimed. of: whose record it is. data, shape (C, H, W): of the images; None where unknown. replay: the
-    attack itself, whose noise has the seed `seed`; None where it cannot be run again.
+    Parameters
+    ----------
+    clean
+        Accuracy in [0, 1].
+    robust
+        Accuracy under `attack`, in [0, 1]; None where none is claimed.
+    eps
+        Radius of `robust`, on the [0, 1] scale of the images.
+    of
+        The net that the record is of, for messages.
+    attack
+        Name of the attack.
+    norm
+        linf or l2.
+    data
+        Name of the data set; None where unknown.
+    shape
+        (C, H, W) of the images; None where unknown.
+    replay
+        The attack itself; None where it cannot be run again.
+    seed
+        Seed of its noise.
+
+    Raises
+    ------
+    ConfigError
+        For an accuracy outside [0, 1], or a robust one without eps.
     """
 
     clean: float
@@ -48,7 +68,7 @@ class Record:
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"expected a record in [0, 1], got {value:g}: type 0.6925 for 69.25 %")
         if self.robust is not None and self.eps is None:
-            raise ConfigError("expected an eps with a robust accuracy, got none: say for which it was measured")
+            raise ConfigError("expected an eps with a robust accuracy, got none: add the eps of its measurement")
 
 
 def record_of(name: str | Path | None, net: nn.Module) -> Record | None:
@@ -76,6 +96,10 @@ def record_of_run(folder: str | Path, checkpoint: str = "best") -> Record | None
         return None
     attack, threat, config = measured.attack, mapping(measured.attack.get("threat")), run.config
     robust = measured.robust if "eps" in threat else None
+    replay = None
+    if ":" not in f"{attack.get('name')}{threat.get('name')}":  # third-party code is not imported
+        with suppress(ConfigError, TypeError):  # or of another version
+            replay = build(attack, "attack")
     return Record(
         measured.clean,
         robust,
@@ -84,7 +108,7 @@ def record_of_run(folder: str | Path, checkpoint: str = "best") -> Record | None
         f"{attack.get('name')}-{attack['steps']}" if "steps" in attack else str(attack.get("name")),
         str(threat.get("name")).lower(),
         mapping(config.get("data")).get("name"),
-        replay=_built(attack),
+        replay=replay,
         seed=mapping(config.get("recipe")).get("seed", 0),
     )
 
@@ -95,19 +119,3 @@ def validation_images(folder: str | Path) -> Split:
     recipe = config["recipe"]
     val = datasets.load(**config["data"])[1]
     return val.limit(recipe["val_size"], recipe["seed"]) if recipe["val_size"] else val
-
-
-def _built(config: Mapping[str, Any]) -> Any:
-    """An attack or threat of ours from its config; None for a user's own, or one with fields of another version."""
-    kinds = {name.lower(): getattr(attacks, name) for name in attacks.__all__} | BY_NAME
-    kind = kinds.get(str(config.get("name")).lower())
-    fields = {key: _built(v) if isinstance(v, dict) else _number(v) for key, v in config.items() if key != "name"}
-    with suppress(TypeError):
-        return kind(**fields) if kind else None
-    return None
-
-
-def _number(value: Any) -> Any:
-    with suppress(ConfigError):
-        return number(value) if isinstance(value, str) else value
-    return value

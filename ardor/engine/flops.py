@@ -1,4 +1,4 @@
-"""What a net costs: multiply-accumulates of one image, counted by torch on a real forward pass."""
+"""The cost of a net in multiply-accumulates and passes, counted on real passes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from ardor.types import Images, Logits, Net
 
 
 def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
-    """Multiply-accumulates of one image of `shape` (C, H, W): convolutions and matrix products; modes are put back."""
+    """Multiply-accumulates of one image of `shape` (C, H, W): convolutions and matrix products."""
     with torch.no_grad(), attack_view(net), FlopCounterMode(display=False) as counter:
         net(torch.zeros(1, *shape, device=device_of(net)))
     return int(counter.get_total_flops()) // 2
 
 
 class CountedNet:
-    """A net that counts the images that pass through it, forward and backward to the input; otherwise it is `net`.
+    """A net that counts the images of its forward passes and of the backward passes to its input.
 
-    tick: called after every forward pass with the number of passes of a batch so far, whatever its size.
+    Parameters
+    ----------
+    net : callable
+        Images to logits.
+    tick : callable, optional
+        Called after every forward pass with the number of passes so far, whatever their batch size.
     """
 
     def __init__(self, net: Net, tick: Callable[[int], None] | None = None) -> None:
@@ -46,14 +51,14 @@ class CountedNet:
         return logits
 
     def as_given(self) -> Any:
-        """The net that was given, as for its twin."""
+        """The net itself."""
         return as_given(self.net)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["net"], name)
 
     def reset(self) -> None:
-        """Begin to count again."""
+        """Set the counts to 0."""
         self.forwards = self.backwards = self.calls = 0
 
     def _back(self, grad: Tensor) -> None:
@@ -77,7 +82,7 @@ class Passes:
 
 @contextlib.contextmanager
 def count_flops(layers: Sequence[nn.Module]) -> Iterator[Passes]:
-    """Count what passes through `layers` of a net, which has no twin meanwhile; all hooks are gone afterwards."""
+    """Count the passes through `layers` of a net; their hooks, which also keep the net from folding, end with it."""
     passes = Passes()
     hooks = [hook for layer in layers for hook in _watch(layer, passes)]
     try:
@@ -88,13 +93,13 @@ def count_flops(layers: Sequence[nn.Module]) -> Iterator[Passes]:
 
 
 def _watch(layer: nn.Module, passes: Passes) -> list[Any]:
-    """Hooks on a layer, and on its largest parameter, whose own are called only where its gradient is computed."""
-    waiting = 0.0  # passes back since the last forward one, which are to the weights too where those ask
-    own = max((p for p in layer.parameters() if p.requires_grad), key=Tensor.numel, default=None)
+    """Hooks on a layer, and on its largest parameter, which are called only where its gradient is computed."""
+    waiting = 0.0  # backward passes since the last forward one: to the weights too, if their hook is called
+    weight = max((p for p in layer.parameters() if p.requires_grad), key=Tensor.numel, default=None)
 
     def forward(layer: nn.Module, _: object, out: Tensor) -> None:
         nonlocal waiting
-        waiting, cost, learns = 0.0, _macs(layer, out), own is not None and own.requires_grad
+        waiting, cost, learns = 0.0, _macs(layer, out), weight is not None and weight.requires_grad
         passes.forward += cost
 
         def backward(grad: Tensor) -> None:
@@ -110,7 +115,7 @@ def _watch(layer: nn.Module, passes: Passes) -> list[Any]:
         passes.weights += waiting
         waiting = 0.0
 
-    return [layer.register_forward_hook(forward), *([own.register_hook(weights)] if own is not None else [])]
+    return [layer.register_forward_hook(forward), *([weight.register_hook(weights)] if weight is not None else [])]
 
 
 def _macs(layer: nn.Module, out: Tensor) -> float:

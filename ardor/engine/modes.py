@@ -1,4 +1,4 @@
-"""The modes of a model, put in one visible place: each of these always puts the model back as it was."""
+"""The modes of a model, each a context that restores the model on exit."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
 @contextlib.contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """Put back every submodule's own mode and every parameter's own flag, whatever happened in between."""
+def restored(model: nn.Module) -> Iterator[None]:
+    """Restore every submodule's mode and every parameter's `requires_grad` on exit, also after an error."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     try:
@@ -31,17 +31,26 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
-    """The net as an attack sees it: eval mode, parameters off, both restored on exit.
+    """The net of an attack: eval mode, parameters without gradients, both restored on exit.
 
-    What is handed out is the net's twin (folding.py): the same function with batch norm folded away, faster and equal
-    but for rounding; a net that has none is handed out itself. training=True is the released ARD and IAD: the attack
-    runs on the net itself in train mode, so batch statistics are the batch's own and the running ones drift. Where a
-    recipe declares bfloat16 for the attack, the passes compute in it.
+    Parameters
+    ----------
+    model : nn.Module or a view of one
+        Where it is the loop's student, the passes are in the recipe's attack_precision.
+    training : bool
+        Attack the net itself in train mode, as the released ARD and IAD do: batch statistics are the batch's, and the
+        running ones drift.
+
+    Yields
+    ------
+    callable
+        The folded net (engine/folding.py): the same function but for rounding, and faster; the net itself where it
+        cannot be folded.
     """
     dtype, compiled = torch.float32, False
     if isinstance(model, Computed):
         model, dtype, compiled = model.as_given(), model.attack_dtype, model.compiled
-    with _restored(model):
+    with restored(model):
         model.train(training)
         model.requires_grad_(False)
         view = model if training else folded(model, dtype, compiled)
@@ -50,8 +59,8 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def freeze(model: AnyModule) -> Iterator[AnyModule]:
-    """A teacher: eval mode, parameters off. Not `no_grad`: a method may differentiate through it to its input."""
-    with _restored(model):
+    """A teacher: eval mode, parameters without gradients. Not `no_grad`: a method may differentiate to its input."""
+    with restored(model):
         model.eval()
         model.requires_grad_(False)
         yield model
@@ -59,8 +68,8 @@ def freeze(model: AnyModule) -> Iterator[AnyModule]:
 
 @contextlib.contextmanager
 def train_mode(model: AnyModule) -> Iterator[AnyModule]:
-    """A student that learns: train mode for its passes, and every submodule's own mode back afterwards."""
-    with _restored(model):
+    """A student in training: train mode in every submodule."""
+    with restored(model):
         model.train()
         yield model
 

@@ -1,4 +1,4 @@
-"""What a student's passes compute in, where a recipe declares it: bfloat16 for float32, a compiled twin.
+"""The precision of a student's passes: bfloat16 in place of float32, where a recipe declares it.
 
 bfloat16 stays inside the net. Weights, their gradients, the optimiser, logits, features, losses and batch statistics
 are float32, and so are the teacher, validation and evaluation.
@@ -17,31 +17,40 @@ PRECISION: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class Computed:
-    """A net whose passes compute in `training`, and in `attack` where `attack_view` hands it out; float32 comes out.
+    """A net with a precision of its passes in training, and another in `attack_view`; its outputs are float32.
 
-    compiled: its twin shall be, for the attack. Anything but a call, `features` and `head` is the net's own.
+    Every attribute but `features` and `head` is the net's.
+
+    Parameters
+    ----------
+    net : nn.Module
+        The student.
+    training, attack : torch.dtype
+        float32 or bfloat16.
+    compiled : bool
+        Whether the attack compiles the folded net.
     """
 
     def __init__(self, net: nn.Module, training: torch.dtype, attack: torch.dtype, compiled: bool = False) -> None:
-        self.__dict__.update(net=net, training_dtype=training, attack_dtype=attack, compiled=compiled)
+        self.net, self.training_dtype, self.attack_dtype, self.compiled = net, training, attack, compiled
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        return passed(self.__dict__["net"], self.__dict__["training_dtype"], x)
+        return passed(self.net, self.training_dtype, x)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy and pickle ask for these before there is a net
+        if name.startswith("__"):  # copy and pickle look these up before there is a net
             raise AttributeError(name)
-        found = getattr(self.__dict__["net"], name)
-        return partial(passed, found, self.__dict__["training_dtype"]) if name in ("features", "head") else found
+        value = getattr(self.__dict__["net"], name)
+        return partial(passed, value, self.training_dtype) if name in ("features", "head") else value
 
     def as_given(self) -> nn.Module:
         """The net itself."""
-        return self.__dict__["net"]  # type: ignore[no-any-return]
+        return self.net
 
 
 def passed(net: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Tensor:
-    """One pass in `dtype`: by autocast, which keeps the weights as they are."""
+    """A pass in `dtype`, by autocast, which leaves the weights in float32."""
     if dtype == torch.float32:
         return net(x)
     with torch.autocast(x.device.type, dtype=dtype):
@@ -50,7 +59,7 @@ def passed(net: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Te
 
 
 def computed(net: nn.Module, training: PRECISION, attack: PRECISION, compiled: bool = False) -> Any:
-    """The net as a method gets it: itself where nothing is declared."""
+    """The student of a method's terms: the net itself in float32 without compilation, else `Computed`."""
     if training == attack == "float32" and not compiled:
         return net
     return Computed(net, getattr(torch, training), getattr(torch, attack), compiled)

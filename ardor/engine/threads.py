@@ -21,13 +21,15 @@ def threads_for(net: nn.Module, shape: tuple[int, int, int]) -> int:
 
     Parameters
     ----------
-    net : a net that takes images of `shape`; torch's number where no layer of it can be counted.
-    shape : (C, H, W) of an image.
+    net : nn.Module
+        Torch's number where none of its layers can be counted.
+    shape : tuple of int
+        (C, H, W) of an image.
     """
     present = torch.get_num_threads()
     if present == 1 or any(p.device.type != "cpu" for p in net.parameters()):
         return present
-    with seeded(0):  # the net may draw random numbers
+    with seeded(0):  # for a net with random layers
         return 1 if 0 < macs(net, shape) < SMALL else present
 
 
@@ -40,7 +42,7 @@ def use_threads(number: int) -> None:
 
 @contextlib.contextmanager
 def restored() -> Iterator[None]:
-    """Torch's number of threads is on exit what it was on entry."""
+    """Restore torch's number of threads on exit."""
     number = torch.get_num_threads()
     try:
         yield

@@ -19,8 +19,8 @@ from ardor.types import Attack, Images, Labels, Threat
 class AttackedBatch(NamedTuple):
     """A batch of a split before and after an attack, on the net's device.
 
-    rows: (b,) int64 on the CPU, the batch's rows of the split. x_adv, x: (B, C, H, W) in [0, 1]. y: (B,). B is b, or
-    with padding the size of a full batch, of which the first b count.
+    rows: (b,) int64 on the CPU, the batch's rows of the split. x_adv, x: (B, C, H, W) in [0, 1]. y: (B,) int64. B is b,
+    or with padding the size of a full batch, of which the first b count.
     """
 
     rows: Tensor
@@ -46,7 +46,7 @@ def attacked(
     Parameters
     ----------
     view : Net
-        The net that is attacked, as `attack_view` gives it.
+        The net to attack, from `attack_view`.
     data : Split
         The images.
     attack : Attack or None
@@ -54,7 +54,7 @@ def attacked(
     name : str
         The purpose of the noise: with `seed` and an image's index it fixes the image's random stream.
     batch : int
-        Images at once.
+        Images computed at once.
     seed : int
         Of the attack's random numbers.
     rows : (N,) int64 Tensor or None
@@ -63,11 +63,17 @@ def attacked(
         Repeat the rows of a short batch up to `batch`: one shape for all batches, so that an image's result does not
         depend, not even by rounding, on how many others there are.
     threat : Threat or None
-        What the adversarial images must stay within; None for no check.
+        The adversarial images must lie within it and [0, 1]; None for no check.
+
+    Yields
+    ------
+    AttackedBatch
+        In the order of `rows`.
 
     Raises
     ------
-    ThreatError: the attack returned another shape, or images outside `threat` or [0, 1].
+    ThreatError
+        The attack returned another shape, or images outside `threat` or [0, 1].
     """
     device = device_of(view)
     rows = torch.arange(len(data)) if rows is None else rows
@@ -81,7 +87,21 @@ def attacked(
 
 
 def adversarial(net: nn.Module, data: Split, name: str, attack: Attack, *, batch: int = 256, seed: int = 0) -> Tensor:
-    """(N, C, H, W) on the CPU: the images that `evaluate` judges for this attack of a suite, for every image."""
+    """The adversarial images of a split, as `evaluate` makes them: (N, C, H, W) in [0, 1] on the CPU.
+
+    Parameters
+    ----------
+    net : nn.Module
+        The net to attack.
+    data : Split
+        N images.
+    name : str
+        Of the attack in its suite: part of the noise.
+    attack : Attack
+        One of the suite's.
+    batch, seed : int
+        As of `evaluate`.
+    """
     with attack_view(net) as view:
         batches = attacked(view, data, attack, name, batch=batch, seed=seed, pad=True)
         return torch.cat([one.x_adv[: len(one.rows)].detach().cpu() for one in batches])
@@ -95,31 +115,43 @@ def correct(
     name: str,
     *,
     alive: Tensor | None = None,
-    batch: int = 256,
-    seed: int = 0,
-    pad: bool = False,
-    threat: Threat | None = None,
+    **options: Any,
 ) -> Tensor:
-    """(N,) bool on the CPU: which images `net` classifies correctly under an attack on its `view`; see `attacked`.
+    """Which images `net` classifies correctly under an attack on its `view`: (N,) bool on the CPU.
 
-    alive: (N,) bool, the images that are attacked; the others count as wrong. Raises ModelError for logits that are not
-    finite, and what `attacked` raises.
+    Parameters
+    ----------
+    net : nn.Module
+        The net that classifies.
+    view, data, attack, name
+        As of `attacked`.
+    alive : (N,) bool Tensor or None
+        The images to attack, the others count as wrong; None for all.
+    options
+        `batch`, `seed`, `pad` and `threat` of `attacked`.
+
+    Raises
+    ------
+    ModelError
+        Logits are not finite, or not one row for each image.
+    ThreatError
+        As of `attacked`.
     """
     mask = torch.zeros(len(data), dtype=torch.bool)
     rows = None if alive is None else alive.nonzero().squeeze(1)
     where = "" if attack is None else f" under {name}"
-    for one in attacked(view, data, attack, name, batch=batch, seed=seed, rows=rows, pad=pad, threat=threat):
+    for one in attacked(view, data, attack, name, rows=rows, **options):
         right = logits_of(net, one.x_adv, where).argmax(1) == one.y
         mask[one.rows] = right[: len(one.rows)].cpu()
     return mask
 
 
 def _require_inside(x_adv: Images, x: Images, threat: Threat, name: str) -> None:
-    """An attack that leaves its threat would count as a success what nobody allowed."""
+    """Refuse images outside the threat: they would count as successes."""
     if not isinstance(x_adv, Tensor) or x_adv.shape != x.shape:
         got = tuple(x_adv.shape) if isinstance(x_adv, Tensor) else type(x_adv).__name__
         raise ThreatError(
-            f"expected {name} to return images of shape {tuple(x.shape)}, got {got}: return one for each it was given"
+            f"expected {name} to return images of shape {tuple(x.shape)}, got {got}: return one for each input"
         )
     allowed = threat.eps * (1 + 1e-4) + 1e-6
     distance = getattr(threat, "distance", None)

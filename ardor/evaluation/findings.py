@@ -1,4 +1,4 @@
-"""Finding: what was seen and what to do next; and which findings are only the consequence of another."""
+"""Finding: evidence of a flaw and what to do next; and which findings are only the consequence of another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Severity: TypeAlias = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
 SYMPTOMS = ("sweep", "more_steps", "one_step_wins", "black_box", "pgd_above_autoattack", "restarts")
-"""What shows when gradients mislead, the plainest first."""
+"""Findings on misleading gradients, the plainest first."""
 
 EXPLAINS: dict[str, tuple[str, ...]] = {
     "range": ("constant", "record"),
@@ -28,12 +28,16 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "black_box": SYMPTOMS[4:],
     "pgd_above_autoattack": SYMPTOMS[5:],
 }
-"""A finding -> what follows from it and is not reported beside it, unless it is worse. A cause stands before it."""
+"""A finding -> its consequences, which are not reported beside it unless they are worse. Causes come first."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something a reader of a result must know: what was seen, and what to do next."""
+    """A flaw or limit of a result, with its evidence.
+
+    name: its section in docs/findings.md. severity: "note", "warning" or "error". evidence: with figures. next: what to
+    do.
+    """
 
     name: str
     severity: Severity
@@ -43,18 +47,22 @@ class Finding:
     def __str__(self) -> str:
         return f"{self.severity}: {self.evidence}; {self.next}"
 
+    def text(self) -> str:
+        """A paragraph: severity and name, evidence, next step."""
+        return f"\n{self.severity}: {self.name}\n  seen  {self.evidence}\n  next  {self.next}"
+
 
 def explained(name: str, severity: Severity, findings: Iterable[Finding]) -> bool:
-    """Whether something in `findings`, as severe or more, makes a finding of this name a mere consequence."""
+    """Whether a finding of this name and severity is a consequence of one in `findings` that is at least as severe."""
     least = SEVERITIES.index(severity)
     return any(name in EXPLAINS.get(f.name, ()) and SEVERITIES.index(f.severity) >= least for f in findings)
 
 
 def without_consequences(findings: Sequence[Finding]) -> list[Finding]:
-    """The findings that no other of them explains, in their order."""
+    """The findings that are no consequence of another, in order."""
     return [finding for finding in findings if not explained(finding.name, finding.severity, findings)]
 
 
 def present(*findings: Finding | None) -> list[Finding]:
-    """Those that are not None."""
+    """The arguments that are not None."""
     return [finding for finding in findings if finding is not None]

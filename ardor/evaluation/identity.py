@@ -1,4 +1,4 @@
-"""The identity of an evaluation, by which its report is taken over and its journal entered."""
+"""The identity of an evaluation: a report or journal is reused only where it matches."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from ardor.version import __version__
 
 
 def identity(net: nn.Module, data: Split, suite: Suite, *, batch: int = 256, seed: int = 0) -> dict[str, Any]:
-    """What makes two evaluations the same one: net, images, attacks, seed, batch and versions, as JSON."""
+    """The identity of `evaluate` with these arguments, as JSON: net, images, attacks, seed, batch and versions."""
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     return identity_of_report(empty_report(net, data, suite, attacks, seed, batch), net, attacks)
 
 
 def matching_report(path: Path, wanted: dict[str, Any]) -> Report | None:
-    """The report at `path`, where it is of the evaluation `wanted`, an `identity`; else None.
+    """The report at `path` if it has the identity `wanted`, else None.
 
-    A report does not hold the code of a user's own files, so that may differ.
+    A report does not contain the code of a user's files, so that may differ.
     """
     try:
         report = Report.load(path)
@@ -43,19 +43,19 @@ def matching_report(path: Path, wanted: dict[str, Any]) -> Report | None:
 
 
 def identity_of_report(report: Report, net: nn.Module, attacks: dict[str, Attack]) -> dict[str, Any]:
-    """What makes two evaluations the same one."""
+    """The identity of the evaluation that fills `report`."""
     keys = ("model", "data", "suite", "sequential", "threat", "attacks", "seed", "batch", "versions")
     config = {key: getattr(report, key) for key in keys}
     config["data"] = {key: report.data[key] for key in ("name", "part", "hash")}
     foreign = [m for m in net.modules() if not in_package(type(m)) and type(m).__module__.partition(".")[0] != "torch"]
-    plain = [describe({k: v for k, v in vars(m).items() if isinstance(v, int | float | str)}) for m in foreign]
+    settings = [describe({k: v for k, v in vars(m).items() if isinstance(v, int | float | str)}) for m in foreign]
     code = {name: _code(attack) for name, attack in attacks.items()} | {"net": [_code(type(m)) for m in foreign]}
-    digest = hashlib.sha256(repr((plain, code)).encode()).hexdigest()[:16]  # of a user's own files and settings
+    digest = hashlib.sha256(repr((settings, code)).encode()).hexdigest()[:16]
     return {**config, "n": report.n, "code": digest}
 
 
 def _code(thing: Any) -> Any:
-    """Who made an attack or a layer, and from which file: an edited one is another, whatever its fields say."""
+    """The class or function of an attack or layer, and a hash of its file: an edited one has another identity."""
     if isinstance(thing, partial):
         return [_code(thing.func), describe(list(thing.args)), describe(thing.keywords)]
     kind = thing if hasattr(thing, "__qualname__") else type(thing)
@@ -92,7 +92,7 @@ def empty_report(
 
 
 def _resolved(attack: Attack) -> dict[str, object]:
-    """An attack's hyperparameters as they were used: a step of None is eps / 4."""
+    """The hyperparameters of an attack, with a step of None as eps / 4."""
     config: dict[str, object] = describe(attack)
     if config.get("step", 0) is None:
         config["step"] = describe(attack.threat.eps / 4)  # type: ignore[attr-defined]

@@ -1,14 +1,14 @@
 """The journal of an evaluation: the verdicts of every finished batch, appended once and never changed.
 
-identity.yaml     what is judged: net, data, suite, batch, seed; a folder belongs to one identity
+identity.yaml     what is evaluated: net, data, suite, batch size, seed; a folder belongs to one identity
 journal.jsonl     a line for each finished batch
 images/           on request, the adversarial images of each finished batch
-claims.lock       who works on what: a byte for each batch, locked by its process; the system frees those of a dead one
+claims.lock       a byte for each batch, locked by the process that computes it; the system releases those of a dead one
 
-Any number of processes, on any machines that share the folder, may work on one journal: each takes batches that nobody
-has taken, and reads the others' verdicts. What a batch holds follows from the identity and earlier verdicts alone, so
-the result is the same whoever did it, and after any interruption. The file system must have working locks, as local
-disks and NFS 4 do; where two machines cannot see each other's locks they do some batches twice, with equal verdicts.
+Any number of processes, on any machines that share the folder, may work on one journal: each takes batches that no
+other has taken, and reads the others' verdicts. The verdicts of a batch follow from the identity and earlier verdicts
+alone, so the result does not depend on the process or on interruptions. The file system must have working locks, as
+local disks and NFS 4 do; machines that do not share locks compute some batches twice, with equal verdicts.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import logging
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -36,14 +36,15 @@ log = logging.getLogger(__name__)
 
 _OPEN: set[Path] = set()
 POLL = 0.1
-"""Seconds between two looks at what the other processes have done."""
+"""Seconds between two reads of the journal while other processes compute the batches that are left."""
 
 
 @dataclass(frozen=True)
 class BatchVerdict:
-    """A finished batch: its letters, one an image, and what it cost.
+    """The letters of a finished batch, one per image, and its cost.
 
     stage: "clean" or "ATTACK/ROUND". number: of the batch in its stage. index: the images' positions in the data set.
+    forwards, backwards: images through the net. seconds: of computation.
     """
 
     stage: str
@@ -57,19 +58,28 @@ class BatchVerdict:
 
 @dataclass(frozen=True)
 class Batch:
-    """Work to do: the batch called `number` in its stage, rows of the split and their data set indices."""
+    """A batch to evaluate: its number in its stage, its rows of the split, and their data set indices."""
 
     number: int
     rows: Tensor
     index: list[int]
 
 
-Work = Callable[[Batch], tuple[BatchVerdict, np.ndarray[Any, Any] | None]]
-"""Judges a batch: its entry, and the images to keep, if any, in the order of the letters "b"."""
+Images: TypeAlias = np.ndarray[Any, Any]
+Work: TypeAlias = Callable[[Batch], tuple[BatchVerdict, Images | None]]
+"""Evaluates a batch: its verdict, and the images to save, if any, in the order of the letters "b"."""
 
 
 class Journal:
-    """Where verdicts are kept: in `folder`, or only in memory where it is None."""
+    """The verdicts of an evaluation, in a folder or in memory; `Journal.open` makes one.
+
+    Parameters
+    ----------
+    folder : Path or None
+        None for memory only.
+    images : bool
+        Save the adversarial images too.
+    """
 
     def __init__(self, folder: Path | None, images: bool = False) -> None:
         self.folder, self.images = folder, images
@@ -82,13 +92,28 @@ class Journal:
     @staticmethod
     @contextmanager
     def open(folder: str | Path | None, identity: Mapping[str, Any], images: bool = False) -> Iterator[Journal]:
-        """Make or enter a journal; images: keep them. Raises RunError where it is another's or cannot be used."""
+        """Make a journal, or continue one of the same identity.
+
+        Parameters
+        ----------
+        folder : str, Path or None
+            None for memory only.
+        identity : Mapping
+            What is evaluated, as YAML can express it.
+        images : bool
+            Save the adversarial images too.
+
+        Raises
+        ------
+        RunError
+            The folder has other files or another identity, is in use by this process, or cannot be written or locked.
+        """
         journal = Journal(None if folder is None else Path(folder), images)
         if journal.folder is None:
             yield journal
             return
         name = journal.folder.resolve()
-        if name in _OPEN:  # the system's locks are a process's, not a thread's
+        if name in _OPEN:  # the system's locks belong to a process, not to a thread
             raise RunError(f"expected one evaluation on {folder} in a process, got a second: start another process")
         _OPEN.add(name)
         try:
@@ -99,43 +124,56 @@ class Journal:
             if journal._claims is not None:
                 journal._claims.close()
 
-    def settle(self, stage: str, batches: Sequence[Batch], work: Work) -> Iterator[tuple[Batch, BatchVerdict, bool]]:
-        """Every batch with its entry, and whether it was made since the journal was opened: by `work`, or elsewhere.
+    def complete(self, stage: str, batches: Sequence[Batch], work: Work) -> Iterator[tuple[Batch, BatchVerdict, bool]]:
+        """Compute or read the verdict of every batch of a stage.
 
-        A stage is settled when all its batches are, so the next one may build on it.
+        The stage is complete when the iterator ends, so the next stage may depend on its verdicts.
+
+        Parameters
+        ----------
+        stage : str
+            "clean" or "ATTACK/ROUND".
+        batches : sequence of Batch
+            All batches of the stage, the same in every process.
+        work : Work
+            Evaluates a batch.
+
+        Yields
+        ------
+        tuple of Batch, BatchVerdict and bool
+            The bool is whether the verdict is newer than `Journal.open`.
+
+        Raises
+        ------
+        RunError
+            The journal has a batch of other images, or cannot be written.
         """
         if stage not in self._stages:
             self._stages.append(stage)
-        pending = {batch.number: batch for batch in batches}
+        pending = list(batches)
         while pending:
             self._read()
-            for number in [n for n in pending if self._is_done(stage, n)]:
-                batch = pending.pop(number)
-                yield batch, self._require_same(batch, self._known[stage, number]), (stage, number) not in self._old
-            for batch in pending.values():
-                entry = self._take(stage, batch, work)
-                if entry is not None:
-                    del pending[batch.number]
-                    yield batch, entry, True
-                    break
-            else:
-                if pending:
-                    time.sleep(POLL)
+            left = []
+            for batch in pending:
+                result = self._result(stage, batch, work)
+                if result is None:
+                    left.append(batch)
+                else:
+                    yield batch, *result
+            if len(left) == len(pending):
+                time.sleep(POLL)
+            pending = left
 
-    def entries(self, attacks: Iterable[str]) -> Iterator[BatchVerdict]:
-        """What is known, in the order of the attacks, their rounds and batches."""
-        order = {name: place for place, name in enumerate(attacks)}
+    def entries(self) -> list[BatchVerdict]:
+        """The verdicts of the stages that were completed since `open`, in their order."""
+        return sorted(
+            (entry for entry in self._known.values() if entry.stage in self._stages),
+            key=lambda entry: self._stages.index(entry.stage),
+        )
 
-        def place(key: tuple[str, int]) -> tuple[int, int, int]:
-            name, _, number = key[0].rpartition("/")
-            return order[name], int(number), key[1]
-
-        for key in sorted((key for key in self._known if key[0].rpartition("/")[0] in order), key=place):
-            yield self._known[key]
-
-    def images_of(self, stage: str, number: int) -> np.ndarray[Any, Any]:
-        """The images that a batch kept. Raises RunError where they are gone."""
-        path = self._images(stage, number)
+    def images_of(self, stage: str, number: int) -> Images:
+        """The saved images of a batch, (k, C, H, W) for k letters "b". Raises RunError where they are missing."""
+        path = self._image_file(stage, number)
         try:
             return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
         except (OSError, ValueError, EOFError) as error:
@@ -144,7 +182,7 @@ class Journal:
             ) from error
 
     def _is_done(self, stage: str, number: int) -> bool:
-        """Whether a batch is known, with its images where they are wanted; lost or damaged ones are made again."""
+        """Whether a batch has its verdict and, on request, its images; missing or damaged ones are made again."""
         entry = self._known.get((stage, number))
         if entry is None or not self.images or "b" not in entry.letters:
             return entry is not None
@@ -165,7 +203,7 @@ class Journal:
             self._claims = (folder / "claims.lock").open("ab")
         except OSError as error:
             raise refusal(folder / "claims.lock", error) from error
-        with self._locked(0):
+        with self._lock(0):
             if not path.exists():
                 write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
         try:
@@ -181,36 +219,34 @@ class Journal:
         self._read()
         self._old = set(self._known)
 
-    def _take(self, stage: str, batch: Batch, work: Work) -> BatchVerdict | None:
-        """Do a batch, unless another process does it now or has just done it."""
+    def _result(self, stage: str, batch: Batch, work: Work) -> tuple[BatchVerdict, bool] | None:
+        """The verdict of a batch, and whether it is new; None while another process computes it."""
+        key = stage, batch.number
+        if self._is_done(*key):
+            return self._require_same(batch, self._known[key]), key not in self._old
         if self.folder is None:
-            return work(batch)[0]
-        place = 1 + self._stages.index(stage) * 2**24 + batch.number
-        if not self._lock(place, wait=False):
-            return None
-        try:
+            return work(batch)[0], True
+        with self._lock(1 + self._stages.index(stage) * 2**24 + batch.number, wait=False) as locked:
+            if not locked:
+                return None
             self._read()
-            if self._is_done(stage, batch.number):
+            if self._is_done(*key):  # by another process, between the last read and the lock
                 return None
             entry, images = work(batch)
             if images is not None:
-                write_atomic(self._images(stage, batch.number), lambda temporary: _save(temporary, images))
-            self._append(entry)
-            return entry
-        finally:
-            self._unlock(place)
+                write_atomic(self._image_file(*key), lambda temporary: _save(temporary, images))
+            self._append(self.folder / "journal.jsonl", entry)
+            return entry, True
 
-    def _images(self, stage: str, number: int) -> Path:
+    def _image_file(self, stage: str, number: int) -> Path:
         assert self.folder is not None
         return self.folder / "images" / f"{quote(stage, safe='')}-{number}.npy"
 
-    def _append(self, entry: BatchVerdict) -> None:
-        """One line, whole and durable before anybody relies on it; what a kill cut short is cleared away first."""
-        assert self.folder is not None
-        path = self.folder / "journal.jsonl"
-        text = json.dumps(asdict(entry))
-        line = json.dumps({"sum": zlib.crc32(text.encode()), "entry": asdict(entry)}) + "\n"
-        with self._locked(0):
+    def _append(self, path: Path, entry: BatchVerdict) -> None:
+        """Write one line durably, after removal of a line that a kill cut short."""
+        content = asdict(entry)
+        line = json.dumps({"sum": zlib.crc32(json.dumps(content).encode()), "entry": content}) + "\n"
+        with self._lock(0):
             try:
                 with path.open("ab+") as file:
                     _cut(file)
@@ -222,19 +258,18 @@ class Journal:
         self._known[entry.stage, entry.number] = entry
 
     def _read(self) -> None:
-        """Take in the lines that have come since the last look."""
-        path = None if self.folder is None else self.folder / "journal.jsonl"
-        if path is None or not path.exists() or path.stat().st_size <= self._read_to:
+        """Read the lines that were appended since the last read."""
+        if self.folder is None or not (path := self.folder / "journal.jsonl").exists():
             return
         with path.open("rb") as file:
             file.seek(self._read_to)
             text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        for line in filter(None, whole.splitlines()):
+        complete = text[: text.rfind(b"\n") + 1]
+        self._read_to += len(complete)
+        for line in filter(None, complete.splitlines()):
             entry = _parse(line)
             if entry is None:
-                log.warning("a damaged line in %s is ignored: its batch is judged again", path)
+                log.warning("a damaged line in %s is ignored: its batch is evaluated again", path)
             else:
                 self._known[entry.stage, entry.number] = entry
 
@@ -247,16 +282,10 @@ class Journal:
         return entry
 
     @contextmanager
-    def _locked(self, place: int) -> Iterator[None]:
-        self._lock(place, wait=True)
+    def _lock(self, place: int, wait: bool = True) -> Iterator[bool]:
+        """Lock a byte of claims.lock; without `wait`, yields False where another process has locked it."""
         try:
-            yield
-        finally:
-            self._unlock(place)
-
-    def _lock(self, place: int, wait: bool) -> bool:
-        try:
-            import fcntl  # here, for Windows has none: only a journal needs it
+            import fcntl  # Windows has none, and only a journal needs it
         except ImportError as error:
             raise RunError(
                 "expected a system with file locks for a journal, got one without: call ardor.evaluate without one"
@@ -264,42 +293,40 @@ class Journal:
         assert self._claims is not None
         try:
             fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-            return True
+            locked = True
         except (BlockingIOError, PermissionError):
-            return False
+            locked = False
         except OSError as error:
             raise RunError(
                 f"expected a file system with locks for {self.folder}, got {error.strerror or error}: "
                 "type --journal with a folder on another disk"
             ) from error
+        try:
+            yield locked
+        finally:
+            if locked:
+                fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, place)
 
-    def _unlock(self, place: int) -> None:
-        import fcntl
 
-        assert self._claims is not None
-        fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, place)
-
-
-def _save(path: Path, images: np.ndarray[Any, Any]) -> None:
+def _save(path: Path, images: Images) -> None:
     with path.open("wb") as file:  # given a name, numpy would add .npy to it
         np.save(file, images, allow_pickle=False)
 
 
 def _cut(file: BinaryIO) -> None:
-    """Clear away the end of a line that a kill cut short."""
+    """Remove the end of a line that a kill cut short."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(size - 1, 0))
-    if size and file.read(1) != b"\n":
+    if file.read(1) not in (b"", b"\n"):
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
 
 
 def _parse(line: bytes) -> BatchVerdict | None:
+    """The verdict of a line; None where the line is damaged."""
     try:
         content = json.loads(line)
         entry = BatchVerdict(**content["entry"])
-        same = zlib.crc32(json.dumps(asdict(entry)).encode()) == content["sum"]
+        return entry if zlib.crc32(json.dumps(asdict(entry)).encode()) == content["sum"] else None
     except (ValueError, KeyError, TypeError):
         return None
-    return entry if same else None

@@ -1,4 +1,4 @@
-"""The few statistics a report needs: an interval for a proportion, and mean and SD over seeds."""
+"""A proportion with its interval, and mean and SD over seeds."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Summary:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """What a whisker spans: Wilson's 95 % interval for one seed, mean - SD to mean + SD for several."""
+        """Wilson's 95 % interval for one seed, mean - SD to mean + SD for several."""
         if len(self.seeds) == 1:
             return self.seeds[0].interval
         return self.value - self.sd, self.value + self.sd

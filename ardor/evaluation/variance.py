@@ -1,8 +1,8 @@
-"""Second-order statistics of features: the losses of variance-gap alignment and the variance gap as a diagnostic.
+"""The variance gap of features as a diagnostic of robustness.
 
 Dong, Koniusz, Chen and Ong, ECCV 2024. For an adversarially trained net, robust accuracy under a growing radius falls,
-nearly linearly, as the variance of the features under attack departs from the clean one: V = trace C / d over the
-whole set, gap(eps) = |V(X'_eps) - V(X)|. Far beyond the radius that a net was trained for the trend can bend, which
+nearly linearly, as the variance of the features under attack departs from the clean one: V = trace C / d over
+all images, gap(eps) = |V(X'_eps) - V(X)|. Far beyond the radius that a net was trained for the trend can bend, which
 the signed gap shows.
 """
 
@@ -55,12 +55,30 @@ class GapPoint:
 def variance_gap(
     net: Any, data: Split, radii: tuple[float, ...] = RADII, *, steps: int = 20, batch: int = 256, seed: int = 0
 ) -> list[GapPoint]:
-    """Robust accuracy and variance gap of `net` on `data` over Linf `radii`: PGD on cross-entropy, step eps / 4.
+    """Robust accuracy and variance gap over Linf radii: PGD on cross-entropy, step eps / 4.
 
-    radii are on the [0, 1] scale; 0 (the clean images) is measured whether named or not.
+    Parameters
+    ----------
+    net : nn.Module
+        With `features` (B, d) and `head`.
+    data : Split
+        The images.
+    radii : tuple of float
+        In [0, 1]; 0, the clean images, is always included.
+    steps, batch, seed : int
+        Of PGD.
+
+    Returns
+    -------
+    list of GapPoint
+        By radius.
+
+    Raises
+    ------
+    ModelError
+        The features are constant over the images.
     """
-    clean_c = None
-    points = []
+    clean_c, points = None, []
     for eps in sorted({0.0, *radii}):
         attack = PGD(Linf(eps), steps=steps) if eps else None
         c, accuracy = _attacked_covariance(net, data, attack, batch, seed)
@@ -90,22 +108,32 @@ def pearson(points: list[GapPoint]) -> float:
 
 
 def split_of(run: Path) -> Split:
-    """The test part of the data that a run was trained on."""
+    """The test part of a run's data."""
     return data.load_test(**Run(run).config["data"])
 
 
 def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
-    """What `gaps_of` kept, and of which net, images and radii."""
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return [GapPoint(**point) for point in kept["points"]], kept["key"]
+    """The points of a file of `gaps_of`, and its key: net, images and radii."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [GapPoint(**point) for point in content["points"]], content["key"]
 
 
 def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
-    """Variance gap and robust accuracy at nine radii from 0 to twice eps, kept in the run's folder.
+    """Variance gap and robust accuracy of a run at nine radii from 0 to 2 eps, cached in its folder.
 
-    It takes a while, so a second call reads what the first kept.
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    threat : Threat
+        Its eps sets the radii.
+    limit : int
+        Test images, classes in proportion.
 
-    Only for Linf, and for nets with `features`; else nothing.
+    Returns
+    -------
+    list of GapPoint
+        By radius; empty unless the threat is Linf and the net has `features`.
     """
     net = models.load(run)
     if not (isinstance(threat, Linf) and hasattr(net, "features")):
@@ -114,7 +142,7 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
     radii = tuple(threat.eps * k / 4 for k in range(9))
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
     path = Run(run).variance_gap
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measured again
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: measured again
         points, measured = read_gaps(path)
         if measured == key:
             return points

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,15 +32,12 @@ from ardor.evaluation.attacked import attacked
 from ardor.evaluation.checks.net import logits_of
 from ardor.evaluation.identity import empty_report, identity_of_report
 from ardor.evaluation.journal import Batch, BatchVerdict, Journal
-from ardor.evaluation.progress import Progress, ProgressMeter
+from ardor.evaluation.progress import ProgressCallback, ProgressMeter
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
 from ardor.noise import seeded
 from ardor.storage.files import write_atomic
 from ardor.types import Attack
-
-ProgressCallback: TypeAlias = Callable[[Progress], None]
-"""Called while work goes on, a few times a second at most, and after each batch."""
 
 
 def evaluate(
@@ -54,31 +51,61 @@ def evaluate(
     images: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Report:
-    """Judge `net` on every image of `data` under every attack of `suite`.
+    """Evaluate `net` on every image of `data` under every attack of `suite`.
 
-    batch: how many images are computed at once, part of a result's identity. seed: of the attacks' random starts.
-    journal: a folder that keeps the verdicts of every finished batch, so that a stopped evaluation goes on and other
-    processes may take a share of it. images: keep there, as adversarial.npy (N, C, H, W) float32, for each image the
-    first adversarial one, else the image itself. progress: see `ProgressCallback`.
+    Modes, parameter gradients and the global random generator are restored.
 
-    Modes, parameter gradients and the global random generator are as before afterwards. Raises ModelError where net and
-    data do not fit or logits are not finite, ThreatError where an attack leaves its threat, RunError where the journal
-    is of another evaluation or cannot be written.
+    Parameters
+    ----------
+    net : nn.Module
+        (B, C, H, W) in [0, 1] -> logits (B, classes).
+    data : Split
+        N images with labels.
+    suite : Suite
+        The attacks, independent or sequential.
+    batch : int
+        Images computed at once, at least 1; part of the result's identity.
+    seed : int
+        Of the attacks' random starts.
+    journal : str, Path or None
+        A folder for the verdicts of finished batches: the same call continues an interrupted evaluation, and several
+        processes with one journal share the work.
+    images : bool
+        Save adversarial.npy in the journal, (N, C, H, W) float32: for each image the first adversarial one, else the
+        image itself.
+    progress : callable or None
+        See `ProgressCallback`.
+
+    Returns
+    -------
+    Report
+        A verdict per image and attack, and findings.
+
+    Raises
+    ------
+    ModelError
+        Net and data do not fit, or logits are not finite.
+    ThreatError
+        An attack leaves its threat.
+    RunError
+        The journal is of another evaluation or cannot be written.
+    DataError, ConfigError
+        `batch` is below 1; `images` without a journal, or an attack without a round.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     if images and journal is None:
         raise ConfigError("expected a journal to keep the images in, got none: pass journal='runs/mine/journal', say")
-    with seeded(seed):  # whatever the net itself draws: the global generator is as before afterwards
+    with seeded(seed):  # for a net that draws random numbers
         require_fit(net, data.shape, data.classes)
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = empty_report(net, data, suite, attacks, seed, batch)
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
-    book_of = partial(Journal.open, journal, identity_of_report(report, net, attacks), images=images)
-    with seeded(seed), attack_view(net) as view, book_of() as book:
+    identity = identity_of_report(report, net, attacks)
+    with seeded(seed), attack_view(net) as view, Journal.open(journal, identity, images) as book:
         _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter).run(attacks)
         if images:
-            _merge_images(Path(str(journal)), book, data, attacks, report)
+            _merge_images(Path(str(journal)), book, data, report)
     report.findings = _findings(net, data, report, suite, attacks)
     return report
 
@@ -96,15 +123,14 @@ class _Evaluation:
     meter: ProgressMeter
 
     def run(self, attacks: dict[str, Attack]) -> None:
-        """Judge the clean images, then every attack, stage by stage."""
-        report, classes = self.report, self.data.classes
-        letters = [NOT_ATTEMPTED] * len(self.data)
+        """Evaluate the clean images, then every attack, stage by stage."""
+        report, letters = self.report, [NOT_ATTEMPTED] * len(self.data)
         self._stage("clean", torch.arange(len(self.data)), letters, "clean", None, True)
         left = correct = _robust_rows(letters)
         for name, attack in attacks.items():
-            began, letters = time.perf_counter(), [NOT_ATTEMPTED] * len(self.data)
+            start, letters = time.perf_counter(), [NOT_ATTEMPTED] * len(self.data)
             left = left if self.suite.sequential else correct
-            rounds = rounds_of(attack, classes) if len(left) else []
+            rounds = rounds_of(attack, self.data.classes) if len(left) else []
             if len(left) and not rounds:
                 raise ConfigError(f"expected at least one round of {name}, got none: let rounds(classes) list one")
             report.passes[name] = [0, 0]
@@ -113,42 +139,43 @@ class _Evaluation:
                 self._stage(f"{name}/{number}", left, letters, name, one, not has_rounds(attack))
                 left = _robust_rows(letters)
             report.verdicts[name] = "".join(letters)
-            if self.book.folder is None:  # a journal's own time depends on who took part
-                report.seconds[name] = round(time.perf_counter() - began, 3)
+            if self.book.folder is None:  # with a journal the time depends on the number of processes
+                report.seconds[name] = round(time.perf_counter() - start, 3)
 
     def _stage(
-        self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, whole: bool
+        self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, padded: bool
     ) -> None:
-        """Judge every batch of a stage, in this process or another, and write down its letters and passes."""
+        """Evaluate `rows` in even batches, here or in another process; update `letters` and the passes."""
         index = self.data.index.cpu()
-        chunks = rows.tensor_split(math.ceil(len(rows) / self.report.batch)) if len(rows) else ()  # even, to share
+        chunks = rows.tensor_split(math.ceil(len(rows) / self.report.batch)) if len(rows) else ()
         batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
-        for one, entry, fresh in self.book.settle(stage, batches, partial(self._judge, stage, name, attack, whole)):
+        for one, entry, fresh in self.book.complete(stage, batches, partial(self._judge, stage, name, attack, padded)):
             for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
                 letters[row] = letter
             if attack is not None:
-                passes = zip(self.report.passes[name], (entry.forwards, entry.backwards), strict=True)
-                self.report.passes[name] = [sum(pair) for pair in passes]
+                forwards, backwards = self.report.passes[name]
+                self.report.passes[name] = [forwards + entry.forwards, backwards + entry.backwards]
             self.meter.add(entry, fresh)
 
     def _judge(
-        self, stage: str, name: str, attack: Attack | None, whole: bool, batch: Batch
+        self, stage: str, name: str, attack: Attack | None, padded: bool, batch: Batch
     ) -> tuple[BatchVerdict, np.ndarray[Any, Any] | None]:
         """The verdicts of a batch, clean or attacked, and the images that fool the net.
 
-        whole: the attack keeps its batch together, which is padded to one shape; else it is one round of several.
+        padded: the attack is one round on a batch padded to one shape; else it is one round of several, on survivors.
         """
-        began, size, seed = time.perf_counter(), len(batch.rows), self.report.seed
-        options: dict[str, Any] = {"batch": self.report.batch, "seed": seed, "rows": batch.rows, "pad": whole}
+        start, size, seed = time.perf_counter(), len(batch.rows), self.report.seed
+        options: dict[str, Any] = {"batch": self.report.batch, "seed": seed, "rows": batch.rows, "pad": padded}
         threat = None if attack is None else self.suite.threat
+        digest = hashlib.blake2b(f"{seed}/{stage}/{batch.number}".encode(), digest_size=7).digest()
         self.view.reset()
-        with seeded(_unit_seed(seed, stage, batch.number)):  # a net that is random itself meets the same numbers
-            (one,) = attacked(self.view, self.data, attack, name if whole else stage, threat=threat, **options)
+        with seeded(int.from_bytes(digest, "little")):  # a random net draws the same numbers in any process
+            (one,) = attacked(self.view, self.data, attack, name if padded else stage, threat=threat, **options)
             right = (logits_of(self.net, one.x_adv, f" under {name}").argmax(1) == one.y)[:size]
         wrong = NOT_ATTEMPTED if attack is None else BROKEN
         letters = "".join(ROBUST if r else wrong for r in right.tolist())
         forwards, backwards = (n * size // len(one.x) for n in (self.view.forwards, self.view.backwards))
-        seconds = round(time.perf_counter() - began, 3)
+        seconds = round(time.perf_counter() - start, 3)
         verdict = BatchVerdict(stage, batch.number, batch.index, letters, forwards, backwards, seconds)
         if not self.book.images or BROKEN not in letters:
             return verdict, None
@@ -156,18 +183,13 @@ class _Evaluation:
 
 
 def _robust_rows(letters: Sequence[str]) -> Tensor:
-    """The rows that are robust so far."""
     return torch.tensor([row for row, letter in enumerate(letters) if letter == ROBUST], dtype=torch.int64)
-
-
-def _unit_seed(seed: int, stage: str, number: int) -> int:
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{stage}/{number}".encode(), digest_size=7).digest(), "little")
 
 
 def _findings(
     net: nn.Module, data: Split, report: Report, suite: Suite, run: dict[str, Attack]
 ) -> list[findings.Finding]:
-    """What could make the figures wrong: seen on the data, on the first batch, and in the verdicts."""
+    """Findings on the data, on the net by its first batch, and on the verdicts."""
     first = next(attacked(net, data, None, "clean", batch=report.batch))
     results = checks.data.of_data(data) + checks.net.of_net(net, first.x, first.y)
     results += checks.exported.of_file(net, first.x) + checks.attacks.of_report(report)
@@ -175,8 +197,8 @@ def _findings(
     return findings.without_consequences(results)
 
 
-def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, Attack], report: Report) -> None:
-    """One array of the whole set, written row by row: memory does not grow with it."""
+def _merge_images(folder: Path, book: Journal, data: Split, report: Report) -> None:
+    """Write one array of all images row by row: memory does not grow with it."""
     row_of = {index: row for row, index in enumerate(report.index)}
 
     def write(temporary: Path) -> None:
@@ -187,7 +209,7 @@ def _merge_images(folder: Path, book: Journal, data: Split, attacks: dict[str, A
             for rows in torch.arange(len(data)).split(report.batch):
                 file.write(data.batch(rows.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
             written: set[int] = set()
-            for entry in book.entries(attacks):
+            for entry in book.entries():
                 broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
                 images = book.images_of(entry.stage, entry.number) if broken else ()
                 for row, image in zip(broken, images, strict=True):

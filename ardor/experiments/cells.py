@@ -53,29 +53,33 @@ def state_of(spec: TableSpec, cell: Cell) -> tuple[State, str]:
 
 def made_by(spec: TableSpec, cell: Cell) -> dict[str, Any]:
     """What determines a cell's result: version, data, config without locations, and the teacher's weights."""
-
-    def portable(value: Any) -> Any:
-        inside = isinstance(value, str) and value.startswith(f"{spec.folder}{os.sep}")
-        return f"BENCH{value.removeprefix(str(spec.folder))}" if inside else value
-
     config = {
-        key: {name: portable(value) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
+        key: {name: _portable(value, spec.folder) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
         for key, part in cell.config.items()
     }
     origin = {"ardor": __version__, "data": spec.images, "config": config}
-    paths = [cell.config.get("teacher", {}).get(key) for key in ("name", "weights", "natural", "robust")]
-    if hashes := [weights for path in paths if path and (weights := weights_of(path))]:
+    teacher = cell.config.get("teacher", {})
+    paths = [teacher[key] for key in ("name", "weights", "natural", "robust") if teacher.get(key)]
+    if hashes := list(filter(None, map(weights_of, paths))):
         origin["teacher's weights"] = hashes
     return origin
+
+
+def _portable(value: Any, folder: Path) -> Any:
+    inside = isinstance(value, str) and value.startswith(f"{folder}{os.sep}")
+    return f"BENCH{value.removeprefix(str(folder))}" if inside else value
 
 
 def weights_of(name: str, checkpoint: str = "best") -> str:
     """A hash of the weights in a run's folder or a file; "" where there is none."""
     path = Run(name).checkpoint(checkpoint) if Path(name).is_dir() else Path(name)
-    if not path.is_file():
-        return ""
+    return _hash(*_stamp(path)) if path.is_file() else ""
+
+
+def _stamp(path: Path) -> tuple[Path, int, int]:
+    """A file with its time and size, as a key of what was read from it."""
     stat = path.stat()
-    return _hash(path, stat.st_mtime_ns, stat.st_size)
+    return path, stat.st_mtime_ns, stat.st_size
 
 
 @cache
@@ -88,13 +92,7 @@ def _hash(path: Path, _changed: int, _size: int) -> str:
 
 def note_of(spec: TableSpec, cell: Cell) -> Path:
     """The file beside a cell's run."""
-    run = spec.run(cell.name)
-    return run.with_name(f"{run.name}.yaml")
-
-
-def lock_of(spec: TableSpec, cell: Cell) -> Path:
-    """The lock file of a cell, for all processes on all machines that share the folder."""
-    return note_of(spec, cell).with_suffix(".lock")
+    return spec.run(cell.name).with_suffix(".yaml")
 
 
 def write_note(spec: TableSpec, cell: Cell, **progress: Any) -> None:
@@ -121,9 +119,8 @@ def _is_current(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> bool
     path, run = report_path(spec, cell, evaluation), spec.run(cell.name)
     if not path.is_file() or evaluation.suite == "gap":
         return path.is_file()
-    stat = path.stat()
     net = _net_hash(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint))
-    return _evaluated(path, stat.st_mtime_ns, stat.st_size) == (net, __version__)
+    return _evaluated(*_stamp(path)) == (net, __version__)
 
 
 @cache
@@ -144,10 +141,16 @@ def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path
         return run.variance_gap
     parts = [evaluation.suite, "linf", as_text(number(spec.eps)).replace("/", "_"), evaluation.checkpoint]
     parts += [f"limit{evaluation.limit}"] if evaluation.limit else []
-    if name := evaluation.source:
-        own = spec.run(name)
-        parts += [f"from{weights_of(str(own) if own.is_dir() else name) or ''.join(filter(str.isalnum, name))}"]
+    if evaluation.source:
+        weights = weights_of(str(source_of(spec, evaluation)))
+        parts += [f"from{weights or ''.join(filter(str.isalnum, evaluation.source))}"]
     return run.report(parts)
+
+
+def source_of(spec: TableSpec, evaluation: EvaluationSpec) -> Path:
+    """The run or file of the net that a transfer attack starts from: a cell's, else one that the user names."""
+    run = spec.run(evaluation.source)
+    return run if run.is_dir() else Path(evaluation.source)
 
 
 def report_of(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Report | None:

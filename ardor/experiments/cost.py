@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from ardor.attacks.rounds import fitted
 from ardor.attacks.suites import SUITES
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
-from ardor.engine.modes import attack_view, freeze, train_mode
+from ardor.engine.modes import attack_view, frozen, train_mode
 from ardor.experiments.cells import pending, state_of
 from ardor.experiments.label_study import Both
 from ardor.experiments.tables import Cell, Table
@@ -72,8 +71,7 @@ def plan(table: Table, progress: Callable[[str], None] = lambda name: None) -> l
     speeds: dict[str, tuple[float, float, Job]] = {}
     costs = []
     for cell in table.cells:
-        state, _ = state_of(table.spec, cell)
-        if state not in ("open", "trained"):
+        if (state := state_of(table.spec, cell)[0]) not in ("open", "trained"):
             continue
         kind = to_yaml(merged(cell.config, {"recipe": {"seed": 0}}))
         if kind not in speeds:
@@ -82,9 +80,8 @@ def plan(table: Table, progress: Callable[[str], None] = lambda name: None) -> l
         per_image, per_pass, job = speeds[kind]
         tests = tests or len(datasets.load_test(**job.train.source))
         epochs = job.recipe.epochs - len(Run(table.spec.run(cell.name)).metrics()) if state == "open" else 0
-        validations = epochs / job.recipe.val_every
-        validation = validations * (job.recipe.val_size or len(job.val)) * 21 * per_pass  # PGD-10 and the clean images
-        train = epochs * len(job.train) * per_image + validation
+        validated = epochs / job.recipe.val_every * (job.recipe.val_size or len(job.val))
+        train = epochs * len(job.train) * per_image + validated * 21 * per_pass  # PGD-10 and the clean images
         costs.append(Cost(cell, train, _passes(table, cell, job, tests) * per_pass))
     return costs
 
@@ -101,33 +98,31 @@ def _speed(table: Table, cell: Cell) -> tuple[float, float, Job]:
         job.method.prepare(student, teacher, x)
     optimiser = make_optimiser(student, job.method, job.recipe)
     set_rate(optimiser, 0.0)  # only time is measured, and the loss of an untrained teacher may diverge
-    noise = Noise(0, index, "plan")
-    frozen = nullcontext() if teacher is None else freeze(teacher.to(device))
-
-    def train() -> None:
-        step(student, teacher, job.method, optimiser, x, y, epoch=job.recipe.epochs, noise=noise)
-
-    with seeded(0), frozen, train_mode(student):
-        trained = [_timed(train) for _ in range(STEPS)]
+    noise, epoch = Noise(0, index, "plan"), job.recipe.epochs
+    with seeded(0), frozen(teacher, device), train_mode(student):
+        train = _seconds(lambda: step(student, teacher, job.method, optimiser, x, y, epoch=epoch, noise=noise))
     attack = PGD(Linf(number(table.spec.eps)), steps=3)
     with attack_view(student) as view:
-        attacked = [_timed(lambda: attack(view, x, y, noise)) for _ in range(STEPS)]
-    return min(trained[1:]) / size, min(attacked[1:]) / size / attack.cost(job.train.classes), job
+        attacked = _seconds(lambda: attack(view, x, y, noise))
+    return train / size, attacked / size / attack.cost(job.train.classes), job
 
 
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def _seconds(run: Callable[[], object]) -> float:
+    """The shortest of STEPS calls, the first of which is not counted."""
+    times = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
 
 
 def _teacher(table: Table, cell: Cell, split: Split) -> nn.Module | None:
     """A net as the cell's teacher, with fresh weights where the bench trains it or it is a published one."""
-    cells = [c for c in table.cells if c.name in cell.needs and c.row[0] == "teacher"]
-    nets = [Job.from_config(c.config).student for c in cells]
-    if nets:
+    teachers = [c for c in table.cells if c.name in cell.needs and c.row[0] == "teacher"]
+    if nets := [Job.from_config(c.config).student for c in teachers]:
         return Both(nets[0], nets[1], split.classes) if len(nets) == 2 else nets[0]
     config = cell.config.get("teacher")
     if config is None:
@@ -143,14 +138,13 @@ def _passes(table: Table, cell: Cell, job: Job, tests: int) -> float:
     """Passes of an image through the net that the pending evaluations cost at most, summed over images."""
     threat, classes, total = Linf(number(table.spec.eps)), job.train.classes, 0.0
     for evaluation in pending(table.spec, cell):
+        attacks: list[Any]
         if evaluation.suite == "gap":
-            per_image = 8 * 40.0  # PGD-20 at eight radii
+            attacks = [PGD(threat, steps=20)] * 8  # radii
+        elif evaluation.suite == "transfer":  # on the source, whose cost is taken as the student's
+            attacks = [PGD(threat, steps=20), PGD(threat, steps=20, loss="margin")]
         else:
-            attacks: list[Any]
-            if evaluation.suite == "transfer":  # on the source, whose cost is taken as the student's
-                attacks = [PGD(threat, steps=20), PGD(threat, steps=20, loss="margin")]
-            else:
-                attacks = list(SUITES[evaluation.suite](threat).attacks.values())
-            per_image = sum(fitted(attack, classes).cost(classes) for attack in attacks)
+            attacks = list(SUITES[evaluation.suite](threat).attacks.values())
+        per_image = sum(fitted(attack, classes).cost(classes) for attack in attacks)
         total += min(evaluation.limit or tests, tests) * per_image
     return total

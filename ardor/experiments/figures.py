@@ -18,21 +18,17 @@ def gap_figures(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, li
     if not with_gaps:
         return
     from ardor.reporting.figures import correlation, radius, trend  # matplotlib is slow to import
-    from ardor.reporting.styles import looks
+    from ardor.reporting.styles import styles_of
     from ardor.reporting.svg import calm, svg
 
     marked = [float(number(eps))]
     for i, (scenario, group) in enumerate(groupby(with_gaps, key=lambda row: row.parts[0])):
         entries = [PageEntry(row.parts[-1], "student", row.reports["paper"], gaps=row.gaps[0]) for row in group]
-        styles = looks(entries)
+        styles = styles_of(entries)
         with calm():
             over = svg(radius(entries, styles, marked), f"radius{i}", f"Robust accuracy over the radius, {scenario}")
-            trends = [
-                svg(
-                    trend(entry, styles[entry.name], marked),
-                    f"trend{i}-{k}",
-                    f"{entry.name}: robust accuracy against variance gap, r = {correlation(entry.gaps)}",
-                )
-                for k, entry in enumerate(entries)
-            ]
+            trends = []
+            for k, entry in enumerate(entries):
+                label = f"{entry.name}: robust accuracy against variance gap, r = {correlation(entry.gaps)}"
+                trends.append(svg(trend(entry, styles[entry.name], marked), f"trend{i}-{k}", label))
         yield scenario, over, trends

@@ -55,11 +55,10 @@ def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
 def doubts(rows: Sequence[Row]) -> Iterator[str]:
     """Relations that hold in every adversarially trained row of the papers, where ours break them."""
     for row in rows:
-        mean = {name: value.mean for name, value in row.values.items()}
+        mean = {name: value.value for name, value in row.values.items()}
         if row.parts[-1] == "natural" or not {"fgsm", "pgd_trades", "cw_inf"} <= set(mean):
             continue
-        order = ["cw_inf", "pgd_trades", "fgsm", "clean"]
-        for low, high in pairwise(order):
+        for low, high in pairwise(("cw_inf", "pgd_trades", "fgsm", "clean")):
             if mean[low] > mean[high] + TOLERANCE:
                 yield (
                     f"{', '.join(row.parts)} ({row.checkpoint}): {low} {100 * mean[low]:.1f} is above {high} "

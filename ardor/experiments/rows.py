@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ardor.evaluation.comparison.significance import t_quantile
-from ardor.evaluation.proportion import Z95, Proportion, mean_sd
+from ardor.evaluation.proportion import Z95, Summary, mean_sd, wilson
 from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint, pearson, read_gaps
 from ardor.experiments.cells import report_of, report_path, state_of
@@ -20,8 +20,8 @@ SINGLE = ("autoattack", "apgd", "square")
 
 
 @dataclass(frozen=True)
-class Value:
-    """One figure of one row.
+class Value(Summary):
+    """One figure of one row: an accuracy over the seeds, beside the paper's.
 
     Parameters
     ----------
@@ -29,18 +29,7 @@ class Value:
     paper : the published share, where there is one.
     """
 
-    seeds: tuple[Proportion, ...]
     paper: float | None = None
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return mean_sd([p.value for p in self.seeds])[0]
-
-    @property
-    def sd(self) -> float:
-        """Over the seeds; NaN for one."""
-        return mean_sd([p.value for p in self.seeds])[1]
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -48,9 +37,10 @@ class Value:
         if len(self.seeds) == 1:
             return self.seeds[0].interval
         spread = t_quantile(0.975, len(self.seeds) - 1) * self.sd / math.sqrt(len(self.seeds))
-        low, high = Proportion(round(self.mean * self.seeds[0].n), self.seeds[0].n).interval
+        n = self.seeds[0].n
+        low, high = wilson(round(self.value * n), n)
         half = math.hypot(spread, (high - low) / 2)
-        return max(0.0, self.mean - half), min(1.0, self.mean + half)
+        return max(0.0, self.value - half), min(1.0, self.value + half)
 
     @property
     def difference(self) -> tuple[float, float, float] | None:
@@ -59,8 +49,9 @@ class Value:
             return None
         low, high = self.interval
         error = Z95 * math.sqrt(self.paper * (1 - self.paper) / N)
-        value = self.mean - self.paper
-        return value, value - math.hypot(self.mean - low, error), value + math.hypot(high - self.mean, error)
+        difference = self.value - self.paper
+        below, above = math.hypot(self.value - low, error), math.hypot(high - self.value, error)
+        return difference, difference - below, difference + above
 
 
 @dataclass

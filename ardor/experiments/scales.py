@@ -25,7 +25,6 @@ class Scale:
     limit : number of test images for the suite `paper`, transfer and the variance gap.
     attack : the strong suite: AutoAttack, or in a smoke test a shorter one.
     attack_limit : number of test images for it and for Square.
-    attack_last : whether it also evaluates the last checkpoint.
     width : of the teacher at most; 0 for the papers' nets.
     """
 
@@ -34,7 +33,6 @@ class Scale:
     train: int
     limit: int
     attack_limit: int
-    attack_last: bool
     width: int
     attack: str = "autoattack"
 
@@ -45,9 +43,9 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("smoke", 3, train=512, limit=64, attack_limit=16, attack_last=False, width=8, attack="apgd"),
-    "small": Scale("small", 8, train=10_000, limit=2_000, attack_limit=200, attack_last=False, width=32),
-    "full": Scale("full", 0, train=0, limit=0, attack_limit=0, attack_last=True, width=0),
+    "smoke": Scale("smoke", 3, train=512, limit=64, attack_limit=16, width=8, attack="apgd"),
+    "small": Scale("small", 8, train=10_000, limit=2_000, attack_limit=200, width=32),
+    "full": Scale("full", 0, train=0, limit=0, attack_limit=0, width=0),
 }
 
 

@@ -7,11 +7,11 @@ import io
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
+from markupsafe import Markup
 
 from ardor import models
 from ardor.engine.flops import macs
@@ -21,6 +21,7 @@ from ardor.experiments.notes import TITLES, doubts, notes, pairs
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.tables import Cell, Table
 from ardor.experiments.worker import Problem
+from ardor.reporting.template import package_text, render
 from ardor.storage.config import as_text, read_yaml
 from ardor.storage.files import write_atomic
 from ardor.version import __version__
@@ -75,12 +76,9 @@ def as_csv(table: Table, rows: Sequence[Row]) -> str:
     writer.writerow([*table.head, *CSV_HEAD])
     for row in rows:
         for name, value in row.values.items():
-            shares = [value.mean, value.sd, *value.interval]
-            paper = ["", "", "", ""]
-            if value.paper is not None and value.difference is not None:
-                paper = [f"{value.paper:.4f}", *map(_share, value.difference)]
+            paper = [f"{value.paper:.4f}", *map(_share, value.difference)] if value.difference else [""] * 4
             seeds = " ".join(_share(p.value) for p in value.seeds)
-            numbers = [row.n[name], len(value.seeds), *map(_share, shares)]
+            numbers = [row.n[name], len(value.seeds), *map(_share, (value.value, value.sd, *value.interval))]
             writer.writerow([*row.parts, row.checkpoint, name, *numbers, *paper, seeds])
         for name, (mean, sd) in gap_of(row, table.spec.eps).items():
             writer.writerow([*row.parts, row.checkpoint, name, "", len(row.gaps), f"{mean:.5f}", _share(sd), *[""] * 7])
@@ -106,14 +104,11 @@ def as_markdown(table: Table, rows: Sequence[Row], command: str, problems: Seque
 
 def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[Problem] = ()) -> str:
     """The same as one self-contained page, with the commands of the cells."""
-    from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("ardor.experiments").joinpath("sheet.html").read_text(encoding="utf-8"))
-    return template.render(
+    return render(
+        "ardor.experiments",
+        "sheet.html",
         title=TITLES[table.spec.kind],
-        style=Markup(files("ardor.reporting").joinpath("style.css").read_text(encoding="utf-8")),
+        style=Markup(package_text("ardor.reporting", "style.css")),
         command=command,
         facts=facts(table, rows),
         parts=len(table.head),
@@ -190,16 +185,14 @@ def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Field]
     """Title, head and lines of each part of the table: ours, the paper's, the difference; then the variance gap."""
     spec = table.spec
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
-        some = [(row, _fields(*spec.row_labels(row.parts))) for row in rows if row.checkpoint == checkpoint]
-        n: dict[str, int] = {}
-        for row, _ in some:
-            n |= {name: max(count, n.get(name, 0)) for name, count in row.n.items()}
+        labelled = [(row, _fields(*spec.row_labels(row.parts))) for row in rows if row.checkpoint == checkpoint]
+        n = {name: count for row, _ in labelled for name, count in row.n.items()}
         head = [*_fields(*table.head, "seeds"), *((name, f"n = {count:,}") for name, count in n.items())]
-        lines = [[*parts, *_seeds(row), *(_ours(row.values.get(name)) for name in n)] for row, parts in some]
+        lines = [[*parts, *_seeds(row), *(_ours(row.values.get(name)) for name in n)] for row, parts in labelled]
         yield f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval", head, lines
-        if any(value.paper is not None for row, _ in some for value in row.values.values()):
+        if any(value.paper is not None for row, _ in labelled for value in row.values.values()):
             title = f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval"
-            lines = [[*parts, *(_papers(row.values.get(name)) for name in n)] for row, parts in some if row.values]
+            lines = [[*parts, *(_papers(row.values.get(name)) for name in n)] for row, parts in labelled if row.values]
             yield title, _fields(*table.head, *n), lines
     gaps = [(row, gap_of(row, spec.eps)) for row in rows if row.gaps]
     if gaps:
@@ -244,8 +237,7 @@ def _ours(value: Value | None) -> Field:
     if value is None:
         return "–", ""
     low, high = value.interval
-    sd = "" if math.isnan(value.sd) else f" ± {100 * value.sd:.1f}"
-    return f"{100 * value.mean:.1f}{sd}", f"{100 * low:.1f} – {100 * high:.1f}"
+    return str(value), f"{100 * low:.1f} – {100 * high:.1f}"
 
 
 def _papers(value: Value | None) -> Field:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,7 +146,7 @@ class Table:
 def whitebox(spec: TableSpec) -> Table:
     """Tables 2 and 3 of the RSLAD paper: students and methods under white-box attacks, best and last checkpoint."""
     scale = spec.scale
-    strong = ("best", "last") if scale.attack_last else ("best",)
+    strong = ("best", "last") if scale.full else ("best",)
     evaluations = [EvaluationSpec("paper", checkpoint, scale.limit) for checkpoint in ("best", "last")]
     evaluations += [EvaluationSpec(scale.attack, checkpoint, scale.attack_limit) for checkpoint in strong]
     return _table(spec, ("student", "method"), _grid(spec, spec.methods), evaluations, _teachers(spec))
@@ -153,9 +154,8 @@ def whitebox(spec: TableSpec) -> Table:
 
 def blackbox(spec: TableSpec) -> Table:
     """Table 4: transfer from an adversarially trained ResNet-50, and Square; naturally trained nets are left out."""
-    surrogates: list[Cell] = (
-        [] if spec.transfer_from else [_auxiliary(spec, "sat", "resnet50")]
-    )  # the paper names no method
+    # The paper names no method for it.
+    surrogates = [] if spec.transfer_from else [_auxiliary(spec, "sat", "resnet50")]
     evaluations = [
         EvaluationSpec("transfer", "best", spec.scale.limit, spec.transfer_from or surrogates[0].name),
         EvaluationSpec("square", "best", spec.scale.attack_limit),
@@ -166,11 +166,8 @@ def blackbox(spec: TableSpec) -> Table:
 
 def labels(spec: TableSpec) -> Table:
     """The paper's question: hard, smoothed, natural and robust soft labels, in the inner and in the outer problem."""
-    rows = [
-        RowSpec((inner, outer), {"name": LabelKinds.config_name, "inner": inner, "outer": outer})
-        for inner in KINDS
-        for outer in KINDS
-    ]
+    method = {"name": LabelKinds.config_name}
+    rows = [RowSpec((i, o), method | {"inner": i, "outer": o}) for i, o in product(KINDS, repeat=2)]
     teachers = [_auxiliary(spec, method, "teacher") for method in ("natural", "sat")]
     return _table(spec, ("inner", "outer"), rows, _best(spec), teachers)
 
@@ -248,8 +245,7 @@ def _table(
     runs = {cell.row[1]: str(spec.run(cell.name)) for cell in needs if cell.row[0] == "teacher"}
     teacher: Mapping[str, Any] = {"name": runs["sat"]} if runs else spec.teacher
     if "natural" in runs:
-        both = "ardor.experiments.label_study:both"
-        teacher = {"name": both, "natural": runs["natural"], "robust": runs["sat"]}
+        teacher = {"name": "ardor.experiments.label_study:both", "natural": runs["natural"], "robust": runs["sat"]}
     cells = []
     for seed in range(spec.seeds):
         for parts, method, role in rows:
@@ -304,14 +300,15 @@ def _config(
         }  # fmt: skip
         config = {"data": {}, "student": {}, "method": {}, "threat": {}, "recipe": recipe}
     limit = {"limit": spec.train} if spec.train else {}
-    own: dict[str, Any] = {
-        "data": {**config["data"], "name": spec.data, **spec.data_options, **limit},
+    data = {**config["data"], "name": spec.data, **spec.data_options, **limit}
+    changes = {
+        "data": data,
         "student": student,
         "method": method,
         "threat": {"eps": spec.eps},
         "recipe": {"seed": seed},
     }
-    return dict(merged(config, own | ({"teacher": teacher} if teacher else {})))
+    return dict(merged(config, changes | ({"teacher": teacher} if teacher else {})))
 
 
 def _paper_recipe(spec: TableSpec, method: str) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from ardor import data as datasets
@@ -25,9 +24,9 @@ from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.variance import gaps_of
 from ardor.evaluation.verdicts import evaluate
-from ardor.experiments.cells import State, lock_of, pending, report_path, state_of, write_note
+from ardor.experiments.cells import State, note_of, pending, report_path, source_of, state_of, write_note
 from ardor.experiments.label_study import Both
-from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table
+from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table, TableSpec
 from ardor.storage.config import number
 from ardor.storage.locks import locked
 from ardor.storage.runs import Run, journal_of
@@ -93,7 +92,7 @@ def _check_named_nets(table: Table, progress: ProgressCallback) -> None:
         _require_teacher(table, students[0], job, progress)
     transfers = [(cell, e) for cell in table.cells for e in cell.evaluations if e.source == spec.transfer_from != ""]
     for cell, evaluation in transfers[:1]:
-        _suite(table, evaluation, Job.from_config(cell.config, teacher=False).val)
+        _suite(spec, evaluation, Job.from_config(cell.config, teacher=False).val)
 
 
 def _pass(
@@ -125,7 +124,7 @@ def _pass(
 def _make(table: Table, cell: Cell, progress: ProgressCallback) -> tuple[State, str]:
     """Train and evaluate a cell, unless another process has it; its state afterwards."""
     spec = table.spec
-    with locked(lock_of(spec, cell), wait=False) as acquired, restored():
+    with locked(note_of(spec, cell).with_suffix(".lock"), wait=False) as acquired, restored():
         if not acquired:
             return "open", ""
         state, reason = state_of(spec, cell)  # another process may have made it since
@@ -192,21 +191,18 @@ def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: Pr
     net = models.load(run, checkpoint=evaluation.checkpoint).to(find_device(config["recipe"]["device"]))
     split = datasets.load_test(**{**config["data"], **spec.data_options, "name": spec.data})  # as located here
     split = split.limit(evaluation.limit) if evaluation.limit else split
-    path = report_path(spec, cell, evaluation)
-    suite = _suite(table, evaluation, split)
-    journal = journal_of(path) if suite.sequential else None
-    batch = min(256, len(split))
+    path, suite = report_path(spec, cell, evaluation), _suite(spec, evaluation, split)
+    journal, batch = journal_of(path) if suite.sequential else None, min(256, len(split))
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: progress(cell, p))
     report.title, report.training = f"{run} ({evaluation.checkpoint})", config
     report.findings = with_training(report.findings, config, threat.eps)
     report.save(path)
 
 
-def _suite(table: Table, evaluation: EvaluationSpec, split: Split) -> Suite:
-    threat = Linf(number(table.spec.eps))
+def _suite(spec: TableSpec, evaluation: EvaluationSpec, split: Split) -> Suite:
+    threat = Linf(number(spec.eps))
     if evaluation.suite != "transfer":
         return SUITES[evaluation.suite](threat)
-    run = table.spec.run(evaluation.source)
-    source = models.load(run if run.is_dir() else Path(evaluation.source))
+    source = models.load(source_of(spec, evaluation))
     models.require_fit(source, split.shape, split.classes, "surrogate")
     return suites.transfer(threat, source)

@@ -1,4 +1,4 @@
-"""Training methods, one file each: dataclasses with `terms`. A user's own is any object with `terms`."""
+"""Training methods, one file each: dataclasses with `terms`. A third-party method is any object with `terms`."""
 
 from ardor.methods.ard import ARD
 from ardor.methods.iad import IAD

@@ -1,4 +1,4 @@
-"""TODO ardor.methods.alignment."""
+"""Feature alignment: logits with their features in one pass, and the projector between two feature widths."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from ardor.losses import covariance
 from ardor.noise import seeded
 
 
-def answer(net: Any, x: Tensor, features: float) -> tuple[Any, Any]:
-    """Logits, and the features they come from where those are asked for (else None), by one pass."""
-    h = net.features(x) if features else None
-    return (net(x) if h is None else net.head(h)), h
+def forward(net: Any, x: Tensor, with_features: bool) -> tuple[Any, Any]:
+    """Logits (B, C), and the features (B, d) they are computed from or None, in one pass."""
+    if not with_features:
+        return net(x), None
+    h = net.features(x)
+    return net.head(h), h
 
 
 class Projector(nn.Module):
     """W: (d_T, d_S), semi-orthogonal throughout training, times max(1, sqrt(d_T / d_S)).
 
-    That keeps the variance V exactly where d_T >= d_S; a narrower teacher sees a projection, and V is kept on average.
+    It preserves the variance exactly where d_T >= d_S, and on average where the teacher is narrower.
     """
 
     def __init__(self, d_s: int, d_t: int, seed: int = 0) -> None:
@@ -38,7 +40,13 @@ class Projector(nn.Module):
 
     @staticmethod
     def between(student: Any, teacher: Any, x: Tensor, seed: int) -> Projector | None:
-        """The projector that a pair of nets needs, None at equal widths. Raises ModelError where it cannot be had."""
+        """The projector for a pair of nets, by their features of x (B, C, H, W); None at equal widths.
+
+        Raises
+        ------
+        ModelError
+            For nets without `features` and `head`, features that are not (B, d), or constant teacher features.
+        """
         for who, net in (("student", student), ("teacher", teacher)):
             if not (hasattr(net, "features") and hasattr(net, "head")):
                 raise ModelError(

@@ -3,7 +3,7 @@
 inner  max  CE(S(x'), y)
 outer  min  (1 - alpha) CE(S(x), y) + alpha t^2 KL(T^t(x) || S^t(x'))
 Released form: train_mode_attack=True, attack=PGD(start="unclipped"), scale=1/C (its KL is averaged over the classes
-too), and a schedule whose second drop does nothing (Recipe(milestones=(100,))). Ours: eval-mode attack, clipped start,
+too), and a schedule whose second drop has no effect (Recipe(milestones=(100,))). Ours: eval-mode attack, clipped start,
 KL summed over classes, both drops. As released, the clean forward runs even at alpha = 1, where it only moves the
 batch statistics. The cross-entropy is at temperature 1, as released; the paper prints S^t.
 """
@@ -29,13 +29,13 @@ class ARD:
     Parameters
     ----------
     alpha
-        Weight of the teacher's term, in [0, 1]; 1 turns the labels off.
+        Weight of the teacher's term, in [0, 1]; at 1 the labels have no weight.
     t
         Temperature.
     scale
         Factor of the KL term.
     train_mode_attack
-        The attack on the student in train mode, as released.
+        Attack the student in train mode, as released.
     attack
         The inner maximisation.
     """

@@ -1,4 +1,4 @@
-"""IAD-I (Zhu et al., ICLR 2022, arXiv 2106.04928): trust the teacher on x' as far as it is right there, else oneself.
+"""IAD-I (Zhu et al., ICLR 2022, arXiv 2106.04928): the teacher's weight on x' is its probability of the true class.
 
 inner  max  CE(S(x'), y)
 outer  min  a KL(T^t(x) || S^t(x')) + (1 - a) KL(S(x) || S(x')),  a = T_y(x')^b
@@ -35,9 +35,9 @@ class IAD:
     begin
         First epoch of the self term, counted from 1.
     weighted_teacher
-        The factor a on the teacher's term; False is the released form.
+        Whether the teacher's term has the factor a; False is the released form.
     train_mode_attack
-        The attack on the student in train mode, as released.
+        Attack the student in train mode, as released.
     attack
         The inner maximisation.
     """

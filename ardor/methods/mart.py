@@ -1,4 +1,4 @@
-"""MART (Wang et al., ICLR 2020): a boosted cross-entropy, and more weight on images that are misclassified when clean.
+"""MART (Wang et al., ICLR 2020): a boosted cross-entropy, with more weight on misclassified clean images.
 
 inner  max  CE(f(x'), y)
 outer  min  BCE(f(x'), y) + beta (1 - f_y(x)) KL(f(x) || f(x'))

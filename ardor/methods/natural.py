@@ -1,4 +1,4 @@
-"""Natural training: empirical risk on clean images, the baseline that falls under attack.
+"""Natural training: empirical risk on clean images, the baseline without robustness.
 
 outer  min  CE(f(x), y)
 """

@@ -1,4 +1,4 @@
-"""RSLAD (Zi et al., ICCV 2021, arXiv 2108.07969): the teacher's clean soft labels everywhere, hard labels nowhere.
+"""RSLAD (Zi et al., ICCV 2021, arXiv 2108.07969): the teacher's clean soft labels in every term, no hard labels.
 
 inner  max  KL(T(x) || S(x'))
 outer  min  alpha KL(T(x) || S(x')) + (1 - alpha) KL(T(x) || S(x))

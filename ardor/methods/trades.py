@@ -1,4 +1,4 @@
-"""TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): accuracy on x, and the same answer on x'.
+"""TRADES (Zhang et al., ICML 2019, arXiv 1901.08573): cross-entropy on x, and the same prediction on x'.
 
 inner  max  KL(f(x) || f(x'))
 outer  min  CE(f(x), y) + beta KL(f(x) || f(x'))

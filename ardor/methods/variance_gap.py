@@ -1,4 +1,4 @@
-"""Variance-gap alignment (Dong, Koniusz, Chen and Ong, ECCV 2024): RSLAD, and the student's feature statistics follow.
+"""Variance-gap alignment (Dong, Koniusz, Chen and Ong, ECCV 2024): RSLAD with second-order feature alignment.
 
 inner  max  KL(T(x) || S(x'))
 outer  min  RSLAD + (lc/2) (L_cov(X) + L_cov(X')) + (lg/2) (L_gram(X) + L_gram(X'))
@@ -7,8 +7,8 @@ outer  min  RSLAD + (lc/2) (L_cov(X) + L_cov(X')) + (lg/2) (L_gram(X) + L_gram(X
 No code is public; the abstract fixes the idea (second-order statistics, clean and adversarial, Gram likewise). OUR
 CHOICE is every constant: lc, lg and their size, the linear warm-up of lc, both scales, scores in the Gram matrix, and
 W: absent at equal widths, else semi-orthogonal times max(1, sqrt(d_T/d_S)), which keeps the variance where d_T >= d_S
-(a narrower teacher sees a projection). A free W would absorb what the loss is about. RSLAD's `scale` leaves the new
-terms alone. A term of weight 0 is not computed.
+(a projection for a narrower teacher). An unconstrained W would absorb the difference in variance. RSLAD's `scale` does
+not apply to the new terms. A term of weight 0 is not computed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import kl, l_cov, l_gram
-from ardor.methods.alignment import Projector, answer
+from ardor.methods.alignment import Projector, forward
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Maximiser
 
@@ -39,15 +39,15 @@ class VarianceGap:
     scale
         Factor of RSLAD's two terms.
     lc
-        Weight of the covariance term; 0 leaves it out, and with it W.
+        Weight of the covariance term; 0 removes it and W.
     lg
-        Weight of the Gram term; 0 leaves it out.
+        Weight of the Gram term; 0 removes it.
     warmup
-        Epochs in which lc grows linearly.
+        Epochs over which lc grows linearly.
     sets
         Images of both terms: clean, adversarial or both.
     seed
-        Seed of W's first weights.
+        Seed of W's initial weights.
     attack
         The inner maximisation.
     """
@@ -67,32 +67,35 @@ class VarianceGap:
     projector_: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
 
     def prepare(self, student: Any, teacher: Any, x: Images) -> None:
-        """Shape W by the widths of the features."""
+        """Create W for the widths of the features."""
         self.projector_ = Projector.between(student, teacher, x, self.seed) if self.lc else None
 
     def parameters(self) -> Iterable[nn.Parameter]:
-        """W's, trained without weight decay."""
+        """The parameters of W, trained without weight decay."""
         return self.projector_.parameters() if self.projector_ else ()
 
     def terms(self, student: Any, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise) -> dict[str, Tensor]:
         """Per-example terms, (B,) each, and two scalars."""
+        aligned = bool(self.lc)
         with torch.no_grad():
-            soft, t = answer(teacher, x, self.lc)
+            soft, t = forward(teacher, x, aligned)
         with attack_view(student) as net:
             x_adv = self.attack.maximise(lambda z: kl(soft, net(z)), x, noise)
 
-        robust, h_adv = answer(student, x_adv, self.lc)
-        clean, h = answer(student, x, self.lc)
-        terms = {"robust": self.scale * self.alpha * kl(soft, robust)}
-        terms["clean"] = self.scale * (1 - self.alpha) * kl(soft, clean)
+        robust, h_adv = forward(student, x_adv, aligned)
+        clean, h = forward(student, x, aligned)
+        terms = {
+            "robust": self.scale * self.alpha * kl(soft, robust),
+            "clean": self.scale * (1 - self.alpha) * kl(soft, clean),
+        }
         if not (self.lc or self.lg) or len(x) < 2:  # one image has no variance
             return terms
         with torch.no_grad():
-            soft_adv, t_adv = answer(teacher, x_adv, self.lc)
+            soft_adv, t_adv = forward(teacher, x_adv, aligned)
         on_x, on_adv = self.sets != "adversarial", self.sets != "clean"
-        ramp, w = min(1, epoch / max(1, self.warmup)), self.projector_ and self.projector_()
         if self.lc:
-            terms["covariance"] = ramp * self.lc / 2 * (on_x * l_cov(h, t, t, w) + on_adv * l_cov(h_adv, t_adv, t, w))
+            lc, w = min(1, epoch / max(1, self.warmup)) * self.lc, self.projector_ and self.projector_()
+            terms["covariance"] = lc / 2 * (on_x * l_cov(h, t, t, w) + on_adv * l_cov(h_adv, t_adv, t, w))
         if self.lg:
             terms["gram"] = self.lg / 2 * (on_x * l_gram(clean, soft) + on_adv * l_gram(robust, soft_adv))
         return terms

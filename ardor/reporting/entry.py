@@ -1,4 +1,4 @@
-"""What a page or a comparison is made of: nets with their reports, and images under attack."""
+"""The content of a page or a comparison: nets with their reports, and images under attack."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ if TYPE_CHECKING:
 class PageEntry:
     """One net on the page.
 
-    reports: one per seed, same suite and split. curve: the lines of metrics.jsonl of the first seed, may be empty.
-    gaps: robust accuracy and variance gap over growing radii of the first seed, may be empty. deployed: the first
-    seed's net beside its files for a device. stale: why a comparison that was made of them is not shown.
+    Parameters
+    ----------
+    name, role : as the page shows them.
+    reports : one per seed, of the same suite and split.
+    curve : records of metrics.jsonl of the first seed; may be empty.
+    gaps : robust accuracy and variance gap over growing radii of the first seed; may be empty.
+    deployed : comparison of the first seed's net with its exported files.
+    stale : the reason for which an existing comparison is not shown.
     """
 
     name: str
@@ -49,13 +54,13 @@ class PageEntry:
 
     @property
     def parameters(self) -> int | None:
-        """How many numbers the net has learned, where the report says so."""
+        """Number of learned parameters, where the report has it."""
         count = self.reports[0].model.get("parameters")
         return None if count is None else int(count)
 
     @property
     def linf(self) -> float | None:
-        """The radius of the evaluation, where it is one of the norm that the trend over radii is measured in."""
+        """Radius of the evaluation; None for another norm than that of the trend over radii."""
         threat = self.reports[0].threat
         return float(number(threat["eps"])) if threat.get("name") == "Linf" else None
 
@@ -64,8 +69,12 @@ class PageEntry:
 class Example:
     """One image under attack.
 
-    label: the true class. clean: (C, H, W) in [0, 1]. By each net's name, adversarial: the image attacked against it,
-    and says: the classes it names for the clean and for the attacked image.
+    Parameters
+    ----------
+    label : the true class.
+    clean : (C, H, W) in [0, 1].
+    adversarial : by net, the image attacked against it.
+    says : by net, its classes for the clean and for the attacked image.
     """
 
     label: str
@@ -77,7 +86,19 @@ class Example:
 def entry_of(
     run: Path, name: str | None = None, role: Literal["teacher", "student"] = "student", limit: int = 1000
 ) -> PageEntry:
-    """A run that `ardor evaluate` judged. limit: images for radii and variance gap. Raises ConfigError."""
+    """The entry of a run.
+
+    Parameters
+    ----------
+    run : the run's folder.
+    name : default the folder's.
+    limit : number of images for radii and variance gap.
+
+    Raises
+    ------
+    ConfigError
+        For a run without a report.
+    """
     report = report_of(run)
     deployed, stale = current(run)
     gaps = gaps_of(run, threat_of(report), limit)
@@ -85,11 +106,11 @@ def entry_of(
 
 
 def teaches(run: Path, runs: Iterable[Path]) -> bool:
-    """Whether one of `runs` was taught by this one."""
-    taught = {Run(other).config.get("fingerprint", {}).get("teacher") for other in runs}
-    return models.hash_of(models.load(run)) in taught
+    """Whether one of `runs` has this one's net as its teacher."""
+    teachers = {Run(other).config.get("fingerprint", {}).get("teacher") for other in runs}
+    return models.hash_of(models.load(run)) in teachers
 
 
 def threat_of(report: Report) -> Threat:
-    """The threat that a report was made under."""
+    """The threat of a report."""
     return BY_NAME[report.threat["name"].lower()](number(report.threat["eps"]))

@@ -1,4 +1,4 @@
-"""What a reader needs to doubt and to repeat the figures: protocol, findings, hyperparameters, hashes, seeds."""
+"""Evidence to doubt and to repeat the figures: protocol, findings, hyperparameters, hashes, seeds."""
 
 from __future__ import annotations
 
@@ -12,35 +12,39 @@ from ardor.storage.config import plain, to_yaml
 
 
 def protocols(entries: list[PageEntry]) -> list[str]:
-    """What was judged and under what: one sentence for each protocol on the page, which should be one."""
-    said = {}
+    """Data, suite and threat of the reports, one sentence for each combination; a page should have one."""
+    sentences = []
     for report in (report for entry in entries for report in entry.reports):
         threat = report.threat.get("name", "unnamed threat")
         under = f"suite “{report.suite}” under {threat} with eps {plain(report.threat.get('eps'))}"
         order = ", each attack on the survivors of those before it" if report.sequential else ""
         of = report.data.get("of", report.n)
         count = f"{report.n:,} images" if of == report.n else f"{report.n:,} of {of:,} images, classes in proportion,"
-        said[f"{count} of {report.data['name']} ({report.data['part']}), {under}{order}"] = True
-    return list(said)
+        sentences.append(f"{count} of {report.data['name']} ({report.data['part']}), {under}{order}")
+    return list(dict.fromkeys(sentences))
 
 
 def findings(entries: list[PageEntry]) -> list[dict[str, str]]:
-    """Every finding and mark, with the nets it was found on."""
-    seen: dict[tuple[str, str], dict[str, bool]] = {}
-    everywhere = {entry.name: True for entry in entries}
+    """Every finding and mark, with the names of its nets."""
+    nets: dict[tuple[str, str], dict[str, None]] = {}
     for name, report in _judged(entries):
-        for mark in report.data.get("marks", []):
-            seen.setdefault(("mark", mark), {})[name] = True
-        for finding in report.findings:
-            seen.setdefault((finding.severity, f"{finding.evidence}; {finding.next}"), {})[name] = True
+        items = [("mark", mark) for mark in report.data.get("marks", [])]
+        items += [(finding.severity, f"{finding.evidence}; {finding.next}") for finding in report.findings]
+        for item in items:
+            nets.setdefault(item, {})[name] = None
+    everywhere = {entry.name for entry in entries}
     return [
-        {"severity": severity, "text": text, "nets": "all nets" if on == everywhere and len(on) > 1 else ", ".join(on)}
-        for (severity, text), on in seen.items()
+        {
+            "severity": severity,
+            "text": text,
+            "nets": "all nets" if set(on) == everywhere and len(on) > 1 else ", ".join(on),
+        }
+        for (severity, text), on in nets.items()
     ]
 
 
 def _judged(entries: list[PageEntry]) -> Iterator[tuple[str, Report]]:
-    """Every report on the page with what it is of: a net, or a file for a device."""
+    """Every report on the page with its net's name, which for an exported file has the form too."""
     for entry in entries:
         yield from ((entry.name, report) for report in entry.reports)
     for entry, deployed in shown(entries):
@@ -48,42 +52,29 @@ def _judged(entries: list[PageEntry]) -> Iterator[tuple[str, Report]]:
             yield entry.name + ("" if form.name == "float32" else f" in {VARIANTS[form.name]}"), form.report
 
 
-def attacks(entries: list[PageEntry]) -> list[dict[str, str]]:
-    """The resolved hyperparameters of every attack, once where all reports agree."""
-    seen = {}
+def attacks(entries: list[PageEntry]) -> list[tuple[str, str, str]]:
+    """Name, kind and resolved hyperparameters of every attack, once where all reports agree."""
+    rows = []
     for _, report in _judged(entries):
         for name, settings in report.attacks.items():
-            if report.suite == "deployed":  # from each net itself: the table of nets says which that is
-                settings = {k: v for k, v in settings.items() if k not in ("source", "weights")}
-            seen[name, plain(settings)] = {
-                "attack": name,
-                "kind": str(settings.get("name", "")),
-                "settings": plain({k: v for k, v in settings.items() if k != "name"}),
-            }
-    return list(seen.values())
+            # Each net of the suite `deployed` is its own source: its hash is in the table of nets.
+            left_out = {"name", "source", "weights"} if report.suite == "deployed" else {"name"}
+            kept = {key: value for key, value in settings.items() if key not in left_out}
+            rows.append((name, str(settings.get("name", "")), plain(kept)))
+    return list(dict.fromkeys(rows))
 
 
-def nets(entries: list[PageEntry]) -> list[dict[str, str]]:
-    """Who each net is: enough to find the weights and the data again."""
+def nets(entries: list[PageEntry]) -> list[tuple[str, Report, str, str]]:
+    """Name, report, class with the lowest worst case, and configuration of the training, for each net and seed."""
     rows = []
-    for entry in entries:
-        for report in entry.reports:
-            worst, share = min(report.per_class().items(), key=lambda item: item[1].value)
-            rows.append(
-                {
-                    "name": entry.name,
-                    "model": str(report.model.get("name", "")),
-                    "hash": str(report.model.get("hash", "")),
-                    "data": str(report.data.get("hash", "")),
-                    "seed": str(report.seed),
-                    "worst": f"{worst}: {share.k} of {share.n}",
-                    "training": to_yaml(report.training) if report.training else "",
-                }
-            )
+    for name, report in [(entry.name, report) for entry in entries for report in entry.reports]:
+        worst, share = min(report.per_class().items(), key=lambda item: item[1].value)
+        training = to_yaml(report.training) if report.training else ""
+        rows.append((name, report, f"{worst}: {share.k} of {share.n}", training))
     return rows
 
 
 def versions(entries: list[PageEntry]) -> str:
-    """The versions of the programs that judged."""
-    found = {f"{k} {v}": True for entry in entries for report in entry.reports for k, v in report.versions.items()}
-    return ", ".join(found)
+    """The versions of the packages that evaluated the nets."""
+    pairs = [f"{k} {v}" for entry in entries for report in entry.reports for k, v in report.versions.items()]
+    return ", ".join(dict.fromkeys(pairs))

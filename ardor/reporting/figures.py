@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, TypeAlias
 
+import numpy as np
+import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,19 +21,19 @@ from ardor.deployment.variants.comparison import VARIANTS, size_text
 from ardor.evaluation.proportion import Proportion, Summary
 from ardor.evaluation.variance import GapPoint, pearson
 from ardor.reporting.entry import PageEntry
-from ardor.reporting.styles import Look
+from ardor.reporting.styles import Style
 from ardor.reporting.svg import INK, MUTED, SHADE
 
 Forms: TypeAlias = Sequence[tuple[str, int, Proportion]]
 """Of each form of a net its name, its size in bytes and its worst case."""
 
 FILLS: dict[str, Any] = {"float32": "full", "onnx": "none", "onnx-int8": "bottom"}
-"""How a form's marker is filled: ONNX is a ring, so that float32, which it equals, is seen inside."""
+"""How a form's marker is filled: ONNX is a ring, so that float32, which it equals, is visible inside."""
 
 HALF, THIRD = 5.0, 4.2  # inches of 72 units: a panel of which two, or three, stand side by side
 
 
-def accuracy(entries: list[PageEntry], rows: list[Summary | None], look: dict[str, Look], title: str) -> Figure:
+def accuracy(entries: list[PageEntry], summaries: list[Summary], styles: dict[str, Style], title: str) -> Figure:
     """One dot and whisker per net, teachers apart; with several seeds a small dot for each."""
     order = sorted(range(len(entries)), key=lambda i: entries[i].role != "teacher")
     teachers = sum(entry.role == "teacher" for entry in entries)
@@ -39,9 +41,8 @@ def accuracy(entries: list[PageEntry], rows: list[Summary | None], look: dict[st
     names = [short(entries[i].name) for i in height]
     figure = _sheet(HALF, 1.0 + 0.36 * len(entries), left=0.2 + 0.083 * max(map(len, names)), right=0.55)
     ax = figure.add_subplot(title=title, xlim=(0, 100), xlabel="accuracy, %")
-    for i, summary in enumerate(rows):
-        if summary is not None:
-            _dot(ax, summary, height[i], look[entries[i].name])
+    for i, summary in enumerate(summaries):
+        _dot(ax, summary, height[i], styles[entries[i].name])
     if 0 < teachers < len(entries):
         ax.axhline(0.2 - teachers, color=MUTED, linewidth=0.8)
     ax.set_yticks(list(height.values()), names, color=INK)
@@ -52,50 +53,49 @@ def accuracy(entries: list[PageEntry], rows: list[Summary | None], look: dict[st
     return figure
 
 
-def _dot(ax: Axes, summary: Summary, y: float, look: Look) -> None:
+def _dot(ax: Axes, summary: Summary, y: float, style: Style) -> None:
     ends = [min(max(100 * end, 0), 100) for end in summary.interval]  # mean - SD may be below 0
-    ax.plot(ends, [y, y], color=look.colour, linewidth=2, solid_capstyle="butt", clip_on=False)
-    ax.plot(100 * summary.value, y, look.marker, color=look.colour, markersize=6, clip_on=False)
+    ax.plot(ends, [y, y], color=style.colour, linewidth=2, solid_capstyle="butt", clip_on=False)
+    ax.plot(100 * summary.value, y, style.marker, color=style.colour, markersize=6, clip_on=False)
     if len(summary.seeds) > 1:
         dots = [100 * p.value for p in summary.seeds]
-        ax.plot(dots, [y - 0.3] * len(dots), "o", color=look.colour, markersize=2.4, clip_on=False)
+        ax.plot(dots, [y - 0.3] * len(dots), "o", color=style.colour, markersize=2.4, clip_on=False)
     ax.text(1.03, y, f"{100 * summary.value:.1f}", transform=ax.get_yaxis_transform(), va="center")
 
 
-def training(entry: PageEntry, look: Look, others: list[PageEntry]) -> Figure:
+def training(entry: PageEntry, style: Style, others: list[PageEntry]) -> Figure:
     """Accuracies on the validation images above, the loss and its terms below; the other students in grey."""
-    looked = any(record.get("val_robust") is not None for record in entry.curve)
-    figure = _sheet(THIRD, 4.1 if looked else 2.4, right=0.85, hspace=0.42)
-    axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2]) if looked else [figure.add_subplot()]
-    if looked:
+    validated = any(record.get("val_robust") is not None for record in entry.curve)
+    figure = _sheet(THIRD, 4.1 if validated else 2.4, right=0.85, hspace=0.42)
+    axes = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2]) if validated else [figure.add_subplot()]
+    if validated:
         for other in others:
             axes[0].plot(*_series(other, "val_robust"), color=SHADE, linewidth=1, zorder=1)
-        _validation(axes[0], entry, look)
-    _losses(axes[-1], entry, look)
-    axes[0].set_title(short(entry.name, 30), fontweight="bold", pad=8 if looked else 20)
+        _validation(axes[0], entry, style)
+    _losses(axes[-1], entry, style)
+    axes[0].set_title(short(entry.name, 30), fontweight="bold", pad=8 if validated else 20)
     axes[-1].set(xlabel="epoch", xlim=(0, entry.curve[-1]["epoch"]))
     axes[-1].xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return figure
 
 
-def _validation(ax: Axes, entry: PageEntry, look: Look) -> None:
+def _validation(ax: Axes, entry: PageEntry, style: Style) -> None:
     ends = {}
     for name, key, width, dash in (("clean", "val_clean", 1.2, (0, (3, 1.5))), ("robust", "val_robust", 2.0, "-")):
         x, y = _series(entry, key)
-        ax.plot(x, y, color=look.colour, linewidth=width, linestyle=dash, marker=_dots(x), clip_on=False)
+        ax.plot(x, y, color=style.colour, linewidth=width, linestyle=dash, marker=_dots(x), clip_on=False)
         if y:
             ends[name] = y[-1]
-    _label_ends(ax, ends, dict.fromkeys(ends, look), gap=10)
-    chosen = [r for r in entry.curve if r.get("best") and r.get("val_robust") is not None][-1:]
-    for record in chosen:
-        place = record["epoch"], 100 * record["val_robust"]
-        ax.plot(*place, "o", markersize=9, color=INK, fillstyle="none", clip_on=False)
+    _label_ends(ax, ends, dict.fromkeys(ends, style), gap=10)
+    for record in [r for r in entry.curve if r.get("best") and r.get("val_robust") is not None][-1:]:
+        point = record["epoch"], 100 * record["val_robust"]
+        ax.plot(*point, "o", markersize=9, color=INK, fillstyle="none", clip_on=False)
     ax.set(ylim=(0, 100), ylabel="validation, %")
 
 
-def _losses(ax: Axes, entry: PageEntry, look: Look) -> None:
+def _losses(ax: Axes, entry: PageEntry, style: Style) -> None:
     x, total = _series(entry, "loss", 1)
-    ax.plot(x, total, color=look.colour, linewidth=1.6, label="loss", marker=_dots(x))
+    ax.plot(x, total, color=style.colour, linewidth=1.6, label="loss", marker=_dots(x))
     names = dict.fromkeys(name for record in entry.curve for name in record.get("terms", {}))
     for name, dash in zip(names if len(names) > 1 else (), cycle(((0, (4, 2)), (0, (1, 1.2)), "-."))):
         y = [record.get("terms", {}).get(name, math.nan) for record in entry.curve]
@@ -105,54 +105,41 @@ def _losses(ax: Axes, entry: PageEntry, look: Look) -> None:
 
 
 def _dots(x: list[int]) -> str:
-    """A marker where points are few, so that a single epoch is seen at all."""
+    """A marker where points are few: a single epoch has no line."""
     return "." if len(x) < 20 else ""
 
 
 def _series(entry: PageEntry, key: str, scale: float = 100) -> tuple[list[int], list[float]]:
-    """Epochs and values of the records that hold the key."""
-    held = [(r["epoch"], scale * r[key]) for r in entry.curve if r.get(key) is not None]
-    return [x for x, _ in held], [y for _, y in held]
+    """Epochs and values of the records that have the key."""
+    records = [record for record in entry.curve if record.get(key) is not None]
+    return [record["epoch"] for record in records], [scale * record[key] for record in records]
 
 
-def radius(entries: list[PageEntry], look: dict[str, Look], eps: list[float]) -> Figure:
+def radius(entries: list[PageEntry], styles: dict[str, Style], eps: list[float]) -> Figure:
     """Robust accuracy over the radius, one line per net, named at its end."""
     scale, unit = radius_unit([p.eps for entry in entries for p in entry.gaps])
-    figure = _sheet(
-        HALF, 4.4 if len(entries) < 7 else 5.6, right=0.45 + 0.083 * max(len(_beside(e.name)) for e in entries)
-    )
+    figure = _labelled_sheet([entry.name for entry in entries])
     ax = figure.add_subplot(ylim=(0, 100), xlabel=f"radius eps{unit}", ylabel="robust accuracy, %")
     for entry in entries:
         x, y = [scale * p.eps for p in entry.gaps], [100 * p.accuracy for p in entry.gaps]
-        line = look[entry.name]
-        ax.plot(
-            x,
-            y,
-            color=line.colour,
-            linestyle=line.dash,
-            marker=line.marker,
-            markersize=4.5,
-            linewidth=1.7,
-            clip_on=False,
-        )
+        style = styles[entry.name]
+        ax.plot(x, y, **_line(style), linestyle=style.dash, linewidth=1.7, clip_on=False)
     ax.set_xlim(0, scale * max(p.eps for entry in entries for p in entry.gaps))
     _radius_ticks(ax, scale)
     _mark_eps(ax, eps, scale)
     # nets that end at the same accuracy in the order of their accuracies before
     ordered = sorted(entries, key=lambda entry: sum(p.accuracy for p in entry.gaps))
     ends = {entry.name: 100 * entry.gaps[-1].accuracy for entry in ordered}
-    _label_ends(ax, ends, look, gap=6)
+    _label_ends(ax, ends, styles, gap=6)
     return figure
 
 
-def size(forms: Mapping[str, Forms], look: dict[str, Look]) -> Figure:
+def size(forms: Mapping[str, Forms], styles: dict[str, Style]) -> Figure:
     """Worst-case accuracy over the size of the file: a net's forms joined by a line, named at its right.
 
     forms: by net, of each form its name, size in bytes and worst case. Nets of one size stand a little beside it.
     """
-    names = list(forms)
-    height = 4.4 if len(names) < 7 else 5.6
-    figure = _sheet(HALF, height, right=0.45 + 0.083 * max(len(_beside(name)) for name in names))
+    figure = _labelled_sheet(list(forms))
     ax = figure.add_subplot(xscale="log", xlabel="size of the file", ylabel="robust to every attack, %")
     sizes = [size for each in forms.values() for _, size, _ in each]
     low, high = math.log10(min(sizes)) - 0.12, math.log10(max(sizes)) + 0.12
@@ -161,12 +148,12 @@ def size(forms: Mapping[str, Forms], look: dict[str, Look]) -> Figure:
     aside = _asides({name: each[0][1] for name, each in forms.items()}, 0.028 * (high - low))
     ends = {}
     for name, each in forms.items():
-        _forms(ax, each, look[name], 10 ** aside[name])
+        _forms(ax, each, styles[name], 10 ** aside[name])
         _, largest, share = max(each, key=lambda form: form[1])
         ends[name] = 100 * share.value
-        thread = [largest * 10 ** aside[name], 10**high], [ends[name]] * 2
-        ax.plot(*thread, color=look[name].colour, linewidth=0.6, zorder=1)
-    _label_ends(ax, ends, look, gap=0.06 * ax.get_ylim()[1])
+        reach = [largest * 10 ** aside[name], 10**high]
+        ax.plot(reach, [ends[name]] * 2, color=styles[name].colour, linewidth=0.6, zorder=1)
+    _label_ends(ax, ends, styles, gap=0.06 * ax.get_ylim()[1])
     _size_ticks(ax, low, high)
     for form, fill in FILLS.items():
         ax.plot([], [], "o", color=MUTED, fillstyle=fill, markersize=6, label=VARIANTS[form])
@@ -174,16 +161,16 @@ def size(forms: Mapping[str, Forms], look: dict[str, Look]) -> Figure:
     return figure
 
 
-def _forms(ax: Axes, forms: Forms, look: Look, aside: float) -> None:
+def _forms(ax: Axes, forms: Forms, style: Style, aside: float) -> None:
     """One net: whiskers of Wilson's 95 % interval, a marker filled by the form, and a line through them."""
     x, y = [size * aside for _, size, _ in forms], [100 * share.value for _, _, share in forms]
-    ax.plot(x, y, color=look.colour, linestyle=look.dash, linewidth=1.2)
+    ax.plot(x, y, color=style.colour, linestyle=style.dash, linewidth=1.2)
     for (name, _, share), place, value in zip(forms, x, y, strict=True):
         ends = [100 * end for end in share.interval]
-        ax.plot([place] * 2, ends, color=look.colour, linewidth=1.4, alpha=0.6, solid_capstyle="butt", clip_on=False)
+        ax.plot([place] * 2, ends, color=style.colour, linewidth=1.4, alpha=0.6, solid_capstyle="butt", clip_on=False)
         mark: dict[str, Any] = {"fillstyle": FILLS[name], "markerfacecoloralt": "white", "markeredgewidth": 1.2}
         behind = {"markersize": 9.5, "zorder": 2.5} if name == "onnx" else {"markersize": 6, "zorder": 3}
-        ax.plot(place, value, look.marker, color=look.colour, clip_on=False, **mark, **behind)
+        ax.plot(place, value, style.marker, color=style.colour, clip_on=False, **mark, **behind)
 
 
 def _asides(sizes: Mapping[str, int], step: float) -> dict[str, float]:
@@ -195,19 +182,19 @@ def _asides(sizes: Mapping[str, int], step: float) -> dict[str, float]:
 
 
 def _size_ticks(ax: Axes, low: float, high: float) -> None:
-    """Round sizes, as bytes are said: 20 kB, 1 MB; fewer of them where the axis is long."""
+    """Ticks at round sizes: 20 kB, 1 MB; fewer of them where the axis is long."""
     span = high - low
     steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.6 else (1, 3) if span < 2.4 else (1,)
-    whole = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in steps]
-    places = [place for place in whole if low <= math.log10(place) <= high]
+    sizes = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in steps]
+    places = [size for size in sizes if low <= math.log10(size) <= high]
     ax.set_xticks(places, [size_text(place) for place in places])
     ax.set_xticks([], minor=True)
 
 
-def _mark_eps(ax: Axes, eps: list[float], scale: float, *, said: bool = True) -> None:
+def _mark_eps(ax: Axes, eps: list[float], scale: float, *, label: bool = True) -> None:
     for value in eps:
         ax.axvline(scale * value, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        if said:
+        if label:
             text = f"eps {radius_text(value, scale)}"
             ax.text(scale * value, 1.01, text, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
 
@@ -217,56 +204,40 @@ def _radius_ticks(ax: Axes, scale: float) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(9 if scale == 255 else 5, steps=[1, 2, 4, 5, 10], integer=scale == 255))
 
 
-def _label_ends(ax: Axes, ends: dict[str, float], look: dict[str, Look], gap: float) -> None:
+def _label_ends(ax: Axes, ends: dict[str, float], styles: dict[str, Style], gap: float) -> None:
     """Each line's name to its right, moved apart where lines end together, with a thread to the line's end."""
     names = sorted(ends, key=lambda name: ends[name])
     beside = ax.get_yaxis_transform()
     places = spread([ends[name] for name in names], gap, *ax.get_ylim())
     for name, place in zip(names, places, strict=True):
-        colour = look[name].colour
+        colour = styles[name].colour
         ax.plot([1.0, 1.06], [ends[name], place], color=colour, linewidth=0.8, transform=beside, clip_on=False)
-        ax.text(1.07, place, _beside(name), transform=beside, color=colour, va="center", fontsize=9.5)
+        ax.text(1.07, place, short(name, 17), transform=beside, color=colour, va="center", fontsize=9.5)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels, at least `gap` apart; crowded ones (ascending) stand around their mean, inside low .. high."""
-    groups: list[list[float]] = []
-    for value in wanted:
-        groups.append([value])
-        while (
-            len(groups) > 1 and _places(groups[-2], gap, low, high)[-1] + gap > _places(groups[-1], gap, low, high)[0]
-        ):
-            groups[-2:] = [groups[-2] + groups[-1]]
-    return [place for group in groups for place in _places(group, gap, low, high)]
+    """Places for labels, at least `gap` apart and inside low .. high, the nearest to those wanted (ascending)."""
+    steps = gap * np.arange(len(wanted))
+    places = scipy.optimize.isotonic_regression(np.asarray(wanted) - steps).x
+    return list(np.clip(places, low, high - gap * (len(wanted) - 1)) + steps)
 
 
-def _places(group: list[float], gap: float, low: float, high: float) -> list[float]:
-    length = gap * (len(group) - 1)
-    first = min(max(sum(group) / len(group) - length / 2, low), high - length)
-    return [first + gap * i for i in range(len(group))]
-
-
-def trend(entry: PageEntry, look: Look, eps: list[float]) -> Figure:
+def trend(entry: PageEntry, style: Style, eps: list[float]) -> Figure:
     """Robust accuracy against the variance gap above, the signed gap over the radius below."""
     scale, unit = radius_unit([p.eps for p in entry.gaps])
     figure = _sheet(THIRD, 4.7, right=0.2, hspace=0.6)
     above, below = figure.subplots(2, 1, height_ratios=[3, 2])
     above.set_title(f"{short(entry.name, 22)}, r = {correlation(entry.gaps)}", fontweight="bold")
     signed = [100 * p.relative for p in entry.gaps]
-    line: dict[str, Any] = {"color": look.colour, "marker": look.marker, "markersize": 4.5, "linewidth": 1.5}
-    above.plot([abs(s) for s in signed], [100 * p.accuracy for p in entry.gaps], **line)
+    above.plot([abs(s) for s in signed], [100 * p.accuracy for p in entry.gaps], **_line(style), linewidth=1.5)
     above.set(ylim=(0, 100), xlabel="variance gap, % of the clean variance", ylabel="robust accuracy, %")
     below.axhline(0, color=MUTED, linewidth=0.8)
-    below.plot([scale * p.eps for p in entry.gaps], signed, **line)
-    _mark_eps(below, eps, scale, said=False)
-    turn = bend(entry.gaps)
-    if turn is not None:
+    below.plot([scale * p.eps for p in entry.gaps], signed, **_line(style), linewidth=1.5)
+    _mark_eps(below, eps, scale, label=False)
+    if turn := bend(entry.gaps):
         below.plot(scale * turn.eps, 100 * turn.relative, "o", markersize=11, color=INK, fillstyle="none")
-    below.set_title(
-        "does not turn back" if turn is None else f"turns back at {radius_text(turn.eps, scale)}",
-        color=MUTED,
-        fontsize=9.5,
-    )
+    title = f"turns back at {radius_text(turn.eps, scale)}" if turn else "does not turn back"
+    below.set_title(title, color=MUTED, fontsize=9.5)
     below.margins(y=0.18)
     _radius_ticks(below, scale)
     below.set(xlabel=f"radius eps{unit}", ylabel="signed gap, %")
@@ -274,7 +245,7 @@ def trend(entry: PageEntry, look: Look, eps: list[float]) -> Figure:
 
 
 def bend(points: list[GapPoint]) -> GapPoint | None:
-    """Where the signed gap turns back by more than 2 % of its range; None where it does not."""
+    """The point at which the signed gap turns back by more than 2 % of its range; None where it does not."""
     slack = 0.02 * (max(p.signed for p in points) - min(p.signed for p in points))
     far, way = points[0], 0.0
     for p in points[1:]:
@@ -293,19 +264,25 @@ def correlation(points: list[GapPoint]) -> str:
 
 
 def radius_unit(radii: Sequence[float]) -> tuple[float, str]:
-    """By what to multiply radii so that they read well, and how to say it: whole 1/255 unless they are round anyway."""
+    """Factor and label of the unit of radii: 1/255 where they are whole multiples of it and not round themselves."""
     whole = all(math.isclose(255 * r, round(255 * r), abs_tol=1e-6) for r in radii)
     return (1, "") if not whole or all(r == float(f"{r:.2g}") for r in radii) else (255, ", in 1/255")
 
 
 def radius_text(eps: float, scale: float) -> str:
-    """One radius in that unit."""
+    """A radius with the factor of `radius_unit`: "8/255" or "0.2"."""
     return f"{eps:.3g}" if scale == 1 or eps == 0 else f"{255 * eps:.3g}/255"
 
 
-def _beside(name: str) -> str:
-    """A name that fits to the right of a line."""
-    return short(name, 17)
+def _line(style: Style) -> dict[str, Any]:
+    return {"color": style.colour, "marker": style.marker, "markersize": 4.5}
+
+
+def _labelled_sheet(names: list[str]) -> Figure:
+    """An empty figure with room for the names to the right, at the ends of lines."""
+    return _sheet(
+        HALF, 4.4 if len(names) < 7 else 5.6, right=0.45 + 0.083 * max(len(short(name, 17)) for name in names)
+    )
 
 
 def _sheet(width: float, height: float, *, left: float = 0.62, right: float, hspace: float = 0) -> Figure:

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from ardor.evaluation.proportion import Summary
 from ardor.reporting.entry import PageEntry
 
-Rows = list[dict[str, Summary]]
+Rows: TypeAlias = list[list[tuple[Summary | None, bool]]]
+"""For each net and column its accuracy, where it has one, and whether it is the best student's."""
 
 
-def columns(rows: Rows) -> list[str]:
-    """The names of all accuracies, in the order in which they appear, the worst case last."""
-    seen = dict.fromkeys(name for row in rows for name in row)
-    return [name for name in seen if name != "worst_case"] + (["worst_case"] if "worst_case" in seen else [])
-
-
-def best(entries: list[PageEntry], rows: Rows, column: str) -> set[int]:
-    """The students that hold the highest accuracy in `column`, by position; none where there is no other to beat."""
-    held = {i: row[column].value for i, row in enumerate(rows) if entries[i].role == "student" and column in row}
-    return {i for i, value in held.items() if value == max(held.values())} if len(held) > 1 else set()
+def results(entries: list[PageEntry]) -> tuple[list[str], Rows]:
+    """The names of all accuracies, the worst case last, and the rows; alone, a student is not the best."""
+    accuracies = [entry.accuracies for entry in entries]
+    names = list(dict.fromkeys(name for row in accuracies for name in row))
+    columns = sorted(names, key=lambda name: name == "worst_case")
+    students = [row for entry, row in zip(entries, accuracies, strict=True) if entry.role == "student"]
+    values = {name: [row[name].value for row in students if name in row] for name in columns}
+    best = {name: max(of) for name, of in values.items() if len(of) > 1}
+    rows = []
+    for entry, row in zip(entries, accuracies, strict=True):
+        top = {name for name in row if entry.role == "student" and row[name].value == best.get(name)}
+        rows.append([(row.get(name), name in top) for name in columns])
+    return columns, rows
 
 
 def images(entry: PageEntry) -> str:
-    """How many images were judged, and by how many seeds."""
+    """Number of test images, and of seeds where there are several."""
     seeds = len(entry.reports)
     return f"{entry.reports[0].n:,}" + ("" if seeds == 1 else f" × {seeds} seeds")
 
 
 def comparison(entries: list[PageEntry]) -> str:
-    """The nets as a Markdown table: accuracies in %, mean ± SD over seeds, the best student of a column in bold."""
-    rows = [entry.accuracies for entry in entries]
-    names = columns(rows)
-    bold = {name: best(entries, rows, name) for name in names}
+    """The nets as a Markdown table.
+
+    Accuracies are in %, mean ± SD over seeds, the best student of a column in bold.
+
+    Parameters
+    ----------
+    entries : the nets, one row each.
+    """
+    columns, rows = results(entries)
     lines = [
-        "| " + " | ".join(["net", "role", "parameters", "images", *names]) + " |",
-        "|:--|:--|--:|--:|" + "--:|" * len(names),
+        "| " + " | ".join(["net", "role", "parameters", "images", *columns]) + " |",
+        "|:--|:--|--:|--:|" + "--:|" * len(columns),
     ]
-    for i, (entry, row) in enumerate(zip(entries, rows, strict=True)):
+    for entry, row in zip(entries, rows, strict=True):
         size = "" if entry.parameters is None else f"{entry.parameters:,}"
-        cells = [_cell(row.get(name), i in bold[name]) for name in names]
-        words = [entry.name.replace("|", "\\|"), entry.role, size, images(entry)]
-        lines.append("| " + " | ".join([*words, *cells]) + " |")
-    return "\n".join([*lines, "", _precision(rows)])
-
-
-def _cell(summary: Summary | None, bold: bool) -> str:
-    if summary is None:
-        return "–"
-    return f"**{summary}**" if bold else str(summary)
-
-
-def _precision(rows: Rows) -> str:
-    """How far any of the figures may be off by the choice of test images alone."""
-    intervals = [p.interval for row in rows for summary in row.values() for p in summary.seeds]
+        cells = ["–" if summary is None else f"**{summary}**" if best else str(summary) for summary, best in row]
+        head = [entry.name.replace("|", "\\|"), entry.role, size, images(entry)]
+        lines.append(f"| {' | '.join([*head, *cells])} |")
+    intervals = [p.interval for row in rows for summary, _ in row if summary for p in summary.seeds]
     widest = max((high - low for low, high in intervals), default=0.0)
-    return f"Wilson 95 % intervals of one seed are at most {100 * widest:.1f} points wide."
+    return "\n".join([*lines, "", f"Wilson 95 % intervals of one seed are at most {100 * widest:.1f} points wide."])

@@ -1,8 +1,8 @@
-"""The contracts of an attack and of a method, for the tests of your own: `check_attack(MyAttack())`.
+"""Contract tests for third-party attacks and methods: `check_attack(MyAttack())`, `check_method(MyMethod())`.
 
-Each check raises AssertionError with a sentence that says what was expected and what came, and returns nothing. Nets
-given to them are copied. Attacks are checked in float64, so that rounding never decides the sign of a gradient, and on
-images of which half the values are exactly 0 or 1, where an attack through a clamp would see no gradient.
+Each raises AssertionError with what was expected and what was given, and returns None. Nets are copied. Attacks are
+checked in float64, where rounding does not change the sign of a gradient, and on images of which half the values are
+exactly 0 or 1, where the gradient through a clamp is zero.
 """
 
 from ardor.testing.attack import check_attack

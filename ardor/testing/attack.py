@@ -1,4 +1,4 @@
-"""The contract of an attack."""
+"""The contract of an attack, `ardor.types.Attack`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ardor.attacks.threat import L2, Linf
 from ardor.engine.modes import attack_view
+from ardor.losses import margin
 from ardor.noise import Noise
 from ardor.testing.shared import TOLERANCE, global_rng, problem, require, require_same, snapshot, trained
-from ardor.types import Attack, Images, Labels, Net, PerExample, Threat
+from ardor.types import Attack, Images, Labels, Net, Threat
 
 
 def check_attack(
@@ -26,43 +27,61 @@ def check_attack(
     classes: int = 10,
     seed: int = 0,
 ) -> None:
-    """Refuse an attack that breaks the contract of DESIGN section 3.
+    """Check the contract of an attack.
 
-    In the ball and in the box; a fresh tensor, x as it was; it climbs; no parameter's gradient, mode, flag or buffer
-    is touched, nor the global random generators; an image meets the same fate in any company; the same seed gives the
-    same images and, with a random start, another seed others.
+    The result is in the ball and in [0, 1], a new tensor, and raises the margin. The inputs, the net's modes, flags,
+    buffers, parameters and their gradients, and the global random generators are unchanged. The result for an image
+    does not depend on the batch; the same seed gives the same images and, with a random start, another seed others.
 
-    net: logits of (B, channels, size, size) images; None is a TinyNet trained for the purpose. threat: None is
-    `attack.threat`. random_start: None reads `attack.start` where there is one. climbs: the attack must raise the
-    margin max_{j != y} z_j - z_y, capped at 0 where an image is broken, by this share of what ten plain steps of ascent
-    raise it by; lower it for an attack that is meant to be weak. Raises AssertionError.
+    Parameters
+    ----------
+    attack
+        The attack; it is called, not changed.
+    net
+        Images (B, channels, size, size) to logits; None is a trained TinyNet.
+    threat
+        The ball; None is `attack.threat`.
+    random_start
+        Whether the start is random; None is by `attack.start`, if it exists.
+    climbs
+        Share of the rise of ten plain ascent steps that the attack must reach, in the margin max_{j != y} z_j - z_y
+        capped at 0 (misclassified); lower it for an attack that is weak by design.
+    channels, size, classes
+        Shape of the images and number of classes.
+    seed
+        Seed of images, net and noise.
+
+    Raises
+    ------
+    AssertionError
+        With the first violation.
     """
     threat = threat if threat is not None else getattr(attack, "threat", None)
     if threat is None:
         raise AssertionError(f"expected {attack!r} to have a field `threat`: add it, or pass threat=")
     x, y, index = problem(channels, size, classes, seed)
     x = x.double()
-    # a submodule in a mode of its own shows whoever sets the whole net's mode and puts the whole net's back
+    # one submodule in another mode than the rest reveals code that sets and restores the mode of the net as one
     odd = nn.Identity()
     probe = nn.Sequential(copy.deepcopy(net if net is not None else trained(channels, size, classes, seed)), odd)
     probe.double().eval().requires_grad_(True)
     odd.train()
     with torch.no_grad():
         y = probe(x).argmax(1)
-    y[-1] = (y[-1] + 1) % classes  # one image comes already broken
+    y[-1] = (y[-1] + 1) % classes  # one image is misclassified when clean
     noise = Noise(seed, index, "check_attack")
 
-    x_adv = _untouched_by(attack, probe, x, y, noise)
+    x_adv = _require_no_side_effects(attack, probe, x, y, noise)
     _require_image(attack, threat, x_adv, x)
     with attack_view(probe) as view:
         _require_climb(attack, view, threat, x_adv, x, y, climbs)
-        _require_solitude(attack, view, x_adv, x, y, noise)
+        _require_independence(attack, view, x_adv, x, y, noise)
     if getattr(attack, "start", "none") != "none" if random_start is None else random_start:
-        _require_other_path(attack, probe, x, y, noise)
+        _require_random_start(attack, probe, x, y, noise)
 
 
-def _untouched_by(attack: Attack, probe: nn.Sequential, x: Images, y: Labels, noise: Noise) -> Images:
-    """Run on the bare net, with gradients in place, and under attack_view, and look at what else changed."""
+def _require_no_side_effects(attack: Attack, probe: nn.Sequential, x: Images, y: Labels, noise: Noise) -> Images:
+    """Run on the net itself, with gradients present, and under attack_view, and compare everything else."""
     for p in probe.parameters():
         p.grad = torch.full_like(p, 0.5)
     batch = (x, y, noise.index)
@@ -74,7 +93,7 @@ def _untouched_by(attack: Attack, probe: nn.Sequential, x: Images, y: Labels, no
         before = snapshot(probe)
         x_adv, again = (attack(view, x, y, noise[:]) for _ in range(2))
         require_same(before, snapshot(probe), attack, "under attack_view")
-    require(all(map(torch.equal, given, batch)), attack, "to copy what it is given", "it changed in place")
+    require(all(map(torch.equal, given, batch)), attack, "to copy its arguments", "arguments changed in place")
     require(rng == global_rng(), attack, "to draw from `noise`", "a global random generator moved")
     require(torch.equal(again, x_adv), attack, "to give the same images twice for one seed", "others")
     for p in probe.parameters():
@@ -84,16 +103,17 @@ def _untouched_by(attack: Attack, probe: nn.Sequential, x: Images, y: Labels, no
 
 def _require_image(attack: Attack, threat: Threat, x_adv: Images, x: Images) -> None:
     require(x_adv.shape == x.shape, attack, f"to return shape {tuple(x.shape)}", f"{tuple(x_adv.shape)}")
-    require(x_adv.dtype == x.dtype, attack, f"to return the dtype it was given, {x.dtype}", f"{x_adv.dtype}")
-    require(x_adv.data_ptr() != x.data_ptr(), attack, "to return a fresh tensor", "x itself: clone it")
+    require(x_adv.dtype == x.dtype, attack, f"to return the dtype of x, {x.dtype}", f"{x_adv.dtype}")
+    require(x_adv.data_ptr() != x.data_ptr(), attack, "to return a new tensor", "x itself: clone it")
     require(not x_adv.requires_grad, attack, "to return images without a graph", "requires_grad: detach them")
-    low, high, far = float(x_adv.min()), float(x_adv.max()), float(_excess(threat, x_adv, x))
+    low, high, excess = float(x_adv.min()), float(x_adv.max()), float(_excess(threat, x_adv, x))
     require(low >= 0 and high <= 1, attack, "to stay in [0, 1]", f"[{low:.6g}, {high:.6g}]: end with threat.project")
-    require(far <= TOLERANCE, attack, f"to stay in {threat!r}", f"an image {far:.3g} outside: end with threat.project")
+    came = f"an image {excess:.3g} outside: end with threat.project"
+    require(excess <= TOLERANCE, attack, f"to stay in {threat!r}", came)
 
 
 def _excess(threat: Threat, x_adv: Images, x: Images) -> Tensor:
-    """By how much the worst image leaves the threat, written apart from the threat's own functions where possible."""
+    """The largest distance outside the threat, independent of the threat's functions for Linf and L2."""
     delta = (x_adv - x).flatten(1)
     if isinstance(threat, Linf):
         return delta.abs().max() - threat.eps
@@ -105,47 +125,38 @@ def _excess(threat: Threat, x_adv: Images, x: Images) -> Tensor:
 def _require_climb(
     attack: Attack, view: Net, threat: Threat, x_adv: Images, x: Images, y: Labels, climbs: float
 ) -> None:
-    """Compare with plain ascent by the margin, capped where an image is broken: some attacks stop at the border."""
+    """Compare with plain ascent by the margin capped at 0: some attacks stop at the decision boundary."""
     plain = x.clone()
     for _ in range(10):
         plain.requires_grad_()
-        (grad,) = torch.autograd.grad(_margin(view, plain, y).sum(), plain)
+        (grad,) = torch.autograd.grad(margin(view(plain), y).sum(), plain)
         plain = threat.project(threat.ascend(plain.detach(), grad, threat.eps / 4), x)
-    clean, attacked, best = (float(_margin(view, z, y).detach().clamp(max=0).mean()) for z in (x, x_adv, plain))
+    clean, attacked, best = (float(margin(view(z), y).detach().clamp(max=0).mean()) for z in (x, x_adv, plain))
     figures = f"mean capped margin {clean:.4g} clean, {attacked:.4g} attacked, {best:.4g} by ten plain steps"
-    require(best > clean, threat, "to let plain ascent climb on this net", figures)
+    require(best > clean, threat, "to let plain ascent raise the margin on this net", figures)
     share = (attacked - clean) / (best - clean)
     require(share >= climbs, attack, f"to climb {climbs:g} of what plain ascent does", f"{share:.3g} of it: {figures}")
 
 
-def _margin(net: Net, x: Images, y: Labels) -> PerExample:
-    z = net(x)
-    rows = torch.arange(len(z))
-    others = z.clone()
-    others[rows, y] = -torch.inf
-    return others.amax(1) - z[rows, y]
-
-
-def _require_solitude(attack: Attack, view: Net, x_adv: Images, x: Images, y: Labels, noise: Noise) -> None:
+def _require_independence(attack: Attack, view: Net, x_adv: Images, x: Images, y: Labels, noise: Noise) -> None:
     """The same images alone, in another order and in a smaller batch."""
-    everyone = torch.arange(len(x))
-    companies = {"alone": everyone[4:5], "in reversed order": everyone.flip(0), "among every third": everyone[::3]}
-    for company, rows in companies.items():
-        apart = float((attack(view, x[rows], y[rows], noise[rows]) - x_adv[rows]).abs().max())
-        came = f"values {apart:.3g} apart {company}: sum the objective, scale per image, draw from `noise`"
-        require(apart <= TOLERANCE, attack, "to treat an image the same in any batch", came)
+    index = torch.arange(len(x))
+    for batch, rows in {"alone": index[4:5], "in reversed order": index.flip(0), "in every third": index[::3]}.items():
+        gap = float((attack(view, x[rows], y[rows], noise[rows]) - x_adv[rows]).abs().max())
+        came = f"values {gap:.3g} apart {batch}: sum the objective, scale per image, draw from `noise`"
+        require(gap <= TOLERANCE, attack, "to treat an image the same in any batch", came)
 
 
-def _require_other_path(attack: Attack, net: nn.Module, x: Images, y: Labels, noise: Noise) -> None:
-    """Another seed starts elsewhere. Compare what the net is shown, for two starts may end in the same corner."""
+def _require_random_start(attack: Attack, net: nn.Module, x: Images, y: Labels, noise: Noise) -> None:
+    """Compare the net's inputs under two seeds: the results may be the same corner of the ball."""
 
-    def shown(seed: int) -> list[Tensor]:
-        seen: list[Tensor] = []
-        hook = net.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach().clone()))
+    def inputs_of(seed: int) -> list[Tensor]:
+        inputs: list[Tensor] = []
+        hook = net.register_forward_pre_hook(lambda module, args: inputs.append(args[0].detach().clone()))
         attack(net, x, y, Noise(seed, noise.index, noise.purpose))
         hook.remove()
-        return seen
+        return inputs
 
-    one, other = shown(noise.seed), shown(noise.seed + 1)
+    one, other = inputs_of(noise.seed), inputs_of(noise.seed + 1)
     same = len(one) == len(other) and all(map(torch.equal, one, other))
-    require(not same, attack, "to start elsewhere for another seed", "the same path: draw from `noise`")
+    require(not same, attack, "to start elsewhere for another seed", "the same iterates: draw from `noise`")

@@ -1,4 +1,4 @@
-"""The contract of a method."""
+"""The contract of a method, `ardor.types.Method`."""
 
 from __future__ import annotations
 
@@ -32,20 +32,35 @@ def check_method(
     classes: int = 10,
     seed: int = 0,
 ) -> None:
-    """Refuse a method that breaks the contract of DESIGN section 4, in the first epoch or in the thousandth.
+    """Check the contract of a method, in epochs 1 and 1000.
 
-    Terms are finite, (B,) or (); gradient reaches every parameter of the student and none of the teacher; modes, flags,
-    weights and the teacher's buffers are as before, as are images and global random generators; the same noise gives
-    the same terms; `repr` reads back to an equal method; learned state, which ends in `_`, survives a checkpoint.
+    Terms are finite, (B,) or (); the gradient reaches every parameter of the student and none of the teacher. Modes,
+    flags, weights, the teacher's buffers, the images and the global random generators are unchanged. The same noise
+    gives the same terms; `repr` is an expression of an equal method; learned state, in attributes that end in `_`, is
+    restored from a checkpoint.
 
-    student, teacher: None is a TinyNet of width 8 and 16. The method itself is copied too. Raises AssertionError.
+    Parameters
+    ----------
+    method
+        The method; it is copied.
+    student, teacher
+        Images (B, channels, size, size) to logits; None is a TinyNet of width 8 and 16. They are copied.
+    channels, size, classes
+        Shape of the images and number of classes.
+    seed
+        Seed of images and nets.
+
+    Raises
+    ------
+    AssertionError
+        With the first violation.
     """
     student = copy.deepcopy(student) if student is not None else TinyNet(channels, classes, 8, seed)
     teacher = copy.deepcopy(teacher) if teacher is not None else TinyNet(channels, classes, 16, seed + 1)
     batch = problem(channels, size, classes, seed)
     student.train().requires_grad_(True)
     teacher.eval()
-    # as in check_attack, a mode and a flag unlike the rest, where they change no value
+    # as in check_attack, one mode and one flag unlike the rest, where they change no value
     [m for m in student.modules() if not list(m.children())][-1].eval()
     list(student.parameters())[-1].requires_grad_(False)
     ready = _prepared(method, student, teacher, batch[0])
@@ -58,11 +73,10 @@ def check_method(
 
 def _prepared(method: Method, student: nn.Module, teacher: nn.Module, x: Images) -> Method:
     method = copy.deepcopy(method)
-    prepare = getattr(method, "prepare", None)
-    if prepare is not None:
+    if hasattr(method, "prepare"):
         with freeze(teacher):
             before, rng = (snapshot(student), snapshot(teacher)), global_rng()
-            prepare(student, teacher, x)
+            method.prepare(student, teacher, x)
             require_same(before[0], snapshot(student), method, "on the student, in prepare")
             require_same(before[1], snapshot(teacher), method, "on the teacher, in prepare")
         require(rng == global_rng(), method, "to draw within `seeded` in prepare", "a global random generator moved")
@@ -75,22 +89,22 @@ def _terms(method: Method, student: nn.Module, teacher: nn.Module, batch: Batch,
 
 
 def _require_terms(method: Method, student: nn.Module, teacher: nn.Module, batch: Batch, epoch: int) -> None:
-    """Terms of the right shape, and everything but the student's batch statistics as it was."""
-    runs = []
+    """Terms of the right shape, and no change but to the student's batch statistics."""
+    results = []
     for _ in range(2):
-        own, pupil = copy.deepcopy(method), copy.deepcopy(student)
+        trial, net = copy.deepcopy(method), copy.deepcopy(student)
         with freeze(teacher):
-            before, rng, given = (snapshot(pupil), snapshot(teacher)), global_rng(), [v.clone() for v in batch]
-            plain = _plain(own)
-            runs.append(_terms(own, pupil, teacher, batch, epoch))
-            before[0]["buffers"] = snapshot(pupil)["buffers"]  # batch statistics move
-            require_same(before[0], snapshot(pupil), method, "on the student")
+            before, rng, given = (snapshot(net), snapshot(teacher)), global_rng(), [v.clone() for v in batch]
+            constants = _constants(trial)
+            results.append(_terms(trial, net, teacher, batch, epoch))
+            before[0]["buffers"] = snapshot(net)["buffers"]  # batch statistics move
+            require_same(before[0], snapshot(net), method, "on the student")
             require_same(before[1], snapshot(teacher), method, "on the teacher")
         require(rng == global_rng(), method, "to draw from `noise`", "a global random generator moved")
-        require(all(map(torch.equal, given, batch)), method, "to copy what it is given", "it changed in place")
-        require(plain == _plain(own), method, "to learn in attributes that end in _", "another changed")
-    _require_shapes(method, runs[0], len(batch[0]))
-    require(same_tensors(*runs), method, "to give the same terms for the same noise", "others")
+        require(all(map(torch.equal, given, batch)), method, "to copy its arguments", "arguments changed in place")
+        require(constants == _constants(trial), method, "to learn in attributes that end in _", "another changed")
+    _require_shapes(method, results[0], len(batch[0]))
+    require(same_tensors(*results), method, "to give the same terms for the same noise", "others")
 
 
 def _require_shapes(method: Method, terms: dict[str, Tensor], rows: int) -> None:
@@ -103,21 +117,21 @@ def _require_shapes(method: Method, terms: dict[str, Tensor], rows: int) -> None
 
 
 def _require_gradient(method: Method, student: nn.Module, teacher: nn.Module, batch: Batch, epoch: int) -> None:
-    """On a teacher that is not frozen: what is not detached shows."""
-    own, pupil, master = copy.deepcopy(method), copy.deepcopy(student), copy.deepcopy(teacher)
-    master.eval().requires_grad_(True)
-    loss = torch.stack([term.mean() for term in _terms(own, pupil, master, batch, epoch).values()]).sum()
+    """With a teacher that is not frozen, so that logits that are not detached give it a gradient."""
+    method, student, teacher = copy.deepcopy(method), copy.deepcopy(student), copy.deepcopy(teacher)
+    teacher.eval().requires_grad_(True)
+    loss = torch.stack([term.mean() for term in _terms(method, student, teacher, batch, epoch).values()]).sum()
     require(loss.requires_grad, method, "to depend on the student", "constant terms")
     loss.backward()
-    for name, p in pupil.named_parameters():
+    for name, p in student.named_parameters():
         reached = p.grad is not None and bool(p.grad.isfinite().all()) and bool((p.grad != 0).any())
         require(reached or not p.requires_grad, method, f"to move the student's {name}", f"the gradient {p.grad}")
-    for name, p in master.named_parameters():
-        require(p.grad is None, method, "to detach the teacher's answers", f"a gradient at its {name}")
+    for name, p in teacher.named_parameters():
+        require(p.grad is None, method, "to detach the teacher's logits", f"a gradient at its {name}")
 
 
 def _require_repr(method: Method) -> None:
-    """Read the repr as a reader of a report would: constructor calls and literals, nothing else."""
+    """The repr consists of constructor calls and literals, and gives an equal method: reports contain it."""
     text = repr(method)
     classes = {type(part).__name__: type(part) for part in _parts(method)}
     for cls in sorted(classes.values(), key=lambda c: -len(c.__qualname__)):
@@ -125,33 +139,30 @@ def _require_repr(method: Method) -> None:
     try:
         again = _read(ast.parse(text, mode="eval").body, classes)
     except (SyntaxError, ValueError, TypeError, KeyError) as error:
-        raise AssertionError(f"expected a repr that makes the method again, got {text}: make it a dataclass") from error
+        raise AssertionError(f"expected a repr that builds the method, got {text}: make it a dataclass") from error
     same = repr(again) == repr(method) if type(method).__eq__ is object.__eq__ else again == method
-    hidden = [f.name for f in _fields(method) if f.init and not f.repr]
-    require(same and not hidden, method, "to be made again by its repr", f"{again!r}, without {hidden}")
+    fields: Any = getattr(method, "__dataclass_fields__", {})
+    hidden = [name for name, f in fields.items() if f.init and not f.repr]
+    require(same and not hidden, method, "to equal what its repr builds", f"{again!r}, without {hidden}")
 
 
-def _fields(thing: Any) -> tuple[dataclasses.Field[Any], ...]:
-    return dataclasses.fields(thing) if dataclasses.is_dataclass(thing) else ()
-
-
-def _parts(thing: Any) -> Iterator[Any]:
+def _parts(value: Any) -> Iterator[Any]:
     """A method, its attack, its attack's threat."""
-    yield thing
-    for value in getattr(thing, "__dict__", {}).values():
-        if dataclasses.is_dataclass(value):
-            yield from _parts(value)
+    yield value
+    for part in getattr(value, "__dict__", {}).values():
+        if dataclasses.is_dataclass(part):
+            yield from _parts(part)
 
 
 def _read(node: ast.expr, classes: Mapping[str, Callable[..., Any]]) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        named = {str(k.arg): _read(k.value, classes) for k in node.keywords}
-        return classes[node.func.id](*(_read(a, classes) for a in node.args), **named)
+        keywords = {str(k.arg): _read(k.value, classes) for k in node.keywords}
+        return classes[node.func.id](*(_read(a, classes) for a in node.args), **keywords)
     return ast.literal_eval(node)
 
 
 def _require_state(method: Method, fresh: Method, student: nn.Module, teacher: nn.Module, batch: Batch) -> None:
-    """Save a method that has learned, load it into a fresh one, and compare."""
+    """Save a method with learned state, load it into a new one, and compare."""
     _terms(method, copy.deepcopy(student), teacher, batch, 1)
     for tensor in _learned(method).values():
         if tensor.is_floating_point():
@@ -160,25 +171,25 @@ def _require_state(method: Method, fresh: Method, student: nn.Module, teacher: n
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Run(folder), EpochRecord(1, 1, 0.0, {}, 0.1, 0.0), TrainState(student, method, optimiser))
         checkpoint.resume(Run(folder), TrainState(student, fresh, optimiser))
-    kept = same_tensors(_learned(method), _learned(fresh))
-    require(kept, method, "to find what it learned in its checkpoint", "less: give it its shape in prepare")
+    restored = same_tensors(_learned(method), _learned(fresh))
+    require(restored, method, "to restore its learned state from a checkpoint", "less: create it in prepare")
     one, other = (_terms(copy.deepcopy(m), copy.deepcopy(student), teacher, batch, 1000) for m in (method, fresh))
-    require(same_tensors(one, other), method, "to go on from its checkpoint", "other terms")
+    require(same_tensors(one, other), method, "to resume from its checkpoint", "other terms")
 
 
 def _learned(method: object) -> dict[str, Tensor]:
-    """The tensors of what ends in one underscore; a checkpoint keeps these and nothing else."""
-    found: dict[str, Tensor] = {}
+    """The tensors of the attributes that end in one underscore; a checkpoint saves these only."""
+    tensors: dict[str, Tensor] = {}
     for name, value in getattr(method, "__dict__", {}).items():
-        learned, kept = name.endswith("_") and not name.endswith("__"), isinstance(value, Tensor | nn.Module)
-        fits = learned == kept or (learned and value is None)
+        learned, saved = name.endswith("_") and not name.endswith("__"), isinstance(value, Tensor | nn.Module)
+        fits = learned == saved or (learned and value is None)
         require(fits, method, "to learn tensors and modules, named with a final _", f"{name}, {value!r}")
         if isinstance(value, nn.Module):
-            found |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
+            tensors |= {f"{name}.{key}": tensor for key, tensor in value.state_dict().items()}
         elif isinstance(value, Tensor):
-            found[name] = value
-    return found
+            tensors[name] = value
+    return tensors
 
 
-def _plain(method: object) -> dict[str, str]:
+def _constants(method: object) -> dict[str, str]:
     return {k: repr(v) for k, v in getattr(method, "__dict__", {}).items() if not k.endswith("_")}

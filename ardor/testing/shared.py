@@ -1,4 +1,4 @@
-"""What both contracts stand on: a tiny net, a small problem, and what may not change meanwhile."""
+"""Shared by both contracts: a tiny net, a small problem, and snapshots of the state that must not change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Batch: TypeAlias = tuple[Images, Labels, Tensor]
 
 
 class TinyNet(nn.Module):
-    """Convolution, batch norm, ReLU, twice; average pool; linear: a net with everything that a contract looks at.
+    """Convolution, batch norm, ReLU, twice; average pool; linear: a net with all that a contract covers.
 
     Images (B, channels, H, W), H and W even, to logits (B, classes); features are (B, width).
     """
@@ -66,12 +66,12 @@ def problem(channels: int = 1, size: int = 8, classes: int = 10, seed: int = 0, 
     y = torch.arange(images) % classes
     shape = (channels, size, size)
     alike = Noise(seed, y, "class").uniform(shape)
-    own = Noise(seed, index, "image").uniform(shape)
-    return (3 * (0.7 * alike + 0.3 * own) - 1).clamp(0, 1), y, index
+    single = Noise(seed, index, "image").uniform(shape)
+    return (3 * (0.7 * alike + 0.3 * single) - 1).clamp(0, 1), y, index
 
 
 def trained(channels: int, size: int, classes: int, seed: int) -> TinyNet:
-    """A net that is right about its images, in float64: a copy, for the first is kept, being as dear as an attack."""
+    """A net trained on `problem`, in float64; a copy of a cached one."""
     return copy.deepcopy(_trained(channels, size, classes, seed))
 
 
@@ -88,7 +88,7 @@ def _trained(channels: int, size: int, classes: int, seed: int) -> TinyNet:
 
 
 def snapshot(net: nn.Module) -> dict[str, Any]:
-    """Everything about a net that others may not change, by kind: compare two with `require_same`."""
+    """The state of a net that an attack or method must not change, by kind: compare two with `require_same`."""
     parameters = list(net.parameters())
     return {
         "modes": [(name, module.training) for name, module in net.named_modules()],
@@ -100,29 +100,28 @@ def snapshot(net: nn.Module) -> dict[str, Any]:
 
 
 def require_same(before: dict[str, Any], after: dict[str, Any], who: object, where: str) -> None:
-    """Two snapshots of a net are equal, or an AssertionError names `who` and what changed."""
+    """Raise AssertionError, with `who` and the kind of state, unless two snapshots are equal."""
     for kind, old in before.items():
-        same = len(old) == len(after[kind]) and all(map(equal, old, after[kind]))
+        same = len(old) == len(after[kind]) and all(map(_equal, old, after[kind]))
         require(same, who, f"to leave the net's {kind} as they were {where}", "them changed")
 
 
-def equal(a: Any, b: Any) -> bool:
-    """The same values, whatever they are."""
+def _equal(a: Any, b: Any) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or bool(a == b)
 
 
 def same_tensors(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """The same names with the same bytes."""
+    """The same names with equal tensors."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def global_rng() -> tuple[bytes, str, str]:
-    """The state of torch's, Python's and numpy's global random generators, as something that can be compared."""
+    """The state of torch's, Python's and numpy's global random generators, in comparable form."""
     with np.printoptions(threshold=10_000):
         return torch.get_rng_state().numpy().tobytes(), repr(random.getstate()), repr(np.random.get_state())
 
 
 def require(condition: bool, who: object, to: str, came: str) -> None:
-    """An `assert` that no option of the interpreter turns off."""
+    """An `assert` that `python -O` does not remove."""
     if not condition:
         raise AssertionError(f"expected {who!r} {to}, got {came}")

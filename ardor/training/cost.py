@@ -1,8 +1,8 @@
-"""What a run will cost, from a few real steps on copies; and the largest batch that fits where memory does not suffice.
+"""The cost of a run, measured on a few real steps of copies.
 
 Passes are counted layer by layer, in forward passes of a whole net: a layer's forward pass, its gradient to the input
-and its gradient to the weights are one each, a convolution or linear layer weighs as its multiply-accumulates. So the
-features of a net, or a method of one's own that asks for a part of it, count as what they are.
+and its gradient to the weights are one each, weighted by the multiply-accumulates of a convolution or linear layer. So
+parts of a net, such as `features`, count as parts.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from ardor.data.split import Split
 from ardor.engine.flops import Passes, count_flops
-from ardor.engine.modes import freeze, train_mode
+from ardor.engine.modes import freeze, frozen, train_mode
 from ardor.errors import ConfigError
 from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
-from ardor.training.recipe import Recipe, find_device
-from ardor.training.soft_labels import Saving, enumerable, saving
-from ardor.training.state import TrainState, make_optimiser
+from ardor.training.recipe import find_device
+from ardor.training.soft_labels import Saving, saving
+from ardor.training.state import TrainState, init_state
 from ardor.training.validation import BATCH as VALIDATED
 from ardor.training.validation import validate
 from ardor.types import Images
@@ -39,23 +40,39 @@ if TYPE_CHECKING:
 
 
 STEPS = 3
-"""Real steps by default; the first, which warms up, is not counted."""
+"""Real steps by default; the first, a warm-up, is not timed."""
 
 COUNTED = 16
-"""Images of the batch that is only counted, at most: a pass costs an image the same in any company."""
+"""Largest batch whose passes are counted: the number per image does not depend on it."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run costs, as its last epoch does: nothing is known of what a method does at other times.
+    """The cost of a run, every epoch of which is taken to cost as much as the last.
 
-    attack, learning: F per image and step, forward passes of the student: the attack and other passes without a
-    gradient of the weights, and the passes with one (3 F each). teacher: T, its forward passes; kept: those of them
-    that ask for the answer to the augmented images alone, which soft labels once kept can give. seconds: per step of
-    `batch` images. validation: seconds of all looks at validation images. asking: seconds of one T for a batch.
-    memory: bytes at the peak, of the steps and of validation: on a GPU what torch had allocated, elsewhere the
-    resident size of the whole process. images, epochs: of the whole run. table: what a table of soft labels saves;
-    None where there is nothing to keep.
+    Parameters
+    ----------
+    attack, learning : float
+        Forward passes F of the student per image and step: of the attack and other passes without a gradient of the
+        weights, and of the passes with one (3 F each).
+    teacher : float
+        Forward passes T of the teacher per image and step.
+    kept : float
+        Those of them on the augmented images alone, which cached soft labels replace.
+    batch : int
+        Images of a step.
+    seconds : float
+        Per step.
+    validation : float
+        Seconds of all validations.
+    asking : float
+        Seconds of one T for a batch.
+    memory : int
+        Peak of steps and validation, in bytes: torch's allocation on a GPU, the process's resident size on a CPU.
+    images, epochs : int
+        Of the run.
+    table : Saving, optional
+        What cached soft labels save; None where there is nothing to cache.
     """
 
     attack: float
@@ -83,76 +100,72 @@ class Cost:
         return self.batch / self.seconds
 
     @property
-    def _speed(self) -> str:
-        speed = self.images_per_second
-        return f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}"
-
-    @property
     def hours(self) -> float:
-        """Of the whole run, validation included."""
+        """Of the run, with validation."""
         return (self.epochs * self.images / self.images_per_second + self.validation) / 3600
 
-    @property
-    def share(self) -> float:
-        """What a table of soft labels that begins empty answers in this run, of the passes it can answer."""
-        return self.table.cold if self.table else 0.0
-
-    @property
-    def saved_later(self) -> float:
-        """Hours that a full table saves."""
-        warm = self.table.warm if self.table else 0.0
-        return warm * self.epochs * self.images * self.kept * self.asking / self.batch / 3600
-
-    @property
-    def saved(self) -> float:
-        """Hours that a table which begins empty saves."""
-        return self.share * self.epochs * self.images * self.kept * self.asking / self.batch / 3600
+    def saved(self, share: float) -> float:
+        """Hours saved where the cache has this share of the logits: table.cold in a first run, 1 in a later one."""
+        return share * self.epochs * self.images * self.kept * self.asking / self.batch / 3600
 
     def text(self) -> str:
-        """A few lines for the shell."""
+        """Lines for the terminal."""
         of_teacher = f" + {self.teacher:.1f} T" if self.teacher else ""
         where = "resident, the whole process" if self.device == "cpu" else f"allocated on {self.device}"
+        speed = f"{self.images_per_second:,.0f}" if self.images_per_second >= 100 else f"{self.images_per_second:.3g}"
         lines = [
             f"per image and step: {self.student:.1f} F{of_teacher} "
             f"(attack {self.attack:.1f} F, learning {self.learning:.1f} F)",
-            f"per step: {self.seconds:.3g} s for {self.batch} images, {self._speed} images/s",
+            f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s",
             f"whole run: {_duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
             f"{_duration(self.validation)} of it validation",
             f"peak memory: {self.memory / 1e9:.2f} GB {where}",
         ]
         if self.kept and self.table:
-            met = self.epochs * (1 - self.share)
+            cold, views = self.table.cold, self.epochs * (1 - self.table.cold)
             lines.append(
-                f"the teacher's soft labels, kept: {100 * self.share:.0f} % of {self.kept:.1f} T answered in this run "
-                f"({met:.0f} of {self.table.views} views met), {_duration(3600 * self.saved)} saved; "
-                f"{_duration(3600 * self.saved_later)} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
+                f"the teacher's soft labels, kept: {100 * cold:.0f} % of {self.kept:.1f} T answered in this run "
+                f"({views:.0f} of {self.table.views} views met), {_duration(3600 * self.saved(cold))} saved; "
+                f"{_duration(3600 * self.saved(1.0))} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
             )
         return "\n".join(lines)
 
 
-def plan(job: Job, steps: int = STEPS, tell: Callable[[str], None] = lambda what: None) -> Cost:
-    """A few real steps of `job` on its own images, and a batch of its validation; nothing is written.
+def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda part: None) -> Cost:
+    """Measure a few real steps of a job and one batch of its validation, on copies; nothing is written.
 
-    Student, method and random generators are as before: copies do the work. The teacher is moved to the recipe's
-    device, as for training. steps: at least 2. tell: called with what is done now. Raises as training would, and where
-    memory does not suffice, torch's own error: see `explain_oom`.
+    Student, method and random generators are unchanged. The teacher is moved to the recipe's device, as in training.
+
+    Parameters
+    ----------
+    steps : int
+        Real steps, at least 2.
+    progress : callable
+        Called with each part that starts: "passes", "steps", "validation".
+
+    Raises
+    ------
+    ArdorError
+        As training.
+    RuntimeError
+        Of torch, where memory is too small: see `explain_oom`.
     """
     if steps < 2:
         raise ConfigError(f"expected at least 2 steps, of which the first is not counted, got {steps}: type --steps 3")
     check_setup(job.student, job.teacher, job.method, job.train, job.val)
-    recipe, batch = job.recipe, _batch(job)
-    tell("passes")
+    recipe, batch = job.recipe, batch_of(job)
+    progress("passes")
     attack, learning, teacher, kept = _passes(job, min(batch, COUNTED))
-    with _at_work(job) as work, _peak(work.device) as peak:
-        tell("steps")
+    with copied(job) as work, _peak(work.device) as peak:
+        progress("steps")
         seconds = statistics.median([work.timed(work.learn, k, batch) for k in range(steps)][1:])
-        x = work.images(0, batch)
+        x = work.images(batch)
         asking = statistics.median([work.timed(work.ask, x) for _ in range(steps)][1:]) if kept else 0.0
-        tell("validation")
+        progress("validation")
         validation = _validation(job, work)
         memory = peak()
-    keep = job.soft_labels if kept and enumerable(recipe) is None else None
-    table = None if keep is None else saving(recipe, len(job.train), job.train.classes, keep.dtype)
+    cache = job.soft_labels if kept else None
+    table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
     return Cost(
         attack, learning, teacher, kept, batch, seconds, validation, asking, memory, len(job.train), recipe.epochs,
         work.device.type, table,
@@ -160,7 +173,7 @@ def plan(job: Job, steps: int = STEPS, tell: Callable[[str], None] = lambda what
 
 
 def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
-    """The layers that a pass of `x` is counted by, and what it weighs; the net as a whole where it has no such."""
+    """The layers whose passes are counted, and the count of one pass of `x`; the net itself where it has none."""
     layers = [m for m in net.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
     with torch.no_grad(), freeze(net), count_flops(layers) as passes:
         net(x)
@@ -168,116 +181,109 @@ def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
 
 
 def _passes(job: Job, size: int) -> tuple[float, float, float, float]:
-    """F of the attack and of learning, T, and those of T that are about the images as the method gets them."""
-    with _at_work(job) as work, contextlib.ExitStack() as stack:
-        x = work.images(0, size)
-        layers, whole = _weighing(work.student, x)
-        asked = Passes()
-        t = 1.0
+    """F of the attack and of learning, T, and T on the augmented images."""
+    with copied(job) as work, contextlib.ExitStack() as stack:
+        x = work.images(size)
+        layers, once = _weighing(work.state.student, x)
+        work.state.method = method = _Watched(work.state.method)
+        of_teacher, t = Passes(), 1.0
         if work.teacher is not None:
-            of_teacher, t = _weighing(work.teacher, x)
-            asked = stack.enter_context(count_flops(of_teacher))
-            stack.callback(work.teacher.register_forward_pre_hook(work.method.compare).remove)
+            teacher_layers, t = _weighing(work.teacher, x)
+            of_teacher = stack.enter_context(count_flops(teacher_layers))
+            stack.callback(work.teacher.register_forward_pre_hook(method.compare).remove)
         passes = stack.enter_context(count_flops(layers))
         work.learn(0, size)
-    learning = 3 * passes.weights / whole
-    return passes.total / whole - learning, learning, asked.total / t, work.method.clean / size
+    learning = 3 * passes.weights / once
+    return passes.total / once - learning, learning, of_teacher.total / t, method.clean / size
 
 
-class _Method:
-    """The method, and how many clean images it asked the teacher about."""
+class _Watched:
+    """A method, and the number of clean images in its calls of the teacher."""
 
     def __init__(self, method: Any) -> None:
         self.method, self.x, self.clean = method, torch.empty(0), 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["method"], name)
-
     def terms(self, student: nn.Module, teacher: Any, x: Images, y: Tensor, **others: Any) -> dict[str, Tensor]:
-        """The method's own."""
+        """The method's terms."""
         self.x = x
         terms: dict[str, Tensor] = self.method.terms(student, teacher, x, y, **others)
         return terms
 
     def compare(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Note a question about the clean images."""
+        """Count a call with the clean images: a forward pre-hook of the teacher."""
         same = bool(args) and not args[0].requires_grad and args[0].shape == self.x.shape
         self.clean += len(self.x) if same and torch.equal(args[0], self.x) else 0
 
 
 @dataclass
-class _Work:
-    """Copies that learn in place of a job's own. The rate is all but zero: only the cost counts."""
+class Work:
+    """Copies of a job's student and method, trained in their place at a rate near 0."""
 
     job: Job
-    student: nn.Module
+    state: TrainState
     teacher: nn.Module | None
-    method: Any
-    recipe: Recipe
-    optimiser: torch.optim.Optimizer
     device: torch.device
 
-    def rows(self, number: int, size: int) -> Tensor:
-        """The rows of a batch of its own; where train is short, it begins again."""
-        return (torch.arange(size) + number * size) % len(self.job.train)
+    def batch(self, number: int, size: int) -> Split:
+        """Batch `number` of the train split, repeated where the split is short."""
+        return self.job.train.take((torch.arange(size) + number * size) % len(self.job.train))
 
-    def images(self, number: int, size: int) -> Images:
-        """A batch of images on the device."""
-        return self.job.train.batch(self.rows(number, size))[0].to(self.device)
+    def images(self, size: int) -> Images:
+        """The first batch, on the device."""
+        return self.batch(0, size).batch(slice(None))[0].to(self.device)
 
     def learn(self, number: int, size: int) -> None:
-        """One step: an epoch, the last, over one batch."""
-        part, recipe = self.job.train.take(self.rows(number, size)), replace(self.recipe, batch=size)
-        train_epoch(TrainState(self.student, self.method, self.optimiser), self.teacher, part, recipe, recipe.epochs)
+        """One step, as an epoch of one batch; the epoch is the last."""
+        recipe = replace(self.job.recipe, lr=1e-12, batch=size)
+        train_epoch(self.state, self.teacher, self.batch(number, size), recipe, recipe.epochs)
 
+    @torch.no_grad()
     def ask(self, x: Images) -> Any:
-        """The teacher's answer."""
-        with torch.no_grad():
-            return None if self.teacher is None else self.teacher(x)
+        """The teacher's logits."""
+        return None if self.teacher is None else self.teacher(x)
 
     def timed(self, run: Callable[..., object], *args: Any) -> float:
-        """Seconds that `run` takes."""
-        self._wait()
-        began = time.perf_counter()
+        """Seconds of a call."""
+        self._synchronise()
+        start = time.perf_counter()
         run(*args)
-        self._wait()
-        return time.perf_counter() - began
+        self._synchronise()
+        return time.perf_counter() - start
 
-    def _wait(self) -> None:
+    def _synchronise(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 
 @contextlib.contextmanager
-def _at_work(job: Job) -> Iterator[_Work]:
-    device, recipe = find_device(job.recipe.device), replace(job.recipe, lr=1e-12)
-    student, method = copy.deepcopy(job.student).to(device), copy.deepcopy(job.method)
-    frozen = contextlib.nullcontext() if job.teacher is None else freeze(job.teacher.to(device))
-    with seeded(0), frozen as teacher, train_mode(student):
-        if hasattr(method, "prepare"):
-            method.prepare(student, teacher, job.train.batch(slice(0, _batch(job)))[0].to(device))
-        optimiser = make_optimiser(student, method, recipe)
-        yield _Work(job, student, teacher, _Method(method), recipe, optimiser, device)
+def copied(job: Job) -> Iterator[Work]:
+    """Copies of a job's student and method in train mode on the recipe's device, with the teacher frozen."""
+    device, student, method = find_device(job.recipe.device), copy.deepcopy(job.student), copy.deepcopy(job.method)
+    with seeded(0):
+        state = init_state(student, job.teacher, method, job.train, job.recipe, device, None)
+        with frozen(job.teacher, device) as teacher, train_mode(state.student):
+            yield Work(job, state, teacher, device)
 
 
-def _batch(job: Job) -> int:
+def batch_of(job: Job) -> int:
+    """Images of a step."""
     return min(job.recipe.batch, len(job.train))
 
 
-def _validation(job: Job, work: _Work) -> float:
-    """Seconds of all looks of the run, from one batch of one."""
+def _validation(job: Job, work: Work) -> float:
+    """Seconds of all validations of the run, from one batch of one."""
     recipe = job.recipe
-    looked_at = min(recipe.val_size or len(job.val), len(job.val))
-    part = job.val.limit(min(VALIDATED, looked_at), recipe.seed)
-    seconds = work.timed(validate, work.student, part, job.method, replace(recipe, val_size=0))
-    return seconds * looked_at / len(part) * math.ceil(recipe.epochs / recipe.val_every)
+    images = min(recipe.val_size or len(job.val), len(job.val))
+    part = job.val.limit(min(VALIDATED, images), recipe.seed)
+    seconds = work.timed(validate, work.state.student, part, job.method, replace(recipe, val_size=0))
+    return seconds * images / len(part) * math.ceil(recipe.epochs / recipe.val_every)
 
 
 @contextlib.contextmanager
 def _peak(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Most bytes held meanwhile: torch's own count on a GPU; elsewhere the resident size, sampled every 5 ms.
+    """The peak of memory in bytes since entry: torch's own on a GPU, else the resident size, sampled every 5 ms.
 
-    Sampled, since the peak that a system keeps is that of the whole process from its start.
+    The system's own peak is that of the process from its start.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -290,12 +296,12 @@ def _peak(device: torch.device) -> Iterator[Callable[[], int]]:
         most = max(most, int(process.memory_info().rss))
         return most
 
-    def watch() -> None:
+    def sample() -> None:
         while not stop.wait(0.005):
             peak()
 
     peak()
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield peak
@@ -305,7 +311,7 @@ def _peak(device: torch.device) -> Iterator[Callable[[], int]]:
 
 
 def _duration(seconds: float) -> str:
-    """As a person says it: 45 s, 12 min, 3.5 h."""
+    """A duration as text: 45 s, 12 min, 3.5 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

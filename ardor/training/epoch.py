@@ -1,16 +1,26 @@
-"""A moment inside an epoch: what a loop may tell while it works."""
+"""What the loop reports: the record of an epoch, and the progress inside one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
 class StepProgress:
-    """Step `step` of `steps`, from 1, of epoch `epoch` of `epochs` is done.
+    """A finished step of an epoch.
 
-    images_per_second: of this epoch so far. terms: the mean loss terms of this epoch so far, by name.
+    Parameters
+    ----------
+    epoch, epochs : int
+        The epoch, from 1, and their number.
+    step, steps : int
+        The step, from 1, and their number in an epoch.
+    images_per_second : float
+        Of this epoch so far.
+    terms : mapping of str to float
+        Mean loss terms of this epoch so far.
     """
 
     epoch: int
@@ -21,9 +31,34 @@ class StepProgress:
     terms: Mapping[str, float]
 
 
+ProgressCallback: TypeAlias = Callable[[StepProgress], None]
+
+
 @dataclass
 class EpochRecord:
-    """What an epoch did: mean loss terms by name, the last rate, seconds, and accuracies where `val` was looked at."""
+    """A finished epoch, as a line of metrics.jsonl holds it.
+
+    Parameters
+    ----------
+    epoch, epochs : int
+        The epoch, from 1, and their number.
+    loss : float
+        The sum of the terms.
+    terms : dict of str to float
+        Mean loss terms.
+    lr : float
+        Learning rate of the last step.
+    seconds, images_per_second : float
+        Of training, without validation.
+    val_clean, val_robust : float, optional
+        Validation accuracies in [0, 1]; None where none was due.
+    best : bool
+        Whether val_robust is the highest so far.
+    averaged_clean, averaged_robust, averaged_best
+        The same of the average of the weights.
+    run : str, optional
+        The run's folder.
+    """
 
     epoch: int
     epochs: int
@@ -43,11 +78,10 @@ class EpochRecord:
     def __str__(self) -> str:
         parts = [f"epoch {self.epoch}/{self.epochs}", f"loss {self.loss:.4f}"]
         parts += [f"{name} {value:.4f}" for name, value in self.terms.items()]
-        if self.val_robust is not None and self.val_clean is not None:
-            star = " *" if self.best else ""
-            parts.append(f"val {100 * self.val_clean:.1f} clean {100 * self.val_robust:.1f} robust{star}")
-        if self.averaged_robust is not None and self.averaged_clean is not None:
-            star = " *" if self.averaged_best else ""
-            said = f"{100 * self.averaged_clean:.1f} clean {100 * self.averaged_robust:.1f} robust"
-            parts.append(f"averaged {said}{star}")
+        for name, clean, robust, best in (
+            ("val", self.val_clean, self.val_robust, self.best),
+            ("averaged", self.averaged_clean, self.averaged_robust, self.averaged_best),
+        ):
+            if clean is not None and robust is not None:
+                parts.append(f"{name} {100 * clean:.1f} clean {100 * robust:.1f} robust{' *' * best}")
         return "  ".join([*parts, f"lr {self.lr:.3g}", f"{self.seconds:.1f} s"])

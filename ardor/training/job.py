@@ -1,4 +1,4 @@
-"""A run as a configuration describes it, and its steps before and while it trains."""
+"""A run of a configuration: its objects, its checks, and its epochs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ardor.storage.config import build, find_class
 from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 from ardor.training.averaging import Averaging
-from ardor.training.epoch import EpochRecord, StepProgress
+from ardor.training.epoch import EpochRecord, ProgressCallback
 from ardor.training.loop import epochs
 from ardor.training.preflight import check_setup, resolve_config
 from ardor.training.recipe import Recipe, find_device
@@ -35,7 +35,23 @@ from ardor.training.soft_labels import SoftLabelCache
 
 @dataclass
 class Job:
-    """A run as the words of a command describe it, ready to begin."""
+    """A run that is ready to start.
+
+    Parameters
+    ----------
+    student, teacher, method, train, val, recipe, averaging, soft_labels
+        As `ardor.epochs` takes them.
+    run : Path
+        The run's folder.
+    taught_by : str, optional
+        The teacher's name in the configuration.
+    gate : bool
+        Whether the teacher is examined first.
+    log : str, optional
+        Trackers, with commas.
+    threads : int, optional
+        Of torch; None is the run's own, or the rule of `threads_for`.
+    """
 
     student: nn.Module
     teacher: nn.Module | None
@@ -57,15 +73,18 @@ class Job:
 
         Parameters
         ----------
-        config : `data`, `student`, and where they are not the defaults `teacher`, `method`, `threat`, `recipe`,
+        config : mapping
+            `data`, `student`, and where they are not the defaults `teacher`, `method`, `threat`, `recipe`,
             `averaging`, as `ardor.storage.config.build` takes them.
-        run : the run's folder; default runs/METHOD-STUDENT-DATA-sSEED.
-        teacher : False leaves the teacher out.
+        run : Path, optional
+            The run's folder; None is runs/METHOD-STUDENT-DATA-sSEED.
+        teacher : bool
+            False leaves the teacher out.
 
         Raises
         ------
         ConfigError, DataError, ModelError, CheckpointError
-            As the functions that make the pieces.
+            As the functions that make the objects.
         """
         if unknown := [key for key in config if key not in KEYS]:
             near = nearest(unknown[0], KEYS)
@@ -103,7 +122,7 @@ def method_of(config: Mapping[str, Any]) -> Any:
     """The method of a configuration, its attack under the configuration's threat. Raises ConfigError."""
     content = {"name": "rslad", **(config.get("method") or {})}
     make = find_class(content["name"], "method", "method")
-    required = [p for p in inspect.signature(make).parameters.values() if p.default is p.empty]
+    required = any(p.default is p.empty for p in inspect.signature(make).parameters.values())
     default: Any = None if required else make()
     attack: Any = getattr(default, "attack", None)
     if config.get("threat") and hasattr(attack, "threat"):
@@ -113,7 +132,13 @@ def method_of(config: Mapping[str, Any]) -> Any:
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:
-    """The recipe of a configuration; validation is under the method's threat unless it names another one."""
+    """The recipe of a configuration; validation is under the method's threat unless it names another one.
+
+    Raises
+    ------
+    ConfigError
+        As `build`.
+    """
     content = config.get("recipe") or {}
     threat = getattr(getattr(method_of(config), "attack", None), "threat", None)
     if threat is None:
@@ -126,39 +151,44 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
 
 
 def default_run(config: Mapping[str, Any], seed: int) -> Path:
-    """runs/METHOD-STUDENT-DATA-sSEED, of letters that every file system takes."""
-    words = [(config.get("method") or {}).get("name", "rslad"), config["student"]["name"], config["data"]["name"]]
-    return Path("runs") / "-".join(Path(word.replace(":", "_")).name for word in [*words, f"s{seed}"])
+    """runs/METHOD-STUDENT-DATA-sSEED, in characters that every file system accepts."""
+    names = [(config.get("method") or {}).get("name", "rslad"), config["student"]["name"], config["data"]["name"]]
+    return Path("runs") / "-".join(Path(name.replace(":", "_")).name for name in [*names, f"s{seed}"])
 
 
-def records_of(job: Job, tell: Callable[[StepProgress], None] | None = None) -> Iterator[EpochRecord]:
-    """The run itself, epoch by epoch."""
+def records_of(job: Job, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:
+    """The records of `ardor.epochs`."""
     return epochs(
         job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run,
-        averaging=job.averaging, soft_labels=job.soft_labels, tell=tell,
+        averaging=job.averaging, soft_labels=job.soft_labels, progress=progress,
     )  # fmt: skip
 
 
 def set_threads(job: Job) -> None:
-    """Set torch's number of threads: that of --threads, else the run's own where it continues, else the rule's."""
+    """Set torch's number of threads: the job's, else that of the run it resumes, else the rule's."""
     number, run = job.threads, Run(job.run)
-    began = run.config.get("threads") if number is None and run.exists else None
-    if isinstance(began, int) and began > 0:
-        number = min(began, os.cpu_count() or 1)  # the run may come from a larger machine
+    if number is None and run.exists and isinstance(previous := run.config.get("threads"), int) and previous > 0:
+        number = min(previous, os.cpu_count() or 1)  # the run may come from a larger machine
     if number is None:
         number = threads_for(job.student.to(find_device(job.recipe.device)), job.train.shape)
     use_threads(number)
 
 
 def config_of_job(job: Job) -> dict[str, Any]:
-    """Everything that decides the result, resolved."""
+    """The config.yaml of the run."""
     return resolve_config(
         job.student, job.teacher, job.method, job.train, job.val, job.recipe, job.averaging, job.soft_labels
     )
 
 
 def findings_of(job: Job) -> list[Finding]:
-    """What in the recipe silently changes results. Raises what training would at once, with nothing written."""
+    """Findings on values of the recipe that silently change results; nothing is written.
+
+    Raises
+    ------
+    ArdorError
+        As training before its first step.
+    """
     find_device(job.recipe.device)
     check_setup(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     config = config_of_job(job)
@@ -169,15 +199,24 @@ def findings_of(job: Job) -> list[Finding]:
 def gate_of(
     job: Job, student: nn.Module | None = None, progress: Callable[[str, int, int], None] | None = None
 ) -> TeacherReport | None:
-    """What the teacher is worth, on the validation images; None for a run without one, or one that goes on.
+    """Examine the teacher on the validation images.
 
-    student: a trained net of the student's kind, for the share of its adversarial examples that transfer. progress:
-    as in `examine_teacher`.
+    Parameters
+    ----------
+    student : nn.Module, optional
+        A trained net of the student's kind, for the share of its adversarial examples that transfer.
+    progress : callable, optional
+        As in `examine_teacher`.
+
+    Returns
+    -------
+    TeacherReport or None
+        None without a teacher or gate, and for a run that resumes.
     """
     if job.teacher is None or not job.gate or Run(job.run).state.exists():
         return None
-    trains_under = getattr(getattr(job.method, "attack", None), "threat", None)
-    threat = trains_under or getattr(job.recipe.val_attack, "threat", None) or Linf()
+    trained = getattr(getattr(job.method, "attack", None), "threat", None)
+    threat = trained or getattr(job.recipe.val_attack, "threat", None) or Linf()
     return examine_teacher(
         job.teacher.to(find_device(job.recipe.device)),
         job.val,
@@ -185,6 +224,6 @@ def gate_of(
         record=record_of(job.taught_by, job.teacher),
         student=student,
         robust=wants_robust(job.method),
-        limit=min(LIMIT, len(job.train)),  # a smoke test's teacher is not worth more images than its student
+        limit=min(LIMIT, len(job.train)),  # a smoke test trains on fewer images
         progress=progress,
     )

@@ -1,9 +1,9 @@
-"""The loop: one readable pass over the data per epoch, no hooks, no Trainer; every record goes to the caller."""
+"""The training loop: `epochs` yields a record after each pass over the data."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,18 @@ from ardor.noise import Noise, order
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.averaging import Averaging
-from ardor.training.epoch import EpochRecord, StepProgress
+from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config
 from ardor.training.recipe import Recipe, find_device, lr_at
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
-from ardor.training.state import TrainState, init_state, learned_tensors, set_rate
+from ardor.training.state import TrainState, init_state, learned_state, set_rate
 from ardor.training.validation import augmented, averaged, validate
 from ardor.types import Images, Labels, Method
 
 DEFAULT = Recipe()
 
 EVERY = 10
-"""Steps between two words on how far an epoch is."""
+"""Steps from one call of the progress callback to the next."""
 
 
 def epochs(
@@ -46,95 +46,139 @@ def epochs(
     run: str | Path | None = None,
     averaging: Averaging | None = None,
     soft_labels: SoftLabelCache | None = None,
-    tell: Callable[[StepProgress], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Iterator[EpochRecord]:
-    """Train `student` and yield an Epoch after each. The student holds the last weights, run/best.safetensors the best.
+    """Train `student`, and yield a record after each epoch.
 
-    val: chooses the best checkpoint by robust accuracy; without it there is none. run: a folder for config.yaml,
-    metrics.jsonl, best, last and the state to go on from; called again with the same arguments it continues there.
-    averaging: EMA() or SWA(), judged beside the student and kept in run/averaged.safetensors. soft_labels: keep the
-    teacher's answers to clean images, for this run and later ones. tell: called every few steps with where the epoch
-    is. The teacher is frozen in eval mode meanwhile and put back. Where torch.distributed is initialised, all processes
-    call this alike and share each batch; process 0 writes.
+    Where torch.distributed is initialised, every process makes the same call and takes a shard of each batch; process 0
+    writes the files.
 
-    Raises DivergedError before a loss that is not finite reaches the weights, RunError where a folder is unusable or
-    holds another run, ModelError where nets and data do not fit, CheckpointError where kept soft labels are not the
-    teacher's.
+    Parameters
+    ----------
+    student : nn.Module
+        Images (B, C, H, W) in [0, 1] to logits (B, classes). It is trained in place and ends with the last weights.
+    teacher : nn.Module or None
+        Of the same shapes; frozen in eval mode during an epoch, restored before each record. None for a method without.
+    method : Method
+        The loss: named terms of a batch.
+    train : Split
+        Images that the student is trained on.
+    recipe : Recipe
+        Optimiser, schedule, augmentation, validation, seed and device.
+    val : Split, optional
+        Images whose robust accuracy selects the best checkpoint; without them there is none.
+    run : str or Path, optional
+        Folder of config.yaml, metrics.jsonl, the checkpoints and the state. A second call with the same arguments
+        resumes from it.
+    averaging : EMA or SWA, optional
+        An average of the weights, validated beside the student and saved as the checkpoint `averaged`.
+    soft_labels : SoftLabelCache, optional
+        Cache of the teacher's logits on clean images, shared with later runs.
+    progress : callable, optional
+        Called with a StepProgress every 10 steps.
+
+    Yields
+    ------
+    EpochRecord
+        Mean loss terms, rate, seconds, and the validation accuracies where validation was due.
+
+    Raises
+    ------
+    DivergedError
+        For a loss that is not finite, before it reaches the weights.
+    RunError
+        For a folder that cannot be used or belongs to another configuration.
+    ConfigError, ModelError
+        Where recipe, nets, method and data do not fit each other.
+    CheckpointError
+        For a damaged state, and cached soft labels that differ from the teacher's logits.
     """
     device = find_device(recipe.device)
     check_setup(student, teacher, method, train, val, averaging, recipe)
-    learning = init_state(student, teacher, method, train, recipe, device, averaging)
+    state = init_state(student, teacher, method, train, recipe, device, averaging)
     config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
-    kept = None if run is None else Run(run)
-    with distributed.rank_zero_first():
-        if kept is not None:
-            kept.enter(config)
-    checkpoint.resume(kept, learning, tidy=distributed.rank() == 0)
-    distributed.require_equal(learning.done, run)
+    folder = _resume(run, config, state)
     train = _resident(train, device)
-    for epoch in range(learning.done + 1, recipe.epochs + 1):
-        with frozen(teacher, device) as teaching:  # put back before every yield: two runs may share a teacher
-            record = train_epoch(learning, teaching, train, recipe, epoch, table, tell)
-        distributed.broadcast([*student.buffers(), *learned_tensors(method)])  # each had its own batch statistics
-        due = epoch % recipe.val_every == 0 or epoch == recipe.epochs
-        average = _validate(learning, train, val, recipe, record) if due else None
-        record.run = None if kept is None else str(kept.folder)
-        if distributed.rank() == 0:
-            checkpoint.save(kept, record, learning, average)
+    for epoch in range(state.done + 1, recipe.epochs + 1):
+        with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher
+            record = train_epoch(state, net, train, recipe, epoch, table, progress)
+        average = _validate(state, train, val, recipe, record)
+        checkpoint.save(folder, record, state, average)
         yield record
 
 
 def distill(*args: Any, **kwargs: Any) -> list[EpochRecord]:
-    """`epochs` to the end: the records of all epochs. Arguments and errors as there."""
+    """The records of all epochs of `epochs`, whose parameters and errors it shares."""
     return list(epochs(*args, **kwargs))
 
 
 def train_epoch(
-    learning: TrainState,
+    state: TrainState,
     teacher: nn.Module | None,
     train: Split,
     recipe: Recipe,
     epoch: int,
     table: SoftLabels | None = None,
-    tell: Callable[[StepProgress], None] | None = None,
+    progress: ProgressCallback | None = None,
 ) -> EpochRecord:
-    """One pass over `train` in an order of its own; images are augmented, attacked and learned from batch by batch."""
-    began = time.perf_counter()
-    student = learning.student
+    """One pass over `train` in the order of this epoch: augmentation, attack and update, batch by batch.
+
+    Parameters
+    ----------
+    state : TrainState
+        Student, method and optimiser, updated in place.
+    teacher : nn.Module or None
+        Frozen, on the student's device.
+    epoch : int
+        From 1 to recipe.epochs.
+    table : SoftLabels, optional
+        Cached logits of the teacher on the views that the recipe draws.
+
+    Returns
+    -------
+    EpochRecord
+        Without accuracies.
+
+    Raises
+    ------
+    DivergedError
+        For a loss that is not finite, before it reaches the weights.
+    """
+    start = time.perf_counter()
+    student, method, optimiser = state.student, state.method, state.optimiser
     device = next(student.parameters()).device
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
-    layout = _layout(learning.method, [student, *([] if teacher is None else [teacher])], train.shape[0])
+    layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
     teacher = None if teacher is None else folded(teacher)
     batches = order(recipe.seed, "order", epoch, train.index).split(recipe.batch)
-    taken: list[tuple[str, float, dict[str, Tensor]]] = []
+    pending: list[tuple[str, float, dict[str, Tensor]]] = []
     sums: dict[str, float] = {}
-    rate = recipe.lr
     with train_mode(student):
         for number, rows in enumerate(batches, 1):
-            own, share = distributed.shard(rows)
-            x, y, index = train.batch(own)
+            part, share = distributed.shard(rows)
+            x, y, index = train.batch(part)
             x, view = augmented(x.to(device), recipe, Noise(recipe.seed, index, "augment", epoch))
             x = x.contiguous(memory_format=layout)
-            taught = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
-            rate = set_rate(learning.optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(batches)))
+            cached = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
+            rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(batches)))
             noise = Noise(recipe.seed, index.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
             means = step(
-                net, taught, learning.method, learning.optimiser, x, y.to(device),
-                epoch=epoch, noise=noise, where=where, share=share,
-            )  # fmt: skip
-            if learning.averaging is not None and learning.average is not None:
-                learning.averaging.update(learning.average, student, epoch - 1 + number / len(batches))
-            taken.append((where, share * len(rows) / len(train), means))
+                net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share
+            )
+            if state.averaging is not None and state.average is not None:
+                state.averaging.update(state.average, student, epoch - 1 + number / len(batches))
+            pending.append((where, share * len(rows) / len(train), means))
             if device.type == "cpu" or number % EVERY == 0 or number == len(batches):
-                _accumulate(taken, sums)
-            if tell is not None and number % EVERY == 0:
-                part, speed = number / len(batches), number * recipe.batch / (time.perf_counter() - began)
-                so_far = {name: value * distributed.world_size() / part for name, value in sums.items()}
-                tell(StepProgress(epoch, recipe.epochs, number, len(batches), speed, so_far))
-    sums = distributed.total(sums, device)
-    seconds = time.perf_counter() - began
+                _accumulate(pending, sums)
+            if progress is not None and number % EVERY == 0:
+                done, speed = number / len(batches), number * recipe.batch / (time.perf_counter() - start)
+                terms = {name: value * distributed.world_size() / done for name, value in sums.items()}
+                progress(StepProgress(epoch, recipe.epochs, number, len(batches), speed, terms))
+    sums = distributed.total(sums)
+    seconds = time.perf_counter() - start
+    distributed.broadcast([*student.buffers(), *learned_state(method).values()])  # batch statistics differ by process
     return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds)
 
 
@@ -151,9 +195,28 @@ def step(
     where: str = "this step",
     share: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Learn from one batch: its mean loss terms. A loss that is not finite never reaches the weights.
+    """One update of the weights from one batch.
 
-    share: of the images of the whole step, where other processes have the rest of them.
+    Parameters
+    ----------
+    x, y : Tensor
+        Images (B, C, H, W) in [0, 1] and labels (B,), on the student's device.
+    where : str
+        Name of the step in an error message.
+    share : float
+        Share of the step's images that are in `x`; the other processes have the rest.
+
+    Returns
+    -------
+    dict of str to Tensor
+        The mean of each loss term, a scalar on the device.
+
+    Raises
+    ------
+    ConfigError
+        Where the method returns no named terms.
+    DivergedError
+        For a loss that is not finite, before it reaches the weights; on a GPU the update is skipped without an error.
     """
     terms = method.terms(student, teacher, x, y, epoch=epoch, noise=noise)
     if not isinstance(terms, dict) or not terms:
@@ -164,7 +227,7 @@ def step(
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss.detach())
-    if loss.is_cuda:  # nobody waits for the device here: it leaves the update out, and `_add_up` finds out
+    if loss.is_cuda:  # no host sync: the fused optimiser skips the update, and `_accumulate` raises later
         optimiser.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]
     else:
         _require_finite(loss, means, where)
@@ -172,45 +235,56 @@ def step(
     return {name: mean.detach() for name, mean in means.items()}
 
 
-def _accumulate(taken: list[tuple[str, float, dict[str, Tensor]]], sums: dict[str, float]) -> None:
-    """Add the means of the steps since the last look to the epoch's sums, each with its weight."""
-    for where, weight, means in taken:
+def _accumulate(pending: list[tuple[str, float, dict[str, Tensor]]], sums: dict[str, float]) -> None:
+    """Add the weighted means of the pending steps to the epoch's sums. Raises DivergedError."""
+    for where, weight, means in pending:
         _require_finite(torch.stack(list(means.values())).sum(), means, where)
         for name, mean in means.items():
             sums[name] = sums.get(name, 0.0) + float(mean) * weight
-    taken.clear()
+    pending.clear()
+
+
+def _resume(run: str | Path | None, config: Mapping[str, Any], state: TrainState) -> Run | None:
+    """The run's folder, entered by process 0 first, with its state loaded in every process."""
+    folder = None if run is None else Run(run)
+    with distributed.rank_zero_first():
+        if folder is not None:
+            folder.enter(config)
+    checkpoint.resume(folder, state)
+    distributed.require_equal(state.done, run)
+    return folder
 
 
 def _layout(method: Method, nets: list[nn.Module], channels: int) -> torch.memory_format:
-    """Channels last, in which batch norm and convolutions are faster, where method and nets take it.
-
-    Other code may ask for a `view` of the images, which this layout refuses.
-    """
-    taken = vars(type(method)).get("channels_last", False) and all(is_known(net) for net in nets)
-    return torch.channels_last if taken and channels > 1 else torch.contiguous_format
+    """Channels last, which is faster, where method and nets support it: `Tensor.view` of images fails in it."""
+    supported = vars(type(method)).get("channels_last", False) and all(map(is_known, nets))
+    return torch.channels_last if supported and channels > 1 else torch.contiguous_format
 
 
 def _resident(train: Split, device: torch.device) -> Split:
-    """The images in the GPU's memory, if they take a quarter of what is free at most; positions stay with the host."""
+    """The split with its images on the GPU, if they take at most a quarter of the free memory."""
     if device.type != "cuda" or train.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
         return train
     return replace(train, images=train.images.to(device), labels=train.labels.to(device))
 
 
 def _validate(
-    learning: TrainState, train: Split, val: Split | None, recipe: Recipe, record: EpochRecord
+    state: TrainState, train: Split, val: Split | None, recipe: Recipe, record: EpochRecord
 ) -> nn.Module | None:
-    """Validation accuracies of the student, and of its average beside it, which is returned if it is to be kept."""
-    if val is not None:
-        record.val_clean, record.val_robust = validate(learning.student, val, learning.method, recipe)
-        record.best = record.val_robust > learning.best
-        learning.best = max(learning.best, record.val_robust)
-    average = averaged(learning, train, recipe, record.epoch)
-    if val is None or average is None:
+    """Add the accuracies of student and average to the record where they are due; the average, if it is to be saved."""
+    if record.epoch % recipe.val_every and record.epoch != recipe.epochs:
+        return None
+    average = averaged(state, train, recipe, record.epoch)
+    if val is None:
         return average
-    record.averaged_clean, record.averaged_robust = validate(average, val, learning.method, recipe)
-    record.averaged_best = record.averaged_robust > learning.best_averaged
-    learning.best_averaged = max(learning.best_averaged, record.averaged_robust)
+    record.val_clean, record.val_robust = validate(state.student, val, state.method, recipe)
+    record.best = record.val_robust > state.best
+    state.best = max(state.best, record.val_robust)
+    if average is None:
+        return None
+    record.averaged_clean, record.averaged_robust = validate(average, val, state.method, recipe)
+    record.averaged_best = record.averaged_robust > state.best_averaged
+    state.best_averaged = max(state.best_averaged, record.averaged_robust)
     return average if record.averaged_best else None
 
 
@@ -219,6 +293,6 @@ def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:
         return
     terms = ", ".join(f"{name} {float(mean.detach()):.4g}" for name, mean in means.items())
     raise DivergedError(
-        f"expected a finite loss, got {float(loss.detach())} at {where} ({terms}); the weights never saw this step: "
-        "type a lower --recipe.lr, or look at the images and the teacher's logits"
+        f"expected a finite loss, got {float(loss.detach())} at {where} ({terms}); the weights are unchanged by it: "
+        "type a lower --recipe.lr, or check the images and the teacher's logits"
     )

@@ -1,4 +1,4 @@
-"""Before a run: do its pieces fit each other, and everything that decides its result, resolved."""
+"""Checks before a run, and its resolved configuration."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ def check_setup(
     averaging: Averaging | None = None,
     recipe: Recipe | None = None,
 ) -> None:
-    """Refuse nets, method and data that do not fit each other. Raises ConfigError and ModelError."""
+    """Refuse recipe, nets, method and data that do not fit each other. Raises ConfigError and ModelError."""
     if averaging is not None and recipe is not None:
         require_reached(averaging, recipe.epochs)
     if isinstance(method, type) or not callable(getattr(method, "terms", None)):
-        raise ConfigError(
-            f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), say, not the class"
-        )
+        raise ConfigError(f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), not the class")
     if next(student.parameters(), None) is None:
         raise ModelError("expected a student with parameters to train, got none: pass a net that has weights")
     require_fit(student, train.shape, train.classes, "student")
@@ -64,7 +62,7 @@ def resolve_config(
     averaging: Averaging | None = None,
     soft_labels: SoftLabelCache | None = None,
 ) -> dict[str, Any]:
-    """Everything that decides the result, resolved."""
+    """The config.yaml of a run: everything that determines its result, and the hashes of nets, code and data."""
     resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
     return {
         "method": describe(method),
@@ -76,7 +74,7 @@ def resolve_config(
         "soft_labels": soft_labels.dtype if soft_labels is not None and teacher is not None else "live",
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
-        # what the words above stood for when the run began: the same words may mean other bytes tomorrow
+        # a name, a path or a file may stand for other bytes later
         "fingerprint": {
             "ardor": __version__,
             "method": code_of(type(method)),

@@ -1,7 +1,8 @@
-"""How to train: the numbers of a recipe, the rate they give at any moment, and the device they name."""
+"""The recipe of a run: its values, the learning rate at any step, and the device."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -92,18 +93,20 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch", "lr", "val_every"):
-            _require(self, name, "a number above 0", lambda v: v > 0)
+            self._require(name, "a number above 0", lambda v: v > 0)
         for name in ("epochs", "batch", "val_every", "val_size", "padding", "seed"):
-            _require(self, name, "a whole number of 0 or more, below 2**63", lambda v: v == int(v) and 0 <= v < 2**63)
-        _require(self, "momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
-        _require(self, "nesterov", "false where momentum is 0", lambda v: not v or self.momentum > 0)
-        _require(self, "weight_decay", "a number of 0 or more", lambda v: v >= 0)
-        _require(self, "drop", "a factor above 0, at most 1", lambda v: 0 < v <= 1)
-        _require(self, "schedule", "one of milestones, cosine, one-cycle", get_args(SCHEDULE).__contains__)
-        _require(self, "augment", "one of crop-flip, crop, none", get_args(AUGMENT).__contains__)
-        for name in ("precision", "attack_precision"):
-            _require(self, name, "one of float32, bfloat16", get_args(PRECISION).__contains__)
-        _require(self, "milestones", "epochs from 1 up", lambda v: v is None or all(m >= 1 for m in v))
+            self._require(name, "a whole number of 0 or more, below 2**63", lambda v: v == int(v) and 0 <= v < 2**63)
+        self._require("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
+        self._require("nesterov", "false where momentum is 0", lambda v: not v or self.momentum > 0)
+        self._require("weight_decay", "a number of 0 or more", lambda v: v >= 0)
+        self._require("drop", "a factor above 0, at most 1", lambda v: 0 < v <= 1)
+        self._require("milestones", "epochs from 1 up", lambda v: v is None or all(m >= 1 for m in v))
+        choices = {"schedule": SCHEDULE, "augment": AUGMENT, "precision": PRECISION, "attack_precision": PRECISION}
+        for name, choice in choices.items():
+            self._require(name, f"one of {', '.join(get_args(choice))}", get_args(choice).__contains__)
+
+    def _require(self, name: str, what: str, valid: Callable[[Any], bool]) -> None:
+        require_value(f"recipe.{name}", getattr(self, name), what, valid)
 
     @property
     def drops(self) -> tuple[int, ...]:
@@ -113,18 +116,24 @@ class Recipe:
         return tuple(round(self.epochs * m / 300) for m in (215, 260, 285))
 
 
-def _require(recipe: Recipe, name: str, what: str, holds: Callable[[Any], bool]) -> None:
-    value = getattr(recipe, name)
-    try:
-        fits = holds(value)
-    except TypeError:  # a word where a number belongs
-        fits = False
-    if not fits:
-        raise ConfigError(f"expected recipe.{name} as {what}, got {value!r}: type --recipe.{name} with such a value")
+def require_value(key: str, value: Any, what: str, valid: Callable[[Any], bool]) -> None:
+    """Refuse a value, of whatever type, that is not valid. Raises ConfigError.
+
+    Parameters
+    ----------
+    key : str
+        Dotted, as it is typed: "recipe.lr".
+    what : str
+        What is expected: "a number above 0".
+    """
+    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of another type, or a number that is not finite
+        if valid(value):
+            return
+    raise ConfigError(f"expected {key} as {what}, got {value!r}: type --{key} with such a value")
 
 
 def lr_at(recipe: Recipe, epochs_done: float) -> float:
-    """The rate after `epochs_done` epochs (a fraction inside an epoch), before the next step."""
+    """The learning rate of the step after `epochs_done` epochs, a fraction inside an epoch."""
     if recipe.schedule == "milestones":
         return recipe.lr * recipe.drop ** sum(m <= math.floor(epochs_done + 1e-9) for m in recipe.drops)
     share = epochs_done / recipe.epochs
@@ -136,14 +145,14 @@ def lr_at(recipe: Recipe, epochs_done: float) -> float:
 
 
 def find_device(name: str) -> torch.device:
-    """The device that `name` means; "auto" is a GPU if there is one. Raises ConfigError."""
+    """The device of a name such as cpu or cuda:1; "auto" is a GPU if there is one. Raises ConfigError."""
     if name == "auto":
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        # each of the processes that torchrun starts on a machine gets a GPU of its own, as far as there are any
+        # torchrun's processes on one machine take different GPUs, as far as there are enough
         return torch.device("cuda", get_node_local_rank(fallback_rank=0) % torch.cuda.device_count())
     try:
-        torch.zeros(1, device=name).cpu()  # a device that only describes tensors cannot give one back
+        torch.zeros(1, device=name).cpu()  # the device meta fails here
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise ConfigError(f"expected a device that this machine has, got {name!r}: type --recipe.device cpu") from error

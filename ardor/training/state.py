@@ -1,4 +1,4 @@
-"""TODO ardor.training.state."""
+"""What a run trains: student, method, optimiser and average, and how far they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ardor.types import Method
 
 @dataclass
 class TrainState:
-    """What learns in a run, how far it is, and the best validation robust accuracies so far."""
+    """What a checkpoint holds: all that is trained, the number of finished epochs, and the best robust accuracies."""
 
     student: nn.Module
     method: Any
@@ -30,40 +30,6 @@ class TrainState:
     best_averaged: float = -1.0
 
 
-def learned_by(method: object) -> dict[str, Any]:
-    """A method's learned state: tensors and modules in attributes that end in one underscore."""
-    own = (
-        {k: v for k, v in vars(method).items() if k.endswith("_") and not k.endswith("__")}
-        if hasattr(method, "__dict__")
-        else {}
-    )
-    return {k: v for k, v in own.items() if isinstance(v, Tensor | nn.Module)}
-
-
-def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
-    """Give every parameter group the rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate
-    return rate
-
-
-def make_optimiser(student: nn.Module, method: Method, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over the student with weight decay, and over the method's own parameters without."""
-    groups: list[dict[str, Any]] = [{"params": list(student.parameters()), "weight_decay": recipe.weight_decay}]
-    own = list(getattr(method, "parameters", tuple)())
-    if own:
-        groups.append({"params": own, "weight_decay": 0.0})
-    # fused, an update can be left out without the host knowing yet
-    fused = all(p.is_cuda for group in groups for p in group["params"])
-    optimiser = torch.optim.SGD(
-        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=True if fused else None
-    )
-    if fused and recipe.momentum:  # it would keep what lay in memory, where its first update is left out
-        for p in (p for group in groups for p in group["params"]):
-            optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimiser
-
-
 def init_state(
     student: nn.Module,
     teacher: nn.Module | None,
@@ -73,22 +39,55 @@ def init_state(
     device: torch.device,
     averaging: Averaging | None,
 ) -> TrainState:
-    """Everything that learns, on its device, and the same in every process."""
+    """The state of a new run, on `device` and equal in every process."""
     student.to(device)
     if teacher is not None:
-        teacher.to(device)  # before its table is named, which is of the device that answers
+        teacher.to(device)  # before its soft labels are opened, which belong to a device
     if recipe.sync_batchnorm and distributed.world_size() > 1:
         student = distributed.synchronised(student, device)
     distributed.broadcast([*student.parameters(), *student.buffers()])
     if hasattr(method, "prepare"):
-        with frozen(teacher, device) as teaching:
-            method.prepare(student, teaching, train.batch(slice(0, recipe.batch))[0].to(device))
-    distributed.broadcast([*learned_tensors(method), *getattr(method, "parameters", tuple)()])
+        with frozen(teacher, device) as net:
+            method.prepare(student, net, train.batch(slice(0, recipe.batch))[0].to(device))
+    distributed.broadcast([*learned_state(method).values(), *getattr(method, "parameters", tuple)()])
     average = None if averaging is None else Average.of(student)
     return TrainState(student, method, make_optimiser(student, method, recipe), averaging, average)
 
 
-def learned_tensors(method: Method) -> list[Tensor]:
-    """What a method has learned so far."""
-    learned = learned_by(method).values()
-    return [t for v in learned for t in (v.state_dict().values() if isinstance(v, nn.Module) else [v])]
+def make_optimiser(student: nn.Module, method: Method, recipe: Recipe) -> torch.optim.SGD:
+    """SGD over the student with weight decay, and over the method's parameters without."""
+    groups: list[dict[str, Any]] = [{"params": list(student.parameters()), "weight_decay": recipe.weight_decay}]
+    if extra := list(getattr(method, "parameters", tuple)()):
+        groups.append({"params": extra, "weight_decay": 0.0})
+    parameters = [p for group in groups for p in group["params"]]
+    fused = all(p.is_cuda for p in parameters) or None  # a fused update can be skipped without a host sync
+    optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
+    if fused and recipe.momentum:  # a first update that is skipped would leave the buffers uninitialised
+        for p in parameters:
+            optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimiser
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
+    """Set the learning rate of every parameter group, and return it."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def learned_by(method: object) -> dict[str, Any]:
+    """The tensors and modules in attributes of a method that end in one underscore."""
+    return {
+        name: value
+        for name, value in getattr(method, "__dict__", {}).items()
+        if name.endswith("_") and not name.endswith("__") and isinstance(value, Tensor | nn.Module)
+    }
+
+
+def learned_state(method: object) -> dict[str, Tensor]:
+    """The tensors of a method's learned state by their names in a checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in learned_by(method).items():
+        is_module = isinstance(value, nn.Module)
+        tensors |= {f"{name}.{key}": v for key, v in value.state_dict().items()} if is_module else {name: value}
+    return tensors

@@ -1,4 +1,4 @@
-"""Validation while training: the accuracies that choose the best checkpoint, of the student and of its average."""
+"""Validation during training: the accuracies that select the best checkpoint, of the student and of its average."""
 
 from __future__ import annotations
 
@@ -22,28 +22,27 @@ from ardor.training.state import TrainState
 from ardor.types import Images, Method
 
 BATCH = 256
-"""Images that are attacked at once, at most."""
+"""Images that are attacked at once."""
 
-LOOKED_AT = 100
+STATISTIC_BATCHES = 100
 """Training batches that the batch norm of an average is estimated on."""
 
 
 def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> tuple[float, float]:
-    """Clean and robust accuracy on the validation images that every epoch is judged on; several processes share them.
+    """Clean and robust accuracy, in [0, 1], on the recipe's subset of `val`, the same in every epoch.
 
-    Verdicts are those of one process: each takes whole batches.
+    Processes take whole batches each, so verdicts are those of one process.
     """
     part = val.limit(recipe.val_size, recipe.seed) if recipe.val_size else val
     batch = min(BATCH, len(part))
     shard = torch.arange(len(part)) // batch % distributed.world_size() == distributed.rank()
     attack = fitted(recipe.val_attack or default_val_attack(method), val.classes)
     threat = getattr(attack, "threat", None)
-    with seeded(recipe.seed), attack_view(student) as view:  # a net that is random itself meets the same numbers
+    with seeded(recipe.seed), attack_view(student) as view:  # a net with random layers repeats its numbers
         clean = correct(student, view, part, None, "clean", alive=shard, batch=batch, pad=True)
         options: dict[str, Any] = {"batch": batch, "seed": recipe.seed, "pad": True, "threat": threat}
         robust = correct(student, view, part, attack, "validation", alive=clean, **options)
-    counts = {"clean": float(clean.sum()), "robust": float(robust.sum())}
-    counts = distributed.total(counts, device_of(student))
+    counts = distributed.total({"clean": float(clean.sum()), "robust": float(robust.sum())})
     return counts["clean"] / len(part), counts["robust"] / len(part)
 
 
@@ -53,25 +52,24 @@ def default_val_attack(method: Method) -> PGD:
     return PGD(threat, steps=10) if threat is not None else PGD(steps=10)
 
 
-def averaged(learning: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.Module | None:
-    """The student with its averaged weights and batch norm estimated for them; None where nothing is averaged yet."""
-    if learning.average is None or not learning.average.count:
+def averaged(state: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.Module | None:
+    """The student with averaged weights and its own batch-norm statistics; None where nothing is averaged yet."""
+    if state.average is None or not state.average.count:
         return None
-    net = learning.average.net(learning.student)
-    restatistic(net, _looks(net, train, recipe, epoch))
+    net = state.average.net(state.student)
+    restatistic(net, _batches(train, recipe, epoch, device_of(net)))
     return net
 
 
-def _looks(net: nn.Module, train: Split, recipe: Recipe, epoch: int) -> Iterator[Images]:
-    """Batches of clean training images, augmented as in training, in an order of their own."""
-    device = next(net.parameters()).device
-    for rows in order(recipe.seed, "restatistic", epoch, train.index).split(recipe.batch)[:LOOKED_AT]:
+def _batches(train: Split, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[Images]:
+    """Clean training images, augmented as in training, in another order."""
+    for rows in order(recipe.seed, "restatistic", epoch, train.index).split(recipe.batch)[:STATISTIC_BATCHES]:
         x, _, index = train.batch(rows)
         yield augmented(x.to(device), recipe, Noise(recipe.seed, index, "restatistic/augment", epoch))[0]
 
 
 def augmented(x: Images, recipe: Recipe, noise: Noise) -> tuple[Images, torch.Tensor]:
-    """The batch as an epoch sees it, and the numbers of the views (B,), drawn where `noise` is."""
+    """The augmented batch, and the numbers of the views (B,) on the device of `noise`."""
     if recipe.augment == "none":
         return x, torch.zeros_like(noise.index)
     return crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")

@@ -1,4 +1,4 @@
-"""AdaAD-like distillation (after Huang et al., CVPR 2023): the teacher answers on the student's adversarial image.
+"""AdaAD-like distillation (after Huang et al., CVPR 2023): the teacher's target on the student's adversarial image.
 
 inner  max  KL(T(x') || S(x'))
 outer  min  alpha KL(T(x') || S(x')) + (1 - alpha) KL(T(x) || S(x))

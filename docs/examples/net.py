@@ -1,4 +1,4 @@
-"""A net of one's own: images in [0, 1] to logits, nothing normalised outside."""
+"""A third-party net: images in [0, 1] to logits, nothing normalised outside."""
 
 from torch import nn
 
@@ -26,5 +26,5 @@ class Net(nn.Module):
 
 
 def build(classes: int, channels: int, width: int = 8):
-    """What `--student net.py:build` calls; width becomes the option `--student.width`."""
+    """Called by `--student net.py:build`; width is the option `--student.width`."""
     return Net(classes, channels, width)

@@ -59,13 +59,13 @@ class Wavy(nn.Module):
 
 
 class Watched:
-    """A net that keeps what it was shown."""
+    """Records its inputs."""
 
     def __init__(self, net):
-        self.net, self.seen = net, []
+        self.net, self.inputs = net, []
 
     def __call__(self, x):
-        self.seen.append(x.detach().clone())
+        self.inputs.append(x.detach().clone())
         return self.net(x)
 
 

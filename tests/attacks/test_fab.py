@@ -75,13 +75,13 @@ def slowly(net, x, y, target, threat, steps, start, alpha=0.1, eta=1.05, beta=0.
 
 
 class Watched:
-    """A net that keeps what it was shown, past the look that ranks the classes."""
+    """Records its inputs, after the pass that ranks the classes."""
 
     def __init__(self, net):
-        self.net, self.seen = net, []
+        self.net, self.inputs = net, []
 
     def __call__(self, z):
-        self.seen.append(z.detach().clone())
+        self.inputs.append(z.detach().clone())
         return self.net(z)
 
 
@@ -91,28 +91,28 @@ class Watched:
     [(0, 0, {}), (0, 1, {}), (1, 0, {}), (2, 1, {}), (1, 0, {"alpha": 0.3, "eta": 1.2, "beta": 0.7})],
 )
 def test_every_step_is_the_slow_expressions(net, images, threat, rank, again, fields):
-    """Within so little nobody leaves, so each image's whole path can be seen."""
+    """At this eps no image is broken, so all steps of each are recorded."""
     x, y, index = (v[:6] for v in images)
     steps = 6
     watched, noise = Watched(net), Noise(0, index, "t")
     attack = FAB(threat, steps, targets=3 if rank else 0, restarts=2, **fields)
     one = attack.rounds(10)[2 * max(rank - 1, 0) + again]
-    found = one(watched, x, y, noise[:])
-    assert torch.equal(found, x)
-    assert found.data_ptr() != x.data_ptr()
+    x_adv = one(watched, x, y, noise[:])
+    assert torch.equal(x_adv, x)
+    assert x_adv.data_ptr() != x.data_ptr()
     starts = type(threat)(threat.eps / 2).start(x, "surface", noise[:]) if again else x
     target = rival(net, x, y, rank) if rank else None
-    seen = watched.seen[1:]
-    assert len(seen) == 2 * steps
+    inputs = watched.inputs[1:]
+    assert len(inputs) == 2 * steps
     crossed = 0
     for i in range(len(x)):
         aim = None if target is None else int(target[i])
         path, _, _, least = slowly(net, x[i], int(y[i]), aim, threat, steps, starts[i], **fields)
         crossed += least < float("inf")
         for k, both in enumerate(path):
-            for ours, theirs in zip(seen[2 * k : 2 * k + 2], both, strict=True):
+            for ours, theirs in zip(inputs[2 * k : 2 * k + 2], both, strict=True):
                 assert float((ours[i].flatten() - theirs).abs().max()) < 1e-9
-    assert crossed  # both ways on from a step are seen
+    assert crossed  # both cases of a step occur
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
@@ -183,7 +183,7 @@ def test_with_few_classes_too(threat, classes, targets):
 @pytest.mark.parametrize("threat", [Linf(0.15), L2(0.8)], ids=repr)
 @pytest.mark.parametrize(("targets", "restarts"), [(3, 1), (0, 1), (1, 2)])
 def test_contract(threat, targets, restarts):
-    # an image that withstands it comes back as it was: it climbs by what it breaks, and these radii are wide enough
+    # robust images are returned unchanged, so the margin rises by the broken ones: these radii are wide enough
     check_attack(FAB(threat, 10, targets, restarts), random_start=restarts > 1)
 
 
@@ -198,7 +198,7 @@ def test_the_rounds(net, images):
     for one, moved in ((plain, 0.0), (again, 0.025)):
         watched = Watched(net)
         one(watched, x, y, Noise(0, index, "t"))
-        assert float(Linf(0.05).distance(watched.seen[1], x).max()) == pytest.approx(moved, abs=1e-12)
+        assert float(Linf(0.05).distance(watched.inputs[1], x).max()) == pytest.approx(moved, abs=1e-12)
 
 
 @pytest.mark.parametrize(("targets", "classes"), [(9, 10), (2, 10), (0, 10), (9, 3)])
@@ -222,7 +222,7 @@ def test_the_cost_is_what_is_counted(targets, classes):
     attack = FAB(Linf(1e-9), 5, targets)
     for one in attack.rounds(classes):
         one(lambda z: inner(Counted.apply(z)), x, y, noise[:])
-    ranking = len(attack.rounds(classes))  # one look at the clean images for each round, or for their number of classes
+    ranking = len(attack.rounds(classes))  # one pass of the clean images for each round
     assert sum(passes.values()) - ranking == attack.cost(classes)
     assert attack.cost(classes) == {(9, 10): 135, (2, 10): 30, (0, 10): 55, (9, 3): 30}[targets, classes]
 
@@ -231,7 +231,7 @@ def test_an_image_leaves_at_its_first_success(net, images):
     x, y, index = images
     watched = Watched(net)
     FAB(Linf(0.3), targets=1).rounds(10)[0](watched, x, y, Noise(0, index, "t"))
-    shown = [len(z) for z in watched.seen]
+    shown = [len(z) for z in watched.inputs]
     assert shown == sorted(shown, reverse=True)
     assert len(shown) < 20
     assert sum(shown) < 8 * len(x)
@@ -254,23 +254,23 @@ def test_the_nearest_plane_is_the_norms():
 def test_blocks_change_nothing(net, images, monkeypatch):
     x, y, index = images
     attack = FAB(Linf(0.05), 10, targets=1)
-    whole = attack(net, x, y, Noise(0, index, "t"))
+    expected = attack(net, x, y, Noise(0, index, "t"))
     for values in (1, 200):  # a row at a time, and three, which does not divide the rows
         monkeypatch.setattr("ardor.attacks.fab.BLOCK", values)
-        assert torch.equal(attack(net, x, y, Noise(0, index, "t")), whole)
+        assert torch.equal(attack(net, x, y, Noise(0, index, "t")), expected)
 
 
-# Nets that lie
+# Nets whose logits or gradients mislead
 
 
-def test_a_success_on_a_twin_counts_only_if_the_net_confirms_it():
+def test_a_success_on_a_folded_net_counts_only_if_the_net_confirms_it():
     net, (x, _, noise) = LinearNet().requires_grad_(False), batch(classes=2)
     logits = net(x)
     y = logits.argmax(1)
     half = (logits.amax(1) - logits.amin(1))[:, None] / 2 * nn.functional.one_hot(1 - y, 2)
 
-    class Twin:
-        """A stand-in whose border is half as far as the net's."""
+    class Folded:
+        """A stand-in whose boundary is at half the distance of the net's."""
 
         def __call__(self, z):
             return net(z) + half
@@ -279,10 +279,10 @@ def test_a_success_on_a_twin_counts_only_if_the_net_confirms_it():
             return net
 
     (walk,) = FAB(Linf(1.0), 1).rounds(2)
-    alone = walk(lambda z: net(z) + half, x, y, noise)  # a function with no net behind it has the last word
+    alone = walk(lambda z: net(z) + half, x, y, noise)  # a plain function confirms itself
     assert bool((alone != x).flatten(1).any(1).all())
     assert torch.equal(net(alone).argmax(1), y)
-    assert torch.equal(walk(Twin(), x, y, noise), x)
+    assert torch.equal(walk(Folded(), x, y, noise), x)
 
 
 @pytest.mark.parametrize("targets", [9, 0])
@@ -299,21 +299,21 @@ def test_a_net_that_hides_its_gradients_gives_clean_images_back(net, images, thr
     hidden = Hidden()
     y, watched = hidden(x).argmax(1), Watched(hidden)
     x_adv = FAB(threat, 5, targets, restarts=2)(watched, x, y, Noise(0, index, "t"))
-    assert all(bool(z.isfinite().all()) for z in watched.seen)
-    kept = hidden(x_adv).argmax(1) == y
-    assert int(kept.sum()) > len(x) // 2  # a random start may cross a step
-    assert torch.equal(x_adv[kept], x[kept])
+    assert all(bool(z.isfinite().all()) for z in watched.inputs)
+    robust = hidden(x_adv).argmax(1) == y
+    assert int(robust.sum()) > len(x) // 2  # a random start may cross a step
+    assert torch.equal(x_adv[robust], x[robust])
     plain = FAB(threat, 5, targets)(hidden, x, y, Noise(0, index, "t"))
     assert torch.equal(plain, x)
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
-        (dict(threat="Linf"), "expected Linf or L2 for FAB, got 'Linf'"),
-        (dict(steps=0), "at least 1 step"),
-        (dict(restarts=0), "at least 1 restart and 0 targets, got 0 and 9"),
-        (dict(targets=-1), "at least 1 restart and 0 targets, got 1 and -1"),
+        (dict(threat="Linf"), "expected Linf or L2 for FAB and Square, got str"),
+        (dict(steps=0), "expected steps of at least 1, got 0"),
+        (dict(restarts=0), "expected restarts of at least 1, got 0"),
+        (dict(targets=-1), "expected targets of at least 0, got -1"),
         (dict(alpha=1.5), "alpha in"),
         (dict(alpha=-0.1), "alpha in"),
         (dict(eta=0.9), "eta at least 1"),
@@ -321,6 +321,6 @@ def test_a_net_that_hides_its_gradients_gives_clean_images_back(net, images, thr
         (dict(beta=1.1), "beta in"),
     ],
 )
-def test_refusals(fields, says):
-    with pytest.raises(ThreatError, match=says):
+def test_refusals(fields, message):
+    with pytest.raises(ThreatError, match=message):
         FAB(**fields)

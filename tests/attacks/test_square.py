@@ -1,4 +1,4 @@
-"""Square keeps its contract: where the squares fall, what it finds and what it counts."""
+"""Square keeps its contract: the distribution of squares, results and cost."""
 
 import math
 from collections import Counter
@@ -48,9 +48,9 @@ def test_nothing_it_shows_leaves_the_ball_or_the_box(shape, dtype, eps):
     net, x, y, noise = images(shape, 4)
     x = x.to(dtype)
     for threat in (Linf(eps), L2(eps)):
-        watched = Watched(lambda z: net(z) + 1e4 * nn.functional.one_hot(y, 5))  # stands for ever, and yet slopes
+        watched = Watched(lambda z: net(z) + 1e4 * nn.functional.one_hot(y, 5))  # robust, but not constant
         x_adv = Square(threat, 70)(watched, x, y, noise[:])
-        for z in (*watched.seen[1:], x_adv):
+        for z in (*watched.inputs[1:], x_adv):
             assert z.dtype == dtype
             assert bool(((z >= 0) & (z <= 1)).all())
             if isinstance(threat, Linf):
@@ -64,7 +64,7 @@ def test_each_image_draws_for_itself():
     for threat in (Linf(0.1), L2(0.3)):
         watched, x = Watched(constant), torch.full((12, 3, 8, 8), 0.5)
         Square(threat, 15)(watched, x, torch.zeros(12, dtype=torch.int64), noise[:])
-        for z in watched.seen[1:]:
+        for z in watched.inputs[1:]:
             assert len({row.numpy().tobytes() for row in z}) > 10
 
 
@@ -76,7 +76,7 @@ def test_squares_fall_everywhere_but_on_the_last_row_and_column_and_signs_are_fa
     x, y = torch.full((count, c, n, n), 0.5), torch.zeros(count, dtype=torch.int64)
     watched = Watched(constant)
     Square(Linf(0.25), 11, p=0.25)(watched, x, y, Noise(1, torch.arange(count)))
-    start, queries = watched.seen[1], watched.seen[2:-1]
+    start, queries = watched.inputs[1], watched.inputs[2:-1]
     assert bool((start == start[:, :, :1]).all())  # stripes, one sign a column and channel
     assert abs(float((start[:, :, 0] > 0.5).float().mean()) - 0.5) < 0.01
     assert len(queries) == 11
@@ -92,7 +92,9 @@ def test_squares_fall_everywhere_but_on_the_last_row_and_column_and_signs_are_fa
             places[rows[0], cols[0]] += 1
     assert set(places) == {(i, j) for i in range(3) for j in range(3)}
     drawn = 11 * count
-    assert sum((seen - drawn / 9) ** 2 / (drawn / 9) for seen in places.values()) < 26  # chi squared, 8 degrees: 0.1 %
+    assert (
+        sum((count - drawn / 9) ** 2 / (drawn / 9) for count in places.values()) < 26
+    )  # chi squared, 8 degrees: 0.1 %
     assert abs(ups / (drawn * c) - 0.5) < 4 * 0.5 / math.sqrt(drawn * c)
 
 
@@ -102,8 +104,8 @@ def test_orientations_and_signs_of_eta_are_fair():
     watched = Watched(constant)
     # a window of the whole image takes all the mass there is, so that v, up to its length, is what is shown
     Square(L2(0.1), 11)(watched, x, y, Noise(1, torch.arange(count)))
-    start, seen = watched.seen[1], Counter()
-    for z in watched.seen[2:-1]:
+    start, counts = watched.inputs[1], Counter()
+    for z in watched.inputs[2:-1]:
         for before, after in zip(start - x, z - x, strict=True):
             for old, new in zip(before, after, strict=True):
                 fits = []
@@ -112,21 +114,21 @@ def test_orientations_and_signs_of_eta_are_fair():
                         v = sign * by_hand_eta(3, turned).float() + old / old.norm()
                         fits.append(float(((new / new.norm()) - v / v.norm()).abs().max()))
                 assert min(fits) < 1e-4
-                seen[fits.index(min(fits))] += 1
-    drawn = sum(seen.values())
+                counts[fits.index(min(fits))] += 1
+    drawn = sum(counts.values())
     assert drawn == 11 * count * 2
-    assert all(abs(seen[i] / drawn - 0.25) < 0.05 for i in range(4))
+    assert all(abs(counts[i] / drawn - 0.25) < 0.05 for i in range(4))
 
 
-# What it finds, and what it counts
+# Results and cost
 
 
-def test_a_query_that_gains_nothing_is_not_kept():
+def test_a_query_that_gains_nothing_is_rejected():
     x, y, noise = torch.full((4, 3, 8, 8), 0.5), torch.zeros(4, dtype=torch.int64), Noise(0, torch.arange(4))
     for threat in (Linf(0.1), L2(0.5)):
         watched = Watched(constant)
         (one,) = Square(threat, 30).rounds(3)
-        assert torch.equal(one(watched, x, y, noise[:]), watched.seen[0])
+        assert torch.equal(one(watched, x, y, noise[:]), watched.inputs[0])
 
 
 def test_a_robust_image_costs_every_query_and_a_broken_one_stops():
@@ -138,30 +140,30 @@ def test_a_robust_image_costs_every_query_and_a_broken_one_stops():
     (one,) = attack.rounds(2)
     x_adv = one(net, x, y, noise[:])
     assert ((net.net(x_adv).argmax(1) != y) == torch.tensor([True, False] * 3)).all()
-    sizes = [len(z) for z in net.seen]
+    sizes = [len(z) for z in net.inputs]
     assert len(sizes) == 61 == attack.cost(2)
     assert sizes[0] == 6
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] == 3
-    net.seen.clear()
+    net.inputs.clear()
     one(net, x[::2], y[::2], noise[::2])
-    assert len(net.seen) < 20
-    net.seen.clear()
+    assert len(net.inputs) < 20
+    net.inputs.clear()
     attack(net, x, y, noise[:])
-    # who is wrong at first, the round, and who has come through it
-    assert len(net.seen) == 1 + 61 + 1
-    assert [len(net.seen[k]) for k in (0, 1, 61, 62)] == [6, 6, 3, 6]
+    # the clean images, the round, and its result
+    assert len(net.inputs) == 1 + 61 + 1
+    assert [len(net.inputs[k]) for k in (0, 1, 61, 62)] == [6, 6, 3, 6]
 
 
-def test_images_that_come_broken_or_break_at_the_start_cost_one_look():
+def test_images_that_come_broken_or_break_at_the_start_cost_one_pass():
     net = Watched(constant)
     y, x, noise = torch.ones(3, dtype=torch.int64), torch.full((3, 1, 8, 8), 0.5), Noise(0, torch.arange(3))
     x_adv = Square(queries=40)(net, x, y, noise[:])
-    assert len(net.seen) == 1
+    assert len(net.inputs) == 1
     assert torch.equal(x_adv, x)
     assert x_adv is not x
     Square(queries=40).rounds(3)[0](net, x, y, noise)
-    assert len(net.seen) == 2
+    assert len(net.inputs) == 2
 
 
 def test_every_restart_is_another_search_and_only_for_the_survivors():
@@ -170,7 +172,7 @@ def test_every_restart_is_another_search_and_only_for_the_survivors():
     assert len(attack.rounds(10)) == 3
     watched, x = Watched(constant), torch.full((4, 1, 8, 8), 0.5)
     attack(watched, x, torch.zeros(4, dtype=torch.int64), Noise(0, torch.arange(4)))
-    starts = [z for k, z in enumerate(watched.seen[:-1]) if k % 14 == 1]
+    starts = [z for k, z in enumerate(watched.inputs[:-1]) if k % 14 == 1]
     assert len(starts) == 3
     assert not any(torch.equal(a, b) for a, b in ((starts[0], starts[1]), (starts[1], starts[2])))
 
@@ -180,14 +182,14 @@ def test_a_tie_is_a_success_only_where_the_net_is_wrong():
     x, noise = torch.full((2, 1, 8, 8), 0.5), Noise(0, torch.arange(2))
     (one,) = Square(queries=20).rounds(3)
     one(net, x, torch.zeros(2, dtype=torch.int64), noise[:])
-    assert [len(z) for z in net.seen] == [2] * 21
-    net.seen.clear()
+    assert [len(z) for z in net.inputs] == [2] * 21
+    net.inputs.clear()
     one(net, x, torch.ones(2, dtype=torch.int64), noise[:])
-    assert [len(z) for z in net.seen] == [2]
+    assert [len(z) for z in net.inputs] == [2]
 
 
 class Hasty:
-    """A twin that takes an image for broken before the net does."""
+    """A folded net that misclassifies an image before the net does."""
 
     def __init__(self, net, hasty):
         self.net, self.hasty = net, hasty
@@ -209,7 +211,7 @@ def test_an_image_goes_on_until_the_net_as_given_is_fooled():
     assert bool((net(x_adv).argmax(1) == 1).all())
     stubborn = Watched(hasty)
     Square(Linf(0.1), 30).rounds(2)[0](Hasty(constant, stubborn), x, y, noise[:])
-    assert [len(z) for z in stubborn.seen] == [8] * 31
+    assert [len(z) for z in stubborn.inputs] == [8] * 31
 
 
 # Any callable, no gradient, nothing global
@@ -255,13 +257,13 @@ def test_logits_of_another_dtype_are_compared_in_their_own():
 
 def test_a_longer_search_begins_as_a_shorter_one():
     net, x, y, noise = images((1, 8, 8))
-    seen = []
+    inputs = []
     for queries in (30, 97):
         watched = Watched(net)
         Square(Linf(0.02), queries).rounds(5)[0](watched, x, y, noise[:])
-        seen.append(watched.seen)
-    assert len(seen[0]) == 31
-    assert all(map(torch.equal, seen[0], seen[1]))
+        inputs.append(watched.inputs)
+    assert len(inputs[0]) == 31
+    assert all(map(torch.equal, inputs[0], inputs[1]))
 
 
 def test_refusals_and_words():

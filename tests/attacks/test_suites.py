@@ -1,4 +1,4 @@
-"""The suites of AutoAttack: what is in them, what they cost, and what they say where they cannot be themselves."""
+"""The suites of AutoAttack: what is in them, what they cost, and findings where they cannot run in full."""
 
 import copy
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ def data():
 
 
 @pytest.mark.parametrize(
-    ("classes", "says"),
+    ("classes", "change"),
     [
         (2, "apgd_t ran with loss margin instead of dlr, targets 1 instead of 9; fab_t ran with targets 1"),
         (3, "apgd_t ran with loss margin instead of dlr, targets 2 instead of 9; fab_t ran with targets 2"),
@@ -34,43 +34,43 @@ def data():
         (10, None),
     ],
 )
-def test_fewer_classes_than_the_suite_is_for_are_said(classes, says):
+def test_fewer_classes_than_the_suite_is_for_are_noted(classes, change):
     x, y, index = problem(1, 8, classes, 0, 12)
     few = Split(x, y, classes, "few", "test", index=index)
     attacks = {"apgd_t": APGD(THREAT, steps=3, loss="dlr", targets=9), "fab_t": FAB(THREAT, steps=3)}
     net = copy.deepcopy(trained(1, 8, classes, 0)).float().eval()
     report = evaluate(net, few, Suite("two", THREAT, attacks, sequential=True), batch=12)
-    found = {f.name: f for f in report.findings}
+    findings = {f.name: f for f in report.findings}
     assert report.attacks["apgd_t"]["targets"] == min(9, classes - 1)
-    assert ("few_classes" in found) == (says is not None)
-    if says:
-        assert found["few_classes"].evidence == f"with {classes} classes {says} instead of 9"
-        assert found["few_classes"].severity == "note"
+    assert ("few_classes" in findings) == (change is not None)
+    if change:
+        assert findings["few_classes"].evidence == f"with {classes} classes {change} instead of 9"
+        assert findings["few_classes"].severity == "note"
 
 
 @pytest.mark.parametrize("suite", [autoattack, plus, rand, suites.apgd, suites.square], ids=lambda s: s.__name__)
 def test_the_suites_of_autoattack_are_the_official_ones(suite):
-    made = suite(Linf(8 / 255))
-    assert made.sequential
+    built = suite(Linf(8 / 255))
+    assert built.sequential
     assert {
         "autoattack": ["apgd_ce", "apgd_t", "fab_t", "square"],
         "plus": ["apgd_ce", "apgd_dlr", "fab", "square", "apgd_t", "fab_t"],
         "rand": ["apgd_ce", "apgd_dlr"],
         "apgd": ["apgd_ce", "apgd_dlr"],
         "square": ["square"],
-    }[made.name] == list(made.attacks)
-    several = made.name == "plus"
-    for name, attack in made.attacks.items():
+    }[built.name] == list(built.attacks)
+    several = built.name == "plus"
+    for name, attack in built.attacks.items():
         assert attack.threat == Linf(8 / 255)
         assert attack.restarts == (5 if several and name in ("apgd_ce", "apgd_dlr", "fab") else 1)
-        assert getattr(attack, "draws", 1) == (20 if made.name == "rand" else 1)
+        assert getattr(attack, "draws", 1) == (20 if built.name == "rand" else 1)
         assert getattr(attack, "steps", 100) == 100
         assert getattr(attack, "queries", 5000) == 5000
         assert getattr(attack, "targets", 0) == (9 if name.endswith("_t") else 0)
         assert getattr(attack, "loss", None) == {"apgd_ce": "ce", "apgd_dlr": "dlr", "apgd_t": "dlr"}.get(name)
 
 
-def test_fab_and_square_know_two_norms():
+def test_fab_and_square_support_two_norms():
     @dataclass(frozen=True)
     class Other(Linf):
         pass
@@ -83,12 +83,12 @@ def test_fab_and_square_know_two_norms():
         autoattack(Foreign())
 
 
-def test_autoattack_costs_what_the_spec_says():
+def test_autoattack_costs_as_specified():
     costs = {name: attack.cost(10) for name, attack in autoattack(Linf(8 / 255)).attacks.items()}
     assert costs == {"apgd_ce": 2 * 101, "apgd_t": 2 * 9 * 101, "fab_t": 3 * 9 * 100, "square": 5001}
 
 
-def test_a_net_that_is_random_itself_meets_the_same_numbers_again(data):
+def test_a_randomised_net_gets_the_same_numbers_again(data):
     """And the global generator is left as it was."""
 
     class Noisy(torch.nn.Module):
@@ -114,24 +114,24 @@ def test_a_net_that_is_random_itself_meets_the_same_numbers_again(data):
     assert "randomised" in [f.name for f in one.findings]
 
 
-def test_the_page_says_what_was_judged(data):
-    """A subset, and attacks that saw only survivors, are no secrets of the JSON file."""
+def test_the_page_names_the_images_and_the_protocol(data):
+    """A subset and sequential attacks are in the text, too, not only in the JSON file."""
     short = Suite("short", THREAT, {"apgd_ce": APGD(THREAT, 2)}, sequential=True)
     report = evaluate(trained(1, 8, 10, 0).float().eval(), data.limit(10), short, batch=5)
     entry = PageEntry("net", "student", [report])
-    (said,) = protocols([entry])
-    assert said.startswith("10 of 16 images, classes in proportion, of made (test), suite “short”")
-    assert said.endswith("each attack on the survivors of those before it")
+    (text,) = protocols([entry])
+    assert text.startswith("10 of 16 images, classes in proportion, of made (test), suite “short”")
+    assert text.endswith("each attack on the survivors of those before it")
     assert "n = 10 of 16, classes in proportion" in report.table()
     assert "Each attack saw the survivors of those above it." in report.table()
-    whole = evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("one", THREAT, {"pgd": PGD(THREAT, 2)}), batch=16)
-    (said,) = protocols([PageEntry("net", "student", [whole])])
-    assert said.startswith("16 images of made")
-    assert "survivors" not in said + whole.table()
+    full = evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("one", THREAT, {"pgd": PGD(THREAT, 2)}), batch=16)
+    (text,) = protocols([PageEntry("net", "student", [full])])
+    assert text.startswith("16 images of made")
+    assert "survivors" not in text + full.table()
 
 
-class Own:
-    """An attack of a user's: what `give` says."""
+class ThirdParty:
+    """A third-party attack that returns `give(x)`."""
 
     threat = THREAT
     rounds = 3  # a field of that name makes no rounds
@@ -148,19 +148,19 @@ class Own:
 def test_an_attack_that_returns_something_else_is_refused(data, give):
     net = trained(1, 8, 10, 0).float().eval()
     with pytest.raises(ThreatError, match="expected own to return images of shape"):
-        evaluate(net, data, Suite("own", THREAT, {"own": Own(give)}), batch=16)
+        evaluate(net, data, Suite("own", THREAT, {"own": ThirdParty(give)}), batch=16)
 
 
 def test_fields_called_rounds_and_cost_are_only_fields(data):
-    net, told = trained(1, 8, 10, 0).float().eval(), []
-    own = Suite("own", THREAT, {"own": Own(lambda x: x.clone())})
-    report = evaluate(net, data, own, batch=16, progress=told.append)
+    net, steps = trained(1, 8, 10, 0).float().eval(), []
+    own = Suite("own", THREAT, {"own": ThirdParty(lambda x: x.clone())})
+    report = evaluate(net, data, own, batch=16, progress=steps.append)
     assert report.worst_case == report.clean
-    assert all(p.seconds is None for p in told[:-1])  # what it costs, nobody said
+    assert all(p.seconds is None for p in steps[:-1])  # its cost is unknown
 
 
 def test_an_attack_without_rounds_left_is_refused(data):
-    class Empty(Own):
+    class Empty(ThirdParty):
         def rounds(self, classes):
             return []
 
@@ -177,15 +177,15 @@ def test_padding_is_not_counted(data):
 
 def test_each_round_has_a_stream_of_its_own(data):
     """The one that the attack itself would give it."""
-    seen = []
+    purposes = []
 
-    class Two(Own):
+    class Two(ThirdParty):
         def rounds(self, classes):
             return [self, self]
 
         def __call__(self, net, x, y, noise):
-            seen.append(noise.purpose)
+            purposes.append(noise.purpose)
             return x.clone()
 
     evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("own", THREAT, {"two": Two(None)}), batch=16)
-    assert seen == ["two/0", "two/1"]
+    assert purposes == ["two/0", "two/1"]

@@ -1,4 +1,4 @@
-"""Transfer: images are the source's, whatever is attacked, and every file says which source it was."""
+"""Transfer: the images are the source's, and every file names it."""
 
 import pytest
 import torch
@@ -48,11 +48,11 @@ def split(images=20):
     return ardor.data.split.Split(x, y, 10, "made", "test", index=index)
 
 
-class Deaf(nn.Module):
-    """May not be asked."""
+class Uncalled(nn.Module):
+    """Must not be called."""
 
     def forward(self, x):
-        raise AssertionError("the attacked net was asked")
+        raise AssertionError("the attacked net was called")
 
 
 def attacks(threat):
@@ -61,12 +61,12 @@ def attacks(threat):
 
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
 @pytest.mark.parametrize("which", [0, 1])
-def test_images_are_the_sources_and_the_attacked_net_is_not_asked(threat, which):
+def test_images_are_the_sources_and_the_attacked_net_is_not_called(threat, which):
     x, y, _ = batch()
     attack, other = attacks(threat)[which], source()
     with attack_view(other) as view:
-        expected = attack(view, x, y, batch()[2])  # a stream of its own each: it moves on as it is drawn from
-    assert torch.equal(Transfer(attack, other)(Deaf(), x, y, batch()[2]), expected)
+        expected = attack(view, x, y, batch()[2])  # a new stream for each call
+    assert torch.equal(Transfer(attack, other)(Uncalled(), x, y, batch()[2]), expected)
     with attack_view(NET) as view:
         assert not torch.equal(attack(view, x, y, batch()[2]), expected)
 
@@ -155,10 +155,10 @@ def runs(tmp_path_factory):
 
 
 def sentence(capsys):
-    said = capsys.readouterr().err.strip()
-    assert said.startswith("ardor: ")
-    assert "\n" not in said
-    return said
+    message = capsys.readouterr().err.strip()
+    assert message.startswith("ardor: ")
+    assert "\n" not in message
+    return message
 
 
 def test_evaluate_a_run_by_transfer(runs, capsys):
@@ -175,27 +175,27 @@ def test_evaluate_a_run_by_transfer(runs, capsys):
     again = evaluate(net, data, suites.transfer(Linf(0.1), source), batch=40)
     assert again.verdicts == report.verdicts
     assert shown["worst_case"].n == 40
-    # one's own images are at least as hard
+    # a white-box attack is at least as strong
     assert main(["evaluate", str(runs / "one"), *words, "--transfer_from", str(runs / "one")]) == 0
-    own = ardor.models.hash_of(ardor.models.load(runs / "one"))
-    own = Report.load(runs / "one" / f"report-transfer-linf-0.1-from_{own[:6]}-best-limit40.json").figures()
-    assert own["worst_case"].k < shown["worst_case"].k
+    weights = ardor.models.hash_of(ardor.models.load(runs / "one"))
+    direct = Report.load(runs / "one" / f"report-transfer-linf-0.1-from_{weights[:6]}-best-limit40.json").figures()
+    assert direct["worst_case"].k < shown["worst_case"].k
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--suite", "transfer"], "expected --transfer_from for --suite transfer, and only there or for deployed, got"),
         (["--transfer_from", "SOURCE"], "got SOURCE for --suite paper"),
         (["--suite", "transfer", "--transfer_from", "nowhere"], "nowhere"),
     ],
 )
-def test_a_source_goes_with_transfer_alone(runs, capsys, words, said):
+def test_a_source_goes_with_transfer_alone(runs, capsys, words, message):
     before = sorted((runs / "two").iterdir())
     capsys.readouterr()
     words = [word.replace("SOURCE", str(runs / "one")) for word in words]
     assert main(["evaluate", str(runs / "two"), *words]) == 2
-    assert said.replace("SOURCE", str(runs / "one")) in sentence(capsys)
+    assert message.replace("SOURCE", str(runs / "one")) in sentence(capsys)
     assert sorted((runs / "two").iterdir()) == before
 
 

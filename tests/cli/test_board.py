@@ -33,17 +33,17 @@ def test_the_board_with_epochs_alone(run):
     [head] = shown(board)
     assert head.startswith(f"{run}  epoch 1/4")
     assert "left" not in head
-    board.take(epoch(1, best=True))
+    board.update(epoch(1, best=True))
     head, loss, val = shown(board)
     assert "epoch 2/4" in head
     assert head.endswith("3 min left")
     assert loss == "loss 0.7500  kl 0.5000  ce 0.2500"
     assert val == "val 71.0 clean 41.0 robust at epoch 1  best 71.0 clean 41.0 robust at epoch 1"
-    board.take(epoch(2))
+    board.update(epoch(2))
     assert shown(board)[2] == "val 72.0 clean 42.0 robust at epoch 2  best 71.0 clean 41.0 robust at epoch 1"
-    board.take(epoch(3, val=False))
+    board.update(epoch(3, val=False))
     assert shown(board)[2].startswith("val 72.0 clean 42.0 robust at epoch 2")
-    board.take(epoch(4, val=False))
+    board.update(epoch(4, val=False))
     assert "epoch 4/4" in shown(draw_at(board, 240.0))[0]
 
 
@@ -54,12 +54,12 @@ def draw_at(board, now):
 
 def test_the_board_with_steps(run):
     board = display.Board(4, str(run), lambda: 0.0)
-    board.take(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0, "ce": 0.5}))
+    board.update(StepProgress(1, 4, 5, 10, 1234.4, {"kl": 1.0, "ce": 0.5}))
     head, loss = shown(draw_at(board, 30.0))
     assert "epoch 1/4" in head
     assert head.endswith("step 5/10  4 min left")  # 210 s
     assert loss == "loss 1.5000  kl 1.0000  ce 0.5000  1234 images/s"
-    board.take(epoch(1))
+    board.update(epoch(1))
     assert "step 5" not in shown(board)[0]
     assert "1234 images/s" in shown(board)[1]
 
@@ -71,7 +71,7 @@ def test_the_board_of_a_run_that_goes_on(run):
     head, val = shown(board)
     assert "epoch 3/4" in head
     assert val == "val 72.0 clean 42.0 robust at epoch 2  best 71.0 clean 41.0 robust at epoch 1"
-    board.take(StepProgress(3, 4, 1, 2, 10, {"kl": 1.0}))
+    board.update(StepProgress(3, 4, 1, 2, 10, {"kl": 1.0}))
     assert shown(draw_at(board, 20.0))[0].endswith("60 s left"), "at the pace of this process, not of all epochs"
 
 
@@ -79,7 +79,9 @@ def test_off_a_terminal_a_plain_line_per_epoch(run, monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(display, "err", Console(file=file, highlight=False, soft_wrap=True))
     records = [epoch(1, best=True), epoch(2)]
-    assert display.training(iter(records), 4, str(run)) == records
+    with display.watching(4, str(run)) as show:
+        for record in records:
+            show(record)
     assert file.getvalue() == "".join(f"{record}\n" for record in records)
     assert file.getvalue().startswith(
         "epoch 1/4  loss 0.7500  kl 0.5000  ce 0.2500  val 71.0 clean 41.0 robust *  lr 0.1"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import ardor
 import ardor.models.builders
 from ardor.cli.main import main
+from ardor.cli.words import split_words
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report import Report
 
@@ -264,6 +265,48 @@ def test_debug_shows_where(capsys):
     assert "Traceback" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["tarin"], ["train", "--thraet.eps", "1"]])
+def test_torch_is_not_imported_where_nothing_is_computed(words):
+    code = "import sys; from ardor.cli.main import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--method", "trades"], ["--method=trades"], ["trades"]])
+def test_help_shows_the_options_of_what_is_named_with_their_text(capsys, words):
+    assert main(["train", *words, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"--method\.beta +6 +Weight of the robust term", shown)
+    assert re.search(r"--recipe\.epochs +\d+ +Passes over train", shown)
+
+
+def test_dotted_options_of_a_part_that_is_named_by_an_option():
+    for words in (["--method.attack", "pgd", "--method.attack.steps", "3"], ["--a.b.steps", "3", "--a.b", "pgd"]):
+        _, overrides = split_words(words)
+        ((_, ((_, part),)),) = ((key, value.items()) for key, value in overrides.items())
+        assert part == {"name": "pgd", "steps": "3"}
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["doctor", "--threat.esp", "1"], "did you mean --threat.eps?"),
+        (["doctor", "--threat.eps", "lots"], "a number such as 0.1 or 8/255, got 'lots'"),
+        (["doctor", "--threat.eps", "0.1", "0.2"], "a number such as 0.1 or 8/255, got ['0.1', '0.2']"),
+        (["doctor", "--thraet.eps", "1"], 'got --thraet.eps (did you mean "threat"?)'),
+        (["doctor", "--record", "8/x"], "--record: expected a number such as 0.1 or 8/255, got '8/x'"),
+        (["doctor", "--record", "300/255"], "expected a record in [0, 1], got 1.17647"),
+        (["report", "--threat.eps", "1"], "expected no dotted options for ardor report, got --threat.eps"),
+        (["evaluate", "--recipe.lr", "1"], "got --recipe.lr: leave it out"),
+    ],
+)
+def test_options_of_other_commands_are_refused_in_one_sentence(capsys, words, expected):
+    net = ["--model", "small_cnn", "--model.width", "4", "--weights", "w.safetensors", "--data", "digits"]
+    save_file(ardor.models.build("small_cnn", classes=10, channels=1, width=4).state_dict(), "w.safetensors")
+    assert expected in refused(capsys, words[0], *(net if words[0] == "doctor" else []), *words[1:])
+
+
 def test_help_can_be_followed(capsys):
     for words, expected in (
         (["--help"], ["demo", "train", "evaluate", "report", "file.py:Name"]),
@@ -399,4 +442,4 @@ def test_ctrl_c_says_that_the_same_command_goes_on(run, monkeypatch, capsys):
     monkeypatch.setattr("ardor.cli.commands.evaluate.judge", interrupted)
     capsys.readouterr()
     assert main(["evaluate", "runs/sat", "--suite", "quick"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "the same command continues" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from ardor import losses, models
 from ardor.attacks import APGD
 from ardor.cli.commands import demo_page
 from ardor.cli.main import main
+from ardor.data import load
 from ardor.demo import demo
 from ardor.demo.page import Runtime, Student, fetch, student_of, unpack, write
 from ardor.demo.page.npm import INTEGRITY, NAME, PACK
@@ -164,7 +165,7 @@ def test_a_drawing_is_read_attacked_and_read_as_python_does(page, sessions, kind
 
 def test_the_search_is_about_as_strong_as_gradients(page, nets):
     """Against each net, on test images, at the radius of the threat."""
-    _, _, test = demo.digits()
+    _, _, test = load("digits")
     test = test.take(slice(0, 12))
     x, y, _ = test.batch(slice(None))
     script = """const [net, image, label] = arguments;
@@ -181,7 +182,7 @@ def test_the_search_is_about_as_strong_as_gradients(page, nets):
 
 def test_a_drawing_becomes_a_digit_as_the_data_are(page):
     """Counts to 16 in 8x8, ink, height and margins as in scikit-learn's digits; place and size do not matter."""
-    _, _, test = demo.digits()
+    _, _, test = load("digits")
     data = 16 * test.images[:, 0].numpy()
     for name, strokes in STROKES.items():
         counts = page.run("return reduced(arguments[0])", strokes)
@@ -276,7 +277,7 @@ def test_it_looks_right_wide_and_narrow(page, tmp_path):
 
 
 def test_the_digits_are_right_when_clean_and_worst_within_the_threat(nets):
-    _, _, test = demo.digits()
+    _, _, test = load("digits")
     digits = shown(nets, test, demo.THREAT)
     assert digits == sorted(digits, key=lambda d: d.label)
     for digit in digits:
@@ -289,7 +290,7 @@ def test_the_digits_are_right_when_clean_and_worst_within_the_threat(nets):
 
 
 def test_the_worst_of_the_starts_is_taken(nets):
-    _, _, test = demo.digits()
+    _, _, test = load("digits")
     test = test.take(slice(0, 30))
     x, y, index = test.batch(slice(None))
     attack = APGD(demo.THREAT, loss="margin")
@@ -310,7 +311,7 @@ def test_an_export_of_these_weights_is_taken_and_another_is_not(made, tmp_path, 
         raise AskedError
 
     monkeypatch.setattr("ardor.demo.page.page.export", ask)
-    _, _, test = demo.digits()
+    _, _, test = load("digits")
     run = shutil.copytree(made / "seed0" / "natural", tmp_path / "run")
     report = Report.load(next(run.glob("report-*.json")))
     ours, theirs = embedded(made)
@@ -325,7 +326,7 @@ def test_an_export_of_these_weights_is_taken_and_another_is_not(made, tmp_path, 
 
 def test_strangers_words_are_escaped_and_the_same_page_has_the_same_bytes(made, nets, tmp_path, monkeypatch):
     monkeypatch.setattr("ardor.demo.page.shown.STARTS", 1)
-    _, _, test = demo.digits()
+    _, _, test = load("digits")
     report = Report.load(next((made / "seed0" / "natural").glob("report-*.json")))
     hostile = "</script><script>alert(1)</script>"
     students = [Student(hostile, hostile, net, b"onnx", report) for net in nets]

@@ -1,4 +1,4 @@
-"""A net beside its files for a device: what is measured, kept, refused and said, on real onnxruntime."""
+"""A net beside its files for a device: measurements, files, refusals and tables, on real onnxruntime."""
 
 import json
 import shutil
@@ -68,28 +68,28 @@ def tree(run):
 
 
 def test_forms_are_timed_in_turn_by_one_thread_in_inference_mode(monkeypatch):
-    seen, clock = [], [0.0]
+    calls, clock = [], [0.0]
     monkeypatch.setattr(timing, "perf_counter", lambda: clock[0])
 
     def form(name, *took):
         def call(image):
-            seen.append((name, torch.get_num_threads(), torch.is_inference_mode_enabled(), tuple(image.shape)))
-            clock[0] += took[sum(s[0] == name for s in seen) % len(took)] / 1e3
+            calls.append((name, torch.get_num_threads(), torch.is_inference_mode_enabled(), tuple(image.shape)))
+            clock[0] += took[sum(s[0] == name for s in calls) % len(took)] / 1e3
 
         return call
 
     torch.set_num_threads(2)
     try:
         slower = form("b", 30.0, *map(float, range(1, 30)))  # 1 to 10 ms do not count, 11 to 30 do
-        found = latencies({"a": form("a", 1.0), "b": slower}, torch.zeros(1, 1, 8, 8), runs=20)
+        result = latencies({"a": form("a", 1.0), "b": slower}, torch.zeros(1, 1, 8, 8), runs=20)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-    assert {s[1:] for s in seen} == {(1, True, (1, 1, 8, 8))}
-    measured = [s[0] for s in seen[2 * timing.WARM :]]
+    assert {s[1:] for s in calls} == {(1, True, (1, 1, 8, 8))}
+    measured = [s[0] for s in calls[2 * timing.WARM :]]
     assert measured == ["a", "b", "b", "a"] * 10, "each round begins with another one"
-    assert (found["a"].p50, found["a"].p95, found["a"].runs) == (pytest.approx(1), pytest.approx(1), 20)
-    assert (found["b"].p50, found["b"].p95) == (pytest.approx(20.5), pytest.approx(29.05))
+    assert (result["a"].p50, result["a"].p95, result["a"].runs) == (pytest.approx(1), pytest.approx(1), 20)
+    assert (result["b"].p50, result["b"].p95) == (pytest.approx(20.5), pytest.approx(29.05))
 
 
 def test_a_slow_net_is_timed_less_often(monkeypatch):
@@ -167,9 +167,9 @@ def test_a_comparison_survives_saving(run):
     before = tree(run)
     made.save(run / "deployed-best.json")
     assert tree(run) == before
-    said = json.loads(before["deployed-best.json"])
-    assert said["forms"][2]["figures"]["transfer"]["n"] == FEW
-    assert said["forms"][2]["beside_float32"]["clean"]["mcnemar_p"] == made.differences["onnx-int8"]["clean"].p
+    content = json.loads(before["deployed-best.json"])
+    assert content["forms"][2]["figures"]["transfer"]["n"] == FEW
+    assert content["forms"][2]["beside_float32"]["clean"]["mcnemar_p"] == made.differences["onnx-int8"]["clean"].p
 
 
 @pytest.mark.parametrize(
@@ -190,8 +190,8 @@ def test_a_damaged_comparison_is_refused(run, damage):
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
     with pytest.raises(ConfigError, match="type ardor deploy RUN again"):
         DeploymentReport.load(path)
-    found, why = run_files.current(run)
-    assert found is None
+    result, why = run_files.current(run)
+    assert result is None
     assert "type ardor deploy" in why
 
 
@@ -204,7 +204,7 @@ def test_a_report_that_changed_is_not_shown_as_compared(run):
     with pytest.raises(ConfigError, match="another report"):
         DeploymentReport.load(run / "deployed-best.json")
     path.unlink()
-    with pytest.raises(ConfigError, match="expected the report"):
+    with pytest.raises(ConfigError, match=r"expected .*report-.* of a comparison"):
         DeploymentReport.load(run / "deployed-best.json")
 
 
@@ -216,8 +216,8 @@ def test_other_weights_or_another_file_make_a_comparison_stale(run):
     assert run_files.current(run)[0], "what was compared may lie elsewhere now"
     weights = load_file(run / "best.safetensors")
     save_file({k: v * 1.5 if v.ndim == 4 else v for k, v in weights.items()}, run / "best.safetensors")
-    found, why = run_files.current(run)
-    assert found is None
+    result, why = run_files.current(run)
+    assert result is None
     assert "is of the weights" in why
     (run / "deployed-best.json").unlink()
     assert run_files.current(run) == (None, "")
@@ -301,19 +301,19 @@ def test_files_of_other_weights_are_exported_again(run, digits):
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "10"]) == 0
     (run / "best.onnx").unlink()
     assert main(["deploy", str(run), "--limit", "10", "--queries", "2"]) == 0
-    suites_said = [said["suite"] for said in Session(run / "best.onnx").metadata["reports"]]
-    assert suites_said == ["quick"], "as ardor export has it: what judged these weights"
+    judged = [content["suite"] for content in Session(run / "best.onnx").metadata["reports"]]
+    assert judged == ["quick"], "as ardor export has it: what judged these weights"
     again = tree(run)
     assert list(run_files.prepare(net, run_files.files_of(run), *digits, EPS)) == ["onnx", "onnx-int8"]
     assert tree(run) == again
 
 
-def test_somebody_elses_file_is_not_written_over(run, digits):
+def test_a_third_party_file_is_not_overwritten(run, digits):
     model = onnx.load(run / "best.onnx")
     del model.metadata_props[:]
     onnx.save(model, run / "best.onnx")
     before = tree(run)
-    with pytest.raises(ConfigError, match="of somebody else: move it away"):
+    with pytest.raises(ConfigError, match="got a third-party file .*: move it away"):
         list(run_files.prepare(models.load(run), run_files.files_of(run), *digits, EPS))
     (run / "best.onnx").write_bytes(before["best.onnx"][:1000])
     with pytest.raises((CheckpointError, ExportError)):
@@ -347,11 +347,11 @@ def test_an_int8_file_that_does_not_match_needs_force(run, capsys):
         (["a miss"], (50, 50), 0.95, True, True),
     ],
 )
-def test_a_file_that_is_there_is_held_to_what_is_asked_now(run, monkeypatch, forced, equal, agreement, force, taken):
+def test_an_existing_file_must_meet_the_present_requirements(run, monkeypatch, forced, equal, agreement, force, taken):
     net = models.load(run)
     parity = {images: {"equal": k, "n": 60} for images, k in zip(("clean", "adversarial"), equal, strict=True)}
-    said = {"weights": models.hash_of(net), "parity": parity, "forced": forced}
-    monkeypatch.setattr(run_files, "Session", lambda path: SimpleNamespace(foreign=False, metadata=said))
+    content = {"weights": models.hash_of(net), "parity": parity, "forced": forced}
+    monkeypatch.setattr(run_files, "Session", lambda path: SimpleNamespace(foreign=False, metadata=content))
     exported = []
     monkeypatch.setattr(run_files, "export", lambda net, path, **words: exported.append(words["to"]))
     list(run_files.prepare(net, run_files.files_of(run), None, None, EPS, agreement=agreement, force=force))
@@ -375,7 +375,7 @@ def test_the_shell_refuses_what_is_no_run(tmp_path, capsys):
 # in words
 
 
-def test_sizes_and_p_are_said_as_people_say_them():
+def test_sizes_and_p_have_few_digits():
     assert [size_text(n) for n in (18_250, 450_449, 999_499, 999_500, 9_093_712, 44_700_000)] == [
         "18.2 kB", "450 kB", "999 kB", "1 MB", "9.09 MB", "44.7 MB",
     ]  # fmt: skip
@@ -394,7 +394,7 @@ def test_the_difference_is_the_files_less_the_nets(run):
     lost = sum(a and not b for a, b in zip(alive, now, strict=True))
     won = sum(b and not a for a, b in zip(alive, now, strict=True))
     fresh = DeploymentReport(**{k: v for k, v in vars(made).items() if k != "differences"})
-    found = fresh.differences["onnx-int8"]["worst_case"]
+    result = fresh.differences["onnx-int8"]["worst_case"]
     assert lost > 0
-    assert found.value == pytest.approx((won - lost) / FEW)
-    assert found.p == mcnemar(won, lost)
+    assert result.value == pytest.approx((won - lost) / FEW)
+    assert result.p == mcnemar(won, lost)

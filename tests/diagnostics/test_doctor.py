@@ -206,7 +206,7 @@ def test_a_threat_of_ones_own_leaves_out_what_it_does_not_know(healthy, data):
     assert seen.findings == []
     assert "square" not in seen.accuracies
     assert seen.curve == {}
-    assert "Square and growing radii, which Mine does not know" in seen.left_out
+    assert "Square and growing radii, which do not support Mine" in seen.left_out
 
 
 def test_nobody_right_nothing_to_attack(healthy, data):

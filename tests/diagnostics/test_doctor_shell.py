@@ -90,7 +90,7 @@ def test_the_shell_shows_findings_and_fails(run, capsys, tmp_path):
     code, out, _ = shown(capsys, "net", "--limit", "20", "--data", "digits", "--data.protocol", "paper")
     assert code == 0, "a warning is no error"
     assert "warning: selection" in out
-    assert "Left out: the net's own record" in out
+    assert "Left out: the net's record" in out
 
 
 NET = """
@@ -125,13 +125,13 @@ def test_the_shell_takes_a_net_of_ones_own(run, capsys):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "expected one net, got none: type ardor doctor RUN"),
-        (["net", "--model", "small_cnn"], "expected one net"),
+        ([], "expected RUN, or --model NAME --weights FILE --data NAME, got neither"),
+        (["net", "--model", "small_cnn"], "expected a run or --model, got net and --model small_cnn"),
         (["nowhere"], "nowhere"),
         (["net", "--record", "97"], "0.6925"),
         (["net", "--limit", "0"], "at least 1 image"),
         (["net", "--imgs", "5"], "--imgs"),
-        (["net", "--threat", "l3"], "linf, l2"),
+        (["net", "--threat", "l3"], "l2, linf"),
     ],
 )
 def test_the_shell_refuses_in_one_sentence(run, capsys, words, says):

@@ -25,8 +25,8 @@ def net(seed=0, width=4):
 
 
 def recipe(**changes):
-    said = {"epochs": 2, "batch": 16, "lr": 0.05, "augment": "none", "val_attack": PGD2, "device": "cpu"}
-    return Recipe(**(said | changes))
+    defaults = {"epochs": 2, "batch": 16, "lr": 0.05, "augment": "none", "val_attack": PGD2, "device": "cpu"}
+    return Recipe(**(defaults | changes))
 
 
 SEEN = []
@@ -43,8 +43,7 @@ class Spied(TinyNet):
 
     def forward(self, x):
         h = self.layers[0](x)
-        said = (self.who, Spied.phase, self.training, x.requires_grad, str(h.dtype).removeprefix("torch."))
-        SEEN.append(said)
+        SEEN.append((self.who, Spied.phase, self.training, x.requires_grad, str(h.dtype).removeprefix("torch.")))
         return super().forward(x)
 
 

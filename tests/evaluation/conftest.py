@@ -8,17 +8,16 @@ IDENTITY = {"model": {"hash": "a"}, "seed": 0}
 
 
 def batches(count=4, size=3):
-    return [
-        Batch(n, torch.arange(size * n, size * n + size), list(range(size * n, size * n + size))) for n in range(count)
-    ]
+    rows = torch.arange(size * count).split(size)
+    return [Batch(number, chunk, chunk.tolist()) for number, chunk in enumerate(rows)]
 
 
 def entry_of(stage, batch, letters=None):
     return BatchVerdict(stage, batch.number, batch.index, letters or "rbr"[: len(batch.index)], 3, 1, 0.5)
 
 
-def settle(folder, stage="apgd/0", work=None, identity=IDENTITY, **kwargs):
-    """What a whole stage says, and which batches were worked on here."""
+def run_stage(folder, stage="apgd/0", work=None, identity=IDENTITY, **kwargs):
+    """The verdicts of a stage, and the batches that were computed here."""
     done = []
 
     def plain(batch):
@@ -26,5 +25,5 @@ def settle(folder, stage="apgd/0", work=None, identity=IDENTITY, **kwargs):
         return entry_of(stage, batch), None
 
     with Journal.open(folder, identity) as book:
-        settled = sorted(book.settle(stage, batches(**kwargs), work or plain), key=lambda row: row[0].number)
-    return [(entry, fresh) for _, entry, fresh in settled], done
+        rows = sorted(book.complete(stage, batches(**kwargs), work or plain), key=lambda row: row[0].number)
+    return [(entry, fresh) for _, entry, fresh in rows], done

@@ -1,4 +1,4 @@
-"""The journal: nothing is lost or done for nothing, whatever interrupts it and whoever shares the work."""
+"""The journal: no verdict is lost or computed twice, after any interruption and in any number of processes."""
 
 import json
 import multiprocessing
@@ -10,14 +10,14 @@ import pytest
 
 from ardor.errors import RunError
 from ardor.evaluation.journal import Journal
-from tests.evaluation.conftest import IDENTITY, batches, entry_of, settle
+from tests.evaluation.conftest import IDENTITY, batches, entry_of, run_stage
 
 
-def test_every_batch_is_done_once_and_read_ever_after(tmp_path):
-    first, done = settle(tmp_path / "j")
+def test_every_batch_is_computed_once_and_read_afterwards(tmp_path):
+    first, done = run_stage(tmp_path / "j")
     assert done == [0, 1, 2, 3]
     assert all(fresh for _, fresh in first)
-    again, none = settle(tmp_path / "j")
+    again, none = run_stage(tmp_path / "j")
     assert none == []
     assert [e for e, _ in again] == [e for e, _ in first]
     assert not any(fresh for _, fresh in again)
@@ -25,7 +25,7 @@ def test_every_batch_is_done_once_and_read_ever_after(tmp_path):
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    entries, done = settle(None)
+    entries, done = run_stage(None)
     assert len(entries) == 4
     assert done == [0, 1, 2, 3]
     assert list(tmp_path.iterdir()) == []
@@ -33,92 +33,86 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 
 def test_what_is_written_is_only_added_to(tmp_path):
     path = tmp_path / "j" / "journal.jsonl"
-    settle(tmp_path / "j", count=2)
+    run_stage(tmp_path / "j", count=2)
     before = path.read_bytes()
-    settle(tmp_path / "j", count=4)
+    run_stage(tmp_path / "j", count=4)
     assert path.read_bytes().startswith(before)
     assert len(path.read_bytes().splitlines()) == 4
 
 
 @pytest.mark.parametrize("cut", [1, 7, 60])
 def test_a_line_that_a_kill_cut_short_is_done_again(tmp_path, cut):
-    whole, _ = settle(tmp_path / "j")
+    complete, _ = run_stage(tmp_path / "j")
     path = tmp_path / "j" / "journal.jsonl"
     text = path.read_bytes()
     path.write_bytes(text[:-cut])
-    again, done = settle(tmp_path / "j")
+    again, done = run_stage(tmp_path / "j")
     assert done == [3]
-    assert [e for e, _ in again] == [e for e, _ in whole]
+    assert [e for e, _ in again] == [e for e, _ in complete]
     assert path.read_bytes() == text  # the torn end is gone, not left in the middle
 
 
-def test_a_damaged_line_is_not_believed(tmp_path, caplog):
-    settle(tmp_path / "j")
+def test_a_damaged_line_is_ignored(tmp_path, caplog):
+    run_stage(tmp_path / "j")
     path = tmp_path / "j" / "journal.jsonl"
     lines = path.read_text().splitlines()
     lines[1] = lines[1].replace('"rbr"', '"rrr"')  # a flipped bit that is still JSON
     path.write_text("\n".join(lines) + "\n")
-    again, done = settle(tmp_path / "j")
+    again, done = run_stage(tmp_path / "j")
     assert done == [1]
     assert again[1][0].letters == "rbr"
     assert "damaged line" in caplog.text
 
 
-def test_a_batch_of_other_images_is_refused(tmp_path):
-    settle(tmp_path / "j")
-    with pytest.raises(RunError, match="to be of the images that earlier verdicts leave"):
-        settle(tmp_path / "j", size=2)
-
-
 def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
-    settle(tmp_path / "j")
+    run_stage(tmp_path / "j")
     before = {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()}
     other = {"model": {"hash": "b"}, "seed": 0}
     with pytest.raises(RunError, match="model.hash: b here, a there.*type --journal"):
-        settle(tmp_path / "j", identity=other)
+        run_stage(tmp_path / "j", identity=other)
     assert {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()} == before
 
 
 def test_a_folder_of_other_things_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(RunError, match="with other files"):
-        settle(tmp_path)
+        run_stage(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_kill_while_the_folder_was_made_does_no_harm(tmp_path):
+def test_a_kill_while_the_folder_was_made_is_harmless(tmp_path):
     (tmp_path / "claims.lock").touch()
     (tmp_path / ".identity.yaml.1.tmp").write_text("half")
-    assert settle(tmp_path)[1] == [0, 1, 2, 3]
+    assert run_stage(tmp_path)[1] == [0, 1, 2, 3]
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="expected to write"):
-        settle(tmp_path / "file" / "j")
+        run_stage(tmp_path / "file" / "j")
 
 
-def test_a_work_that_fails_leaves_its_batch_to_others(tmp_path):
+def test_work_that_fails_leaves_its_batch_to_others(tmp_path):
     def fail(batch):
         if batch.number == 1:
             raise KeyboardInterrupt
         return entry_of("apgd/0", batch), None
 
     with pytest.raises(KeyboardInterrupt):
-        settle(tmp_path / "j", work=fail)
-    assert settle(tmp_path / "j")[1] == [1, 2, 3]
+        run_stage(tmp_path / "j", work=fail)
+    assert run_stage(tmp_path / "j")[1] == [1, 2, 3]
 
 
 def test_a_full_disk_leaves_the_journal_whole(tmp_path):
     """A limit on the size of a file, in a process of its own: the system refuses the line half way."""
-    settle(tmp_path / "j", count=2)
+    run_stage(tmp_path / "j", count=2)
     before = (tmp_path / "j" / "journal.jsonl").read_bytes()
     child = multiprocessing.get_context("fork").Process(target=_fill, args=(tmp_path / "j", len(before) + 40))
     child.start()
     child.join()
     assert child.exitcode == 7
     assert (tmp_path / "j" / "journal.jsonl").read_bytes().startswith(before)
-    _, done = settle(tmp_path / "j")
+    _, done = run_stage(tmp_path / "j")
     assert done == [2, 3]
     lines = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line)["entry"]["number"] for line in lines] == [0, 1, 2, 3]
@@ -128,29 +122,29 @@ def _fill(folder, size):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
     try:
-        settle(folder)
+        run_stage(folder)
     except RunError as error:
         os._exit(7 if "expected to write" in str(error) and "free space" in str(error) else 8)
     os._exit(9)
 
 
-def _share(folder, out, all_begun):
+def _share(folder, out, all_started):
     done = []
 
     def work(batch):
         if not done:
-            all_begun.wait(600)  # each has a batch of its own
+            all_started.wait(600)  # each has a batch of its own
         done.append(batch.number)
         return entry_of("apgd/0", batch), None
 
-    entries, _ = settle(folder, work=work, count=20)
+    entries, _ = run_stage(folder, work=work, count=20)
     out.put((done, [e.letters for e, _ in entries]))
 
 
-def test_two_processes_share_and_never_do_the_same(tmp_path):
+def test_three_processes_share_and_never_compute_the_same(tmp_path):
     context = multiprocessing.get_context("fork")
-    out, all_begun = context.Queue(), context.Barrier(3)
-    children = [context.Process(target=_share, args=(tmp_path / "j", out, all_begun)) for _ in range(3)]
+    out, all_started = context.Queue(), context.Barrier(3)
+    children = [context.Process(target=_share, args=(tmp_path / "j", out, all_started)) for _ in range(3)]
     for child in children:
         child.start()
     results = [out.get(timeout=600) for _ in children]
@@ -166,7 +160,7 @@ def _hang(folder, ready):
         ready.put(batch.number)
         signal.pause()
 
-    settle(folder, work=work)
+    run_stage(folder, work=work)
 
 
 def test_a_dead_process_frees_its_batch(tmp_path):
@@ -177,9 +171,9 @@ def test_a_dead_process_frees_its_batch(tmp_path):
     assert ready.get(timeout=600) == 0
     with Journal.open(tmp_path / "j", IDENTITY) as book:
         work = lambda batch: (entry_of("apgd/0", batch), None)  # noqa: E731
-        settled = book.settle("apgd/0", batches(), work)
-        assert sorted(next(settled)[0].number for _ in range(3)) == [1, 2, 3]
+        rows = book.complete("apgd/0", batches(), work)
+        assert sorted(next(rows)[0].number for _ in range(3)) == [1, 2, 3]
         child.kill()
         child.join()
-        assert next(settled)[0].number == 0
-        assert list(settled) == []
+        assert next(rows)[0].number == 0
+        assert list(rows) == []

@@ -1,4 +1,4 @@
-"""Evaluations with a journal: stopped anywhere they go on to the same bytes, and images are those of the verdicts."""
+"""Evaluations with a journal: continued after any interruption to the same bytes; images match the verdicts."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -18,17 +18,14 @@ from ardor.evaluation.progress import ProgressMeter
 from ardor.evaluation.report import Report
 from ardor.evaluation.verdicts import evaluate
 from ardor.models import build
-from tests.evaluation.conftest import IDENTITY, entry_of, settle
+from tests.evaluation.conftest import IDENTITY, entry_of, run_stage
 
 THREAT = Linf(0.1)
 
 
-# evaluations with a journal
-
-
 @pytest.fixture(scope="module")
 def judged():
-    """A net that stands against some of it, and images of digits."""
+    """A net that is robust on some digits, and the digits."""
     test = datasets.load("digits")[2].limit(50)
     net = build("small_cnn", channels=1, width=4, seed=0)
     with torch.enable_grad():
@@ -53,8 +50,8 @@ def judge(judged, folder, **kwargs):
                     journal=folder, images=kwargs.pop("images", True), **kwargs)  # fmt: skip
 
 
-def left_behind(report, folder, tmp_path):
-    """The bytes a reader sees."""
+def files_of(report, folder, tmp_path):
+    """The table and the bytes of the files."""
     path = report.save(tmp_path / "report.json")
     return report.table(), path.read_bytes(), (folder / "adversarial.npy").read_bytes()
 
@@ -73,12 +70,12 @@ def test_a_journal_changes_nothing(judged, tmp_path):
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 9])
 def test_stopped_anywhere_it_goes_on_to_the_same_bytes(judged, tmp_path, stop):
-    whole = left_behind(judge(judged, tmp_path / "whole"), tmp_path / "whole", tmp_path)
-    told = []
+    whole = files_of(judge(judged, tmp_path / "whole"), tmp_path / "whole", tmp_path)
+    events = []
 
     def stopper(progress):
-        told.append(progress)
-        if len(told) == stop:
+        events.append(progress)
+        if len(events) == stop:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -86,7 +83,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bytes(judged, tmp_path, stop):
     lines = (tmp_path / "j" / "journal.jsonl").read_text().splitlines()
     report = judge(judged, tmp_path / "j")
     assert (tmp_path / "j" / "journal.jsonl").read_text().splitlines()[: len(lines)] == lines
-    assert left_behind(report, tmp_path / "j", tmp_path) == whole
+    assert files_of(report, tmp_path / "j", tmp_path) == whole
 
 
 def test_the_images_are_those_of_the_verdicts(judged, tmp_path):
@@ -103,7 +100,7 @@ def test_the_images_are_those_of_the_verdicts(judged, tmp_path):
         assert int((net(images).argmax(1) == y).sum()) == report.worst_case.k
 
 
-def test_images_of_an_independent_suite_are_the_first_found(judged, tmp_path):
+def test_images_of_an_independent_suite_are_the_first_successes(judged, tmp_path):
     net, test = judged
     report = judge(judged, tmp_path / "j", suite=paper(THREAT))
     images = torch.from_numpy(np.load(tmp_path / "j" / "adversarial.npy"))
@@ -152,24 +149,24 @@ def test_images_need_a_journal(judged):
 
 @pytest.mark.parametrize("how", ["lost", "empty", "fewer", "foreign"])
 def test_lost_or_damaged_images_are_made_again(judged, tmp_path, how):
-    whole = left_behind(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path)
+    whole = files_of(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path)
     path = sorted((tmp_path / "j" / "images").iterdir())[0]
-    kept = path.read_bytes()
-    if how == "lost":
-        path.unlink()
-    else:
-        path.write_bytes({"empty": b"", "foreign": b"hello"}.get(how, b""))
+    content = path.read_bytes()
     if how == "fewer":
         np.save(path, np.zeros((0, 1, 8, 8), np.float32))
-    assert left_behind(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path) == whole
-    assert path.read_bytes() == kept
+    elif how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(b"hello" if how == "foreign" else b"")
+    assert files_of(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path) == whole
+    assert path.read_bytes() == content
 
 
-def test_images_may_be_asked_for_later(judged, tmp_path):
-    """Only batches that broke something are judged again, and a journal with images serves one who wants none."""
-    whole = left_behind(judge(judged, tmp_path / "whole"), tmp_path / "whole", tmp_path)
+def test_images_may_be_requested_later(judged, tmp_path):
+    """Only batches with successes are computed again; a journal with images also serves a call without."""
+    whole = files_of(judge(judged, tmp_path / "whole"), tmp_path / "whole", tmp_path)
     judge(judged, tmp_path / "j", images=False)
-    assert left_behind(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path) == whole
+    assert files_of(judge(judged, tmp_path / "j"), tmp_path / "j", tmp_path) == whole
     before = (tmp_path / "j" / "journal.jsonl").read_bytes()
     judge(judged, tmp_path / "j", images=False)
     assert (tmp_path / "j" / "journal.jsonl").read_bytes() == before
@@ -185,7 +182,7 @@ def test_attacks_whose_names_look_alike_keep_their_own_images(judged, tmp_path):
 
 
 class Signed(torch.nn.Module):
-    """What it answers is in a plain attribute, which no weight shows."""
+    """Its logits depend on a plain attribute, which is in no weight."""
 
     def __init__(self, net, sign):
         super().__init__()
@@ -195,7 +192,7 @@ class Signed(torch.nn.Module):
         return self.sign * self.net(x)
 
 
-def test_settings_and_code_of_ones_own_are_part_of_the_identity(judged, tmp_path, monkeypatch):
+def test_settings_and_code_of_the_users_files_are_part_of_the_identity(judged, tmp_path, monkeypatch):
     net, test = judged
     judge((Signed(net, 1), test), tmp_path / "j")
     with pytest.raises(RunError, match="code: "):
@@ -218,24 +215,24 @@ def test_settings_and_code_of_ones_own_are_part_of_the_identity(judged, tmp_path
 
 def test_a_second_evaluation_in_one_process_is_refused(tmp_path):
     with Journal.open(tmp_path / "j", IDENTITY), pytest.raises(RunError, match="one evaluation .* in a process"):
-        settle(tmp_path / "j")
-    assert settle(tmp_path / "j")[1] == [0, 1, 2, 3]
+        run_stage(tmp_path / "j")
+    assert run_stage(tmp_path / "j")[1] == [0, 1, 2, 3]
 
 
 def test_a_file_in_the_journals_place_and_an_emptied_identity_are_refused(tmp_path):
     (tmp_path / "file").write_text("precious")
     with pytest.raises(RunError, match="got the file"):
-        settle(tmp_path / "file")
-    settle(tmp_path / "j")
+        run_stage(tmp_path / "file")
+    run_stage(tmp_path / "j")
     (tmp_path / "j" / "identity.yaml").write_text("")
     with pytest.raises(RunError, match="expected the identity of a journal"):
-        settle(tmp_path / "j")
+        run_stage(tmp_path / "j")
 
 
-def test_where_a_system_has_no_locks_a_journal_says_so(tmp_path, monkeypatch):
+def test_a_system_without_locks_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "fcntl", None)
     with pytest.raises(RunError, match="file locks"):
-        settle(tmp_path / "j")
+        run_stage(tmp_path / "j")
 
 
 def test_a_sequential_report_reads_back(judged, tmp_path):
@@ -253,20 +250,20 @@ def test_survivors_only(judged):
     assert report.robust("apgd_t") == report.worst_case
 
 
-def test_progress_says_how_far_it_is(judged):
-    told = []
-    report = judge(judged, None, images=False, progress=told.append)
-    assert told[0].attack == "clean"
-    assert (told[-1].share, told[-1].seconds) == (1.0, 0.0)
-    assert told[-1].robust == pytest.approx(report.worst_case.value)
-    for before, after in pairwise(told):
+def test_progress_of_an_evaluation(judged):
+    events = []
+    report = judge(judged, None, images=False, progress=events.append)
+    assert events[0].attack == "clean"
+    assert (events[-1].share, events[-1].seconds, events[-1].done) == (1.0, 0.0, events[-1].todo)
+    assert events[-1].robust == pytest.approx(report.worst_case.value)
+    for before, after in pairwise(events):
         assert after.robust <= before.robust
         assert after.share >= before.share
-    assert all(p.done <= p.todo and 0 <= p.share <= 1 for p in told)
-    assert {(p.attack, p.round, p.rounds) for p in told} >= {("apgd_ce", 1, 1), ("apgd_t", 3, 3)}
+    assert all(p.done <= p.todo and 0 <= p.share <= 1 for p in events)
+    assert {(p.attack, p.round, p.rounds) for p in events} >= {("apgd_ce", 1, 1), ("apgd_t", 3, 3)}
 
 
-def meter(told, sequential=True, batch=10, images=40):
+def meter(events, sequential=True, batch=10, images=40):
     """Two attacks of 100 and 60 passes, the second in three rounds."""
 
     @dataclass(frozen=True)
@@ -280,7 +277,7 @@ def meter(told, sequential=True, batch=10, images=40):
         def cost(self, classes):
             return self.passes
 
-    return ProgressMeter({"one": Costs(100, 1), "two": Costs(60, 3)}, images, 10, batch, sequential, told.append)
+    return ProgressMeter({"one": Costs(100, 1), "two": Costs(60, 3)}, images, 10, batch, sequential, events.append)
 
 
 def done(stage, number, letters, seconds=1.0):
@@ -292,44 +289,44 @@ def test_the_time_left_is_that_of_the_batches_left(monkeypatch):
     """40 images in batches of 10: 4 x 100 + 4 x 60 passes at most, at a tenth of a second each."""
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    told = []
-    m = meter(told)
+    events = []
+    m = meter(events)
     for number in range(4):
         m.add(done("clean", number, "r" * 10, 0.0), True)
-    assert told[-1].seconds is None  # there is no pace yet
+    assert events[-1].seconds is None  # there is no pace yet
     m.enter("one", 0, 40)
     now[0] += 5.0
     m.tick(50)
-    assert told[-1].seconds == pytest.approx((50 + 300 + 240) / 10)
+    assert events[-1].seconds == pytest.approx((50 + 300 + 240) / 10)
     now[0] += 5.0
     m.tick(100)
     m.add(done("one/0", 0, "b" * 10, 10.0), True)
-    assert told[-1].seconds == pytest.approx((300 + 3 * 60) / 10)
-    assert told[-1].share == pytest.approx((4 + 100) / (4 + 100 + 300 + 180))
-    assert told[-1].robust == 0.75
+    assert events[-1].seconds == pytest.approx((300 + 3 * 60) / 10)
+    assert events[-1].share == pytest.approx((4 + 100) / (4 + 100 + 300 + 180))
+    assert events[-1].robust == 0.75
     now[0] += 0.1
     m.add(done("one/0", 1, "r" * 10, 10.0), True)  # from another process, as fast as this one
-    assert told[-1].seconds == pytest.approx((200 + 3 * 60) / 10 / (20 / 10.1))
+    assert events[-1].seconds == pytest.approx((200 + 3 * 60) / 10 / (20 / 10.1))
     m.add(done("one/0", 2, "r" * 10, 50.0), False)  # from the journal: says nothing about who is at work
-    assert told[-1].seconds == pytest.approx((100 + 3 * 60) / 10 / (20 / 10.1))
+    assert events[-1].seconds == pytest.approx((100 + 3 * 60) / 10 / (20 / 10.1))
 
 
 def test_in_an_independent_suite_each_attack_meets_all_that_were_right(monkeypatch):
-    told = []
-    m = meter(told, sequential=False)
+    events = []
+    m = meter(events, sequential=False)
     for number, letters in enumerate(["r" * 10, "r" * 10, "r" * 10, "-" * 10]):
         m.add(done("clean", number, letters), True)
     m.enter("one", 0, 30)
     for number in range(3):
         m.add(done("one/0", number, "b" * 10), True)
-    assert told[-1].robust == 0
-    assert told[-1].share == pytest.approx((4 + 300) / (4 + 300 + 3 * 60))
+    assert events[-1].robust == 0
+    assert events[-1].share == pytest.approx((4 + 300) / (4 + 300 + 3 * 60))
     m.enter("two", 0, 30)
     m.add(done("two/0", 0, "r" * 10), True)
-    assert told[-1].robust == 0.75
+    assert events[-1].robust == 0.75
 
 
-def test_an_evaluation_makes_the_passes_that_were_announced():
+def test_an_evaluation_makes_as_many_passes_as_estimated():
     """On a net that nothing breaks."""
     test = datasets.load("digits")[2].limit(20)
 
@@ -348,7 +345,7 @@ def test_an_evaluation_makes_the_passes_that_were_announced():
         assert sum(report.passes[name]) == 20 * attack.cost(10) + chosen
 
 
-def test_the_first_adversarial_image_found_is_kept(judged, tmp_path):
+def test_the_first_adversarial_image_is_saved(judged, tmp_path):
     judge(judged, tmp_path / "one", suite=Suite("one", THREAT, {"a": PGD(THREAT, steps=4)}))
     both = Suite("both", THREAT, {"a": PGD(THREAT, steps=4), "b": PGD(THREAT, steps=9)})
     judge(judged, tmp_path / "both", suite=both)
@@ -360,7 +357,7 @@ def test_the_first_adversarial_image_found_is_kept(judged, tmp_path):
 
 
 def test_a_batch_of_as_many_other_images_is_refused(tmp_path):
-    settle(tmp_path / "j", count=1)
+    run_stage(tmp_path / "j", count=1)
     moved = Batch(0, torch.arange(3), [7, 8, 9])
     with Journal.open(tmp_path / "j", IDENTITY) as book, pytest.raises(RunError, match="the file was changed"):
-        list(book.settle("apgd/0", [moved], lambda batch: (entry_of("apgd/0", batch), None)))
+        list(book.complete("apgd/0", [moved], lambda batch: (entry_of("apgd/0", batch), None)))

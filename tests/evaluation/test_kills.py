@@ -1,4 +1,4 @@
-"""kill -9 at any moment, any number of processes: the same command goes on, and ends in the same bytes."""
+"""kill -9 at any moment, any number of processes: the same command continues, and ends in the same bytes."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A net that half stands."""
+    """A run whose net is robust on some images."""
     folder = tmp_path_factory.mktemp("run") / "sat"
     words = ["--data", "digits", "--method", "sat", "--threat.eps", "0.1", "--method.attack.steps", "3"]
     words += [*begun_from("narrow"), "--recipe.device", "cpu", "--recipe.val_size", "20"]
@@ -36,20 +36,20 @@ def lines(folder):
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def left_behind(folder):
+def files_of(folder):
     return (folder / "report.json").read_bytes(), (folder / "journal" / "adversarial.npy").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def whole(run, tmp_path_factory):
-    """What an uninterrupted evaluation leaves, and how many batches that took."""
+    """The files, table and number of batches of an uninterrupted evaluation."""
     folder = tmp_path_factory.mktemp("whole")
     done = subprocess.run(command(run, folder), env=ENV, capture_output=True, text=True, check=True)
     assert done.stderr == ""  # quiet where there is no terminal
     report = done.stdout
     assert "| worst_case |" in report
     assert "n = 32 of 449, classes in proportion" in report
-    return left_behind(folder), table(report), lines(folder)
+    return files_of(folder), table(report), lines(folder)
 
 
 def table(shown):
@@ -57,7 +57,7 @@ def table(shown):
 
 
 def kill_somewhere(run, folder, dice, total, processes=1):
-    """Start, wait for some batches and a while, kill -9 all. Whether something was left to do."""
+    """Start, wait for some batches and a while, kill -9 all; return whether batches are left."""
     before = lines(folder)
     children = [subprocess.Popen(command(run, folder), env=ENV, stdout=subprocess.DEVNULL) for _ in range(processes)]
     try:
@@ -74,13 +74,13 @@ def kill_somewhere(run, folder, dice, total, processes=1):
 
 def finish(run, folder, whole):
     done = subprocess.run(command(run, folder), env=ENV, capture_output=True, text=True, check=True)
-    assert left_behind(folder) == whole[0]
+    assert files_of(folder) == whole[0]
     assert table(done.stdout) == whole[1]
-    assert lines(folder) == whole[2]  # no batch was kept twice, and none is missing
+    assert lines(folder) == whole[2]  # no batch is there twice, and none is missing
 
 
 def kill_until(run, whole, tmp_path, wanted, several=(1,)):
-    """So many kills that left something to do, over as many evaluations as it takes, and how many those were."""
+    """Kill evaluations until `wanted` kills left batches; return the numbers of kills and evaluations."""
     dice, kills, evaluations = random.Random(time.time_ns()), 0, 0
     while kills < wanted:
         folder = tmp_path / str(evaluations)
@@ -100,8 +100,8 @@ def test_two_processes_of_torchrun_and_a_kill_before(run, whole, tmp_path):
     kill_somewhere(run, tmp_path, random.Random(time.time_ns()), whole[2])
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(run, tmp_path)[1:]]
     done = subprocess.run([sys.executable, *words], env=ENV, capture_output=True, text=True, check=True)
-    assert left_behind(tmp_path) == whole[0]
-    assert table(done.stdout) == whole[1]  # said once
+    assert files_of(tmp_path) == whole[0]
+    assert table(done.stdout) == whole[1]  # printed once
     assert lines(tmp_path) == whole[2]
 
 
@@ -115,7 +115,7 @@ def test_one_of_two_processes_dies(run, whole, tmp_path):
         one.kill()
         died = one.wait()
         assert other.wait() == 0
-        assert left_behind(folder) == whole[0]
+        assert files_of(folder) == whole[0]
         assert lines(folder) == whole[2]
         if died == -9:
             break

@@ -1,16 +1,14 @@
-"""The recipe check on a configuration without a finding that is changed in one place."""
+"""The recipe check on a config without a finding that is changed in one place."""
 
 import copy
+import functools
 
 import pytest
 
 from ardor.evaluation import checks
 
-# The published numbers, written out: (method, released) -> epochs, milestones, options of the method, of its attack.
 LINF = {"name": "Linf", "eps": "8/255"}
 ATTACK = {"name": "PGD", "threat": LINF, "steps": 10, "step": None, "loss": "ce"}
-
-# The check itself, on a configuration without a finding that is changed in one place.
 GOOD = {
     "method": {"name": "sat", "attack": {**ATTACK, "start": "uniform"}},
     "student": {"name": "resnet18"},
@@ -28,14 +26,11 @@ def names(findings):
 
 
 def changed(**at):
-    """GOOD with other values at dotted keys, dots written as two underscores; a `method` given whole replaces it."""
+    """GOOD with other values at dotted keys, dots written as two underscores."""
     config = copy.deepcopy(GOOD)
     for key, value in at.items():
         *path, last = key.split("__")
-        node = config
-        for word in path:
-            node = node[word]
-        node[last] = value
+        functools.reduce(dict.__getitem__, path, config)[last] = value
     return config
 
 
@@ -59,33 +54,22 @@ def test_a_plain_configuration_has_none():
         (changed(recipe__val_attack__step=0.04), "warning", "step_above_eps: recipe.val_attack takes steps of 0.04"),
         (changed(method__attack__steps=3), "warning", "short_reach: method.attack takes 3 steps of 2/255, toge"),
         (changed(recipe__val_attack__step="0.003"), "warning", "short_reach: recipe.val_attack takes 10 steps of 0.0"),
-        (
-            changed(recipe__val_attack__threat={"name": "Linf", "eps": 0.031}),
-            "warning",
-            "other_eps: trained at Linf 8/255, its checkpoint chosen at Linf 0.031",
-        ),
-        (
-            changed(recipe__val_attack__threat={"name": "L2", "eps": "8/255"}),
-            "warning",
-            "other_eps: trained at Linf 8/255, its checkpoint chosen at L2 8/255",
-        ),
+        (changed(recipe__val_attack__threat={"name": "Linf", "eps": 0.031}),
+         "warning", "other_eps: trained at Linf 8/255, its checkpoint chosen at Linf 0.031"),
+        (changed(recipe__val_attack__threat={"name": "L2", "eps": "8/255"}),
+         "warning", "other_eps: trained at Linf 8/255, its checkpoint chosen at L2 8/255"),
         (changed(recipe__milestones=[100, 200]), "warning", "idle_milestone: the rate never drops after epoch 200: "),
         (changed(recipe__milestones=[250, 300]), "warning", "idle_milestone: the rate never drops after epoch 250, 3"),
         (changed(recipe__milestones=[100, 100]), "warning", "idle_milestone: milestone 100 stands more than once"),
         (changed(recipe__drop=1.0), "warning", "idle_milestone: the rate is multiplied by 1 after epochs 100, 150"),
         (changed(recipe__schedule="cosine"), "warning", "idle_milestone: milestones 100, 150 stand beside schedule c"),
-        (
-            changed(recipe__epochs=2, recipe__milestones=[1, 2, 2]),
-            "note",
-            "idle_milestone: the rate never drops after epoch 2: the run ends at 2",
-        ),
+        (changed(recipe__epochs=2, recipe__milestones=[1, 2, 2]),
+         "note", "idle_milestone: the rate never drops after epoch 2: the run ends at 2"),
         (of("rslad", alpha="5/6", scale=0.1), "note", "kl_scale: the KL of rslad has the weight scale = 0.1"),
         (of("variance_gap", scale=2, lc=1, lg=1), "note", "kl_scale: the KL of variance_gap has the weight scale"),
-        (
-            of("ard", alpha=0.5, t=30, scale="1/10"),
-            "note",
-            "kl_scale: the KL of ard has the weight scale alpha t^2 = 45",
-        ),
+        (of("ard", alpha=0.5, t=30, scale="1/10"),
+         "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 45"),
+        (of("ard", t=2, scale=0.5), "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 2"),
         (of("ard", alpha=0.25, t=4, scale=1), "note", "kl_scale: the KL of ard has the weight scale alpha t^2 = 4"),
         (of("iad", train_mode_attack=True), "warning", "bn_in_attack: the attack sees the student in train mode"),
         (of("mine.py:Mine", train_mode_attack=True), "warning", "bn_in_attack: the attack sees the student in"),
@@ -101,44 +85,26 @@ def test_a_plain_configuration_has_none():
         (of("variance_gap", lc=1, lg="0"), "note", "term_off: lg is 0, so the term gram of variance_gap"),
         (of("variance_gap", alpha=0), "note", "term_off: alpha is 0, so the term robust of variance_gap"),
         (of("variance_gap", alpha=1), "note", "term_off: alpha is 1, so the term clean of variance_gap"),
-        (
-            changed(method={"name": "trades", "attack": {**ATTACK, "start": "none"}}),
-            "warning",
-            "still_start: the attack of trades (none) begins at x",
-        ),
-        (
-            changed(method={"name": "trades", "attack": {"name": "FGSM", "threat": LINF, "loss": "ce"}}),
-            "warning",
-            "still_start: the attack of trades (FGSM) begins at x",
-        ),
-        (
-            of("iad", begin=201),
-            "warning",
-            "late_begin: the self term of iad begins in epoch 201, and the run ends after 200",
-        ),
-        (
-            of("variance_gap", lc=1, warmup=400),
-            "warning",
-            "long_warmup: lc grows over 400 epochs, and the run ends after 200, at 0.5 of lc",
-        ),
-        (
-            changed(recipe__val_size=100),
-            "warning",
-            "small_val: 100 images choose the checkpoint: at 50 % their standard error is 5 points",
-        ),
+        (changed(method={"name": "trades", "attack": {**ATTACK, "start": "none"}}),
+         "warning", "still_start: the attack of trades (none) begins at x"),
+        (changed(method={"name": "trades", "attack": {"name": "FGSM", "threat": LINF, "loss": "ce"}}),
+         "warning", "still_start: the attack of trades (FGSM) begins at x"),
+        (of("iad", begin=201),
+         "warning", "late_begin: the self term of iad begins in epoch 201, and the run ends after 200"),
+        (of("variance_gap", lc=1, warmup=400),
+         "warning", "long_warmup: lc grows over 400 epochs, and the run ends after 200, at 0.5 of lc"),
+        (changed(recipe__val_size=100),
+         "warning", "small_val: 100 images choose the checkpoint: at 50 % their standard error is 5 points"),
         (changed(data__val=299), "warning", "small_val: 299 images choose the checkpoint"),
         (changed(recipe__val_size=0, data__val=50), "warning", "small_val: 50 images choose the checkpoint"),
         (changed(recipe__precision="bfloat16"), "note", "half_precision: the student learned in bfloat16"),
-        (
-            changed(recipe__attack_precision="bfloat16"),
-            "note",
-            "half_precision: the student was attacked while it learned in bfloat16",
-        ),
+        (changed(recipe__attack_precision="bfloat16"),
+         "note", "half_precision: the student was attacked while it learned in bfloat16"),
         (changed(soft_labels="float16"), "note", "half_precision: the teacher's soft labels are kept in float16"),
         (changed(processes=4), "note", "split_batches: 4 processes shared each batch"),
     ],
 )  # fmt: skip
-def test_each_finding_is_found_alone(config, severity, evidence):
+def test_each_finding_alone(config, severity, evidence):
     (finding,) = checks.recipe.of_recipe(config)
     assert f"{finding.name}: {finding.evidence}".startswith(evidence)
     assert finding.severity == severity
@@ -176,7 +142,7 @@ def test_a_hair_below_the_threshold_has_none(config):
     assert checks.recipe.of_recipe(config) == []
 
 
-def test_a_milestone_behind_the_end_is_not_said_to_drop_twice():
+def test_a_milestone_after_the_end_drops_neither_once_nor_twice():
     (finding,) = checks.recipe.of_recipe(changed(recipe__milestones=[50, 50, 200, 200, 300]))
     assert finding.evidence == (
         "the rate never drops after epoch 200, 300: the run ends at 200; "
@@ -184,10 +150,10 @@ def test_a_milestone_behind_the_end_is_not_said_to_drop_twice():
     )
 
 
-def test_an_unused_temperature_is_told_apart_from_the_term_that_is_off():
-    found = checks.recipe.of_recipe(of("ard", alpha=0, t=30, scale=1))
-    assert names(found) == ["unused_temperature", "term_off"]
-    assert found[0].evidence == "t is 30, and alpha is 0: the term with the temperature has no weight"
+def test_an_unused_temperature_is_not_the_term_that_is_off():
+    findings = checks.recipe.of_recipe(of("ard", alpha=0, t=30, scale=1))
+    assert names(findings) == ["unused_temperature", "term_off"]
+    assert findings[0].evidence == "t is 30, and alpha is 0: the term with the temperature has no weight"
     assert names(checks.recipe.of_recipe(of("kd", alpha="0", t=4))) == ["unused_temperature", "term_off"]
     assert names(checks.recipe.of_recipe(of("iad", b=0.1, t=4, alpha=0))) == []
 
@@ -201,7 +167,7 @@ def test_the_judged_radius_is_compared_with_the_trained_one():
     assert checks.recipe.of_recipe(changed(method={"name": "natural"}), 0.1) == []
 
 
-def test_a_run_of_lists_and_texts_that_are_no_numbers_is_not_judged():
+def test_values_that_are_no_numbers_have_no_finding():
     odd = changed(method__attack__step="long", recipe__epochs=[1], recipe__val_size=True, data="cifar10")
     assert checks.recipe.of_recipe(odd) == []
     assert checks.recipe.of_recipe(changed(recipe="fast", method=["sat"])) == []

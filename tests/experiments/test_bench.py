@@ -261,7 +261,7 @@ def rebuilt(command):
     plain, overrides = split_words(words)
     names = dict(word.removeprefix("--").split("=", 1) for word in plain)
     keys = ("data", "student", "teacher", "method", "threat")
-    return configuration(None, "", {key: names.get(key) for key in keys}, overrides), names
+    return configuration(None, [], {key: names.get(key) for key in keys}, overrides), names
 
 
 @pytest.mark.parametrize("kind", TABLES)

@@ -212,7 +212,7 @@ def by_hand(p, n, z=1.959963984540054):
 def test_one_seed_has_wilsons_interval():
     value = Value((Proportion(80, 100),), paper=0.5)
     assert value.interval == pytest.approx(by_hand(0.8, 100))
-    assert (value.mean, math.isnan(value.sd)) == (0.8, True)
+    assert (value.value, math.isnan(value.sd)) == (0.8, True)
     low, high = by_hand(0.8, 100)
     error = 1.959963984540054 * math.sqrt(0.25 / 10_000)
     wanted = (0.3, 0.3 - math.hypot(0.8 - low, error), 0.3 + math.hypot(high - 0.8, error))
@@ -223,7 +223,7 @@ def test_three_seeds_add_the_spread_of_training():
     value = Value(tuple(Proportion(k, 100) for k in (50, 56, 62)), paper=0.6)
     low, high = by_hand(0.56, 100)
     half = math.hypot(4.302652729696 * 0.06 / math.sqrt(3), (high - low) / 2)
-    assert (value.mean, value.sd) == pytest.approx((0.56, 0.06))
+    assert (value.value, value.sd) == pytest.approx((0.56, 0.06))
     assert value.interval == pytest.approx((0.56 - half, 0.56 + half), abs=1e-6)
     wide = math.hypot(half, 1.959963984540054 * math.sqrt(0.24 / 10_000))
     assert value.difference == pytest.approx((-0.04, -0.04 - wide, -0.04 + wide), abs=1e-6)

@@ -1,6 +1,6 @@
-"""Ten steps of training per method against losses on file: what no formula pins down shows here when it changes.
+"""Ten steps of training per method against losses on file: a change that no formula test detects is detected here.
 
-Weights come from ardor's own hash and everything runs in float64 on one thread, so the figures hold on any machine.
+Weights come from ardor's hash and everything runs in float64 on one thread, so the figures hold on any machine.
 After a change that is meant to move them: python -m tests.methods.test_golden
 """
 
@@ -47,7 +47,7 @@ def losses(method):
     if list(getattr(method, "parameters", tuple)()):
         groups.append({"params": list(method.parameters()), "weight_decay": 0.0})
     optimiser = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
-    found = []
+    values = []
     for epoch in range(1, 11):
         x, y, _ = batch(images=8, seed=epoch % 3)
         noise = Noise(0, torch.arange(len(x)), "method", epoch)
@@ -55,8 +55,8 @@ def losses(method):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        found.append(float(loss.detach()))
-    return found
+        values.append(float(loss.detach()))
+    return values
 
 
 def on_file():
@@ -74,7 +74,7 @@ def test_the_file_holds_these_methods_and_no_others():
     assert list(on_file()) == list(METHODS)
     runs = list(on_file().values())
     assert all(len(run) == 10 for run in runs)
-    # methods that cannot be told apart by their losses would make this file blind
+    # methods with equal losses would not be distinguished by this file
     assert len({run[9] for run in runs}) == len(METHODS)
 
 

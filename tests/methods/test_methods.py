@@ -116,11 +116,11 @@ def test_terms_and_gradients_equal_the_formula(method, formula, epoch):
     point = moved(x)
     student, teacher = pair()
     y[::2] = copy.deepcopy(student)(point).argmax(1)[::2]  # every other image is right under attack, the rest are wrong
-    twin = copy.deepcopy(student)
+    reference = copy.deepcopy(student)
     terms = at(point, method).terms(student, teacher, x, y, epoch=epoch, noise=noise)
 
-    # batch statistics are the batch's own in train mode, so neither pass depends on the other
-    expected = formula(method, twin(x), twin(point), teacher(x), teacher(point), y, epoch)
+    # in train mode batch statistics are of the batch, so neither pass depends on the other
+    expected = formula(method, reference(x), reference(point), teacher(x), teacher(point), y, epoch)
 
     assert list(terms) == list(expected)
     for name, term in terms.items():
@@ -128,12 +128,12 @@ def test_terms_and_gradients_equal_the_formula(method, formula, epoch):
         torch.testing.assert_close(term, expected[name], rtol=1e-9, atol=1e-12)
     for parts in (terms, expected):
         torch.stack([part.mean() for part in parts.values()]).sum().backward()
-    for (name, p), q in zip(student.named_parameters(), twin.parameters(), strict=True):
+    for (name, p), q in zip(student.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-8, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert max(float(p.grad.abs().max()) for p in student.parameters()) > 1e-4
 
 
-# What the attack is asked to climb, where it starts from, and in which mode the student answers
+# The inner objective, its start, and the mode of the student
 
 
 def climb_ce(student, teacher, x, y, z):
@@ -159,17 +159,17 @@ INNER = [
 ]
 
 
-@pytest.mark.parametrize(("method", "climb"), INNER, ids=lambda v: getattr(v, "__name__", type(v).__name__))
-def test_the_inner_objective(method, climb):
+@pytest.mark.parametrize(("method", "objective"), INNER, ids=lambda v: getattr(v, "__name__", type(v).__name__))
+def test_the_inner_objective(method, objective):
     x, y, noise = batch()
     point = moved(x)
     student, teacher = pair()
-    asked = copy.deepcopy(student).eval()
+    reference = copy.deepcopy(student).eval()
     method = at(point, method)
     method.terms(student, teacher, x, y, epoch=60, noise=noise)
 
     z = point.clone().requires_grad_()
-    expected = climb(asked, teacher, x, y, z)
+    expected = objective(reference, teacher, x, y, z)
     (grad,) = torch.autograd.grad(expected.sum(), z)
     torch.testing.assert_close(method.attack.value, expected.detach(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(method.attack.grad, grad, rtol=1e-8, atol=1e-12)
@@ -182,11 +182,11 @@ def test_a_train_mode_attack_uses_batch_statistics_and_lets_them_drift(make):
     x, y, noise = batch()
     point = moved(x)
     student, teacher = pair()
-    asked = copy.deepcopy(student)
+    reference = copy.deepcopy(student)
     method = at(point, make(train_mode_attack=True))
     method.terms(student, teacher, x, y, epoch=1, noise=noise)
-    torch.testing.assert_close(method.attack.value, cross_entropy(asked(point), y).detach())
-    assert int(student.layers[1].num_batches_tracked) == 3  # the attack's look, x' and x
+    torch.testing.assert_close(method.attack.value, cross_entropy(reference(point), y).detach())
+    assert int(student.layers[1].num_batches_tracked) == 3  # the attack's pass, x' and x
 
     student, _ = pair()
     make(train_mode_attack=True).terms(student, teacher, x, y, epoch=1, noise=noise)
@@ -236,21 +236,21 @@ def test_train_mode_passes(method, passes):
     x, y, noise = batch()
     point = moved(x)
     student, teacher = pair()
-    twin = copy.deepcopy(student)
-    seen = []
-    # at the first convolution, for a method on features does not call the net itself
+    reference = copy.deepcopy(student)
+    inputs = []
+    # at the first convolution, as a method on features does not call the net
     student.layers[0].register_forward_hook(
-        lambda module, inputs, output: seen.append(inputs[0].detach().clone()) if module.training else None
+        lambda module, args, output: inputs.append(args[0].detach().clone()) if module.training else None
     )
     method = at(point, method)
     if hasattr(method, "prepare"):
         method.prepare(student, teacher, x)
     method.terms(student, teacher, x, y, epoch=1, noise=noise)
 
-    assert len(seen) == len(passes)
-    for got, name in zip(seen, passes, strict=True):
+    assert len(inputs) == len(passes)
+    for got, name in zip(inputs, passes, strict=True):
         assert torch.equal(got, {"x": x, "a": point}[name])
-        twin({"x": x, "a": point}[name])
+        reference({"x": x, "a": point}[name])
     assert int(student.layers[1].num_batches_tracked) == len(passes)
-    for (name, mine), theirs in zip(student.named_buffers(), twin.buffers(), strict=True):
+    for (name, mine), theirs in zip(student.named_buffers(), reference.buffers(), strict=True):
         assert torch.equal(mine, theirs), name

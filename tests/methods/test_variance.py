@@ -21,7 +21,7 @@ from ardor.testing import TinyNet, check_method, global_rng, require_same, snaps
 from tests.conftest import Fixed, batch, filled, moved, pair
 from tests.methods.conftest import cov_term, features, gram_term
 
-# What does not fit is refused in words
+# Nets that do not fit are refused
 
 
 class Headless(nn.Module):
@@ -88,17 +88,17 @@ def test_terms_equal_their_definition():
     x, y, noise = batch()
     point = moved(x)
     method, student, teacher = prepared(x, lc=0.4, lg=3.0, scale=0.1, warmup=5)
-    twin = copy.deepcopy(student)
+    reference = copy.deepcopy(student)
     terms = method.terms(student, teacher, x, y, epoch=5, noise=noise)
 
-    def known(v):
+    def array(v):
         return v.detach().numpy()
 
-    h, h_adv = (known(twin.features(z)) for z in (x, point))
-    t, t_adv = (known(teacher.features(z)) for z in (x, point))
-    w = known(method.projector_())
+    h, h_adv = (array(reference.features(z)) for z in (x, point))
+    t, t_adv = (array(teacher.features(z)) for z in (x, point))
+    w = array(method.projector_())
     covariances = cov_term(h, t, t, w) + cov_term(h_adv, t_adv, t, w)  # the clean teacher scales both
-    s, s_adv, soft, soft_adv = (known(v) for v in (twin(x), twin(point), teacher(x), teacher(point)))
+    s, s_adv, soft, soft_adv = (array(v) for v in (reference(x), reference(point), teacher(x), teacher(point)))
     grams = gram_term(s, soft) + gram_term(s_adv, soft_adv)
     assert list(terms) == ["robust", "clean", "covariance", "gram"]
     assert terms["covariance"].shape == terms["gram"].shape == ()
@@ -112,7 +112,7 @@ def test_gradients_of_the_terms_equal_hand_written_ones():
     x, y, noise = batch()
     point = moved(x)
     method, student, teacher = prepared(x, lc=0.4, lg=3.0)
-    twin, w = copy.deepcopy(student), method.projector_().detach()
+    reference, w = copy.deepcopy(student), method.projector_().detach()
     terms = method.terms(student, teacher, x, y, epoch=9, noise=noise)
     (terms["covariance"] + terms["gram"]).backward()
 
@@ -123,12 +123,12 @@ def test_gradients_of_the_terms_equal_hand_written_ones():
     c_clean = cov(teacher.features(x))
     total = 0
     for z in (x, point):
-        h = twin.features(z)
+        h = reference.features(z)
         apart = (w @ cov(h) @ w.T - cov(teacher.features(z))).square().sum()
-        p, q = twin.head(h).softmax(1), teacher(z).softmax(1)
+        p, q = reference.head(h).softmax(1), teacher(z).softmax(1)
         total = total + 0.2 * apart / c_clean.square().sum() + 1.5 * (p @ p.T - q @ q.T).square().sum() / len(x) ** 2
     total.backward()
-    for (name, a), b in zip(student.named_parameters(), twin.parameters(), strict=True):
+    for (name, a), b in zip(student.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-8, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
     assert all(p.grad.abs().sum() > 0 for p in method.parameters())
     assert all(p.grad is None for p in teacher.parameters())
@@ -185,16 +185,16 @@ def steps(method, count):
     if hasattr(method, "prepare"):
         method.prepare(student, teacher, batch()[0])
     optimiser = torch.optim.SGD(student.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
-    seen = []
+    values = []
     for step in range(count):
         x, y, _ = batch(seed=step)
         noise = Noise(0, torch.arange(len(x)), "method", step + 1)
         terms = method.terms(student, teacher, x, y, epoch=step + 1, noise=noise)
         optimiser.zero_grad()
         sum(term.mean() for term in terms.values()).backward()
-        seen += [*terms.values(), *(p.grad.clone() for p in student.parameters())]
+        values += [*terms.values(), *(p.grad.clone() for p in student.parameters())]
         optimiser.step()
-    return seen, [*student.parameters(), *student.buffers()]
+    return values, [*student.parameters(), *student.buffers()]
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.1])
@@ -211,9 +211,9 @@ def test_without_weights_it_is_rslad_bit_for_bit(scale):
 def test_rslads_own_terms_are_the_same_bits_beside_the_others():
     x, y, noise = batch()
     method, student, teacher = prepared(x)
-    twin = copy.deepcopy(student)
+    reference = copy.deepcopy(student)
     ours = method.terms(student, teacher, x, y, epoch=1, noise=noise)
-    theirs = RSLAD(attack=Fixed(moved(x))).terms(twin, teacher, x, y, epoch=1, noise=noise)
+    theirs = RSLAD(attack=Fixed(moved(x))).terms(reference, teacher, x, y, epoch=1, noise=noise)
     for name in ("robust", "clean"):
         assert torch.equal(ours[name], theirs[name])
 
@@ -244,8 +244,8 @@ def test_the_gap_by_hand():
     net, data = filled(TinyNet(), 3).eval(), split()
     # decided by what differs between the images, so that an attack changes answers
     net.linear.bias.data = -net.linear.weight.data @ net.features(data.images).detach().mean(0)
-    asked = copy.deepcopy(net).eval().requires_grad_(False)
-    data = replace(data, labels=asked(data.images).argmax(1))
+    reference = copy.deepcopy(net).eval().requires_grad_(False)
+    data = replace(data, labels=reference(data.images).argmax(1))
     net.train()
     net.linear.eval()
     before, rng = snapshot(net), global_rng()
@@ -256,27 +256,27 @@ def test_the_gap_by_hand():
     x, y, index = data.batch(slice(None))
     assert [p.eps for p in points] == [0, 0.02, 0.1]
     assert points[0].accuracy == 1 > points[2].accuracy
-    clean = np.cov(asked.features(x).numpy(), rowvar=False)
+    clean = np.cov(reference.features(x).numpy(), rowvar=False)
     for point in points:
         z = x
         if point.eps:
             attack = PGD(Linf(point.eps), 3, point.eps / 4, "uniform", "ce")
-            z = attack(asked, x, y, Noise(4, index, "variance_gap"))
-        c = np.cov(asked.features(z).numpy(), rowvar=False)
+            z = attack(reference, x, y, Noise(4, index, "variance_gap"))
+        c = np.cov(reference.features(z).numpy(), rowvar=False)
         v, v0 = np.trace(c) / 8, np.trace(clean) / 8
         assert point.variance == pytest.approx(v, rel=1e-9)
         assert point.signed == pytest.approx(v - v0, rel=1e-9, abs=1e-15)
         assert point.gap == pytest.approx(abs(v - v0), rel=1e-9, abs=1e-15)
         assert point.relative == pytest.approx((v - v0) / v0, rel=1e-9, abs=1e-15)
         assert point.frobenius == pytest.approx(np.sqrt(((c - clean) ** 2).sum()), rel=1e-9, abs=1e-15)
-        assert point.accuracy == pytest.approx(float((asked(z).argmax(1) == y).double().mean()))
+        assert point.accuracy == pytest.approx(float((reference(z).argmax(1) == y).double().mean()))
 
 
 def test_the_gap_is_over_the_whole_set_whatever_the_batch():
     net, data = filled(TinyNet(), 3).eval(), split(13)
-    whole = variance_gap(net, data, (0.05,), steps=2)
+    full = variance_gap(net, data, (0.05,), steps=2)
     for size in (1, 5):
-        for a, b in zip(whole, variance_gap(net, data, (0.05,), steps=2, batch=size), strict=True):
+        for a, b in zip(full, variance_gap(net, data, (0.05,), steps=2, batch=size), strict=True):
             assert (a.eps, a.accuracy) == (b.eps, b.accuracy)
             assert a.variance == pytest.approx(b.variance, rel=1e-9)
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from ardor.losses import covariance, l_cov, l_gram
 from ardor.methods import VarianceGap
-from ardor.methods.alignment import Projector, answer
+from ardor.methods.alignment import Projector, forward
 from ardor.testing import TinyNet
 from tests.conftest import Fixed, batch, filled, moved, pair
 from tests.methods.conftest import B, cov_term, features, gram_term
@@ -78,10 +78,10 @@ def test_answer_asks_for_features_only_where_wanted():
     student, _ = pair()
     student.eval()
     x, _, _ = batch()
-    logits, h = answer(student, x, 0.1)
+    logits, h = forward(student, x, 0.1)
     assert torch.equal(h, student.features(x))
     assert torch.equal(logits, student(x))
-    logits, h = answer(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double(), x, 0)
+    logits, h = forward(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).double(), x, 0)
     assert h is None
     assert logits.shape == (B, 3)
 

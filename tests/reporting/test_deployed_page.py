@@ -150,7 +150,7 @@ def test_the_terminal_gets_a_line_for_each_form():
 
 
 def drawn(forms):
-    found = styles.looks([PageEntry(name, "student", [report()]) for name in forms])
+    found = styles.styles_of([PageEntry(name, "student", [report()]) for name in forms])
     with calm():
         figure = figures.size(forms, found)
         figure.canvas.draw()

@@ -138,19 +138,19 @@ def test_comparison_keeps_nets_of_different_suites_apart():
 def test_ten_nets_have_ten_looks_and_a_method_keeps_its_own():
     names = ["natural", "sat", "trades", "mart", "kd", "ard", "iad", "rslad", "mine"]
     entries = [PageEntry("wide", "teacher", [report()])] + [PageEntry(n, "student", [report()]) for n in names]
-    found = styles.looks(entries)
+    found = styles.styles_of(entries)
     assert len({look.colour for look in found.values()}) == 10
     assert len({look.marker for look in found.values()}) == 10
-    assert styles.looks([PageEntry("RSLAD", "student", [report()])])["RSLAD"] == found["rslad"]
+    assert styles.styles_of([PageEntry("RSLAD", "student", [report()])])["RSLAD"] == found["rslad"]
     many = [PageEntry(f"net{i}", "student", [report()]) for i in range(20)]
-    assert len(styles.looks(many)) == 20
+    assert len(styles.styles_of(many)) == 20
 
 
 def test_whiskers_span_the_intervals():
     entries = page_entries()[:3]
     rows = [entry.accuracies["worst_case"] for entry in entries]
     with calm():
-        (ax,) = figures.accuracy(entries, rows, styles.looks(entries), "worst case").axes
+        (ax,) = figures.accuracy(entries, rows, styles.styles_of(entries), "worst case").axes
     spans = [tuple(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linewidth() == 2]
     low, high = wilson(60, 100)
     assert spans[0] == pytest.approx((100 * low, 100 * high))
@@ -178,7 +178,7 @@ def test_curves_without_validation_show_the_loss_alone():
 def test_radii_are_drawn_in_their_unit_with_the_eps_of_the_results():
     entries = page_entries()
     with calm():
-        (ax,) = figures.radius(entries, styles.looks(entries), [8 / 255]).axes
+        (ax,) = figures.radius(entries, styles.styles_of(entries), [8 / 255]).axes
     assert list(ax.lines[2].get_xdata()) == pytest.approx([0, 4, 8, 12, 16])
     assert list(ax.lines[2].get_ydata()) == pytest.approx([90, 70, 50, 30, 10])
     assert list(ax.lines[4].get_xdata()) == pytest.approx([8, 8])

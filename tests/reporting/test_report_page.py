@@ -72,7 +72,7 @@ def test_hostile_names_are_text(page):
 def test_a_name_is_no_formula():
     entries = [PageEntry("$x_1$ & <b>", "student", [report()])]
     with calm():
-        figure = figures.accuracy(entries, [entries[0].accuracies["clean"]], styles.looks(entries), "$y$")
+        figure = figures.accuracy(entries, [entries[0].accuracies["clean"]], styles.styles_of(entries), "$y$")
         drawn = Page(svg(figure, "key", "<i>"))
     assert {"$x_1$ & <b>", "$y$"} <= set(drawn.texts["text"])
 

@@ -174,15 +174,15 @@ class Broken:
 CALLS = []
 PROMISES = {
     "identity": "to climb",
-    "returns_x": "fresh tensor",
+    "returns_x": "new tensor",
     "random_point": "to climb",
     "descends": "to climb",
     "wrong_labels": "to climb",
     "one_short_step": "to climb",
     "leaves_ball": "to stay in Linf",
     "leaves_box": "to stay in .0, 1.",
-    "in_place": "copy what it is given",
-    "relabels": "copy what it is given",
+    "in_place": "copy its arguments",
+    "relabels": "copy its arguments",
     "keeps_graph": "without a graph",
     "half_precision": "dtype",
     "backward": "gradients as they were",

@@ -145,7 +145,7 @@ class Broken:
         return {"robust": len(CALLS) * self.sound(*args)["robust"]}
 
     def learns_in_secret(self, *args):
-        self.seen = getattr(self, "seen", 0) + 1
+        self.count = getattr(self, "count", 0) + 1
         return self.sound(*args)
 
     def learns_a_number(self, *args):
@@ -166,7 +166,7 @@ PROMISES = {
     "infinite_late": "finite",
     "detached": "depend on the student",
     "head_only": "move the student's layers.0.weight",
-    "teaches_the_teacher": "detach the teacher's answers",
+    "teaches_the_teacher": "detach the teacher's logits",
     "teacher_in_train_mode": "buffers as they were on the teacher",
     "thaws_the_teacher": "flags as they were on the teacher",
     "student_left_in_eval": "modes as they were on the student",
@@ -175,7 +175,7 @@ PROMISES = {
     "steps_itself": "parameters as they were on the student",
     "backward_itself": "gradients as they were on the student",
     "global_rng": "draw from `noise`",
-    "in_place": "copy what it is given",
+    "in_place": "copy its arguments",
     "changes_its_mind": "same terms for the same noise",
     "learns_in_secret": "learn in attributes that end in _",
     "learns_a_number": "tensors and modules",
@@ -195,7 +195,7 @@ class NoDataclass:
 
 @dataclass
 class Forgetful:
-    """Learns a tensor whose shape a fresh one does not know."""
+    """Learns a tensor whose shape a new instance does not have."""
 
     def terms(self, student, teacher, x, y, *, epoch, noise):
         self.mean_ = x.mean(0)
@@ -227,7 +227,7 @@ class RandomPrepare:
 
 @dataclass
 class Careful:
-    """Learns as the contract says."""
+    """Learns by the contract."""
 
     def prepare(self, student, teacher, x):
         self.mean_ = torch.zeros_like(x[0])
@@ -255,7 +255,7 @@ def test_the_contract_refuses_what_a_record_or_a_checkpoint_would_lose():
 
 
 def test_the_contract_refuses_state_that_a_fresh_method_cannot_take_up():
-    with pytest.raises(AssertionError, match="find what it learned in its checkpoint"):
+    with pytest.raises(AssertionError, match="restore its learned state from a checkpoint"):
         check_method(Forgetful())
 
 

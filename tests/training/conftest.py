@@ -29,8 +29,8 @@ def net(seed=0, width=3, classes=CLASSES):
 
 
 def recipe(**changes):
-    said = {"epochs": 3, "batch": 16, "lr": 0.05, "augment": "none", "padding": 1, "val_attack": PGD2, "device": "cpu"}
-    return Recipe(**(said | changes))
+    common = {"epochs": 3, "batch": 16, "lr": 0.05, "augment": "none", "padding": 1, "val_attack": PGD2}
+    return Recipe(**common | {"device": "cpu"} | changes)
 
 
 def rslad(**changes):
@@ -76,10 +76,9 @@ def split(images=40, channels=1):
 
 def job_for(method, student=None, teacher=None, images=40, run=Path("nowhere"), **recipe):
     recipe = {"epochs": 100, "batch": 8, "augment": "crop", "padding": 1, "device": "cpu"} | recipe
-    student = student or TinyNet()
-    val = split().take(slice(0, 12))
-    keep = SoftLabelCache(Path(run) / "soft-labels")
-    return Job(student, teacher, method, split(images), val, ardor.Recipe(**recipe), run, soft_labels=keep)
+    val, cache = split().take(slice(0, 12)), SoftLabelCache(Path(run) / "soft-labels")
+    pieces = (student or TinyNet(), teacher, method, split(images), val, ardor.Recipe(**recipe), run)
+    return Job(*pieces, soft_labels=cache)
 
 
 ERRORS = [

@@ -20,7 +20,7 @@ from ardor.training.averaging import EMA, SWA
 from ardor.training.loop import distill, epochs
 from ardor.training.soft_labels import SoftLabelCache
 from ardor.training.state import make_optimiser
-from ardor.training.validation import LOOKED_AT
+from ardor.training.validation import STATISTIC_BATCHES
 from tests.conftest import bits, job_of, same, splits
 from tests.training.conftest import PGD2, WORDS, _joined, ended, lines, net, recipe, require_same
 
@@ -171,7 +171,7 @@ def test_statistics_are_of_clean_images_augmented_as_in_training(monkeypatch):
     monkeypatch.setattr("ardor.training.validation.restatistic", lambda net, batches: looks.append(list(batches)))
     chosen = recipe(epochs=2, augment="crop-flip", seed=7)
     distill(net(), None, methods.Natural(), train, chosen, averaging=EMA())
-    assert LOOKED_AT == 100
+    assert STATISTIC_BATCHES == 100
     assert len(looks) == 2
     for epoch, batches in enumerate(looks, 1):
         rows = order(7, "restatistic", epoch, train.index).split(16)
@@ -179,7 +179,7 @@ def test_statistics_are_of_clean_images_augmented_as_in_training(monkeypatch):
         for x, r in zip(batches, rows, strict=True):
             noise = Noise(7, train.index[r], "restatistic/augment", epoch)
             assert torch.equal(x, crop_flip(train.images[r], noise, 1)[0])
-    monkeypatch.setattr("ardor.training.validation.LOOKED_AT", 2)
+    monkeypatch.setattr("ardor.training.validation.STATISTIC_BATCHES", 2)
     distill(net(), None, methods.Natural(), train, chosen, averaging=EMA())
     assert len(looks[-1]) == 2
 

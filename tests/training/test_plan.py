@@ -16,7 +16,7 @@ from ardor.errors import ConfigError, ModelError
 from ardor.losses import ce, kl
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.testing.shared import TinyNet, global_rng, require_same, snapshot
-from ardor.training.cost import _peak, _Work, plan
+from ardor.training.cost import Work, _peak, plan
 from ardor.training.memory import largest_batch
 from ardor.training.soft_labels import saving
 from tests.training.conftest import ERRORS, Greedy, job_for
@@ -195,7 +195,7 @@ def test_the_method_is_prepared_with_a_batch_of_its_own(monkeypatch):
     plan(job_for(Shaped()), steps=2)
     assert set(Shaped.looked) == {8}
     monkeypatch.setattr(
-        "ardor.training.cost._Work.learn", lambda work, number, size: Greedy(4, ERRORS[0], []).look(size)
+        "ardor.training.cost.Work.learn", lambda work, number, size: Greedy(4, ERRORS[0], []).look(size)
     )
     assert largest_batch(job_for(Shaped(), batch=16)) == 4
     assert Shaped.looked[-3:] == (16, 8, 4)
@@ -209,12 +209,12 @@ def test_the_teacher_is_asked_about_a_whole_batch(monkeypatch):
         answers.extend([answer] if run.__name__ == "ask" else [])
         return 1.0
 
-    monkeypatch.setattr("ardor.training.cost._Work.timed", timed)
+    monkeypatch.setattr("ardor.training.cost.Work.timed", timed)
     cost = plan(job_for(RSLAD(), teacher=TAUGHT), steps=2)
     assert [a.shape for a in answers] == [(8, 10), (8, 10)]
     assert cost.table == saving(ardor.Recipe(epochs=100, augment="crop", padding=1), 40, 10)
     nothing = plan(job_for(SAT()), steps=2)
-    assert (nothing.table, nothing.asking, nothing.saved, nothing.saved_later) == (None, 0.0, 0.0, 0.0)
+    assert (nothing.table, nothing.asking, nothing.saved(1.0)) == (None, 0.0, 0.0)
 
 
 def test_a_gpu_is_waited_for_before_and_after(monkeypatch):
@@ -224,7 +224,7 @@ def test_a_gpu_is_waited_for_before_and_after(monkeypatch):
         "ardor.training.cost.time", SimpleNamespace(perf_counter=lambda: seen.append("clock") or len(seen))
     )
     job = job_for(Natural())
-    work = _Work(job, job.student, None, job.method, job.recipe, None, torch.device("cuda"))
+    work = Work(job, None, None, torch.device("cuda"))
     assert work.timed(seen.append, "run") == 3
     assert seen == ["cuda", "clock", "run", "cuda", "clock"]
 
@@ -237,25 +237,25 @@ def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypa
         kinds = {"learn": "steps", "ask": "teacher", "validate": "val"}
         return next(moments[kinds[run.__name__]])
 
-    monkeypatch.setattr("ardor.training.cost._Work.timed", timed)
+    monkeypatch.setattr("ardor.training.cost.Work.timed", timed)
     seen = []
     job = job_for(RSLAD(), teacher=TAUGHT, epochs=9, val_every=4, val_size=6)
-    cost = plan(job, steps=4, tell=seen.append)
+    cost = plan(job, steps=4, progress=seen.append)
     assert seen == ["passes", "steps", "validation"]
     assert (cost.batch, cost.seconds, cost.asking) == (8, 4.0, 1.0)
     assert cost.images_per_second == 2.0
     assert cost.validation == 3 * 6.0  # after epochs 4, 8 and 9
     assert cost.hours == pytest.approx((9 * 40 / 2 + 18) / 3600)
     assert cost.table.views == 9
-    assert cost.saved_later == pytest.approx(9 * 40 * 1.0 / 8 / 3600)
-    assert cost.saved == pytest.approx(cost.saved_later * (1 - 9 * (1 - (8 / 9) ** 9) / 9))
+    assert cost.saved(1.0) == pytest.approx(9 * 40 * 1.0 / 8 / 3600)
+    assert cost.table.cold == pytest.approx(1 - 9 * (1 - (8 / 9) ** 9) / 9)
 
 
 def test_a_look_is_scaled_from_one_batch_of_it(monkeypatch):
     monkeypatch.setattr("ardor.training.cost.VALIDATED", 4)
     looked = []
     monkeypatch.setattr("ardor.training.cost.validate", lambda net, part, *_: looked.append(len(part)))
-    monkeypatch.setattr("ardor.training.cost._Work.timed", lambda work, run, *args: run(*args) or 1.0)
+    monkeypatch.setattr("ardor.training.cost.Work.timed", lambda work, run, *args: run(*args) or 1.0)
     assert plan(job_for(Natural(), epochs=10, val_size=0), steps=2).validation == 10 * 12 / 4
     assert looked == [4]
     assert plan(job_for(Natural(), epochs=10, val_size=6), steps=2).validation == 10 * 6 / 4

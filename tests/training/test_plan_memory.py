@@ -52,7 +52,7 @@ def test_the_advice_for_validation_is_half_of_what_is_attacked_at_once(monkeypat
 
     assert "type --recipe.val_size 3, which" in advice(val_size=6)
     assert "type --recipe.val_size 1, which" in advice(val=1)  # 0 would be all
-    monkeypatch.setattr("ardor.training.cost.VALIDATED", 4)
+    monkeypatch.setattr("ardor.training.memory.VALIDATED", 4)
     assert "type --recipe.val_size 2, which" in advice(val_size=0)
 
 
@@ -129,10 +129,11 @@ REAL = """
 import resource, torch, ardor
 from dataclasses import replace
 from pathlib import Path
-from ardor.cli.commands.train import Job
 from ardor.data.split import Split
 from ardor.methods import Natural
-from ardor.training.cost import explain_oom, is_oom, plan
+from ardor.training.cost import plan
+from ardor.training.job import Job
+from ardor.training.memory import explain_oom, is_oom
 from ardor.testing.shared import TinyNet, problem
 
 x, y, index = problem(3, 32, images=256)

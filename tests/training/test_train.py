@@ -1,5 +1,6 @@
 """The loop: what it computes, what it keeps, where it stops, and what it must never touch."""
 
+import copy
 import itertools
 import json
 import math
@@ -16,16 +17,15 @@ import ardor.data.split
 import ardor.models.builders
 import ardor.models.loading
 from ardor import methods
-from ardor.attacks import PGD
-from ardor.attacks.threat import Linf
 from ardor.errors import CheckpointError, ConfigError, DataError, DivergedError, ModelError, RunError
 from ardor.losses import ce
 from ardor.noise import order
 from ardor.storage.tensors import read_tensors
+from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs
 from ardor.training.recipe import Recipe, find_device, lr_at
 from tests.conftest import ROOT, splits
-from tests.training.conftest import PGD2, TIMELESS, net, recipe, rslad
+from tests.training.conftest import PGD2, ended, net, recipe, require_same, rslad
 
 
 def weights(module):
@@ -102,25 +102,30 @@ def test_best_is_the_epoch_of_highest_validation_robust_accuracy(tmp_path):
 
 
 @pytest.mark.parametrize("stop", [1, 2])
-def test_going_on_equals_never_having_stopped(tmp_path, stop):
+@pytest.mark.parametrize(
+    ("precision", "method"),
+    [("float32", methods.VarianceGap(attack=PGD2, lc=0.01)), ("bfloat16", methods.RSLAD(attack=PGD2))],
+    ids=["float32", "bfloat16"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path, stop, precision, method):
     train, val = splits()
+    settings = recipe(epochs=4, schedule="cosine", precision=precision, attack_precision=precision)
 
     def run(folder, most=None):
-        student, teacher = net(3, width=3), net(4, width=4)
-        method = methods.VarianceGap(attack=PGD(Linf(0.1), steps=2, start="gaussian"), lc=0.01)
-        records = epochs(student, teacher, method, train, recipe(epochs=4, schedule="cosine"), val=val, run=folder)
+        student = net(3)
+        records = epochs(
+            student, net(4, 4), copy.deepcopy(method), train, settings, val=val, run=folder, averaging=EMA(0.9)
+        )
         list(itertools.islice(records, most))
-        return torch.cat([weights(student), weights(method.projector_)])
+        return weights(student)
 
     whole = run(tmp_path / "whole")
     run(tmp_path / "parts", stop)
     assert torch.equal(run(tmp_path / "parts"), whole)
-    a, b = ((tmp_path / d / "metrics.jsonl").read_text().splitlines() for d in ("whole", "parts"))
-    assert [json.loads(x) | TIMELESS for x in a] == [json.loads(x) | TIMELESS for x in b]
-    for name in ("best", "last"):
-        x, y = (read_tensors(tmp_path / d / f"{name}.safetensors") for d in ("whole", "parts"))
-        assert x[1] == y[1]
-        assert all(torch.equal(x[0][k], y[0][k]) for k in x[0])
+    states = [ended(tmp_path / folder) for folder in ("whole", "parts")]
+    require_same(*states)
+    learned = any(key.startswith("method/projector_.") for key in states[0][1]["state.safetensors"][0])
+    assert learned == isinstance(method, methods.VarianceGap)
 
 
 def test_lines_of_epochs_that_a_kill_took_back_are_not_kept(tmp_path):
@@ -176,39 +181,21 @@ def test_teacher_is_frozen_and_put_back_and_the_global_generator_untouched():
     assert all(p.requires_grad for p in student.parameters())
 
 
-def test_a_loss_that_is_not_finite_never_reaches_the_weights():
-    train, _ = splits()
-    student = net()
-
-    class Breaks:
-        def terms(self, student, teacher, x, y, *, epoch, noise):
-            calls.append(1)
-            seen.append(weights(student))
-            return {"clean": ce(student(x), y), "bad": x.mean() * (math.nan if len(calls) == 5 else 1)}
-
-    calls, seen = [], []
-    with pytest.raises(DivergedError, match=r"epoch 2, step 2, lr 0.05 .*bad nan.*--recipe.lr"):
-        distill(student, None, Breaks(), train, recipe(milestones=(9,)))
-    parameters = torch.cat([p.detach().flatten().double() for p in student.parameters()])
-    assert parameters.isfinite().all()
-    learned = {k for k, _ in student.named_parameters()}
-    kept = torch.cat([v.flatten().double() for k, v in student.state_dict().items() if k in learned])
-    assert torch.equal(parameters, kept)
-
-
-def test_the_step_before_the_bad_loss_is_the_last_one_taken():
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(value):
     train, _ = splits()
     snapshots = []
 
     class Breaks:
         def terms(self, student, teacher, x, y, *, epoch, noise):
             snapshots.append([p.detach().clone() for p in student.parameters()])
-            return {"loss": ce(student(x), y) * (math.inf if len(snapshots) == 3 else 1)}
+            return {"clean": ce(student(x), y), "bad": x.mean() * (value if len(snapshots) == 5 else 1)}
 
     student = net()
-    with pytest.raises(DivergedError):
-        distill(student, None, Breaks(), train, recipe())
-    assert all(torch.equal(p, q) for p, q in zip(student.parameters(), snapshots[2], strict=True))
+    with pytest.raises(DivergedError, match=rf"epoch 2, step 2, lr 0.05 .*bad {value}.*--recipe.lr"):
+        distill(student, None, Breaks(), train, recipe(milestones=(9,)))
+    assert len(snapshots) == 5
+    assert all(torch.equal(p, q) for p, q in zip(student.parameters(), snapshots[4], strict=True))
 
 
 def test_another_configuration_is_refused_and_named(tmp_path):
@@ -222,11 +209,9 @@ def test_another_configuration_is_refused_and_named(tmp_path):
         (dict(student=net(seed=9)), "fingerprint.student"),
         (dict(train=train.take(slice(0, 39))), "fingerprint.train"),
     ):
-        asked = dict(student=net(), method=methods.Natural(), train=train, recipe=recipe()) | changed
+        pieces = dict(student=net(), method=methods.Natural(), train=train, recipe=recipe()) | changed
         with pytest.raises(RunError, match=word):
-            distill(
-                asked["student"], None, asked["method"], asked["train"], asked["recipe"], val=val, run=tmp_path / "run"
-            )
+            distill(teacher=None, **pieces, val=val, run=tmp_path / "run")
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
 
 
@@ -303,8 +288,8 @@ def test_stopped_at_any_moment_the_last_checkpoint_loads_and_goes_on(tmp_path, h
     process.wait()
     assert ardor.models.load(run, checkpoint="last") is not None
     states = [run / name for name in ("state.safetensors", "previous.safetensors")]
-    there = next(path for path in states if path.exists())  # between two names, only the epoch before has one
-    done = int(read_tensors(there)[1]["epoch"])
+    state = next(path for path in states if path.exists())  # between two renamings, only the epoch before has a name
+    done = int(read_tensors(state)[1]["epoch"])
     assert done >= 2
     train, val = splits()
     settings = recipe(epochs=10**6, milestones=())

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ardor import experiments
 from ardor.cli import display
@@ -23,34 +22,34 @@ from ardor.training.epoch import EpochRecord
 
 
 def bench(
-    table: Annotated[str, Parameter(name="TABLE", help="which table or study, and of which data")],
+    table: str,
     /,
     *,
-    scale: Annotated[Literal["smoke", "small", "full"], Parameter(help="how large")] = "small",
-    seeds: Annotated[int, Parameter(help="nets of each kind, of seeds 0, 1, ...")] = 1,
-    data: Annotated[str | None, Parameter(help="the data set, where TABLE names none")] = None,
-    root: Annotated[str | None, Parameter(help="where the data lie; default data")] = None,
-    eps: Annotated[str | None, Parameter(help="L-inf radius; default the papers', or the digits'")] = None,
-    limit: Annotated[int | None, Parameter(help="at most so many train images; default the scale's")] = None,
-    students: Annotated[list[str] | None, Parameter(help=", ".join(STUDENTS), consume_multiple=True)] = None,
-    methods: Annotated[list[str] | None, Parameter(help=", ".join(METHODS), consume_multiple=True)] = None,
-    teacher: Annotated[str | None, Parameter(help="a run or known teacher; default the paper's, or our own")] = None,
-    teacher_weights: Annotated[str | None, Parameter(help="the file of its weights")] = None,
-    transfer_from: Annotated[str | None, Parameter(help="a run for black-box transfer, not the bench's own")] = None,
-    released: Annotated[bool, Parameter(help="full scale: the released codes' forms", negative="")] = False,
-    gate: Annotated[bool, Parameter(help="examine a teacher first; =false trains from it all the same")] = True,
-    out: Annotated[Path | None, Parameter(help="where everything goes; default runs/bench/DATA-SCALE")] = None,
-    threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
-    plan: Annotated[bool, Parameter(help="only say what it will cost", negative="")] = False,
+    scale: Literal["smoke", "small", "full"] = "small",
+    seeds: int = 1,
+    data: str | None = None,
+    root: str | None = None,
+    eps: str | None = None,
+    limit: int | None = None,
+    students: list[str] | None = None,
+    methods: list[str] | None = None,
+    teacher: str | None = None,
+    teacher_weights: str | None = None,
+    transfer_from: str | None = None,
+    released: bool = False,
+    gate: Annotated[bool, Parameter(negative="--no_gate")] = True,
+    out: Path | None = None,
+    threads: int | None = None,
+    plan: bool = False,
 ) -> int:
-    """Make a table of the papers: train and judge every net of it that is missing, and lay ours beside theirs.
+    """Make a table of the papers: train and evaluate every net of it that is missing, and put ours beside theirs.
 
     TABLE is whitebox-cifar10, whitebox-cifar100 or blackbox-cifar10, the RSLAD paper's; or a study: labels-DATA (hard,
     smoothed, natural or robust labels), alpha-DATA, alignment-DATA. Any of the five words takes your data with --data.
 
     Scales: smoke (minutes, to see that all runs), small (hours on a CPU; small nets, 8 epochs), full (the papers' nets
     and epochs; a GPU). Start it in as many terminals, or on as many machines that share the folder, as you like: each
-    takes other nets. Stop it at any moment: the same command goes on. The tables are written anew after every net.
+    takes other nets. Stop it at any moment: the same command continues. The tables are rewritten after every net.
 
     Examples:
 
@@ -59,11 +58,53 @@ def bench(
     `ardor bench whitebox-cifar10 --scale full --teacher_weights model_cifar_wrn.pt --plan`
 
     `ardor bench blackbox --data npz:mine.npz --eps 4/255`
+
+    Parameters
+    ----------
+    table
+        Table or study, and its data.
+    scale
+        smoke, small or full.
+    seeds
+        Nets of each kind, of seeds 0, 1, ...
+    data
+        Data set, where TABLE names none.
+    root
+        Folder of the data; default data.
+    eps
+        L-inf radius; default the papers', or the digits'.
+    limit
+        Largest number of train images; default the scale's.
+    students
+        resnet18, mobilenet_v2: one or more.
+    methods
+        natural, sat, trades, ard, iad, rslad, variance_gap: one or more.
+    teacher
+        Run or known teacher; default the paper's, or one that is trained first.
+    teacher_weights
+        File of its weights.
+    transfer_from
+        Run for black-box transfer, instead of the bench's.
+    released
+        The variants of the released codes, at full scale.
+    gate
+        Measure the teacher first; --gate=false trains from it in any case.
+    out
+        Folder of everything; default runs/bench/DATA-SCALE.
+    threads
+        Threads of torch; default 1 for a small net on a CPU.
+    plan
+        Display the cost only.
     """
     if seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
     if teacher_weights and not teacher and scale != "full":
         raise ConfigError(f"expected --teacher with --teacher_weights, got {teacher_weights} alone: name the net too")
+    for option, typed, choices in (("students", students, STUDENTS), ("methods", methods, METHODS)):
+        for word in typed or ():
+            if word not in choices:
+                near = nearest(word, choices)
+                raise ConfigError(f'expected {option} of {", ".join(choices)}, got "{word}"{near}: correct it')
     named = {"name": teacher, "weights": teacher_weights}
     spec = spec_of(
         table,
@@ -72,8 +113,8 @@ def bench(
         eps,
         out,
         seeds=seeds,
-        students=_known(students, STUDENTS, "students"),
-        methods=_known(methods, METHODS, "methods"),
+        students=tuple(students or STUDENTS),
+        methods=tuple(methods or METHODS),
         data_options={} if root is None else {"root": root},
         train=limit,
         teacher={key: value for key, value in named.items() if value is not None},
@@ -92,10 +133,16 @@ def bench(
         raise DataError(str(error).replace("type --data.download true (download=True), or put", "put")) from error
     if plan:
         return _plan(result)
-    given: dict[str, Any] = {"data": data, "eps": eps, "limit": limit, "students": students, "methods": methods}
-    given |= {"root": root, "teacher": teacher, "teacher_weights": teacher_weights, "transfer_from": transfer_from}
-    given |= {"released": released or None}
-    return _work(result, _command(table, scale, seeds, given))
+    options: dict[str, Any] = {
+        "scale": scale, "seeds": seeds, "data": data, "eps": eps, "limit": limit, "students": students,
+        "methods": methods, "root": root, "teacher": teacher, "teacher_weights": teacher_weights,
+        "transfer_from": transfer_from, "released": [] if released else None,
+    }  # fmt: skip
+    words = ["ardor", "bench", table]  # the command that makes the same table anywhere
+    for key, value in options.items():
+        if value is not None:
+            words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
+    return _work(result, shlex.join(words))
 
 
 def _plan(table: Table) -> int:
@@ -103,70 +150,46 @@ def _plan(table: Table) -> int:
         count = itertools.count(1)
         costs = experiments.plan(table, lambda name: move(next(count), name))
     for cost in costs:
-        display.say(f"{cost.cell.name:44} train {_hours(cost.train)}  attacks at most {_hours(cost.evaluate)}")
-    train, evaluate = sum(c.train for c in costs), sum(c.evaluate for c in costs)
+        train = display.duration(cost.train)
+        display.say(f"{cost.cell.name:44} train {train:>8}  attacks at most {display.duration(cost.evaluate):>8}")
+    train, evaluate = (display.duration(sum(getattr(c, key) for c in costs)) for key in ("train", "evaluate"))
     display.say(
-        f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {_hours(train)}, "
-        f"attacks at most {_hours(evaluate)}. The same command without --plan starts it."
+        f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {train}, "
+        f"attacks at most {evaluate}. The same command without --plan starts it."
     )
     return 0
 
 
 def _work(table: Table, command: str) -> int:
-    parts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    columns = (*parts, TextColumn("{task.fields[word]}"))
-    with Progress(*columns, console=display.err, transient=True, disable=not display.err.is_terminal) as bars:
-        total = len(table.cells)
-        task = bars.add_task(table.spec.kind, total=total, completed=total - len(missing(table)), word="")
+    total = len(table.cells)
+    done = total - len(missing(table))
+    with display.progress(table.spec.kind, total) as move:
 
         def progress(cell: Cell, event: EpochRecord | AttackProgress | str) -> None:
             if isinstance(event, str):
                 display.say(f"{cell.name}: {event}")
                 return
-            word = str(event) if isinstance(event, EpochRecord) else f"{event.attack} {event.done}/{event.todo}"
-            bars.update(task, description=cell.name, word=word)
+            text = str(event) if isinstance(event, EpochRecord) else f"{event.attack} {event.done}/{event.todo}"
+            move(done, f"{cell.name}: {text}")
 
         def finished(cell: Cell) -> None:
+            nonlocal done
             experiments.write_sheets(table, command)
             done = total - len(missing(table))  # others may have finished cells too
-            bars.update(task, completed=done)
+            move(done, "")
             display.say(f"{done}/{total}  {cell.name} finished")
 
         problems = experiments.work(table, progress, finished)
     paths = experiments.write_sheets(table, command, problems)
-    display.say(paths[1].read_text(encoding="utf-8"))
-    display.say(f"Written: {', '.join(map(str, paths))}")
+    display.say(f"{paths[1].read_text(encoding='utf-8')}\nWritten: {', '.join(map(str, paths))}")
     if problems:
         first = problems[0]
-        state, _ = state_of(table.spec, first.cell)
-        where = note_of(table.spec, first.cell)
-        next_ = f"type --out with a new folder, or move {where} and the run beside it away"
-        next_ = next_ if state in ("foreign", "failed") else "see the table"
+        advice = "see the table"
+        if state_of(table.spec, first.cell)[0] in ("foreign", "failed"):
+            note = note_of(table.spec, first.cell)
+            advice = f"type --out with a new folder, or move {note} and the run beside it away"
         raise ModelError(
             f"expected every net of the table, got {len(problems)} that could not be made, first {first.cell.name} "
-            f"({first.reason}): {next_}"
+            f"({first.reason}): {advice}"
         )
     return 0
-
-
-def _known(words: list[str] | None, choices: tuple[str, ...], what: str) -> tuple[str, ...]:
-    for word in words or ():
-        if word not in choices:
-            raise ConfigError(f'expected {what} of {", ".join(choices)}, got "{word}"{nearest(word, choices)}')
-    return tuple(words) if words else choices
-
-
-def _command(table: str, scale: str, seeds: int, given: dict[str, Any]) -> str:
-    """The words that make the same table anywhere."""
-    words = ["ardor", "bench", table, "--scale", scale, "--seeds", str(seeds)]
-    for key, value in given.items():
-        if value is not None:
-            many = value if isinstance(value, list) else [] if value is True else [value]
-            words += [f"--{key}", *map(str, many)]
-    return shlex.join(words)
-
-
-def _hours(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:5.0f} s  "
-    return f"{seconds / 60:5.1f} min" if seconds < 5400 else f"{seconds / 3600:5.1f} h  "

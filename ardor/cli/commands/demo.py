@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from ardor import models
 from ardor.attacks import PGD, paper
 from ardor.cli import display
 from ardor.cli.commands import demo_page
+from ardor.data import load
 from ardor.data.split import Split
 from ardor.demo import demo as plan
 from ardor.deployment.variants.comparison import p_text, size_text
@@ -25,39 +23,56 @@ from ardor.reporting.page import write as write_page
 
 def demo(
     *,
-    all: Annotated[bool, Parameter(help="every method, with mean and SD over the seeds", negative="")] = False,
-    seeds: Annotated[int | None, Parameter(help="how many seeds; default 1, with --all 3")] = None,
-    quick: Annotated[bool, Parameter(help="two epochs, to see that all runs; no figures", negative="")] = False,
-    out: Annotated[Path | None, Parameter(help="where everything goes; default runs/demo")] = None,
-    drawn: Annotated[
-        bool, Parameter(name="--page", help="also a page to draw digits on, which computes in the browser", negative="")
-    ] = False,
-    onnxruntime_web: Annotated[Path | None, Parameter(help="its npm package, for --page; default npm gets it")] = None,
-    threads: Annotated[int, Parameter(help="of torch")] = 1,
+    all: bool = False,
+    seeds: int | None = None,
+    quick: bool = False,
+    out: Path | None = None,
+    page: bool = False,
+    onnxruntime_web: Path | None = None,
+    threads: int = 1,
 ) -> int:
-    """Train a robust teacher on handwritten digits, distil small students from it, attack them all, draw one page.
+    """Train a robust teacher on handwritten digits, distil small students from it, attack them all, write one page.
 
-    Takes under 3 minutes on 2 CPU cores; stopped, it goes on where it was; finished, it only draws again.
+    Takes under 3 minutes on 2 CPU cores. The same command continues a demo that was stopped; of a
+    finished one it only rewrites the page.
+
+    Parameters
+    ----------
+    all
+        Every method, with mean and SD over the seeds.
+    seeds
+        Number of seeds; default 1, with --all 3.
+    quick
+        Two epochs, to test that everything runs; the figures mean nothing.
+    out
+        Folder of everything; default runs/demo.
+    page
+        Write a page to draw digits on, too, which computes in the browser.
+    onnxruntime_web
+        npm package of that name, for --page; default npm downloads it.
+    threads
+        Threads of torch.
     """
     began = time.perf_counter()
-    runtime = demo_page.runtime(onnxruntime_web) if drawn else None  # first: what is missing is said at once
+    runtime = demo_page.runtime(onnxruntime_web) if page else None  # first: a missing package is reported at once
     use_threads(threads)
     if seeds is not None and seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 1")
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")
     count = seeds or (3 if all and not quick else 1)
     todo = list(plan.jobs(folder, plan.ALL if all else plan.SHORT, range(count), quick))
-    train, val, test = plan.digits()
+    train, val, test = load("digits")
     display.say(
-        f"digits: {len(train)} images to learn from, {len(val)} to select on, {len(test)} to judge on; "
+        f"digits: {len(train)} images to train on, {len(val)} to select on, {len(test)} to test on; "
         f"threat {plan.THREAT}; {len(todo)} nets"
     )
     reports: dict[str, list[Report]] = {}
     for number, job in enumerate(todo, 1):
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
     chosen = [job for job in todo if all or job.name in plan.DEPLOYED]
-    said = _on_devices(chosen, train, test.limit(60) if quick else test)
-    page(folder, todo, reports, test, said)
+    on_devices = _on_devices(chosen, train, test.limit(60) if quick else test)
+    _write(folder, todo, reports, test)
+    display.say(f"{on_devices}\nPage: {folder / 'page.html'}   Figures: {folder / 'results.json'}")
     if runtime:
         display.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
     display.say(f"{time.perf_counter() - began:.0f} s.")
@@ -65,7 +80,7 @@ def demo(
 
 
 def _one(job: plan.Job, place: str, train: Split, val: Split, test: Split) -> Report:
-    """Train and judge one net, and say how it did."""
+    """Train and evaluate one net, and display its accuracies."""
     began = time.perf_counter()
     with display.progress(f"{place} {job.name}: training", job.epochs) as move:
         for record in plan.train(job, train, val):
@@ -73,27 +88,25 @@ def _one(job: plan.Job, place: str, train: Split, val: Split, test: Split) -> Re
     names = list(paper(plan.THREAT).attacks)
     with display.progress(f"{place} {job.name}: attacks", len(names)) as move:
         report = plan.judge(job, test, lambda p: move(["clean", *names].index(p.attack), p.attack))
-    clean, worst = report.clean, report.worst_case
-    seconds = time.perf_counter() - began
     display.say(
-        f"{place:>5}  {job.name:17} seed {job.seed}  clean {100 * clean.value:5.1f} %  "
-        f"under every attack {100 * worst.value:5.1f} %  {seconds:5.1f} s"
+        f"{place:>5}  {job.name:17} seed {job.seed}  clean {100 * report.clean.value:5.1f} %  "
+        f"under every attack {100 * report.worst_case.value:5.1f} %  {time.perf_counter() - began:5.1f} s"
     )
     return report
 
 
 def _on_devices(todo: list[plan.Job], train: Split, test: Split) -> str:
-    """Compare the first seed's students with their files for a device, and say what INT8 does to one of them."""
+    """Compare the first seed's students with their exported files; return a sentence on the INT8 file of one."""
     students = [job for job in todo if job.teacher and job.seed == 0]
     if not plan.deploys():
         return 'With pip install "ardor[onnx]" this also compares the students with their ONNX and INT8 files.'
-    made = {}
+    deployed = {}
     with display.progress("ONNX and INT8", len(students)) as move:
         for number, job in enumerate(students, 1):
-            made[job.name] = plan.deploy(job, train, test)
+            deployed[job.name] = plan.deploy(job, train, test)
             move(number, job.name)
-    net, int8 = made["rslad"].forms[0], made["rslad"].forms[-1]
-    p = made["rslad"].differences[int8.name]["worst_case"].p
+    net, int8 = deployed["rslad"].forms[0], deployed["rslad"].forms[-1]
+    p = deployed["rslad"].differences[int8.name]["worst_case"].p
     return (
         f"On a device, in INT8, rslad weighs {size_text(int8.size)} instead of {size_text(net.size)}, and stands at "
         f"{100 * int8.report.worst_case.value:.1f} % under harder attacks (APGD, Square, transfer), where float32 "
@@ -101,8 +114,8 @@ def _on_devices(todo: list[plan.Job], train: Split, test: Split) -> str:
     )
 
 
-def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split, said: str) -> None:
-    """The comparison as a table, the figures as JSON, the page. said: of the devices, to be said at the end."""
+def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split) -> None:
+    """Write the page and the figures as JSON, and display the comparison as a table."""
     first = {job.name: job for job in todo if job.seed == 0}
     entries: list[PageEntry] = []
     with display.progress("radii and variance gap", len(first)) as move:
@@ -111,12 +124,12 @@ def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], t
             entry.reports = reports[name]
             entries.append(entry)
             move(len(entries), name)
-    nets = {name: models.load(job.run) for name, job in first.items() if job.teacher}
-    shown = examples({k: nets[k] for k in ("natural", "rslad")}, test, PGD(plan.THREAT, steps=20))
-    where = write_page(
+    nets = {name: models.load(first[name].run) for name in ("natural", "rslad")}
+    pictures = examples(nets, test, PGD(plan.THREAT, steps=20))
+    write_page(
         folder / "page.html",
         entries,
-        shown,
+        pictures,
         title="ardor: small nets that stand",
         intro=INTRO.format(n=len(test), eps=plan.THREAT.eps),
         notes=NOTES,
@@ -129,8 +142,6 @@ def page(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], t
         f"The naturally trained student falls to {100 * natural:.1f} % under attack; "
         f"the same net distilled from the robust teacher (rslad) stands at {100 * stands:.1f} %."
     )
-    display.say(said)
-    display.say(f"Page: {where}   Figures: {folder / 'results.json'}")
 
 
 INTRO = (

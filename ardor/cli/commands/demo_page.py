@@ -1,4 +1,4 @@
-"""`ardor demo --page`: the page in which one draws a digit, made of the demo's natural and distilled students."""
+"""`ardor demo --page`: the page to draw digits on, with the demo's natural and distilled students."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from ardor.cli import display
 from ardor.data.split import Split
 from ardor.demo import demo as plan
 from ardor.demo import page
-from ardor.demo import page as canvas
 from ardor.evaluation.report import Report
 from ardor.storage.imports import require_package
 
-KEPT = Path("data")
-"""Where the package of onnxruntime-web is kept, as other downloads are."""
+DOWNLOADS = Path("data")
+"""The folder of downloads."""
 
 SHOWN = {
     "natural": ("Trained as usual", "it saw no attack while it learnt"),
@@ -26,18 +25,18 @@ def runtime(package: Path | None) -> page.Runtime:
     """onnxruntime-web from `package`, from an earlier call, or from npm. Raises ConfigError for what is missing."""
     for name in ("onnx", "onnxscript", "onnxruntime"):
         require_package(name, "onnx", "--page")
-    if package is None and not (KEPT / canvas.npm.NAME).is_file():
-        display.say(f"{canvas.npm.PACK}: 20 MB into {KEPT}, once")
-    return page.unpack(page.fetch(KEPT) if package is None else package)
+    if package is None and not (DOWNLOADS / page.npm.NAME).is_file():
+        display.say(f"{page.npm.PACK}: 20 MB into {DOWNLOADS}, once")
+    return page.unpack(page.fetch(DOWNLOADS) if package is None else package)
 
 
 def write(folder: Path, reports: Mapping[str, Report], test: Split, runtime: page.Runtime, quick: bool) -> str:
-    """Write FOLDER/draw.html from the runs of the first seed. Returns what to say of it."""
+    """Write FOLDER/draw.html from the runs of the first seed. Returns a line on it."""
     with display.progress("the page to draw on", len(SHOWN)) as move:
         students = []
-        for name, (title, says) in SHOWN.items():
+        for name, (title, text) in SHOWN.items():
             run = folder / "seed0" / name
-            students.append(page.student_of(run, title, says, reports[name], test, plan.THREAT))
+            students.append(page.student_of(run, title, text, reports[name], test, plan.THREAT))
             move(len(students), name)
         notes = [QUICK, *NOTES] if quick else NOTES
         path = folder / "draw.html"

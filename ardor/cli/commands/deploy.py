@@ -4,100 +4,95 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
-from ardor import models
+from ardor import data, models
 from ardor.cli import display
-from ardor.cli.selection import Overrides, config_of, find_threat, require_overrides, trained_threat
-from ardor.deployment.variants.comparison import DeploymentReport
+from ardor.cli.selection import Checkpoint, Number, Overrides, find_data, find_threat, threat_of
 from ardor.deployment.variants.run_files import deploy_run, files_of, prepare
 from ardor.engine.threads import threads_for, use_threads
-from ardor.errors import ConfigError
-from ardor.evaluation.progress import Progress
 from ardor.evaluation.report_files import reports_of
-from ardor.storage.config import build
 from ardor.storage.runs import Run
 
 
 def deploy(
-    run: Annotated[Path, Parameter(name="RUN", help="a run's folder; must come first")],
+    run: Path,
     /,
     *,
-    checkpoint: Annotated[Literal["best", "last", "averaged"], Parameter(help="of the run")] = "best",
-    part: Annotated[Literal["test", "val"], Parameter(help="of the data, to judge on")] = "test",
-    limit: Annotated[int, Parameter(help="at most so many images, classes in proportion")] = 1000,
-    queries: Annotated[int, Parameter(help="of Square, for each image")] = 5000,
-    threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
-    agreement: Annotated[float, Parameter(help="share of equal predictions that INT8 must reach")] = 0.95,
-    force: Annotated[
-        bool, Parameter(help="write a file that does not match, with that recorded in it", negative="")
-    ] = False,
-    batch: Annotated[int, Parameter(help="images at a time, at most")] = 256,
-    seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
-    threads: Annotated[int | None, Parameter(help="of torch; default 1 for a small net on a CPU")] = None,
-    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
+    checkpoint: Checkpoint = "best",
+    part: Literal["test", "val"] = "test",
+    limit: int = 1000,
+    queries: int = 5000,
+    threat: str | None = None,
+    agreement: Number = 0.95,
+    force: bool = False,
+    batch: int = 256,
+    seed: int = 0,
+    threads: int | None = None,
+    overrides: Overrides,
 ) -> int:
-    """Compare a run's net with what a device would get: size, latency, and what each form withstands.
+    """Compare a run's net with what a device would get: size, latency, and the robustness of each form.
 
     RUN is a folder that `ardor train` made. Its ONNX and INT8 files are exported where they are missing or of other
-    weights, then float32, ONNX and INT8 are judged on the same images: under images made against the float32 net, under
-    white-box attacks on what is judged, and under Square. Needs `pip install "ardor[onnx]"`.
+    weights, then float32, ONNX and INT8 are evaluated on the same images: under images made against the float32
+    net, under white-box attacks on each form, and under Square. Needs `pip install "ardor[onnx]"`.
 
     Example:
 
     `ardor deploy runs/rslad`
 
-    Stopped at any moment, the same command goes on. `ardor report RUN...` then shows the table, and size against robust
-    accuracy for every run.
+    Stopped at any moment, the same command continues. `ardor report RUN...` then shows the table, and size against
+    robust accuracy for every run.
+
+    Parameters
+    ----------
+    run
+        Folder of a run; first.
+    checkpoint
+        Checkpoint of the run.
+    part
+        Part of the data to evaluate on.
+    limit
+        Largest number of images, classes in proportion.
+    queries
+        Queries of Square for each image.
+    threat
+        linf or l2; default the run's.
+    agreement
+        Share of equal predictions that INT8 must reach, in [0, 1].
+    force
+        Write a file that does not match; the file records it.
+    batch
+        Images at a time, at most.
+    seed
+        Seed of the attacks' random starts.
+    threads
+        Threads of torch; default 1 for a small net on a CPU.
     """
-    overrides = overrides or {}
-    require_overrides(overrides, "threat", "data")
-    trained = config_of(run)
-    threat_ = find_threat(threat, overrides, trained_threat(run))
+    source = find_data(Run(run).config, None, overrides)
+    used = find_threat(threat, overrides, threat_of(run))
     net = models.load(run, checkpoint=checkpoint)
-    if "data" not in trained:
-        raise ConfigError(f"expected the folder of a run, got {run}: type ardor deploy runs/NAME")
-    train, val, test = build(trained["data"] | overrides.get("data", {}), "data")
+    train, val, test = data.load(**source)
     check = (test if part == "test" else val).limit(limit)
     models.require_fit(net, check.shape, check.classes, "net")
     use_threads(threads_for(net, check.shape) if threads is None else threads)
     with display.progress("export", 2) as move:
-        made_of = prepare(
-            net,
-            files_of(run, checkpoint),
-            train,
-            check,
-            threat_,
-            force=force,
-            agreement=agreement,
-            reports=reports_of(run)[0],
-            seed=seed,
-        )
-        for done, form in enumerate(made_of, 1):
-            move(done, form)
-    with display.evaluation() as tell:
-
-        def told(form: str, now: Progress) -> None:
-            tell(replace(now, attack=f"{form}: {now.attack}"))
-
-        made = deploy_run(
+        files, reports = files_of(run, checkpoint), reports_of(run)[0]
+        names = prepare(net, files, train, check, used, force=force, agreement=agreement, reports=reports, seed=seed)
+        for done, name in enumerate(names, 1):
+            move(done, name)
+    with display.evaluation() as show:
+        report = deploy_run(
             run,
             net,
             check,
-            threat_,
+            used,
             checkpoint=checkpoint,
             queries=queries,
             batch=batch,
             seed=seed,
             journal=True,
-            progress=told,
+            progress=lambda name, event: show(replace(event, attack=f"{name}: {event.attack}")),
         )
-    say(run, made)
+    display.say(f"{report}\n\nSaved to {Run(run).comparison(report.checkpoint)}.")
     return 0
-
-
-def say(run: Path, made: DeploymentReport) -> None:
-    """The table, and where it is kept."""
-    display.say(f"{made}\n\nSaved to {Run(run).comparison(made.checkpoint)}.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from ardor.cli import display
-from ardor.cli.selection import Overrides, config_of, find_split, find_threat, require_overrides, trained_threat
+from ardor.cli.selection import Overrides, config_of, find_split, find_threat, threat_of
 from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
@@ -18,19 +16,19 @@ from ardor.training.recipe import find_device
 
 
 def gate(
-    teacher: Annotated[str | None, Parameter(name="TEACHER", help="a run's folder or a net's name; first")] = None,
+    teacher: str | None = None,
     /,
     *,
-    data: Annotated[str | None, Parameter(help="the data set; default the run's own")] = None,
-    student: Annotated[str | None, Parameter(help="a trained net of the student's kind: a run, or a name")] = None,
-    method: Annotated[str, Parameter(help="that the teacher is for; kd wants no robust one")] = "rslad",
-    threat: Annotated[str | None, Parameter(help="linf or l2; default the run's own")] = None,
-    part: Annotated[Literal["val", "test", "train"], Parameter(help="of the data")] = "val",
-    limit: Annotated[int, Parameter(help="how many images, classes in proportion")] = LIMIT,
-    batch: Annotated[int, Parameter(help="images at a time")] = 256,
-    seed: Annotated[int, Parameter(help="of the attacks' random starts")] = 0,
-    device: Annotated[str, Parameter(help="auto, cpu, cuda ...")] = "auto",
-    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
+    data: str | None = None,
+    student: str | None = None,
+    method: str = "rslad",
+    threat: str | None = None,
+    part: Literal["val", "test", "train"] = "val",
+    limit: int = LIMIT,
+    batch: int = 256,
+    seed: int = 0,
+    device: str = "auto",
+    overrides: Overrides,
 ) -> int:
     """Measure a teacher on validation images: clean accuracy and PGD-20 against its record, the entropy
     of its soft labels, and how many of a student's adversarial examples fool it too.
@@ -46,34 +44,53 @@ def gate(
     `ardor gate runs/teacher --student runs/sat`
 
     `ardor gate resnet18 --teacher.weights w.safetensors --data cifar10 --threat.eps 8/255`
+
+    Parameters
+    ----------
+    teacher
+        Folder of a run, or name of a net; first.
+    data
+        Data set; default the run's.
+    student
+        Trained net of the student's kind: a run, or a name.
+    method
+        Method that the teacher is for; kd needs no robust one.
+    threat
+        linf or l2; default the run's.
+    part
+        Part of the data.
+    limit
+        Largest number of images, classes in proportion.
+    batch
+        Images at a time.
+    seed
+        Seed of the attacks' random starts.
+    device
+        auto, cpu, cuda and so on.
     """
     if teacher is None:
         raise ConfigError("expected a teacher, got none: type ardor gate RUN, or a name and --teacher.weights FILE")
-    require_there(teacher)  # before its data are asked for
-    overrides = overrides or {}
-    require_overrides(overrides, "threat", "data", "teacher", "student")
-    trained = config_of(teacher)
-    threat_ = find_threat(threat, overrides, trained_threat(teacher))
-    split = find_split(trained, data, part, overrides)
-    where = find_device(device)
-    net = net_for("teacher", {"name": teacher, **overrides.get("teacher", {})}, split, fresh=False).to(where)
-    pupil = None
-    if student is not None:
-        pupil = net_for("student", {"name": student, **overrides.get("student", {})}, split, fresh=False)
-        pupil = pupil.to(where)
+    require_there(teacher)  # before its data are loaded
+    used = find_threat(threat, overrides, threat_of(teacher))
+    split = find_split(config_of(teacher), data, part, overrides)
+    place = find_device(device)
+    nets = {
+        key: net_for(key, {"name": name, **overrides.get(key, {})}, split, fresh=False).to(place)
+        for key, name in (("teacher", teacher), ("student", student))
+        if name is not None
+    }
     with display.progress("gate", 100) as move:
-        seen = judge(
-            net,
+        report = judge(
+            nets["teacher"],
             split,
-            threat_,
-            record=record_of(teacher, net),
-            student=pupil,
+            used,
+            record=record_of(teacher, nets["teacher"]),
+            student=nets.get("student"),
             robust=wants_robust(find_class(method, "method", "method")),
             limit=limit,
             batch=batch,
             seed=seed,
             progress=lambda name, done, todo: move(100 * done // todo, name),
         )
-    display.say(f"{teacher} as a teacher, on {seen.n} images of {split.name} ({split.part})")
-    display.say(seen.text())
-    return 1 if seen.refused else 0
+    display.say(f"{teacher} as a teacher, on {report.n} images of {split.name} ({split.part})\n{report.text()}")
+    return 1 if report.refused else 0

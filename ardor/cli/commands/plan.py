@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.cli.commands.train import DEFAULT, TrainWords
@@ -16,12 +13,7 @@ from ardor.training.memory import explain_oom, is_oom
 
 
 def plan(
-    recipe: Annotated[Path | None, Parameter(name="RECIPE", help="as for ardor train; first")] = None,
-    /,
-    words: TrainWords = DEFAULT,
-    *,
-    steps: Annotated[int, Parameter(help="real steps; the first, which warms up, is not counted")] = STEPS,
-    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
+    recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, steps: int = STEPS, overrides: Overrides
 ) -> int:
     """The cost of `ardor train` with the same words: passes, hours, memory. Nothing is written.
 
@@ -31,6 +23,13 @@ def plan(
     Example:
 
     `ardor plan rslad --data cifar10 --data.root DATA --teacher.weights FILE`
+
+    Parameters
+    ----------
+    recipe
+        As for `ardor train`; first.
+    steps
+        Real steps; the first, which warms up, is not counted.
     """
     job = words.job(recipe, overrides)
     try:

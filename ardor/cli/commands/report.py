@@ -11,7 +11,6 @@ from ardor import models
 from ardor.attacks import PGD
 from ardor.cli import display
 from ardor.errors import ConfigError
-from ardor.evaluation.report import Report
 from ardor.evaluation.variance import split_of
 from ardor.reporting import PageEntry, comparison, device, examples
 from ardor.reporting.entry import entry_of, teaches, threat_of
@@ -19,10 +18,10 @@ from ardor.reporting.page import write as write_page
 
 
 def report(
-    *runs: Annotated[Path, Parameter(name="RUN", help="folders of judged runs")],
-    out: Annotated[Path, Parameter(help="the page's file")] = Path("report.html"),
-    title: Annotated[str, Parameter(help="the page's heading")] = "Robustness report",
-    limit: Annotated[int, Parameter(help="images for radii and variance gap")] = 1000,
+    *runs: Annotated[Path, Parameter(name="RUN")],
+    out: Path = Path("report.html"),
+    title: str = "Robustness report",
+    limit: int = 1000,
 ) -> int:
     """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
 
@@ -32,6 +31,17 @@ def report(
     Example:
 
     `ardor report runs/natural runs/rslad --out report.html`
+
+    Parameters
+    ----------
+    runs
+        Folders of judged runs.
+    out
+        File of the page.
+    title
+        Heading of the page.
+    limit
+        Images for radii and variance gap.
     """
     if not runs:
         raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
@@ -41,18 +51,14 @@ def report(
             move(len(entries), run.name)
             entries.append(entry_of(run, limit=limit, role="teacher" if teaches(run, runs) else "student"))
     first = entries[0].reports[0]
+    intro = (
+        f"Judged on {first.n} images of {first.data['name']} ({first.data['part']}) with the suite {first.suite}, "
+        f"{first.threat['name']} eps {first.threat['eps']}."
+    )
     nets = {entry.name: models.load(run) for entry, run in zip(entries, runs, strict=True)}
     shown = examples(nets, split_of(runs[0]), PGD(threat_of(first), steps=20))
     notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
-    where = write_page(out, entries, shown, title=title, intro=intro(first), notes=notes)
+    where = write_page(out, entries, shown, title=title, intro=intro, notes=notes)
     parts = [comparison(entries), device.markdown(entries), f"Page: {where}"]
     display.say("\n\n".join(part for part in parts if part))
     return 0
-
-
-def intro(report: Report) -> str:
-    """What was judged, in a sentence."""
-    return (
-        f"Judged on {report.n} images of {report.data['name']} ({report.data['part']}) with the suite {report.suite}, "
-        f"{report.threat['name']} eps {report.threat['eps']}."
-    )

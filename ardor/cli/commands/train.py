@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from ardor.cli import display
-from ardor.cli.selection import Overrides, configuration, require_overrides
+from ardor.cli.selection import Overrides, configuration
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
 from ardor.storage.config import arguments
-from ardor.training.job import KEYS, Job, config_of_job, findings_of, gate_of, records_of, set_threads
+from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
 from ardor.training.soft_labels import SoftLabelCache
-from ardor.training.trackers import Sink, log_to
+from ardor.training.trackers import Sink
 
 NAMED = ("data", "student", "teacher", "method", "threat", "averaging")
 """The options that name a part of the configuration."""
@@ -27,38 +27,38 @@ NAMED = ("data", "student", "teacher", "method", "threat", "averaging")
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainWords:
-    """What `ardor train` and `ardor plan` take beside RECIPE.
+    """The options of `ardor train` and `ardor plan`.
 
     Parameters
     ----------
     run
-        the run's folder; default runs/METHOD-STUDENT-DATA-sSEED
+        Folder of the run; default runs/METHOD-STUDENT-DATA-sSEED.
     data
-        digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name
+        digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name.
     student
-        small_cnn, resnet18, resnet50, mobilenet_v2, wide_resnet, wide_resnet_silu or file.py:Name
+        small_cnn, resnet18, resnet50, mobilenet_v2, wide_resnet, wide_resnet_silu or file.py:Name.
     teacher
-        a run, a net with --teacher.weights FILE, robustbench:ID, hf:OWNER/NAME, timm:NAME
+        A run, a net with --teacher.weights FILE, robustbench:ID, hf:OWNER/NAME or timm:NAME.
     method
-        rslad, ard, iad, kd, trades, mart, sat, natural, variance_gap or file.py:Name; default rslad
+        rslad, ard, iad, kd, trades, mart, sat, natural, variance_gap or file.py:Name; default rslad.
     threat
-        linf or l2, for the method's attack and for validation
+        linf or l2, for the method's attack and for validation.
     averaging
-        ema or swa: an average of the weights, validated beside them
+        ema or swa: an average of the weights, validated beside them.
     variant
-        of RECIPE: released, smoke; several with commas
+        Variant of RECIPE: released or smoke; several with commas.
     smoke
-        the same as --variant smoke: minutes, to test that everything runs
+        The same as --variant smoke: minutes, to test that everything runs.
     gate
-        measure the teacher first; =false trains from it in any case
+        Measure the teacher first; --gate=false trains from it in any case.
     log
-        tensorboard, wandb, mlflow: one or more, with commas
+        tensorboard, wandb or mlflow: one or more, with commas.
     soft_labels
-        float32 or float16 to cache the soft labels of clean images, live for no cache; default float32
+        float32 or float16 to cache the soft labels of clean images, live for no cache; default float32.
     soft_labels_in
-        folder of cached soft labels; default beside the run
+        Folder of cached soft labels; default beside the run.
     threads
-        of torch; default the run's own, in a new run 1 for a small net on a CPU
+        Threads of torch; default the run's, in a new run 1 for a small net on a CPU.
     """
 
     run: Path | None = None
@@ -69,26 +69,32 @@ class TrainWords:
     threat: str | None = None
     averaging: str | None = None
     variant: str = ""
-    smoke: Annotated[bool, Parameter(negative="")] = False
-    gate: bool = True
+    smoke: bool = False
+    gate: Annotated[bool, Parameter(negative="--no_gate")] = True
     log: str | None = None
     soft_labels: Literal["float32", "float16", "live"] | None = None
     soft_labels_in: Path | None = None
     threads: int | None = None
 
-    def job(self, recipe: Path | None, overrides: Overrides | None) -> Job:
+    @property
+    def variants(self) -> list[str]:
+        """The variants that were typed, smoke last."""
+        return [*filter(None, self.variant.split(",")), *["smoke"] * self.smoke]
+
+    def configuration(self, recipe: Path | None, overrides: Overrides) -> dict[str, Any]:
+        """The configuration of the run. Raises ConfigError."""
+        return configuration(recipe, self.variants, {key: getattr(self, key) for key in NAMED}, overrides)
+
+    def job(self, recipe: Path | None, overrides: Overrides) -> Job:
         """The run that a command line describes. Raises ConfigError and what the pieces raise."""
-        overrides = overrides or {}
-        require_overrides(overrides, *KEYS)
-        variants = ",".join(filter(None, (self.variant, "smoke" * self.smoke)))
-        config = configuration(recipe, variants, {key: getattr(self, key) for key in NAMED}, overrides)
+        config = self.configuration(recipe, overrides)
         flags = {f.name for f in fields(self)} - set(NAMED)
         in_file = arguments({key: config.pop(key) for key in flags & set(config)}, "train", TrainWords)
         words = replace(self, **{key: v for key, v in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)})
         existing = recipe if recipe is not None and recipe.is_dir() else None
         job = Job.from_config(config, words.run or existing)
-        if variants and words.run is None:
-            job.run = job.run.with_name(f"{variants.replace(',', '-')}-{job.run.name}")
+        if self.variants and words.run is None:
+            job.run = job.run.with_name("-".join([*self.variants, job.run.name]))
         if words.soft_labels != "live":
             folder = words.soft_labels_in or job.run.parent / ".soft-labels"
             job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
@@ -99,15 +105,7 @@ class TrainWords:
 DEFAULT = TrainWords()
 
 
-def train(
-    recipe: Annotated[
-        Path | None, Parameter(name="RECIPE", help="a YAML file, a shipped recipe, or a run to continue; first")
-    ] = None,
-    /,
-    words: TrainWords = DEFAULT,
-    *,
-    overrides: Annotated[Overrides | None, Parameter(parse=False)] = None,
-) -> int:
+def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrides: Overrides) -> int:
     """Train a student, from a teacher where the method has one, and keep the run in a folder.
 
     RECIPE is a YAML file, a shipped recipe's name (rslad, sat, ...), or a run's folder to continue; every key can be
@@ -122,19 +120,27 @@ def train(
     `ardor train rslad --data cifar10 --student mobilenet_v2 --variant released --data.root DATA`
 
     `ardor train --data digits --student small_cnn --student.width 4 --teacher runs/teacher --method mine.py:Mine`
+
+    Parameters
+    ----------
+    recipe
+        YAML file, name of a shipped recipe, or a run to continue; first.
     """
     job = words.job(recipe, overrides)
     with distributed.joined(find_device(job.recipe.device)):
         first = distributed.rank() == 0
         findings = findings_of(job)
         set_threads(job)
-        sink = log_to([job.log] if job.log and first else [], job.run, config_of_job(job))
+        sink = Sink([job.log] if job.log and first else [], job.run, config_of_job(job))
         if first:
             for finding in findings:
                 display.err.print(str(finding), markup=False)
             _require_teacher(job)
         try:
-            _run(job, sink, quiet=not first)
+            with display.watching(job.recipe.epochs, str(job.run), not first) as show, contextlib.closing(sink):
+                for record in records_of(job, show):
+                    show(record)
+                    sink.record(record)
         except Exception as error:
             if not is_oom(error):
                 raise
@@ -151,11 +157,3 @@ def _require_teacher(job: Job) -> None:
     if report is not None:
         display.say(f"teacher {job.taught_by}\n{report.text()}\n")
         require(report)
-
-
-def _run(job: Job, sink: Sink, quiet: bool) -> None:
-    """Epoch by epoch, displayed and logged."""
-    with display.watching(job.recipe.epochs, str(job.run), quiet) as tell, contextlib.closing(sink):
-        for record in records_of(job, tell):
-            tell(record)
-            sink.record(record)

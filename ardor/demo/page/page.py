@@ -1,7 +1,8 @@
-"""Putting the page together: nets, digits, runtime and scripts in one file that opens offline.
+"""The page to draw on: nets, digits, runtime and scripts in one file that opens offline.
 
-What is shown is in page.html and in three scripts: digit.js brings a drawing to the form of the data, search.js looks
-for the worst perturbation, page.js is the page. A policy in the page lets nothing else run and nothing be fetched.
+Its layout is in page.html and its behaviour in three scripts: digit.js converts a drawing to the form of the data,
+search.js searches the worst perturbation, page.js is the rest.
+The page's Content-Security-Policy bars any other script and any request.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ardor import models
 from ardor.attacks.threat import Linf
@@ -27,16 +27,24 @@ from ardor.deployment.export import export
 from ardor.deployment.export.onnx_session import Session
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
-from ardor.models import hash_of
+from ardor.reporting.template import package_text, render
 from ardor.storage.files import write_atomic
 from ardor.storage.runs import Run
 
+PACKAGE = "ardor.demo.page"
 SCRIPTS = ("digit.js", "search.js", "page.js")
 
 
 @dataclass(frozen=True)
 class Student:
-    """A net of the page. title: what it is called there. onnx: its float32 file. report: what it withstood."""
+    """A net of the page.
+
+    Parameters
+    ----------
+    title, says : its name on the page, and a line below it.
+    net, onnx : the net, and its float32 ONNX file.
+    report : on the net, for the table of accuracies.
+    """
 
     title: str
     says: str
@@ -46,12 +54,26 @@ class Student:
 
 
 def student_of(run: Path, title: str, says: str, report: Report, test: Split, threat: Linf) -> Student:
-    """The best net of a run. Its ONNX file is taken where it is of the same weights, else a new export is made.
+    """The best net of a run, with the run's ONNX file if it is float32 and of the same weights, else a new export.
 
-    Raises what `models.load` and `export` raise.
+    Parameters
+    ----------
+    run : folder of the run.
+    title, says, report : as in `Student`.
+    test, threat : for the checks of an export.
+
+    Raises
+    ------
+    ArdorError
+        As `ardor.models.load` and `ardor.export` do.
     """
     net = models.load(run)
-    return Student(title, says, net, _kept(Run(run).exported(), net) or _exported(net, report, test, threat), report)
+    onnx = _exported(Run(run).exported(), net)
+    if onnx is None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = export(net, Path(folder) / "net.onnx", check=test, threat=threat, reports=[report])
+            onnx = file.path.read_bytes()
+    return Student(title, says, net, onnx, report)
 
 
 def write(
@@ -64,70 +86,70 @@ def write(
     intro: str,
     notes: Sequence[str],
 ) -> Path:
-    """Write the page for two or more students on 8x8 digits, the undefended one first.
+    """Write the page for two or more students on 8x8 digits. The same arguments give the same bytes.
 
-    threat: what they were trained and judged under, where the slider stands at first; it goes half as far again. The
-    same arguments give the same bytes. Raises RunError where the file cannot be written.
+    Parameters
+    ----------
+    path : file of the page.
+    students : the undefended one first.
+    test : split of the digits.
+    threat : of training and evaluation; the slider starts at its eps, and its end is 1.5 eps.
+    runtime : the files of onnxruntime-web.
+    intro, notes : the first paragraph, and the limits of the evidence.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    RunError
+        Where the file cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined  # here, for a page is rare
     from markupsafe import Markup
 
     digits = shown([student.net for student in students], test, threat)
-    styles = _text("reporting", "style.css") + _text("demo.page", "style.css")
-    own = "\n".join(["'use strict';", *(_text("demo.page", name) for name in SCRIPTS)])
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(_text("demo.page", "page.html")).render(
+    far = round(1.5 * threat.eps, 6)  # without the decimals of binary fractions
+    styles = package_text("ardor.reporting", "style.css") + package_text(PACKAGE, "style.css")
+    own = "\n".join(["'use strict';", *(package_text(PACKAGE, name) for name in SCRIPTS)])
+    text = render(
+        PACKAGE,
+        "page.html",
         policy=_policy([runtime.script, own], styles),
         style=Markup(styles),
         runtime=Markup(runtime.script),
         own=Markup(own),
         glue=_packed(runtime.glue.encode()),
         wasm=_packed(runtime.wasm),
-        data=_data(students, digits, threat),
-        students=[_row(student) for student in students],
+        data=_data(students, digits) | {"eps": threat.eps, "far": far},
+        students=students,
         digits=digits,
         intro=intro,
         notes=notes,
         eps=threat.eps,
-        far=_far(threat),
+        far=far,
         version=VERSION,
     )
     return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def _kept(path: Path, net: nn.Module) -> bytes | None:
-    """The file of an earlier export, if it is whole, float32 and of these weights."""
-    if not path.is_file():
-        return None
+def _exported(path: Path, net: nn.Module) -> bytes | None:
+    """The file of an earlier export; None where it is damaged, not float32 or of other weights."""
     try:
-        said = Session(path, threads=1).metadata
+        metadata = Session(path, threads=1).metadata if path.is_file() else {}
     except ArdorError:
         return None
-    return path.read_bytes() if (said.get("to"), said.get("weights")) == ("onnx", hash_of(net)) else None
-
-
-def _exported(net: nn.Module, report: Report, test: Split, threat: Linf) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        made = export(net, Path(folder) / "net.onnx", check=test, threat=threat, reports=[report])
-        return made.path.read_bytes()
-
-
-def _text(room: str, name: str) -> str:
-    return files(f"ardor.{room}").joinpath(name).read_text(encoding="utf-8")
+    same = (metadata.get("to"), metadata.get("weights")) == ("onnx", models.hash_of(net))
+    return path.read_bytes() if same else None
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:
     """Content-Security-Policy: these scripts and this style by hash; glue and wasm as blobs of the page's own."""
-    return "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {' '.join(_hash(script) for script in scripts)} blob: 'wasm-unsafe-eval'",
-            f"style-src {_hash(style)}",
-            "connect-src blob:",
-            "img-src data:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
+    hashes = " ".join(map(_hash, scripts))
+    return (
+        f"default-src 'none'; script-src {hashes} blob: 'wasm-unsafe-eval'; style-src {_hash(style)}; "
+        "connect-src blob:; img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -136,50 +158,19 @@ def _hash(text: str) -> str:
 
 
 def _packed(content: bytes) -> str:
-    """Gzip in base64: a third of the size, and the browser undoes both."""
+    """Gzip in base64, which the browser decodes: a third of the size."""
     return base64.b64encode(gzip.compress(content, mtime=0)).decode()
 
 
-def _data(students: Sequence[Student], digits: Sequence[Shown], threat: Linf) -> dict[str, Any]:
-    """What the scripts read, as JSON."""
+def _data(students: Sequence[Student], digits: Sequence[Shown]) -> dict[str, Any]:
+    """The data of the scripts. first: a digit on which the first net fails and the last does not, to open with."""
+    telling = [fooled(students[0].net, d, 0) and not fooled(students[-1].net, d, -1) for d in digits]
     return {
-        "eps": threat.eps,
-        "far": _far(threat),
-        "first": _telling(students, digits),
+        "first": telling.index(True) if True in telling else 0,
         "nets": [{"title": s.title, "onnx": base64.b64encode(s.onnx).decode()} for s in students],
-        "digits": [
-            {
-                "label": d.label,
-                "image": [round(v, 6) for v in d.clean.flatten().tolist()],
-                "worst": [[round(v, 6) for v in image.flatten().tolist()] for image in d.worst],
-            }
-            for d in digits
-        ],
+        "digits": [{"label": d.label, "image": _rounded(d.clean), "worst": [*map(_rounded, d.worst)]} for d in digits],
     }
 
 
-def _telling(students: Sequence[Student], digits: Sequence[Shown]) -> int:
-    """Which digit the page opens with: the first on which the first net falls and the last stands, if there is one."""
-    for k, digit in enumerate(digits):
-        first, last = (bool(fooled(students[i].net, digit, i)) for i in (0, -1))
-        if first and not last:
-            return k
-    return 0
-
-
-def _far(threat: Linf) -> float:
-    """The end of the slider; without the digits that only binary fractions have."""
-    return round(1.5 * threat.eps, 6)
-
-
-def _row(student: Student) -> dict[str, Any]:
-    clean, worst = student.report.clean, student.report.worst_case
-    return {
-        "title": student.title,
-        "says": student.says,
-        "parameters": f"{student.report.model['parameters']:,}",
-        "n": clean.n,
-        "clean": f"{100 * clean.value:.1f}",
-        "worst": f"{100 * worst.value:.1f}",
-        "spread": [f"{100 * p.interval[0]:.1f} – {100 * p.interval[1]:.1f}" for p in (clean, worst)],
-    }
+def _rounded(image: Tensor) -> list[float]:
+    return [round(value, 6) for value in image.flatten().tolist()]

@@ -1,4 +1,4 @@
-"""The test digits that the page offers, each with the worst perturbation that ardor finds of it against each net."""
+"""The test digits of the page, each with the worst perturbation found against each net."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from ardor.attacks import APGD
 from ardor.data.split import Split
 from ardor.engine.modes import freeze
 from ardor.evaluation.attacked import adversarial
+from ardor.evaluation.checks.net import logits_of
 from ardor.noise import Noise, order
-from ardor.types import Images, Labels, Net, Threat
+from ardor.types import Images, Labels, Logits, Net, Threat
 
 STARTS = 5
 
@@ -28,12 +29,12 @@ class Shown:
 
 
 def shown(nets: list[nn.Module], test: Split, threat: Threat, seed: int = 0) -> list[Shown]:
-    """One image of each class: the first, in an order drawn from `seed`, that every net reads when it is clean.
+    """One image of each class: the first, in an order drawn from `seed`, that every net classifies correctly.
 
-    They are not chosen by what the attack does to them; a class that no net reads is left out.
+    The choice does not depend on the attack; a class without such an image is left out.
     """
     x, y, index = test.batch(slice(None))
-    right = torch.stack([_says(net, x) == y for net in nets]).all(0)
+    right = torch.stack([_logits(net, x).argmax(1) == y for net in nets]).all(0)
     rows = [i for i in order(seed, "canvas", 0, index).tolist() if right[i]]
     first = {int(y[i]): i for i in reversed(rows)}
     chosen = torch.tensor([first[label] for label in sorted(first)], dtype=torch.long)
@@ -42,7 +43,7 @@ def shown(nets: list[nn.Module], test: Split, threat: Threat, seed: int = 0) -> 
 
 
 def worst(net: nn.Module, data: Split, threat: Threat, seed: int = 0) -> Tensor:
-    """(N, C, H, W): of APGD's climbs on the margin from several starts, the images at which the margin was largest."""
+    """(N, C, H, W): the images with the largest margin of APGD on the margin from several starts."""
     apgd = APGD(threat, loss="margin")
 
     def climb(net: Net, x: Images, y: Labels, noise: Noise) -> Images:
@@ -59,15 +60,10 @@ def worst(net: nn.Module, data: Split, threat: Threat, seed: int = 0) -> Tensor:
 
 
 def fooled(net: nn.Module, digit: Shown, k: int) -> bool:
-    """Whether `net`, the one of place `k`, misreads its worst image of the digit."""
-    return int(_says(net, digit.worst[k][None, None])) != digit.label
+    """Whether `net`, the one of index `k`, misclassifies its worst image of the digit."""
+    return int(_logits(net, digit.worst[k][None, None]).argmax()) != digit.label
 
 
-def _says(net: nn.Module, x: Tensor) -> Tensor:
-    return _logits(net, x).argmax(1)
-
-
-def _logits(net: nn.Module, x: Tensor) -> Tensor:
-    with freeze(net), torch.no_grad():
-        logits: Tensor = net(x)
-    return logits
+def _logits(net: nn.Module, x: Images) -> Logits:
+    with freeze(net):
+        return logits_of(net, x)

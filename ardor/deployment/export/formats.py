@@ -1,7 +1,7 @@
-"""export: a net to a file for a device, with the proof that the file answers as the net does.
+"""export: a net to a file for a device, compared with the net before it is written.
 
-A file that does not match is refused before anything is written. What it is, what it was measured to do and the hashes
-of net, data and file stand in the file itself: see docs/export.md for its keys.
+A file that does not match is refused. Its metadata (docs/export.md lists the keys) contain the measured parity and the
+hashes of net, data and file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -21,7 +21,7 @@ from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Lowered, Program, runner
 from ardor.deployment.export.int8 import quantised, require_training
-from ardor.deployment.export.metadata import PACKAGES, facts
+from ardor.deployment.export.metadata import PACKAGES, metadata_of
 from ardor.deployment.export.onnx_graph import quiet, to_onnx, traced
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Parity, measure, require_gradient
@@ -39,18 +39,34 @@ To: TypeAlias = Literal["onnx", "onnx-int8", "torch-export", "executorch", "exec
 SUFFIX: dict[str, str] = {
     "onnx": ".onnx", "onnx-int8": ".onnx", "torch-export": ".pt2", "executorch": ".pte", "executorch-int8": ".pte"
 }  # fmt: skip
-"""What may be exported, and how its file is called."""
+"""The file name suffix of each format."""
 
 ROOM = 4096
-"""Characters that a .pte leaves for what is measured on it."""
+"""Characters that a .pte reserves for what is measured on it."""
 
 LARGEST = 1e-4
-"""How far a logit of a float32 file may be from the net's."""
+"""The largest absolute difference of a float32 file's logits from the net's."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written. metadata: what it says of itself. forced: how it misses the net, where it was forced."""
+    """A file that was written.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    to : str
+        Its format, one of `SUFFIX`.
+    size : int
+        Bytes.
+    parity : Parity
+        The comparison with the net.
+    metadata : dict
+        Its metadata; docs/export.md lists the keys.
+    forced : tuple of str
+        The requirements that it misses, where it was forced.
+    """
 
     path: Path
     to: To
@@ -82,57 +98,79 @@ def export(
     reports: Sequence[Report] = (),
     seed: int = 0,
 ) -> Exported:
-    """Write `net` to `path` for a runtime without ardor, and prove that the file answers as the net does.
+    """Write a net to a file for a runtime without ardor, after comparing the file's logits with the net's.
 
-    to: `onnx` (float32), `onnx-int8` (ONNX Runtime's static quantisation, QDQ, per channel), `torch-export` (.pt2),
-    `executorch` or `executorch-int8` (.pte, for one image at a time, computed by XNNPACK).
-    calibrate: training images that scale INT8's activations; the part "train" only. check: images that net and file
-    are compared on, clean and under PGD-10 against the net within `threat` (Linf 8/255 by default); needed, but for
-    float32 the training images will do. limit: at most so many of either, classes in proportion. agreement: the share
-    of equal predictions that INT8 must reach on both; float32 must predict all alike, with logits within 1e-4. force:
-    write a file that misses this, and record how. reports: of this net; their figures go into the file. seed: of the
-    attack's start.
+    The net, its mode and the global random generators are as before.
 
-    The net, its mode and the global random generators are as before. Raises ExportError for a net that cannot be
-    exported or does not match, ConfigError for words that do not fit or a package that is missing, DataError for
-    calibration on images that are not for training or that are checked too, ModelError where net and data do not fit,
-    RunError where the file cannot be written.
+    Parameters
+    ----------
+    net : nn.Module
+        Images (B, C, H, W) in [0, 1] to logits (B, classes).
+    path : str or Path
+        The file, with the suffix of its format.
+    to : str
+        `onnx` (float32), `onnx-int8` (ONNX Runtime's static quantisation, QDQ, per channel), `torch-export` (.pt2),
+        `executorch` or `executorch-int8` (.pte, for one image at a time, computed by XNNPACK).
+    calibrate : Split or None
+        Training images that scale INT8's activations; only the part "train" is accepted.
+    check : Split or None
+        Images on which net and file are compared, clean and under PGD-10 against the net; required for INT8, else
+        `calibrate` by default.
+    threat : Threat or None
+        Of PGD-10; Linf 8/255 by default.
+    force : bool
+        Write a file that misses the requirements, and record the misses in it.
+    agreement : float
+        The share of equal predictions, in (0, 1], that INT8 must reach on clean and adversarial images. A float32 file
+        must predict all alike, with logits within 1e-4.
+    limit : int
+        The largest number of images of either split, classes in proportion.
+    reports : sequence of Report
+        Their figures go into the metadata if they are of this net.
+    seed : int
+        Of the images' choice and the attack's random start.
+
+    Raises
+    ------
+    ExportError: the net cannot be exported, or the file does not match. ConfigError: arguments that do not fit, or a
+    package that is missing. DataError: calibration on images that are not for training or that are compared too.
+    ModelError: net and data do not fit. RunError: the file cannot be written.
     """
     path, threat = Path(path), Linf() if threat is None else threat
-    _require_words(path, to, agreement)
+    _require_arguments(path, to, agreement)
     calibrated = _for_calibration(to, calibrate, check, limit)
-    whole = calibrate if check is None else check
-    if whole is None:
+    images = calibrate if check is None else check
+    if images is None:
         raise ConfigError("expected images to check the file on, got none: pass check=test")
-    images = whole.limit(limit, seed)
-    with seeded(seed):  # whatever the net itself draws
+    images = images.limit(limit, seed)
+    with seeded(seed):  # for a net that draws random numbers
         require_fit(net, images.shape, images.classes)
         require_gradient(net, images)
         program = traced(net, images.shape)
-        said = facts(net, to, images, calibrated, threat, reports)
-        made = _made(to, program, calibrated, len(json.dumps(said)) + ROOM + 32 * images.classes)
-        body = made(None)
+        metadata = metadata_of(net, to, images, calibrated, threat, reports)
+        writer = _writer(to, program, calibrated, len(json.dumps(metadata)) + ROOM + 32 * images.classes)
+        body = writer(None)
         run = _loaded(to, body)
         parity = measure(net, run, images, threat, seed)
         recorded = run(probe(images.shape))[0].tolist()
     misses = parity.misses(*((None, agreement) if to.endswith("int8") else (LARGEST, 1.0)))
     if misses and not force:
         raise ExportError(
-            f"expected {to} to answer as the net does, got {'; '.join(misses)}: nothing was written; type --force "
-            "(force=True) to write it all the same, with this recorded"
+            f"expected {to} to match the net, got {'; '.join(misses)}: nothing was written; type --force (force=True) "
+            "to write it all the same, with this recorded"
         )
-    said |= {"parity": parity.asdict(), "forced": misses, "sha256": hashlib.sha256(body).hexdigest()}
-    said["probe"] = recorded
-    if isinstance(made, Lowered):
-        said["xnnpack"] = {"share": round(made.share, 3), "outside": list(made.outside)}
-    content = made(said)
-    _loaded(to, content, whole=True)  # the bytes that are written are read back first
+    metadata |= {"parity": asdict(parity), "forced": misses, "sha256": hashlib.sha256(body).hexdigest()}
+    metadata["probe"] = recorded
+    if isinstance(writer, Lowered):
+        metadata["xnnpack"] = {"share": round(writer.share, 3), "outside": list(writer.outside)}
+    content = writer(metadata)
+    _loaded(to, content, complete=True)  # the bytes that are written are read back first
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
-    return Exported(path, to, len(content), parity, said, tuple(misses))
+    return Exported(path, to, len(content), parity, metadata, tuple(misses))
 
 
-def _require_words(path: Path, to: str, agreement: float) -> None:
-    """Raises ConfigError, before anything is computed."""
+def _require_arguments(path: Path, to: str, agreement: float) -> None:
+    """Raises ConfigError and RunError, before anything is computed."""
     if to not in SUFFIX:
         raise ConfigError(f'expected to as one of {", ".join(SUFFIX)}, got "{to}": type one of these')
     if path.suffix != SUFFIX[to]:
@@ -140,7 +178,10 @@ def _require_words(path: Path, to: str, agreement: float) -> None:
     if not 0 < agreement <= 1:
         raise ConfigError(f"expected agreement as a share in (0, 1], got {agreement:g}: type for example 0.95")
     if path.is_file() and FORMAT.encode() not in path.read_bytes():
-        raise RunError(f"expected no file of somebody else's at {path}, got one: move it away, or type another name")
+        raise RunError(
+            f"expected a file that ardor exported, or none, got a third-party file at {path}: move it away, or type "
+            "another name"
+        )
     for package in PACKAGES[to.removesuffix("-int8")]:
         with quiet():
             require_package(package, to.split("-")[0], f"--to {to}")
@@ -158,14 +199,14 @@ def _for_calibration(to: str, calibrate: Split | None, check: Split | None, limi
     require_training(calibrate)
     if calibrate.shape != check.shape:
         raise DataError(f"expected images of one shape, got {calibrate.shape} and {check.shape}: pass one data set")
-    chosen = calibrate.limit(limit)
-    both = _digests(chosen) & _digests(check)
-    if len(both) > len(chosen) / 100:  # published sets have some images twice
+    images = calibrate.limit(limit)
+    both = _digests(images) & _digests(check)
+    if len(both) > len(images) / 100:  # published sets have some images twice
         raise DataError(
-            f"expected other images to calibrate on than to check on, got {len(both)} of {len(chosen)} in both: "
+            f"expected other images to calibrate on than to check on, got {len(both)} of {len(images)} in both: "
             "pass calibrate=train, check=test"
         )
-    return chosen
+    return images
 
 
 def _digests(images: Split) -> set[bytes]:
@@ -173,30 +214,30 @@ def _digests(images: Split) -> set[bytes]:
     return {hashlib.blake2b(row.cpu().numpy().tobytes(), digest_size=16).digest() for row in rows}
 
 
-def _made(to: str, program: Any, calibrated: Split | None, room: int) -> Callable[[dict[str, Any] | None], bytes]:
-    """What writes the file, with metadata of up to `room` characters once there are some."""
+def _writer(to: str, program: Any, calibrated: Split | None, room: int) -> Callable[[dict[str, Any] | None], bytes]:
+    """The function from metadata of up to `room` characters, or None, to the content of the file."""
     if to == "torch-export":
-        return lambda said: _program_bytes(program, said)
+        return lambda metadata: _program_bytes(program, metadata)
     if to.startswith("executorch"):
         return Lowered(program, calibrated, room)
     body = to_onnx(program)
     if calibrated is not None:
         body = quantised(body, calibrated)
-    return lambda said: seal(body, said) if said else body
+    return lambda metadata: seal(body, metadata) if metadata else body
 
 
-def _program_bytes(program: Any, said: dict[str, Any] | None = None) -> bytes:
+def _program_bytes(program: Any, metadata: dict[str, Any] | None) -> bytes:
     buffer = io.BytesIO()
     with quiet():
-        torch.export.save(program, buffer, extra_files={"ardor.json": json.dumps(said)} if said else None)
+        torch.export.save(program, buffer, extra_files={"ardor.json": json.dumps(metadata)} if metadata else None)
     return buffer.getvalue()
 
 
-def _loaded(to: str, content: bytes, whole: bool = False) -> Callable[[Tensor], Tensor]:
-    """The file's content as a function from images to logits, computed by what will run it. whole: with metadata."""
-    with quiet():  # a file gets its metadata once it is known to match; till then it would be called foreign
+def _loaded(to: str, content: bytes, complete: bool = False) -> Callable[[Tensor], Tensor]:
+    """The file's content as a function from images to logits, on its own runtime. complete: with metadata."""
+    with quiet():  # before its metadata are added, a file would be called third-party
         if to.startswith("executorch"):
-            return Program(content) if whole else runner(content)
+            return Program(content) if complete else runner(content)
         if to.startswith("onnx"):
             return Session(content)
         module: nn.Module = torch.export.load(io.BytesIO(content)).module()

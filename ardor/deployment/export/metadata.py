@@ -1,4 +1,4 @@
-"""What an exported file says of itself: docs/export.md lists the keys."""
+"""The metadata of an exported file: docs/export.md lists the keys."""
 
 from __future__ import annotations
 
@@ -20,33 +20,24 @@ from ardor.version import __version__
 PACKAGES: dict[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "executorch": ("executorch", "torchao")
 }  # fmt: skip
-"""What exports to each kind of file beside torch."""
+"""What each kind of file needs beside torch."""
 
 
-def facts(
+def metadata_of(
     net: nn.Module, to: str, images: Split, calibrated: Split | None, threat: Threat, reports: Sequence[Report]
 ) -> dict[str, Any]:
-    """All but what was measured on the file itself. reports: those of this net are taken over."""
-    weights = hash_of(net)
-    packages = ("torch", *PACKAGES[to.removesuffix("-int8")])
-    batch = {"batch": 1} if to.startswith("executorch") else {}
+    """All but what is measured on the file itself. reports: those of other weights are left out."""
+    weights, interface = hash_of(net), interface_of(images.shape)
+    if to.startswith("executorch"):
+        interface["input"]["batch"] = 1
     return {
         "format": FORMAT,
         "ardor": __version__,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", *PACKAGES[to.removesuffix("-int8")])},
         "to": to,
         "net": describe(net),
         "weights": weights,
-        "input": {
-            "name": IMAGES,
-            "layout": "NCHW",
-            "shape": list(images.shape),
-            "dtype": "float32",
-            "range": [0, 1],
-            "normalisation": "inside",
-        }
-        | batch,
-        "output": {"name": LOGITS, "dtype": "float32"},
+        **interface,
         "classes": list(images.class_names),
         "threat": describe(threat) | {"eps": float(threat.eps)},
         "check": _of(images),
@@ -55,12 +46,18 @@ def facts(
     }
 
 
+def interface_of(shape: Sequence[int]) -> dict[str, Any]:
+    """The keys `input` and `output` of an exported file's metadata and of a Hub folder, for images (C, H, W)."""
+    image = {"name": IMAGES, "layout": "NCHW", "shape": list(shape), "dtype": "float32", "range": [0, 1]}
+    return {"input": image | {"normalisation": "inside"}, "output": {"name": LOGITS, "dtype": "float32"}}
+
+
 def _of(images: Split) -> dict[str, Any]:
     return {"name": images.name, "part": images.part, "n": len(images), "hash": images.hash}
 
 
 def figures(report: Report) -> dict[str, Any]:
-    """Clean and robust accuracy of an evaluation of the net."""
+    """Clean and robust accuracy in [0, 1] of a report, with its suite, threat, data and n."""
     return {
         "suite": report.suite,
         "threat": report.threat,

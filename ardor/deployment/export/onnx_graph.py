@@ -1,7 +1,7 @@
 """A net to an ONNX graph or a traced program: eval mode, normalisation inside, batch dimension free, batch norm folded.
 
-Every node is called LAYER/NAME after the layer of the net that it computes, so that a runtime's own messages name it.
-What torch notes beside the nodes is left out: it has the paths of the machine that exported.
+Every node is called LAYER/NAME after the layer of the net that it computes, so that a runtime's messages name it.
+Torch's notes beside the nodes are left out: they contain paths of the machine that exported.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from torch import nn
 from ardor.errors import ExportError
 
 IMAGES, LOGITS, BATCH = "images", "logits", "batch"
-"""What the graph's input, its output and its free dimension are called."""
+"""Names of the graph's input, its output and its free dimension."""
 
 
 def traced(net: nn.Module, shape: tuple[int, int, int]) -> Any:
     """A torch ExportedProgram of a float32 copy of `net` in eval mode on the CPU, for images (B, *shape), B >= 1.
 
-    Raises ExportError where the net decides by its values or by the size of its batch, or cannot be traced.
+    Raises ExportError where control flow depends on values or on the batch size, or the net cannot be traced.
     """
-    plain = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    float32 = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     free = ({0: torch.export.Dim.DYNAMIC},)
     try:
         with quiet():
-            # two images: a batch of one is taken for a constant
-            return torch.export.export(plain, (torch.zeros(2, *shape),), dynamic_shapes=free)
-    except Exception as error:  # whatever a user's own forward meets under tracing
+            # two images: a batch of one would become a constant
+            return torch.export.export(float32, (torch.zeros(2, *shape),), dynamic_shapes=free)
+    except Exception as error:  # whatever a user's forward raises under tracing
         raise ExportError(
             f"expected a net that can be traced with a free batch, got {cause_of(error)}: let forward depend on the "
             "images by tensor operations alone"
@@ -46,19 +46,19 @@ def to_onnx(program: Any) -> bytes:
     """The program as a serialised ONNX model without metadata. Raises ExportError for an operator that ONNX lacks."""
     try:
         with quiet():
-            made = torch.onnx.export(
+            exported = torch.onnx.export(
                 program, dynamo=True, external_data=False, verbose=False, input_names=[IMAGES], output_names=[LOGITS]
             )
     except Exception as error:  # the exporter's own, and those of onnxscript
         raise _refusal(program, error) from error
-    model: Any = made.model_proto  # type: ignore[union-attr]
+    model: Any = exported.model_proto  # type: ignore[union-attr]
     _plain(model)
-    serialised: bytes = model.SerializeToString(deterministic=True)
-    return serialised
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
 
 
 def _plain(model: Any) -> None:
-    """Names a person understands, and nothing of the machine that exported."""
+    """Rename nodes after layers and the free dimension `batch`, and drop notes with paths of this machine."""
     graph = model.graph
     symbol = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output):
@@ -77,25 +77,25 @@ def _plain(model: Any) -> None:
 
 
 def _refusal(program: Any, error: Exception) -> ExportError:
-    """The operator that has no ONNX form and the layer that uses it, where the exporter's chain of errors says so."""
+    """The operator that has no ONNX form and the layer that uses it, where the exporter's chain of errors names it."""
     for cause in _chain(error):
-        if found := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(cause)):
-            where = layer_of(program, found[1])
+        if match := re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", str(cause)):
+            where = layer_of(program, match[1])
             return ExportError(
-                f"expected operators that ONNX has, got {found[1]}{where}: replace it, or type --to torch-export"
+                f"expected operators that ONNX has, got {match[1]}{where}: replace it, or type --to torch-export"
             )
-    return ExportError(f"expected a net that ONNX can say, got {cause_of(error)}: type --to torch-export")
+    return ExportError(f"expected a net that can be expressed in ONNX, got {cause_of(error)}: type --to torch-export")
 
 
 def layer_of(program: Any, operator: str) -> str:
-    """` in the layer NAME` for the node that calls `operator`, where one can be told.
+    """` in the layer NAME` for the node that calls `operator`; empty where no node matches.
 
-    The exporter takes operators apart before it looks for their ONNX form: prims.bessel_i0 was aten.special_i0.
+    The exporter decomposes operators before it searches their ONNX form: prims.bessel_i0 was aten.special_i0.
     """
-    wanted = _word(operator)
-    calls = [(_word(str(node.target)), node) for node in program.graph.nodes if node.op == "call_function"]
-    same = [node for word, node in calls if word == wanted]
-    alike = [node for word, node in calls if min(len(word), len(wanted)) > 3 and (word in wanted or wanted in word)]
+    base = _base_name(operator)
+    calls = [(_base_name(str(node.target)), node) for node in program.graph.nodes if node.op == "call_function"]
+    same = [node for name, node in calls if name == base]
+    alike = [node for name, node in calls if min(len(name), len(base)) > 3 and (name in base or base in name)]
     for node in (same or alike)[:1]:
         stack = node.meta.get("nn_module_stack") or {}
         path, kind = next(reversed(stack.values()), ("", ""))
@@ -104,7 +104,7 @@ def layer_of(program: Any, operator: str) -> str:
     return ""
 
 
-def _word(operator: str) -> str:
+def _base_name(operator: str) -> str:
     """`i0` of `prims.bessel_i0` and of `aten.special_i0.default`."""
     parts = operator.split(".")
     return re.sub(r"^(bessel|special)_|_", "", parts[1]) if len(parts) > 1 else ""
@@ -125,7 +125,7 @@ def cause_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of the exporters, which speak of their own insides, and the root logger as it was."""
+    """Suppress the exporters' warnings, which are about their internals, and leave the root logger as it was."""
     root = logging.getLogger()
     handlers, disabled = root.handlers[:], root.manager.disable
     with warnings.catch_warnings():

@@ -1,219 +1,179 @@
-"""ONNX's operators in torch, as far as the nets that are exported here use them (opset 18 to 20).
+"""ONNX's operators in torch, those that exported nets contain (opset 18 to 20).
 
-Each takes its inputs, None for one that is left out, and the node's attributes. QuantizeLinear is in `simulated`.
+A function takes the node's inputs, None for one that is left out, and its attributes by their ONNX names.
+QuantizeLinear is in `simulated`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Inputs: TypeAlias = list[Any]
-Words: TypeAlias = Mapping[str, Any]
+
+def along(scale: Tensor, x: Tensor, axis: int = 1) -> Tensor:
+    """A scale or zero point (K,) in a shape that broadcasts along an axis of x; a scalar unchanged."""
+    return scale if scale.ndim == 0 else scale.reshape([-1 if k == axis % x.ndim else 1 for k in range(x.ndim)])
 
 
-def along(scale: Tensor, x: Tensor, words: Words) -> Tensor:
-    """A scale or zero point (K,) shaped to stand along the axis of x that it belongs to; a single one as it is."""
-    if scale.ndim == 0:
-        return scale
-    shape = [1] * x.ndim
-    shape[words.get("axis", 1)] = -1
-    return scale.reshape(shape)
+def _dequantize(q: Tensor, scale: Tensor, zero: Tensor | None = None, axis: int = 1, **_: Any) -> Tensor:
+    return (q if zero is None else q - along(zero, q, axis)) * along(scale, q, axis)
 
 
-def _dequantize(i: Inputs, w: Words) -> Tensor:
-    q: Tensor = i[0]
-    scale = along(i[1], q, w)
-    return q * scale if len(i) < 3 or i[2] is None else (q - along(i[2], q, w)) * scale
-
-
-def _conv(i: Inputs, w: Words) -> Tensor:
-    x, padding = _padding(i[0], w, 0.0)
-    bias = i[2] if len(i) > 2 else None
-    return F.conv2d(x, i[1], bias, w.get("strides", 1), padding, w.get("dilations", 1), w.get("group", 1))
-
-
-def _max_pool(i: Inputs, w: Words) -> Tensor:
-    x, padding = _padding(i[0], w, -torch.inf)
-    strides, dilations = w.get("strides", [1, 1]), w.get("dilations", 1)
-    return F.max_pool2d(x, w["kernel_shape"], strides, padding, dilations, bool(w.get("ceil_mode", 0)))
-
-
-def _average_pool(i: Inputs, w: Words) -> Tensor:
-    x, padding = _padding(i[0], w, 0.0)
-    with_pads = bool(w.get("count_include_pad", 0))
-    return F.avg_pool2d(x, w["kernel_shape"], w.get("strides", [1, 1]), padding, bool(w.get("ceil_mode", 0)), with_pads)
-
-
-def _padding(x: Tensor, w: Words, value: float) -> tuple[Tensor, tuple[int, int]]:
-    """The same number of pixels at both ends is torch's own padding; others are put there first."""
-    top, left, bottom, right = w.get("pads", (0, 0, 0, 0))
+def _padded(x: Tensor, pads: Sequence[int], value: float) -> tuple[Tensor, tuple[int, int]]:
+    """Equal padding at both ends is left to torch's own argument, the second value; any other is added to x."""
+    top, left, bottom, right = pads
     if (top, left) == (bottom, right):
         return x, (top, left)
     return F.pad(x, (left, right, top, bottom), value=value), (0, 0)
 
 
-def _gemm(i: Inputs, w: Words) -> Tensor:
-    a, b = (m.mT if w.get(flag, 0) else m for m, flag in ((i[0], "transA"), (i[1], "transB")))
-    product: Tensor = w.get("alpha", 1.0) * (a @ b)
-    return product if len(i) < 3 or i[2] is None else product + w.get("beta", 1.0) * i[2]
+def _conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None,
+    pads: Any = (0,) * 4, strides: Any = 1, dilations: Any = 1, group: int = 1, **_: Any,
+) -> Tensor:  # fmt: skip
+    x, padding = _padded(x, pads, 0.0)
+    return F.conv2d(x, weight, bias, strides, padding, dilations, group)
 
 
-def _batch_norm(i: Inputs, w: Words) -> Tensor:
-    x, scale, shift, mean, variance = i
-    return F.batch_norm(x, mean, variance, scale, shift, training=False, eps=w.get("epsilon", 1e-5))
+def _max_pool(
+    x: Tensor,
+    kernel_shape: Any,
+    pads: Any = (0,) * 4,
+    strides: Any = 1,
+    dilations: Any = 1,
+    ceil_mode: int = 0,
+    **_: Any,
+) -> Tensor:
+    x, padding = _padded(x, pads, -torch.inf)
+    return F.max_pool2d(x, kernel_shape, strides, padding, dilations, bool(ceil_mode))
 
 
-def _axes(i: Inputs, w: Words) -> list[int] | None:
-    given = i[1].tolist() if len(i) > 1 and i[1] is not None else w.get("axes")
-    return list(given) if given is not None and len(given) else None
+def _average_pool(
+    x: Tensor, kernel_shape: Any, pads: Any = (0,) * 4, strides: Any = 1,
+    ceil_mode: int = 0, count_include_pad: int = 0, **_: Any,
+) -> Tensor:  # fmt: skip
+    x, padding = _padded(x, pads, 0.0)
+    return F.avg_pool2d(x, kernel_shape, strides, padding, bool(ceil_mode), bool(count_include_pad))
 
 
-def _reduced(how: Callable[..., Tensor]) -> Callable[[Inputs, Words], Tensor]:
-    def reduce(i: Inputs, w: Words) -> Tensor:
-        x: Tensor = i[0]
-        axes = _axes(i, w)
-        if axes is None and w.get("noop_with_empty_axes", 0):
+def _gemm(
+    a: Tensor, b: Tensor, c: Tensor | None = None,
+    alpha: float = 1.0, beta: float = 1.0, transA: int = 0, transB: int = 0,
+) -> Tensor:  # fmt: skip
+    product = alpha * ((a.mT if transA else a) @ (b.mT if transB else b))
+    return product if c is None else product + beta * c
+
+
+def _reduced(reduce: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def operator(x: Tensor, axes: Tensor | None = None, keepdims: int = 1, noop_with_empty_axes: int = 0) -> Tensor:
+        dims = [] if axes is None else axes.tolist()
+        if not dims and noop_with_empty_axes:
             return x
-        return how(x, axes if axes is not None else list(range(x.ndim)), bool(w.get("keepdims", 1)))
+        return reduce(x, dims or list(range(x.ndim)), bool(keepdims))
 
-    return reduce
-
-
-def _reshape(i: Inputs, w: Words) -> Tensor:
-    x: Tensor = i[0]
-    shape = i[1].tolist()
-    keep = not w.get("allowzero", 0)
-    return x.reshape([x.shape[k] if n == 0 and keep else n for k, n in enumerate(shape)])
+    return operator
 
 
-def _flatten(i: Inputs, w: Words) -> Tensor:
-    x: Tensor = i[0]
-    axis = w.get("axis", 1) % (x.ndim + 1)
-    rows = int(torch.tensor(x.shape[:axis]).prod())
-    return x.reshape(rows, -1)
+def _reshape(x: Tensor, shape: Tensor, allowzero: int = 0) -> Tensor:
+    return x.reshape([x.shape[k] if n == 0 and not allowzero else n for k, n in enumerate(shape.tolist())])
 
 
-def _clip(i: Inputs, _: Words) -> Tensor:
-    x: Tensor = i[0]
-    low, high = ((i[k] if len(i) > k else None) for k in (1, 2))
-    return x if low is None and high is None else x.clamp(low, high)
-
-
-def _pad(i: Inputs, w: Words) -> Tensor:
-    x: Tensor = i[0]
-    pads = i[1].tolist()
-    value = float(i[2]) if len(i) > 2 and i[2] is not None else 0.0
-    axes = i[3].tolist() if len(i) > 3 and i[3] is not None else range(x.ndim)
-    before, after = pads[: len(pads) // 2], pads[len(pads) // 2 :]
+def _pad(
+    x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None, mode: bytes = b"constant"
+) -> Tensor:
+    dims = range(x.ndim) if axes is None else axes.tolist()
     around = [0] * (2 * x.ndim)
-    for axis, one, other in zip(axes, before, after, strict=True):
+    for axis, before, after in zip(dims, *pads.reshape(2, -1).tolist(), strict=True):
         place = 2 * (x.ndim - 1 - axis % x.ndim)  # torch counts from the last axis
-        around[place : place + 2] = one, other
-    mode = w.get("mode", b"constant").decode()
-    if mode == "constant":
-        return F.pad(x, around, value=value)
-    return F.pad(x, around[:4], mode={"edge": "replicate"}.get(mode, mode))
+        around[place : place + 2] = before, after
+    if mode == b"constant":
+        return F.pad(x, around, value=0.0 if value is None else float(value))
+    return F.pad(x, around[:4], mode="replicate" if mode == b"edge" else mode.decode())
 
 
-def _slice(i: Inputs, _: Words) -> Tensor:
-    x: Tensor = i[0]
-    starts, ends = i[1].tolist(), i[2].tolist()
-    axes = i[3].tolist() if len(i) > 3 and i[3] is not None else range(len(starts))
-    steps = i[4].tolist() if len(i) > 4 and i[4] is not None else [1] * len(starts)
+def _slice(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+    dims = range(len(starts)) if axes is None else axes.tolist()
+    by = [1] * len(starts) if steps is None else steps.tolist()
     places = [slice(None)] * x.ndim
-    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        places[axis] = slice(start, end, step)
+    for axis, *bounds in zip(dims, starts.tolist(), ends.tolist(), by, strict=True):
+        places[axis] = slice(*bounds)
     return x[tuple(places)]
 
 
-def _gather(i: Inputs, w: Words) -> Tensor:
-    x: Tensor = i[0]
-    index, axis = i[1], w.get("axis", 0)
-    found = x.index_select(axis, index.reshape(-1) % x.shape[axis])
-    return found.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :] if axis != -1 else ())
+def _gather(x: Tensor, index: Tensor, axis: int = 0) -> Tensor:
+    axis %= x.ndim
+    rows = x.index_select(axis, index.reshape(-1) % x.shape[axis])
+    return rows.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
 
 
-def _unsqueeze(i: Inputs, _: Words) -> Tensor:
-    x: Tensor = i[0]
-    axes = i[1].tolist()
-    for axis in sorted(a % (x.ndim + len(axes)) for a in axes):
+def _unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
+    for axis in sorted((axes % (x.ndim + len(axes))).tolist()):
         x = x.unsqueeze(axis)
     return x
 
 
-def _squeeze(i: Inputs, w: Words) -> Tensor:
-    x: Tensor = i[0]
-    axes = _axes(i, w)
-    return x.squeeze() if axes is None else x.squeeze(tuple(axes))
-
-
-def _layer_norm(i: Inputs, w: Words) -> Tensor:
-    x, axis = i[0], w.get("axis", -1)
-    shift = i[2] if len(i) > 2 else None
-    return F.layer_norm(x, x.shape[axis:], i[1], shift, w.get("epsilon", 1e-5))
-
-
 FLOAT = 1
-"""ONNX's number for float32; everything else that is cast to here counts or compares."""
+"""ONNX's number for float32; any other type in an exported net is a count or a comparison."""
 
-OPERATORS: dict[str, Callable[[Inputs, Words], Tensor]] = {
-    "Abs": lambda i, _: i[0].abs(),
-    "Add": lambda i, _: i[0] + i[1],
+OPERATORS: dict[str, Callable[..., Tensor]] = {
+    "Abs": torch.abs,
+    "Add": torch.add,
     "AveragePool": _average_pool,
-    "BatchNormalization": _batch_norm,
-    "Cast": lambda i, w: i[0].float() if w["to"] == FLOAT else i[0].long(),
-    "Clip": _clip,
-    "Concat": lambda i, w: torch.cat(i, w["axis"]),
+    "BatchNormalization": lambda x, a, b, mean, var, epsilon=1e-5, **_: F.batch_norm(x, mean, var, a, b, eps=epsilon),
+    "Cast": lambda x, to, **_: x.float() if to == FLOAT else x.long(),
+    "Clip": lambda x, low=None, high=None: x if low is None and high is None else x.clamp(low, high),
+    "Concat": lambda *x, axis: torch.cat(x, axis),
     "Conv": _conv,
     "DequantizeLinear": _dequantize,
-    "Div": lambda i, _: i[0] / i[1] if i[0].is_floating_point() else i[0] // i[1],
-    "Elu": lambda i, w: F.elu(i[0], w.get("alpha", 1.0)),
-    "Erf": lambda i, _: i[0].erf(),
-    "Exp": lambda i, _: i[0].exp(),
-    "Expand": lambda i, _: i[0] + i[0].new_zeros(i[1].tolist()),
-    "Flatten": _flatten,
+    "Div": lambda a, b: a / b if a.is_floating_point() else a // b,
+    "Elu": F.elu,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
+    "Expand": lambda x, shape: x + x.new_zeros(shape.tolist()),
+    "Flatten": lambda x, axis=1: x.reshape(x.shape[: axis % (x.ndim + 1)].numel(), -1),
     "Gather": _gather,
-    "Gelu": lambda i, w: F.gelu(i[0], approximate=w.get("approximate", b"none").decode()),
+    "Gelu": lambda x, approximate=b"none": F.gelu(x, approximate=approximate.decode()),
     "Gemm": _gemm,
-    "GlobalAveragePool": lambda i, _: i[0].mean(tuple(range(2, i[0].ndim)), keepdim=True),
-    "GlobalMaxPool": lambda i, _: i[0].amax(tuple(range(2, i[0].ndim)), keepdim=True),
-    "HardSigmoid": lambda i, w: (w.get("alpha", 0.2) * i[0] + w.get("beta", 0.5)).clamp(0, 1),
-    "HardSwish": lambda i, _: F.hardswish(i[0]),
-    "Identity": lambda i, _: i[0],
-    "LayerNormalization": _layer_norm,
-    "LeakyRelu": lambda i, w: F.leaky_relu(i[0], w.get("alpha", 0.01)),
-    "Log": lambda i, _: i[0].log(),
-    "LogSoftmax": lambda i, w: i[0].log_softmax(w.get("axis", -1)),
-    "MatMul": lambda i, _: i[0] @ i[1],
-    "Max": lambda i, _: torch.stack(torch.broadcast_tensors(*i)).amax(0),
+    "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.ndim)), keepdim=True),
+    "GlobalMaxPool": lambda x: x.amax(tuple(range(2, x.ndim)), keepdim=True),
+    "HardSigmoid": lambda x, alpha=0.2, beta=0.5: (alpha * x + beta).clamp(0, 1),
+    "HardSwish": F.hardswish,
+    "Identity": lambda x: x,
+    "LayerNormalization": lambda x, a, b=None, axis=-1, epsilon=1e-5, **_: F.layer_norm(
+        x, x.shape[axis:], a, b, epsilon
+    ),
+    "LeakyRelu": lambda x, alpha=0.01: F.leaky_relu(x, alpha),
+    "Log": torch.log,
+    "LogSoftmax": lambda x, axis=-1: x.log_softmax(axis),
+    "MatMul": torch.matmul,
+    "Max": lambda *x: torch.stack(torch.broadcast_tensors(*x)).amax(0),
     "MaxPool": _max_pool,
-    "Min": lambda i, _: torch.stack(torch.broadcast_tensors(*i)).amin(0),
-    "Mul": lambda i, _: i[0] * i[1],
-    "Neg": lambda i, _: -i[0],
-    "PRelu": lambda i, _: torch.where(i[0] >= 0, i[0], i[0] * i[1]),
+    "Min": lambda *x: torch.stack(torch.broadcast_tensors(*x)).amin(0),
+    "Mul": torch.mul,
+    "Neg": torch.neg,
+    "PRelu": lambda x, slope: torch.where(x >= 0, x, x * slope),
     "Pad": _pad,
-    "Pow": lambda i, _: i[0] ** i[1],
-    "Reciprocal": lambda i, _: 1 / i[0],
+    "Pow": torch.pow,
+    "Reciprocal": torch.reciprocal,
     "ReduceMax": _reduced(torch.amax),
     "ReduceMean": _reduced(torch.mean),
     "ReduceSum": _reduced(torch.sum),
-    "Relu": lambda i, _: i[0].relu(),
+    "Relu": torch.relu,
     "Reshape": _reshape,
-    "Shape": lambda i, w: torch.tensor(i[0].shape)[w.get("start", 0) : w.get("end")],
-    "Sigmoid": lambda i, _: i[0].sigmoid(),
+    "Shape": lambda x, start=0, end=None: torch.tensor(x.shape)[start:end],
+    "Sigmoid": torch.sigmoid,
     "Slice": _slice,
-    "Softmax": lambda i, w: i[0].softmax(w.get("axis", -1)),
-    "Softplus": lambda i, _: F.softplus(i[0]),
-    "Sqrt": lambda i, _: i[0].sqrt(),
-    "Squeeze": _squeeze,
-    "Sub": lambda i, _: i[0] - i[1],
-    "Tanh": lambda i, _: i[0].tanh(),
-    "Transpose": lambda i, w: i[0].permute(w.get("perm", tuple(reversed(range(i[0].ndim))))),
+    "Softmax": lambda x, axis=-1: x.softmax(axis),
+    "Softplus": F.softplus,
+    "Sqrt": torch.sqrt,
+    "Squeeze": lambda x, axes=None: x.squeeze() if axes is None else x.squeeze(tuple(axes.tolist())),
+    "Sub": torch.sub,
+    "Tanh": torch.tanh,
+    "Transpose": lambda x, perm=None: x.permute(perm or tuple(reversed(range(x.ndim)))),
     "Unsqueeze": _unsqueeze,
 }
-"""By the name ONNX gives them. What is not here is not simulated, and the file is judged without gradients."""
+"""By their ONNX names. A file with any other operator is evaluated without gradients."""

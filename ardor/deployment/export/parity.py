@@ -1,9 +1,9 @@
-"""Parity: how far an exported file answers as its net does, on clean and on adversarial images."""
+"""Parity of an exported file with its net, on clean and on adversarial images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,10 +23,18 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Match:
-    """Net and file on the same n images.
+    """Net and file on the same images.
 
-    largest: the largest difference of a logit. equal: images with the same prediction. right, right_exported: those
-    that the net, and the file, predict correctly.
+    Attributes
+    ----------
+    n : int
+        Images.
+    largest : float
+        The largest absolute difference of a logit.
+    equal : int
+        Images with the same prediction.
+    right, right_exported : int
+        Images that the net, and the file, predict correctly.
     """
 
     n: int
@@ -37,13 +45,13 @@ class Match:
 
     @property
     def agreement(self) -> float:
-        """The share of equal predictions."""
+        """The share of equal predictions, in [0, 1]."""
         return self.equal / self.n
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The match on clean images, and on adversarial ones that `attack` made of them against the net."""
+    """The match on clean images, and on adversarial ones made against the net by `attack`, a config."""
 
     clean: Match
     adversarial: Match
@@ -60,18 +68,22 @@ class Parity:
         return min(self.clean.agreement, self.adversarial.agreement)
 
     def misses(self, largest: float | None, agreement: float) -> list[str]:
-        """Where it falls short of what is asked, in words. largest: None asks for predictions only."""
-        found = []
+        """The requirements that are not met, in words.
+
+        Parameters
+        ----------
+        largest : float or None
+            The largest logit difference that is allowed; None compares predictions only.
+        agreement : float
+            The share of equal predictions that is required, in (0, 1].
+        """
+        misses = []
         for what, match in (("clean", self.clean), ("adversarial", self.adversarial)):
             if largest is not None and not match.largest <= largest:  # also where it is NaN
-                found.append(f"logits that differ by up to {match.largest:.2g} on {what} images")
+                misses.append(f"logits that differ by up to {match.largest:.2g} on {what} images")
             if not match.agreement >= agreement:
-                found.append(f"{match.equal} of {match.n} equal predictions on {what} images")
-        return found
-
-    def asdict(self) -> dict[str, Any]:
-        """As JSON can say it."""
-        return asdict(self)
+                misses.append(f"{match.equal} of {match.n} equal predictions on {what} images")
+        return misses
 
     def __str__(self) -> str:
         lines = ["| images | n | largest logit difference | equal predictions | correct: net | correct: file |"]
@@ -83,19 +95,31 @@ class Parity:
 
 
 def measure(net: nn.Module, other: Callable[[Tensor], Tensor], images: Split, threat: Threat, seed: int = 0) -> Parity:
-    """Compare `other` with `net` on `images` and on what PGD-10 makes of them against `net`.
+    """Compare a file with its net on clean images and under PGD-10 against the net.
 
     Modes, parameter gradients and the global random generator are as before.
+
+    Parameters
+    ----------
+    net : nn.Module
+        The net, on any device.
+    other : callable
+        The file: images (B, C, H, W) on the CPU to logits (B, classes).
+    images : Split
+        The images.
+    threat : Threat
+        Of PGD-10.
+    seed : int
+        Of its random start.
     """
     attack = PGD(threat, steps=10)
     x_adv = adversarial(net, images, "parity", attack, batch=min(BATCH, len(images)), seed=seed)
-    clean = torch.cat([images.batch(rows)[0].cpu() for rows in _batches(len(images))])
-    labels = images.labels.cpu()
+    clean, labels = images.batch(slice(None))[0].cpu(), images.labels.cpu()
     return Parity(match(net, other, clean, labels), match(net, other, x_adv, labels), describe(attack))
 
 
 def require_gradient(net: nn.Module, images: Split) -> None:
-    """Adversarial images are made along the gradient, so there must be one. Raises ExportError."""
+    """Raise ExportError for a net without a gradient, which PGD needs."""
     x = images.batch(slice(0, 1))[0].to(device_of(net), copy=True)
     with freeze(net), torch.enable_grad():
         logits = net(x.requires_grad_())
@@ -108,17 +132,11 @@ def require_gradient(net: nn.Module, images: Split) -> None:
 
 @torch.no_grad()
 def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Match:
-    """Both on images x (N, C, H, W) with labels y (N,), on the CPU."""
-    device = device_of(net)
+    """Compare `other` with `net` on images x (N, C, H, W) with labels y (N,), both on the CPU."""
+    batches = [x[:1], *(x[1:].split(BATCH) if len(x) > 1 else ())]
     with freeze(net):
-        ours = torch.cat([net(x[rows].to(device)).float().cpu() for rows in _batches(len(x))])
-    theirs = torch.cat([other(x[rows]).float().cpu() for rows in _batches(len(x))])
+        ours = torch.cat([net(batch.to(device_of(net))).float().cpu() for batch in batches])
+    theirs = torch.cat([other(batch).float().cpu() for batch in batches])
     a, b = ours.argmax(1), theirs.argmax(1)
     counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
     return Match(len(x), float((ours - theirs).abs().max()), *counts)
-
-
-def _batches(n: int) -> Iterator[slice]:
-    yield slice(0, 1)
-    for first in range(1, n, BATCH):
-        yield slice(first, min(first + BATCH, n))

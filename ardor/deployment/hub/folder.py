@@ -1,4 +1,4 @@
-"""A folder that is written whole or not at all, lists the SHA-256 of its files, and replaces only one of its kind."""
+"""A folder that is written completely or not at all, lists its files' SHA-256, and replaces only one of its kind."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ SUMS = "SHA256SUMS"
 
 
 def put(folder: Path, fill: Callable[[Path], Any]) -> Path:
-    """Let `fill` fill a hidden folder beside `folder`, and put it in place once it is durable.
+    """Call `fill` with a hidden folder beside `folder`, and rename that to `folder` once it is durable.
 
-    What stands there is replaced if it is what `put` wrote, unchanged. Raises RunError; whatever `fill` raises passes
-    through. In either case what was there is untouched.
+    Parameters
+    ----------
+    folder : Path
+        The folder, which may exist if `put` wrote it and it is unchanged.
+    fill : callable
+        Writes the files into the folder that it is called with.
+
+    Raises
+    ------
+    RunError: another folder or file is in its place, or it cannot be written. Errors of `fill` pass through. After any
+    error the old folder is untouched.
     """
     target = folder.resolve()  # the folder itself and not a link to it
     require_ours(folder)
@@ -46,13 +55,13 @@ def put(folder: Path, fill: Callable[[Path], Any]) -> Path:
 
 
 def require_whole(folder: Path) -> None:
-    """Refuse a folder that is not as `put` wrote it. Raises RunError."""
+    """Raise RunError unless the folder is as `put` wrote it."""
     if problem := _foreign(folder):
         raise RunError(f"expected a folder as ardor push writes it, got {folder} {problem}: write it again")
 
 
 def require_ours(folder: Path) -> None:
-    """Refuse a place that holds something that `put` did not write, or that was changed since. Raises RunError."""
+    """Raise RunError where the folder has content that `put` did not write, or that was changed since."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if (folder.exists() or folder.is_symlink()) and (problem := _foreign(folder)):
@@ -62,34 +71,30 @@ def require_ours(folder: Path) -> None:
 
 
 def _foreign(folder: Path) -> str:
-    """How a folder is not as `put` wrote it; "" where it is."""
+    """The difference of a folder from what `put` wrote; empty where there is none."""
     if not folder.is_dir():
         return "which is a file" if folder.exists() else "which is not there"
     if not (folder / SUMS).is_file():
         return f"without {SUMS}"
-    rows = (line.partition("  ") for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines())
-    said = {name: digest for digest, _, name in rows}
-    there = _hashes(folder)
-    if more := sorted(there.keys() - said.keys()):
+    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    present = _hashes(folder)
+    if more := sorted(present.keys() - recorded.keys()):
         return f"with other files ({some(more)})"
-    if less := sorted(said.keys() - there.keys()):
+    if less := sorted(recorded.keys() - present.keys()):
         return f"without {some(less)}"
-    if changed := sorted(name for name in said if said[name] != there[name]):
-        return f"in which {some(changed)} changed since"
-    return ""
+    changed = sorted(name for name in recorded if recorded[name] != present[name])
+    return f"in which {some(changed)} changed since" if changed else ""
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file by name; a folder in it counts as a file without one."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != SUMS:
-            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-    return found
+    """The SHA-256 of every file by name; a folder counts as a file with an empty one."""
+    paths = [path for path in sorted(folder.iterdir()) if path.name != SUMS]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths}
 
 
 def _swap(temporary: Path, target: Path, old: Path) -> None:
-    """Two renames: a kill between them leaves the old folder whole under its hidden name."""
+    """Two renames: a kill between them leaves the old folder complete under its hidden name."""
     if not target.exists():
         os.rename(temporary, target)
         return

@@ -1,4 +1,4 @@
-"""What is published of a run: its configuration, without the folders of the machine that it ran on."""
+"""The published configuration of a run, without the folders of the machine that it ran on."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ _PLACE = re.compile(r"(?<![\w./~])(?:~|\.{1,2})?/(?:[^\s/:]+/)*([^\s/:]+)")
 _BEFORE = re.compile(r"(?<!\S)(?:[^\s/:]+/)+(?=[^\s/:]+\.(?:onnx|pt2|safetensors)\b)")
 
 
-def redact(said: Any) -> Any:
-    """Text, or anything that JSON can say, in which each path to a place of one machine is cut to its last name."""
-    if isinstance(said, str):
-        return _BEFORE.sub("", _PLACE.sub(r"\1", said))
-    if isinstance(said, Mapping):
-        return {key: redact(value) for key, value in said.items()}
-    if isinstance(said, list | tuple):
-        return [redact(value) for value in said]
-    return said
+def redact(value: Any) -> Any:
+    """Text, or any JSON value, with each path on this machine cut to its last name."""
+    if isinstance(value, str):
+        return _BEFORE.sub("", _PLACE.sub(r"\1", value))
+    if isinstance(value, Mapping):
+        return {key: redact(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact(inner) for inner in value]
+    return value
 
 
 def trained(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's config.yaml without where things lay and how many threads there were."""
-    gone = {*LOCATIONS} - {"fingerprint.ardor"}
-    found: dict[str, Any] = {}
+    """A run's config.yaml without the locations of files and the number of threads."""
+    dropped = {*LOCATIONS} - {"fingerprint.ardor"}
+    public: dict[str, Any] = {}
     for key, value in config.items():
-        if key in gone:
-            continue
-        inner = value.items() if isinstance(value, Mapping) else None
-        found[key] = value if inner is None else {k: v for k, v in inner if f"{key}.{k}" not in gone}
-    return dict(redact(found))
+        if key not in dropped:
+            inner = isinstance(value, Mapping)
+            public[key] = {k: v for k, v in value.items() if f"{key}.{k}" not in dropped} if inner else value
+    return dict(redact(public))

@@ -1,4 +1,4 @@
-"""Release: a net with all that may be published beside it, and which of it is really of these weights."""
+"""Release: a net with the evidence that may be published beside it, restricted to that of its weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import nn
 
 from ardor import data, models
 from ardor.deployment.export.onnx_session import Session
-from ardor.deployment.variants.comparison import DeploymentReport
 from ardor.deployment.variants.run_files import current
 from ardor.diagnostics.record import record_of
 from ardor.errors import ArdorError, ConfigError
@@ -23,12 +22,30 @@ from ardor.storage.runs import Run
 
 @dataclass(frozen=True)
 class Release:
-    """What is to be published.
+    """The content of a folder for the Hub.
 
-    net: built by one of `ardor.models`. shape: (C, H, W) of its images. class_names: in the order of the logits.
-    reports, files: evaluations, and exported .onnx files, of the net and of its files; those of other weights are
-    left out. training: a run's config.yaml. chosen: which checkpoint it is, in words. left_out: what was not readable.
-    deployed: the table of `ardor deploy`, where it is of these weights and files.
+    Attributes
+    ----------
+    net : nn.Module
+        A net of `ardor.models`.
+    shape : tuple of int
+        (C, H, W) of its images.
+    class_names : tuple of str
+        In the order of the logits.
+    reports : sequence of Report
+        Evaluations of the net and of its files; those of other weights are left out.
+    files : sequence of Path
+        Exported .onnx files; those of other weights are left out.
+    training : mapping
+        The config.yaml of its run; empty if unknown.
+    chosen : str
+        The checkpoint, in words.
+    name : str
+        The title of the model card where there is no repository.
+    left_out : tuple of str
+        Why other files of the run are not published.
+    deployed : str
+        The table of `ardor deploy`, if it is of these weights and files.
     """
 
     net: nn.Module
@@ -45,7 +62,7 @@ class Release:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """An exported file of the net's weights: what it says of itself, and the evaluations of the file itself."""
+    """An exported file of the net's weights, its metadata, and the evaluations of the file itself."""
 
     path: Path
     metadata: Mapping[str, Any]
@@ -54,91 +71,102 @@ class OnnxFile:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is of these weights: the reports of the net, its files, and in words what was left out."""
+    """The evidence of the weights with this hash: reports of the net, its files, and why others are left out."""
 
     weights: str
     reports: tuple[Report, ...]
     files: tuple[OnnxFile, ...]
     left_out: tuple[str, ...]
 
+    @property
+    def judged(self) -> list[tuple[OnnxFile | None, Report]]:
+        """Every report with the file that it is of, None for the net."""
+        of_files = [(file, report) for file in self.files for report in file.reports]
+        return [*((None, report) for report in self.reports), *of_files]
+
 
 def release_of(run: str | Path, checkpoint: str = "best") -> Release:
     """A run's checkpoint, with every report and ONNX file in its folder.
 
     Image shape and class names are those of an exported file, else of the run's data, which are then read.
-    Raises ConfigError, CheckpointError, RunError and DataError.
+
+    Parameters
+    ----------
+    run : str or Path
+        The folder of the run.
+    checkpoint : str
+        best, last or averaged.
+
+    Raises
+    ------
+    ConfigError, CheckpointError, RunError and DataError, where folder, checkpoint or data are missing or damaged.
     """
     run, folder = Path(run), Run(run)
     net = models.load(run, checkpoint=checkpoint)
     if not folder.exists:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor push runs/NAME")
-    config = folder.config
+    config, files = folder.config, folder.onnx_files()
     reports, unread = reports_of(run)
-    files = folder.onnx_files()
-    shape, names = _images(net, files, config)
-    chosen, (compared, why) = _chosen(run, net, checkpoint), current(run, checkpoint)
-    unread += [why] if why else []
-    deployed = _table(compared) if compared else ""
-    return Release(net, shape, names, reports, files, config, chosen, run.resolve().name, tuple(unread), deployed)
+    compared, stale = current(run, checkpoint)
+    deployed = ""
+    if compared:  # without the findings, which have a section of the card
+        forms = tuple(replace(form, report=replace(form.report, findings=[])) for form in compared.forms)
+        deployed = str(replace(compared, forms=forms))
+    weights = models.hash_of(net)
+    session = next((one for path in files if isinstance(one := _opened(path, weights), Session)), None)
+    if session is None:
+        test = data.load_test(**config["data"])
+        shape, names = test.shape, tuple(test.class_names)
+    else:
+        c, h, w = session.metadata["input"]["shape"]
+        shape, names = (c, h, w), session.class_names
+    chosen, left_out = _chosen(run, net, checkpoint), (*unread, *([stale] if stale else []))
+    return Release(net, shape, names, reports, files, config, chosen, run.resolve().name, left_out, deployed)
 
 
 def evidence_of(release: Release) -> Evidence:
     """The release's reports and files that are of its net's weights."""
     weights = models.hash_of(release.net)
-    files, hashes, left_out = [], {weights}, list(release.left_out)
+    files, of, left_out = [], {weights: list[Report]()}, list(release.left_out)
     for path in release.files:
-        try:
-            session = Session(path, threads=1)
-        except ArdorError as error:
-            left_out.append(f"{path.name}: {error}")
-            continue
-        if session.metadata.get("weights") != weights:
-            of = f"of the weights {session.metadata['weights']}" if session.metadata else "not exported by ardor"
-            left_out.append(f"{path.name}: {of}, expected {weights}: export it again with ardor export")
-            continue
-        own = models.hash_of(session)
-        hashes.add(own)
-        files.append(OnnxFile(path, session.metadata, tuple(r for r in release.reports if r.model.get("hash") == own)))
+        session = _opened(path, weights)
+        if isinstance(session, Session):
+            reports = of.setdefault(models.hash_of(session), [])
+            files.append((path, session.metadata, reports))
+        else:
+            left_out.append(session)
     for report in release.reports:
-        if report.model.get("hash") not in hashes:
+        if report.model.get("hash") in of:
+            of[report.model["hash"]].append(report)
+        else:
             left_out.append(
                 f"the report of {report.title or report.model.get('name')}, suite {report.suite}: of the weights "
                 f"{report.model.get('hash')}, expected {weights}"
             )
-    reports = tuple(r for r in release.reports if r.model.get("hash") == weights)
-    files.sort(key=lambda file: (str(file.metadata["to"]), file.path.name))  # float32 first
-    return Evidence(weights, reports, tuple(files), tuple(left_out))
+    files.sort(key=lambda file: (str(file[1]["to"]), file[0].name))  # float32 first
+    exported = tuple(OnnxFile(path, metadata, tuple(reports)) for path, metadata, reports in files)
+    return Evidence(weights, tuple(of[weights]), exported, tuple(left_out))
 
 
-def _table(compared: DeploymentReport) -> str:
-    """Without the findings, which stand together in the card."""
-    forms = tuple(replace(form, report=replace(form.report, findings=[])) for form in compared.forms)
-    return str(replace(compared, forms=forms))
-
-
-def _images(
-    net: nn.Module, files: Sequence[Path], config: Mapping[str, Any]
-) -> tuple[tuple[int, int, int], tuple[str, ...]]:
-    """Image shape (C, H, W) and class names."""
-    for path in files:
-        try:
-            session = Session(path, threads=1)
-        except ArdorError:  # `evidence_of` says why
-            continue
-        if session.metadata.get("weights") == models.hash_of(net):
-            c, h, w = session.metadata["input"]["shape"]
-            return (c, h, w), session.class_names
-    test = data.load_test(**config["data"])
-    return test.shape, tuple(test.class_names)
+def _opened(path: Path, weights: str) -> Session | str:
+    """A file that was exported from these weights; for any other, why it is left out."""
+    try:
+        session = Session(path, threads=1)
+    except ArdorError as error:
+        return f"{path.name}: {error}"
+    if session.metadata.get("weights") == weights:
+        return session
+    of = f"of the weights {session.metadata['weights']}" if session.metadata else "not exported by ardor"
+    return f"{path.name}: {of}, expected {weights}: export it again with ardor export"
 
 
 def _chosen(run: Path, net: nn.Module, checkpoint: str) -> str:
-    """Which epoch's weights, and what chose them."""
-    claim = record_of(run, net)
-    if claim is None:
-        return f"the checkpoint `{checkpoint}`"
-    said = f"the checkpoint `{checkpoint}`; on the validation images {100 * claim.clean:.2f} % clean"
-    if claim.robust is None or claim.eps is None:
-        return said
-    under = f"{claim.attack} ({claim.norm.capitalize()} eps {as_text(claim.eps)})"
-    return f"{said}, {100 * claim.robust:.2f} % under {under}"
+    """The checkpoint in words, with the validation accuracies that selected it."""
+    text, record = f"the checkpoint `{checkpoint}`", record_of(run, net)
+    if record is None:
+        return text
+    text += f"; on the validation images {100 * record.clean:.2f} % clean"
+    if record.robust is None or record.eps is None:
+        return text
+    under = f"{record.attack} ({record.norm.capitalize()} eps {as_text(record.eps)})"
+    return f"{text}, {100 * record.robust:.2f} % under {under}"

@@ -1,4 +1,4 @@
-"""push: a folder that `write` made to a repository of the Hub. Who may do so is huggingface_hub's own login."""
+"""push: a folder of `write_folder` to a repository of the Hub. Permission is that of huggingface_hub's login."""
 
 from __future__ import annotations
 
@@ -13,18 +13,34 @@ from ardor.models.mismatch import some
 from ardor.storage.imports import require_package
 from ardor.version import __version__
 
-BEGUN = {".gitattributes", "README.md"}
-"""What a repository may hold that was begun in a browser."""
+INITIAL = {".gitattributes", "README.md"}
+"""The files of a repository that was created in a browser."""
 
 
 def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
-    """Upload `folder`, as `write` made it, to OWNER/NAME, which is made if need be; "hf:OWNER/NAME@COMMIT" comes back.
+    """Upload a folder to a repository of the Hub, which is created if it does not exist.
 
-    A repository that holds anything else than an earlier release is refused; ONNX files of an earlier release that are
-    not in the folder go. private: make it so, and refuse one that everybody can read.
+    A repository with other content than an earlier release is refused. ONNX files of an earlier release that are not in
+    the folder are deleted.
 
-    Raises ConfigError for a name that is none, a missing package or login, RunError for a folder that was changed
-    since, a repository that holds something else, no permission or no network.
+    Parameters
+    ----------
+    folder : str or Path
+        A folder of `write_folder`, unchanged.
+    repository : str
+        OWNER/NAME.
+    private : bool
+        Create it as private, and refuse one that is public.
+
+    Returns
+    -------
+    str
+        "hf:OWNER/NAME@COMMIT", a name for `ardor.models.load`.
+
+    Raises
+    ------
+    ConfigError: no name of a repository, a missing package or login. RunError: a folder that was changed, a repository
+    with other content, no permission or no network.
     """
     folder = Path(folder)
     hub = require_package("huggingface_hub", "hub", f"hf:{repository}")
@@ -49,21 +65,21 @@ def push(folder: str | Path, repository: str, *, private: bool = False) -> str:
 
 
 def require_repository(name: str) -> None:
-    """Refuse what the Hub would not take as OWNER/NAME. Raises ConfigError."""
+    """Raise ConfigError for a name that the Hub does not accept as OWNER/NAME."""
     word = r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?"
     if not re.fullmatch(rf"{word}/{word}", name) or "--" in name or ".." in name or name.endswith(".git"):
         raise ConfigError(f'expected a repository as OWNER/NAME, got "{name}": type for example me/rslad-resnet18')
 
 
 def _require_room(api: Any, repository: str, private: bool) -> None:
-    """Nothing of anybody else's is overwritten, and nothing private is shown. Raises RunError."""
+    """Raise RunError where a push would overwrite other content, or publish what should be private."""
     if private and not api.model_info(repository).private:
         raise RunError(
-            f"expected a private repository, got {repository}, which everybody can read: make it private in its "
+            f"expected a private repository, got {repository}, which is public: make it private in its "
             "settings, or type another name"
         )
-    there = set(api.list_repo_files(repository))
-    if SUMS not in there and (others := sorted(there - BEGUN)):
+    present = set(api.list_repo_files(repository))
+    if SUMS not in present and (others := sorted(present - INITIAL)):
         raise RunError(
             f"expected an empty repository or a release of ardor, got {repository} with {some(others)}: type another "
             "name"
@@ -71,22 +87,16 @@ def _require_room(api: Any, repository: str, private: bool) -> None:
 
 
 def _refusal(folder: Path, repository: str, error: Exception) -> ArdorError:
-    """The Hub's refusal in one sentence; the folder stays."""
+    """The Hub's refusal in one sentence."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     cause = f"{type(error).__name__}: {error}".splitlines()[0]
     kept = f"the folder {folder} is kept"
     if status == 401:
-        return ConfigError(
-            f"expected a login of the Hub for {repository}, got none that it knows: type hf auth login; {kept}"
-        )
+        return ConfigError(f"expected a login of the Hub for {repository}, got none: type hf auth login; {kept}")
     if status == 403:
         return RunError(
             f"expected a login that may write to {repository}, got one that may not: take a token of the role write "
             f"(hf auth login), or a name of your own; {kept}"
         )
-    if status is not None:
-        return RunError(f"expected the Hub to take {repository}, got {cause}: {kept}")
-    return RunError(
-        f"expected an answer of the Hub about {repository}, got {cause}: check the network, and type the same again; "
-        f"{kept}"
-    )
+    check = "" if status else "check the network, and type the same again; "
+    return RunError(f"expected the Hub to accept {repository}, got {cause}: {check}{kept}")

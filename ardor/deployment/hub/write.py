@@ -1,4 +1,4 @@
-"""write: a release to a folder like a repository of the Hub, read back before it is put in place."""
+"""write_folder: a release to a folder like a repository of the Hub, loaded back before it is put in place."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
-from ardor.deployment.export.metadata import figures
-from ardor.deployment.export.onnx_graph import IMAGES, LOGITS
+from ardor.deployment.export.metadata import figures, interface_of
 from ardor.deployment.export.seal import probe
-from ardor.deployment.hub.card import CARD, Words, card
+from ardor.deployment.hub.card import CARD, card
 from ardor.deployment.hub.folder import put
 from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import Evidence, Release, evidence_of
@@ -35,7 +33,19 @@ from ardor.version import __version__
 
 @dataclass(frozen=True)
 class Written:
-    """A folder that was written. sizes: bytes by file. left_out: what was not, and why. notes: what to know of it."""
+    """A folder that was written.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    sizes : dict
+        Bytes by file.
+    left_out : tuple of str
+        The reports and files that are not in it, with the reason.
+    notes : tuple of str
+        What its files publish beside the card.
+    """
 
     folder: Path
     sizes: dict[str, int]
@@ -58,21 +68,38 @@ def write_folder(
     about: str = "",
     force: bool = False,
 ) -> Written:
-    """Write model.safetensors, config.json, the ONNX files, a model card and SHA256SUMS into `folder`.
+    """Write model.safetensors, config.json, the ONNX files, a model card and SHA256SUMS into a folder.
 
-    The weights are those of `release.net` bit by bit: the net is loaded back from the folder and compared before it is
-    put in place, whole or not at all. Only a folder that this wrote, unchanged, is replaced. Reports and files of
-    other weights are left out, and `Written` says so. repository: OWNER/NAME, for the card. license: as the Hub names
-    it, in the card only where it is given. about: Markdown of your own for the card. force: write a card that says
-    "not evaluated" where there is no report of these weights.
+    The weights are those of the net bit by bit: the net is loaded back from the folder and compared before the folder
+    is put in place, completely or not at all. Only a folder that this function wrote, unchanged, is replaced.
 
-    Raises ConfigError for words that do not fit, a net that is not one of `ardor.models`, no report or no
-    huggingface_hub, ModelError where net and images do not fit, RunError for a folder that holds something else or
-    cannot be written, ExportError where the folder would not give the same net.
+    Parameters
+    ----------
+    release : Release
+        The net, its reports and its files; those of other weights are left out.
+    folder : str or Path
+        The folder.
+    repository : str or None
+        OWNER/NAME, for the card.
+    license : str or None
+        The Hub's name of it, for the card; no default.
+    about : str
+        Markdown for the card.
+    force : bool
+        Write a card with "not evaluated" where there is no report of these weights.
+
+    Raises
+    ------
+    ConfigError: arguments that do not fit, a net that is not of `ardor.models`, no report or no huggingface_hub.
+    ModelError: net and images do not fit. RunError: a folder with other content, or one that cannot be written.
+    ExportError: the folder would give another net.
     """
     folder = Path(folder)
     require_package("huggingface_hub", "hub", "a model card")
-    _require_words(repository, license)
+    if repository is not None:
+        require_repository(repository)
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
+        raise ConfigError(f'expected a license as the Hub names it, got "{license}": type mit or apache-2.0, say')
     arguments = _arguments(release.net)
     require_fit(release.net, release.shape, len(release.class_names), "net")
     evidence = evidence_of(release)
@@ -80,84 +107,61 @@ def write_folder(
         others = f", only {len(release.reports)} of others" if release.reports else ""
         raise ConfigError(
             f"expected a report of the weights {evidence.weights} of {release.name}, got none{others}: type ardor "
-            'evaluate RUN first, or --force (force=True) for a card that says "not evaluated"'
+            'evaluate RUN first, or --force (force=True) for a card with "not evaluated"'
         )
 
     def fill(place: Path) -> None:
-        _save(release.net, arguments, place / WEIGHTS)
+        # copies, because the format refuses tensors that share memory
+        state = {k: v.detach().cpu().contiguous().clone() for k, v in release.net.state_dict().items()}
+        (place / WEIGHTS).write_bytes(save(state, {"format": "pt", "net": json.dumps(arguments)}))
         for file in evidence.files:
             shutil.copyfile(file.path, place / file.path.name)
-        said = json.dumps(_config(release, evidence, arguments, place), indent=2, allow_nan=False)
-        text = card(release, evidence, folder.resolve().name, _sizes(place), Words(repository, license, about))
-        (place / CONFIG).write_text(said + "\n", encoding="utf-8")
+        config = json.dumps(_config(release, evidence, arguments, place), indent=2, allow_nan=False)
+        text = card(release, evidence, folder.resolve().name, _sizes(place), repository, license, about)
+        (place / CONFIG).write_text(config + "\n", encoding="utf-8")
         (place / CARD).write_text(text, encoding="utf-8")
         _require_same(release, place)
 
     put(folder, fill)
-    return Written(folder, _sizes(folder), evidence.left_out, _notes(evidence))
+    names = [(file.path.name, str(file.metadata["check"]["name"])) for file in evidence.files]
+    # metadata are sealed and published unchanged
+    notes = (f"{name} has {data} in its metadata, for everybody" for name, data in names if redact(data) != data)
+    return Written(folder, _sizes(folder), evidence.left_out, tuple(notes))
 
 
 def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
 
 
-def _require_words(repository: str | None, license: str | None) -> None:
-    if repository is not None:
-        require_repository(repository)
-    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", license):
-        raise ConfigError(f'expected a license as the Hub names it, got "{license}": type mit or apache-2.0, say')
-
-
 def _arguments(net: nn.Module) -> dict[str, Any]:
-    """The arguments of `build`, without the seed that the weights once began with."""
-    made = {key: value for key, value in getattr(net, "built_as", {}).items() if key != "seed"}
-    if not known(str(made.get("name"))):
+    """The arguments of `build`, without the seed of the initial weights. Raises ConfigError."""
+    arguments = {key: value for key, value in getattr(net, "built_as", {}).items() if key != "seed"}
+    if not known(str(arguments.get("name"))):
         raise ConfigError(
-            f"expected a net of ardor.models, got {made.get('name', type(net).__name__)}: only those are loaded from "
-            "the Hub without running a stranger's code; upload others with your own code beside them"
+            f"expected a net of ardor.models, got {arguments.get('name', type(net).__name__)}: only those are loaded "
+            "from the Hub without running a stranger's code; upload others with your own code beside them"
         )
-    return made
-
-
-def _save(net: nn.Module, arguments: Mapping[str, Any], path: Path) -> None:
-    # copies, because tensors that share memory are refused by the format
-    state = {
-        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, value in net.state_dict().items()
-    }
-    try:
-        save_file(state, path, {"format": "pt", "net": json.dumps(arguments)})
-    except SafetensorError as error:  # it wraps the system's refusal: a full disk, say
-        raise OSError(str(error)) from error
+    return arguments
 
 
 def _config(release: Release, evidence: Evidence, arguments: Mapping[str, Any], place: Path) -> dict[str, Any]:
-    """What config.json says: `ardor`, which loading reads, and the rest for other readers."""
+    """The content of config.json: `ardor`, which loading reads, and the rest for other readers."""
     names = list(map(str, release.class_names))
-    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(place.iterdir())}
     threats = [report.threat for report in evidence.reports]
-    said: dict[str, Any] = {
+    config: dict[str, Any] = {
         "ardor": arguments,
         "architectures": [arguments["name"]],
         "weights": evidence.weights,
-        "sha256": hashes,
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(place.iterdir())},
         "id2label": {str(k): name for k, name in enumerate(names)},
         "label2id": {name: k for k, name in enumerate(names)},
-        "input": {
-            "name": IMAGES,
-            "layout": "NCHW",
-            "shape": list(release.shape),
-            "dtype": "float32",
-            "range": [0, 1],
-            "normalisation": "inside",
-        },
-        "output": {"name": LOGITS, "dtype": "float32"},
+        **interface_of(release.shape),
         "threats": [threat for k, threat in enumerate(threats) if threat not in threats[:k]],
         "evaluations": [figures(report) for report in evidence.reports],
         "training": trained(release.training),
         "versions": {"ardor": __version__, "torch": str(torch.__version__)},
     }
-    return dict(redact(said))
+    return dict(redact(config))
 
 
 @torch.no_grad()
@@ -167,18 +171,10 @@ def _require_same(release: Release, place: Path) -> None:
     try:
         back, _ = from_folder(place)
         same = hash_of(back) == hash_of(net) and torch.equal(back.eval()(x), net(x))
-    except ArdorError:  # it cannot be built as it says, or holds other numbers than its options give
+    except ArdorError:  # it cannot be built from its options, or their mean and std are not the net's
         same = False
     if not same:
         raise ExportError(
             f"expected the folder to give the net {hash_of(net)} back with the same logits, got another: nothing was "
             "written; build the net with ardor.models.build and its options, and change no layer of it"
         )
-
-
-def _notes(evidence: Evidence) -> tuple[str, ...]:
-    """What an exported file tells the world that the card does not: its metadata is sealed and goes as it is."""
-    said = [(file.path.name, str(file.metadata["check"]["name"])) for file in evidence.files]
-    return tuple(
-        f"{name} says {where} in its metadata, for everybody" for name, where in said if redact(where) != where
-    )

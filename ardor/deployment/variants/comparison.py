@@ -1,4 +1,4 @@
-"""Deployed: the forms of one net side by side, as a value that is saved, loaded with checks, and shown as a table."""
+"""DeploymentReport: the variants of one net side by side, saved, loaded with checks, and shown as a table."""
 
 from __future__ import annotations
 
@@ -21,18 +21,31 @@ from ardor.storage.files import write_atomic
 
 FORMAT = "ardor-deployed-1"
 VARIANTS = {"float32": "float32", "onnx": "ONNX", "onnx-int8": "INT8"}
-"""What is compared, the net itself (in PyTorch) first, and how it is called."""
+"""The variants, the net itself (in PyTorch) first, with their titles."""
 
 ANSWERS = {"transfer": "all transfer attacks", "white-box": "all white-box attacks", "query": "all query attacks"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One form of a net.
+    """One variant of a net: a file for a device, its latency, and its robustness.
 
-    name: one of `FORMS`. file, size, sha256: what a device would be given, its bytes and their hash. report: what the
-    form withstands; kept: the name of its file. same: images on which it predicts as the net does, clean ones and
-    adversarial ones made against the net. forced: how the file misses the net, where its export was forced.
+    Attributes
+    ----------
+    name : str
+        One of `VARIANTS`.
+    file, size, sha256 : str, int, str
+        The name of the file, its bytes and their hash.
+    latency : Latency
+        Of one image.
+    report : Report
+        Its evaluation.
+    kept : str
+        The name of the report's file.
+    same : tuple of Proportion
+        Images with the net's prediction: clean ones, and adversarial ones made against the net.
+    forced : tuple of str
+        The requirements that the file misses, where its export was forced.
     """
 
     name: str
@@ -48,11 +61,24 @@ class Variant:
 
 @dataclass(frozen=True)
 class DeploymentReport:
-    """The forms of one net, the net itself first, judged on the same images under the same attacks.
+    """The variants of one net, the net itself first, evaluated on the same images under the same attacks.
 
-    checkpoint: of its run. weights: their hash. parameters: learned numbers. macs: multiply-accumulates of one image.
-    attack: what made the adversarial images that predictions are compared on. processor, versions: of the latency,
-    which was taken with one thread and one image at a time.
+    Attributes
+    ----------
+    checkpoint : str
+        Of the net's run.
+    weights : str
+        The hash of the net's weights.
+    parameters : int
+        Learned numbers.
+    macs : int
+        Multiply-accumulates of one image.
+    forms : tuple of Variant
+        The variants.
+    attack : dict
+        The config of the attack whose adversarial images predictions are compared on.
+    processor, versions : str, dict
+        Of the latency, which is of one thread and one image at a time.
     """
 
     checkpoint: str
@@ -66,38 +92,37 @@ class DeploymentReport:
 
     @cached_property
     def differences(self) -> dict[str, dict[str, Difference]]:
-        """Of each file, by figure: its accuracy less that of the net, with McNemar's test.
+        """By variant and figure, its accuracy less that of the net, with McNemar's test.
 
-        Raises ConfigError where they were not judged on the same images by the same attacks.
+        Raises ConfigError where they were not evaluated on the same images by the same attacks.
         """
         net = self.forms[0].report
         return {form.name: compare([form.report], [net], (form.name, "float32")).figures for form in self.forms[1:]}
 
     def rows(self) -> Iterator[tuple[str, str, list[str]]]:
-        """The table: group, quantity, and a cell for each form."""
-        forms = self.forms
+        """The table: group, quantity, and a cell for each variant."""
+        forms, net = self.forms, self.forms[0].report
         yield "cost", "size", [size_text(form.size) for form in forms]
         yield "cost", "parameters", [f"{self.parameters:,}"] * len(forms)
         yield "cost", "MACs", [f"{self.macs:,}"] * len(forms)
         yield "cost", "latency p50, ms", [f"{form.latency.p50:.3g}" for form in forms]
         yield "cost", "latency p95, ms", [f"{form.latency.p95:.3g}" for form in forms]
-        figures = [form.report.figures() for form in forms]
-        kinds = [form.report.by_access() for form in forms]
-        for name in [name for name in figures[0] if name != "worst_case"]:
-            queries = forms[0].report.attacks[name].get("queries") if name in forms[0].report.attacks else None
-            said = name if queries is None else f"{name}, {queries:,} queries"
-            yield "correct, %", said, [_percent(of[name]) for of in figures]
-        for name in kinds[0]:
-            yield "correct, %", ANSWERS.get(name, name), [_percent(of[name]) for of in kinds]
+        figures, access = [form.report.figures() for form in forms], [form.report.by_access() for form in forms]
+        queries = {name: attack["queries"] for name, attack in net.attacks.items() if attack.get("queries") is not None}
+        for name in (name for name in figures[0] if name != "worst_case"):
+            label = f"{name}, {queries[name]:,} queries" if name in queries else name
+            yield "correct, %", label, [_percent(of[name]) for of in figures]
+        for name in access[0]:
+            yield "correct, %", ANSWERS.get(name, name), [_percent(of[name]) for of in access]
         yield "correct, %", "worst case", [_percent(of["worst_case"]) for of in figures]
-        yield "correct, %", "95 % interval", [_span(of["worst_case"].interval) for of in figures]
-        for word, k in (("clean", 0), ("adversarial", 1)):
-            yield "against float32", f"equal predictions, {word}, %", ["", *(_percent(f.same[k]) for f in forms[1:])]
-        for word in ("clean", "worst_case"):
-            found = [self.differences[form.name][word] for form in forms[1:]]
-            called = word.replace("_", " ")
-            yield "against float32", f"{called}, points", ["", *(f"{100 * d.value:+.2f}" for d in found)]
-            yield "against float32", f"{called}, McNemar p", ["", *(p_text(d.p) for d in found)]
+        intervals = (of["worst_case"].interval for of in figures)
+        yield "correct, %", "95 % interval", [f"{100 * low:.1f}–{100 * high:.1f}" for low, high in intervals]
+        for k, images in enumerate(("clean", "adversarial")):
+            yield "against float32", f"equal predictions, {images}, %", ["", *(_percent(f.same[k]) for f in forms[1:])]
+        for figure in ("clean", "worst_case"):
+            label, differences = figure.replace("_", " "), [of[figure] for of in self.differences.values()]
+            yield "against float32", f"{label}, points", ["", *(f"{100 * d.value:+.2f}" for d in differences)]
+            yield "against float32", f"{label}, McNemar p", ["", *(p_text(d.p) for d in differences)]
 
     def __str__(self) -> str:
         report = self.forms[0].report
@@ -118,28 +143,48 @@ class DeploymentReport:
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:
-        """Write it as JSON, whole or not at all, beside the forms' reports, of which it holds names and hashes.
+        """Write it as JSON, completely or not at all, beside the variants' reports, with their names and hashes.
 
-        Raises RunError, and ConfigError where a report is not there.
+        Raises RunError, and ConfigError where a report is missing.
         """
         path = Path(path)
-        said = {"format": FORMAT, **{k: v for k, v in vars(self).items() if k not in ("forms", "differences")}}
-        text = json.dumps(said | {"forms": [_said(self, form, path.parent) for form in self.forms]}, indent=1)
+        content = {"format": FORMAT, **{k: v for k, v in vars(self).items() if k not in ("forms", "differences")}}
+        content["forms"] = [self._json(form, path.parent) for form in self.forms]
+        text = json.dumps(content, indent=1)
         return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def _json(self, form: Variant, folder: Path) -> dict[str, Any]:
+        """A variant as JSON; its figures follow from the report, and are for other readers."""
+        differences = self.differences.get(form.name, {})
+        return {
+            **{k: getattr(form, k) for k in PLAIN},
+            "kept_sha256": digest(folder / form.kept),
+            "latency_ms": asdict(form.latency),
+            "same": [[p.k, p.n] for p in form.same],
+            "forced": list(form.forced),
+            "figures": {
+                k: {"k": p.k, "n": p.n} for k, p in {**form.report.figures(), **form.report.by_access()}.items()
+            },
+            "beside_float32": {
+                name: {"difference": d.value, "interval95": list(d.images), "mcnemar_p": d.p}
+                for name, d in differences.items()
+                if name in ("clean", "worst_case")
+            },
+        }
 
     @staticmethod
     def load(path: str | Path) -> DeploymentReport:
-        """Read what `save` wrote, with the reports beside it as they were then. Raises ConfigError."""
+        """Read a file of `save`, with the unchanged reports beside it. Raises ConfigError."""
         path = Path(path)
         try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            if said.pop("format") != FORMAT:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("format") != FORMAT:
                 raise KeyError("format")
-            forms = tuple(_form(form, path.parent) for form in said.pop("forms"))
+            forms = tuple(_variant(form, path.parent) for form in content.pop("forms"))
             if [form.name for form in forms] != list(VARIANTS)[: len(forms)] or not forms:
                 raise ValueError("forms")
-            made = DeploymentReport(**said, forms=forms)
-            made.differences  # noqa: B018  # judged alike, or refused
+            report = DeploymentReport(**content, forms=forms)
+            report.differences  # noqa: B018  # raises unless all were evaluated alike
         except OSError as error:
             raise ConfigError(f"expected a comparison of forms, got {path}: {error.strerror}") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
@@ -147,69 +192,47 @@ class DeploymentReport:
                 f"expected {path} as `ardor deploy` wrote it, got {type(error).__name__} ({error}): type ardor deploy "
                 "RUN again"
             ) from error
-        return made
+        return report
 
 
-def _said(whole: DeploymentReport, form: Variant, folder: Path) -> dict[str, Any]:
-    """A form as JSON can say it; its figures are said too, for readers, and follow from the report."""
-    figures = {k: {"k": p.k, "n": p.n} for k, p in {**form.report.figures(), **form.report.by_access()}.items()}
-    beside = {
-        name: {"difference": d.value, "interval95": list(d.images), "mcnemar_p": d.p}
-        for name, d in whole.differences.get(form.name, {}).items()
-        if name in ("clean", "worst_case")
-    }
-    return {
-        **{k: getattr(form, k) for k in ("name", "file", "size", "sha256", "kept")},
-        "kept_sha256": _digest(folder / form.kept),
-        "latency_ms": asdict(form.latency),
-        "same": [[p.k, p.n] for p in form.same],
-        "forced": list(form.forced),
-        "figures": figures,
-        "beside_float32": beside,
-    }
+PLAIN = ("name", "file", "size", "sha256", "kept")
+"""The attributes of a variant that JSON has unchanged."""
 
 
-def _form(said: dict[str, Any], folder: Path) -> Variant:
-    """A form with its report, both as they were. Raises ValueError and what a wrong shape raises."""
-    if Path(said["kept"]).name != said["kept"] or _digest(folder / said["kept"]) != said["kept_sha256"]:
-        raise ValueError(f"another report {said['kept']}")
-    clean, adversarial = (Proportion(k, n) for k, n in said["same"])
+def _variant(content: dict[str, Any], folder: Path) -> Variant:
+    """A variant with its report, both as they were saved. Raises ValueError, and others for another structure."""
+    report = folder / content["kept"]
+    if Path(content["kept"]).name != content["kept"] or digest(report) != content["kept_sha256"]:
+        raise ValueError(f"another report {content['kept']}")
+    clean, adversarial = (Proportion(k, n) for k, n in content["same"])
     return Variant(
-        **{k: said[k] for k in ("name", "file", "size", "sha256", "kept")},
-        latency=Latency(**said["latency_ms"]),
-        report=Report.load(folder / said["kept"]),
+        **{k: content[k] for k in PLAIN},
+        latency=Latency(**content["latency_ms"]),
+        report=Report.load(report),
         same=(clean, adversarial),
-        forced=tuple(said["forced"]),
+        forced=tuple(content["forced"]),
     )
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes. Raises ConfigError where it cannot be read."""
     try:
-        return digest(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise ConfigError(
-            f"expected the report {path} of a comparison, got {error.strerror}: type ardor deploy RUN again"
+            f"expected {path} of a comparison, got {error.strerror}: type ardor deploy RUN again"
         ) from error
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def size_text(size: float) -> str:
-    """Bytes as a person says them, in powers of ten: 21.3 kB, 9.09 MB."""
+    """Bytes with three digits, in powers of ten: 21.3 kB, 9.09 MB."""
     return f"{size / 1e6:.3g} MB" if size >= 999_500 else f"{size / 1e3:.3g} kB"
 
 
 def p_text(p: float) -> str:
-    """A p with two digits."""
+    """A p-value in [0, 1] with two digits."""
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def _percent(share: Proportion) -> str:
     return f"{100 * share.value:.2f}"
-
-
-def _span(interval: tuple[float, float]) -> str:
-    return f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"

@@ -1,4 +1,4 @@
-"""deploy: the forms of a net judged on the same images by the same attacks, timed side by side, and compared."""
+"""deploy: the variants of a net evaluated on the same images by the same attacks, timed side by side, and compared."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ardor.attacks import PGD, Suite
 from ardor.data.split import Split
 from ardor.deployment.export.onnx_session import Session
-from ardor.deployment.export.parity import Match, match
+from ardor.deployment.export.parity import match
 from ardor.deployment.variants.comparison import VARIANTS, DeploymentReport, Variant, digest
 from ardor.deployment.variants.latency import RUNS, latencies, processor
 from ardor.engine.flops import macs
@@ -26,7 +27,7 @@ from ardor.evaluation.identity import identity, matching_report
 from ardor.evaluation.progress import Progress
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
-from ardor.evaluation.verdicts import ProgressCallback, evaluate
+from ardor.evaluation.verdicts import evaluate
 from ardor.models import hash_of
 from ardor.storage.config import describe
 from ardor.storage.runs import journal_of
@@ -47,48 +48,69 @@ def deploy(
     journal: bool = False,
     progress: Callable[[str, Progress], None] | None = None,
 ) -> DeploymentReport:
-    """Judge every form of `net` on every image of `data` under `suite`, time it, and compare it with the net.
+    """Evaluate every variant of a net on every image of a split, time it, and compare it with the net.
 
-    net: on the CPU. files: by name of the form, in the order of `FORMS`: `float32`, the safetensors file of the net's
-    weights, then what `ardor.export` made of it. suite: one value for all, such as `suites.deployed(threat, net)`.
-    reports: where the report of each form is kept; one of the same net, images, attacks and versions that lies there
-    already is taken over. checkpoint: what the result calls the net. batch, seed: as in `evaluate`. runs: measured ones
-    of each form, fewer where they take long. journal: keep one beside each report, so that a stopped evaluation goes
-    on. progress: called with the form's name and how far its evaluation is.
+    The net, its modes, torch's threads and the global generators are as before.
 
-    Net, modes, torch's threads and the global generators are as before. Raises ConfigError for other names, or without
-    onnxruntime; CheckpointError for a file that was made of other weights; and what `evaluate` raises.
+    Parameters
+    ----------
+    net : nn.Module
+        The net, on the CPU.
+    files : mapping
+        By name of the variant, in the order of `VARIANTS`: `float32`, the safetensors file of the net's weights, then
+        the files of `ardor.export`.
+    data : Split
+        The images.
+    suite : Suite
+        One for all variants, such as `suites.deployed(threat, net)`.
+    reports : mapping
+        The file of each variant's report; one of the same net, images, attacks and versions that exists is reused.
+    checkpoint : str
+        The name of the net in the result.
+    batch, seed : int
+        As in `evaluate`.
+    runs : int
+        Timed runs of each variant, fewer where they take long.
+    journal : bool
+        Keep one beside each report, so that an interrupted evaluation resumes.
+    progress : callable or None
+        Called with the variant's name and the progress of its evaluation.
+
+    Raises
+    ------
+    ConfigError: other names, or no onnxruntime. CheckpointError: a file of other weights. What `evaluate` raises.
     """
     if list(files) != list(VARIANTS)[: len(files)] or set(reports) != set(files) or not files:
         raise ConfigError(
             f"expected files and reports named {', '.join(VARIANTS)}, in this order, got "
             f"{', '.join(files) or 'none'} and {', '.join(reports) or 'none'}: pass both for each form"
         )
-    nets: dict[str, nn.Module] = {name: net if name == "float32" else opened(path, net) for name, path in files.items()}
-    judged = {}
-    for name, one in nets.items():
-        tell = partial(progress, name) if progress else None
-        judged[name] = _report(one, data, suite, reports[name], str(files[name]), batch, seed, journal, tell)
+    batch = min(batch, len(data))
+    nets = {name: net if name == "float32" else _opened(path, net) for name, path in files.items()}
+    judged = {
+        name: _report(
+            variant, data, suite, reports[name], str(files[name]), journal,
+            batch=batch, seed=seed, progress=partial(progress, name) if progress else None,
+        )
+        for name, variant in nets.items()
+    }  # fmt: skip
     attack = PGD(suite.threat, steps=10)
-    same = _same(net, nets, data, attack, seed, min(batch, len(data)))
-    image = data.batch(slice(0, 1))[0].cpu()
+    clean, labels = data.batch(slice(None))[0].cpu(), data.labels.cpu()
+    x_adv = adversarial(net, data, "parity", attack, batch=batch, seed=seed)
+
+    def equal(variant: nn.Module, images: Tensor) -> Proportion:
+        return Proportion(match(net, variant, images, labels).equal, len(data))
+
     timed = {name: net if name == "float32" else Session(path, threads=1) for name, path in files.items()}
     with freeze(net):
-        taken = latencies(timed, image, runs=runs)
-    forms = tuple(
-        Variant(
-            name,
-            path.name,
-            path.stat().st_size,
-            digest(path),
-            taken[name],
-            judged[name],
-            reports[name].name,
-            same[name],
-            _forced(nets[name]),
-        )
-        for name, path in files.items()
-    )
+        same = {name: (equal(variant, clean), equal(variant, x_adv)) for name, variant in nets.items()}
+        latency = latencies(timed, clean[:1], runs=runs)
+
+    def variant_of(name: str) -> Variant:
+        path, forced = files[name], tuple(getattr(nets[name], "metadata", {}).get("forced", ()))
+        file = name, path.name, path.stat().st_size, digest(path)
+        return Variant(*file, latency[name], judged[name], reports[name].name, same[name], forced)
+
     versions = {"ardor": __version__, "torch": str(torch.__version__)}
     versions |= {"onnxruntime": importlib.metadata.version("onnxruntime")} if len(files) > 1 else {}
     return DeploymentReport(
@@ -96,66 +118,35 @@ def deploy(
         weights=hash_of(net),
         parameters=sum(p.numel() for p in net.parameters()),
         macs=macs(net, data.shape),
-        forms=forms,
+        forms=tuple(map(variant_of, files)),
         attack=describe(attack),
         processor=processor(),
         versions=versions,
     )
 
 
-def opened(path: Path, net: nn.Module) -> Session:
-    """The file as a net. Raises CheckpointError where it was not made of the weights of `net`."""
+def _opened(path: Path, net: nn.Module) -> Session:
+    """The file as a net. Raises CheckpointError where it is not of the weights of `net`."""
     session = Session(path)
-    if session.metadata.get("weights") != hash_of(net):
-        made = session.metadata.get("weights", "somebody else's")
-        raise CheckpointError(f"expected {path} of the weights {hash_of(net)}, got {made}: type ardor export RUN again")
+    weights = session.metadata.get("weights", "a third-party file")
+    if weights != hash_of(net):
+        raise CheckpointError(
+            f"expected {path} of the weights {hash_of(net)}, got {weights}: type ardor export RUN again"
+        )
     return session
 
 
 def _report(
-    net: nn.Module,
-    data: Split,
-    suite: Suite,
-    where: Path,
-    title: str,
-    batch: int,
-    seed: int,
-    journal: bool,
-    progress: ProgressCallback | None,
+    net: nn.Module, data: Split, suite: Suite, path: Path, title: str, journal: bool, *, progress: Any, **options: Any
 ) -> Report:
-    """The form's report, made anew where none of the same evaluation is kept."""
-    batch = min(batch, len(data))
-    wanted = identity(net, data, suite, batch=batch, seed=seed)
-    report = matching_report(where, wanted)
+    """The report at `path` if it is of the same evaluation, else a new one, saved there."""
+    wanted = identity(net, data, suite, **options)
+    report = matching_report(path, wanted)
     if report is None:
-        # named after the evaluation: that of other weights or attacks has a journal of its own
+        # named after the evaluation: that of other weights or attacks has another journal
         key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:8]
-        book = where.with_name(f"{journal_of(where).name}-{key}") if journal else None
-        report = evaluate(net, data, suite, batch=batch, seed=seed, journal=book, progress=progress)
+        book = path.with_name(f"{journal_of(path).name}-{key}") if journal else None
+        report = evaluate(net, data, suite, journal=book, progress=progress, **options)
         report.title = title
-        report.save(where)
+        report.save(path)
     return report
-
-
-def _same(
-    net: nn.Module, nets: Mapping[str, nn.Module], data: Split, attack: PGD, seed: int, batch: int
-) -> dict[str, tuple[Proportion, Proportion]]:
-    """Of each form, the images on which it predicts as the net does: clean ones, and adversarial ones for the net."""
-    clean, labels = data.batch(slice(None))[0].cpu(), data.labels.cpu()
-    x_adv = adversarial(net, data, "parity", attack, batch=batch, seed=seed)
-
-    def share(found: Match) -> Proportion:
-        return Proportion(found.equal, found.n)
-
-    whole = Proportion(len(data), len(data))
-    return {
-        name: (whole, whole)
-        if one is net
-        else (share(match(net, one, clean, labels)), share(match(net, one, x_adv, labels)))
-        for name, one in nets.items()
-    }
-
-
-def _forced(net: nn.Module) -> tuple[str, ...]:
-    """How a file misses its net, where its export was forced."""
-    return tuple(net.metadata["forced"]) if isinstance(net, Session) else ()

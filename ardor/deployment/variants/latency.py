@@ -1,4 +1,4 @@
-"""How long one image takes in each form of a net: one thread, interleaved, so that a busy moment meets all alike."""
+"""The latency of one image in each variant of a net: one thread, interleaved, so that other load affects all alike."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 from ardor.engine.threads import restored
 
 RUNS, WARM, SECONDS = 200, 10, 30.0
-"""Measured runs of each form, runs before them that do not count, and after how long no further round begins."""
+"""Timed runs of each variant, untimed runs before them, and the seconds after which no further round begins."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one image: the median and the 95th percentile over `runs` runs."""
+    """Milliseconds of one image: the median and the 95th percentile of `runs` runs."""
 
     p50: float
     p95: float
@@ -31,10 +31,21 @@ class Latency:
 def latencies(
     forms: Mapping[str, Callable[[Tensor], Tensor]], image: Tensor, *, runs: int = RUNS, seconds: float = SECONDS
 ) -> dict[str, Latency]:
-    """Wall-clock time of each form on `image` (1, C, H, W), in torch's inference mode and with one thread of torch.
+    """Wall-clock time of each variant on one image, in torch's inference mode with one thread of torch.
 
-    A round runs every form once, each round beginning with another one. seconds: after so long no further round begins,
-    but there are at least ten. Torch's number of threads is as before afterwards; a `Session` brings its own.
+    A round runs every variant once, and each round begins with the next one. Torch's number of threads is restored; a
+    `Session` has a number of its own.
+
+    Parameters
+    ----------
+    forms : mapping
+        Functions of an image, by name.
+    image : (1, C, H, W) Tensor
+        The image.
+    runs : int
+        The number of rounds.
+    seconds : float
+        No further round begins after so long, but there are at least ten.
     """
     order = list(forms)
     taken: dict[str, list[float]] = {name: [] for name in order}
@@ -42,20 +53,20 @@ def latencies(
         torch.set_num_threads(1)
         for name in order * WARM:
             forms[name](image)
-        began = perf_counter()
+        started = perf_counter()
         for number in range(runs):
-            if number >= min(WARM, runs) and perf_counter() - began > seconds:
+            if number >= min(WARM, runs) and perf_counter() - started > seconds:
                 break
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 before = perf_counter()
                 forms[name](image)
                 taken[name].append(1e3 * (perf_counter() - before))
-    found = {name: np.percentile(each, (50, 95)) for name, each in taken.items()}
-    return {name: Latency(float(p50), float(p95), len(taken[name])) for name, (p50, p95) in found.items()}
+    percentiles = {name: np.percentile(each, (50, 95)).tolist() for name, each in taken.items()}
+    return {name: Latency(p50, p95, len(taken[name])) for name, (p50, p95) in percentiles.items()}
 
 
 def processor() -> str:
-    """The processor's name as the system says it; its architecture where it says none."""
+    """The processor's name in /proc/cpuinfo, else its architecture."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, name = line.partition(":")

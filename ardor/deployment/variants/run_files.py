@@ -1,9 +1,10 @@
-"""A run's folder before and after: its files for a device, made where they are missing, and its comparison of them."""
+"""The files for a device in a run's folder, exported where they are missing, and the comparison of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,17 +15,14 @@ from ardor.deployment.export import export
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.variants.comparison import VARIANTS, DeploymentReport, digest
 from ardor.deployment.variants.evaluate import deploy
-from ardor.deployment.variants.latency import RUNS
 from ardor.errors import ArdorError, ConfigError
-from ardor.evaluation.progress import Progress
-from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, word_of
 from ardor.storage.runs import Run
 from ardor.types import Threat
 
 
 def files_of(run: Path, checkpoint: str = "best") -> dict[str, Path]:
-    """By name of the form, the file in the run's folder: weights, float32 ONNX and INT8 ONNX."""
+    """By name of the variant, the file in the run's folder: weights, float32 ONNX and INT8 ONNX."""
     of = Run(run)
     files = of.checkpoint(checkpoint), of.exported(checkpoint), of.exported(checkpoint, int8=True)
     return dict(zip(VARIANTS, files, strict=True))
@@ -33,9 +31,11 @@ def files_of(run: Path, checkpoint: str = "best") -> dict[str, Path]:
 def reports_of(
     files: dict[str, Path], suite: Suite, part: str = "test", limit: int | None = None, seed: int = 0
 ) -> dict[str, Path]:
-    """By name of the form, where `ardor evaluate` keeps its report."""
-    words = {"part": part, "limit": limit, "seed": seed}
-    return {name: default_out(path.parent, suite, word_of(path), **words) for name, path in files.items()}  # type: ignore[arg-type]
+    """By name of the variant, the file of its report, with the name that `ardor evaluate` gives it."""
+    return {
+        name: default_out(path.parent, suite, word_of(path), part=part, limit=limit, seed=seed)
+        for name, path in files.items()
+    }
 
 
 def prepare(
@@ -47,19 +47,41 @@ def prepare(
     *,
     force: bool = False,
     agreement: float = 0.95,
-    reports: Sequence[Report] = (),
-    seed: int = 0,
+    **options: Any,
 ) -> Iterator[str]:
-    """Export the files that are missing or were made of other weights, and give the name of each form when it is there.
+    """Export the files that are missing or of other weights, and yield the name of each variant when its file exists.
 
-    What `ardor.export` takes. Raises what it raises, CheckpointError for a damaged file, and ConfigError for somebody
-    else's under that name.
+    Parameters
+    ----------
+    net : nn.Module
+        The run's net.
+    files : dict
+        By name of the variant, as `files_of` returns them.
+    train, check, threat, force, agreement, options
+        As in `ardor.export`, with `train` as `calibrate`.
+
+    Raises
+    ------
+    What `ardor.export` raises, CheckpointError for a damaged file, and ConfigError for a third-party file.
     """
     for to in ("onnx", "onnx-int8"):
-        if not _is_of(net, files[to], agreement, force):
-            words = {"force": force, "agreement": agreement, "reports": reports, "seed": seed}
-            export(net, files[to], to=to, calibrate=train, check=check, threat=threat, **words)  # type: ignore[arg-type]
+        if not _matches(net, files[to], agreement, force):
+            options |= {"calibrate": train, "check": check, "threat": threat, "force": force, "agreement": agreement}
+            export(net, files[to], to=to, **options)
         yield to
+
+
+def _matches(net: nn.Module, path: Path, agreement: float, force: bool) -> bool:
+    """Whether the file is of the net's weights and agrees with it, or need not. Raises ConfigError, CheckpointError."""
+    if not path.exists():
+        return False
+    session = Session(path)
+    if session.foreign:
+        raise ConfigError(f"expected a file that ardor exported, or none, got a third-party file {path}: move it away")
+    metadata, parity = session.metadata, session.metadata["parity"]
+    equal = min(parity[images]["equal"] / parity[images]["n"] for images in ("clean", "adversarial"))
+    agrees = force or (not metadata["forced"] and equal >= agreement)
+    return bool(metadata["weights"] == models.hash_of(net) and agrees)
 
 
 def deploy_run(
@@ -70,40 +92,41 @@ def deploy_run(
     *,
     checkpoint: str = "best",
     queries: int = 5000,
-    batch: int = 256,
     seed: int = 0,
-    runs: int = RUNS,
-    journal: bool = False,
-    progress: Callable[[str, Progress], None] | None = None,
+    **options: Any,
 ) -> DeploymentReport:
-    """Compare the files of `prepare` with `net`, the run's, under the suite `deployed`, and keep that in the folder.
+    """Compare the files of `prepare` with the run's net under the suite `deployed`, and save the result in the folder.
 
-    queries: of Square. The rest is as in `deploy`, which says what is raised, beside RunError.
+    Parameters
+    ----------
+    run : Path
+        The folder of the run.
+    net : nn.Module
+        Its net.
+    check : Split
+        The images.
+    threat : Threat
+        Of the suite.
+    checkpoint : str
+        best, last or averaged.
+    queries : int
+        Of Square, for each image.
+    seed, options
+        As in `deploy`.
+
+    Raises
+    ------
+    RunError: the result cannot be written. What `deploy` raises.
     """
-    files = files_of(run, checkpoint)
-    suite = suites.deployed(threat, net, queries)
+    files, suite = files_of(run, checkpoint), suites.deployed(threat, net, queries)
     reports = reports_of(files, suite, check.part, len(check) if check.of else None, seed)
-    words = {"batch": batch, "seed": seed, "runs": runs, "journal": journal, "progress": progress}
-    made = deploy(net, files, check, suite, reports, checkpoint=checkpoint, **words)  # type: ignore[arg-type]
-    made.save(Run(run).comparison(checkpoint))
-    return made
-
-
-def _is_of(net: nn.Module, path: Path, agreement: float, force: bool) -> bool:
-    """Whether the file is of the net, and answers as it does, or may miss it. Raises ConfigError, CheckpointError."""
-    if not path.exists():
-        return False
-    session = Session(path)
-    if session.foreign:
-        raise ConfigError(f"expected a file that ardor exported, or none, got {path} of somebody else: move it away")
-    said = session.metadata
-    equal = min(said["parity"][images]["equal"] / said["parity"][images]["n"] for images in ("clean", "adversarial"))
-    answers = force or (not said["forced"] and equal >= agreement)
-    return bool(said["weights"] == models.hash_of(net) and answers)
+    result = deploy(net, files, check, suite, reports, checkpoint=checkpoint, seed=seed, **options)
+    result.save(Run(run).comparison(checkpoint))
+    return result
 
 
 def current(run: Path, checkpoint: str = "best") -> tuple[DeploymentReport | None, str]:
-    """The comparison in a run's folder, and why it is not shown where it no longer is of what lies there.
+    """The comparison in a run's folder; where it is not of the present weights and files, None and the reason.
 
     (None, "") where there is none.
     """
@@ -111,14 +134,14 @@ def current(run: Path, checkpoint: str = "best") -> tuple[DeploymentReport | Non
     if not path.exists():
         return None, ""
     try:
-        found = DeploymentReport.load(path)
+        report = DeploymentReport.load(path)
         weights = models.hash_of(models.load(run, checkpoint=checkpoint))
     except ArdorError as error:
         return None, str(error)
-    if found.weights != weights:
-        return None, f"{path.name} is of the weights {found.weights}, {checkpoint} now of {weights}"
-    for form in found.forms[1:]:
-        there = run / form.file
-        if there.exists() and digest(there) != form.sha256:
-            return None, f"{there.name} is another file than the one compared"
-    return found, ""
+    if report.weights != weights:
+        return None, f"{path.name} is of the weights {report.weights}, {checkpoint} now of {weights}"
+    for form in report.forms[1:]:
+        file = run / form.file
+        if file.exists() and digest(file) != form.sha256:
+            return None, f"{file.name} is another file than the one compared"
+    return report, ""

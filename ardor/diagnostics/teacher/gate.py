@@ -1,4 +1,4 @@
-"""gate: clean accuracy, PGD-20, the record, the cause, and what predicts a good teacher."""
+"""examine_teacher: clean accuracy, PGD-20, the record, the likely cause, and what predicts a good teacher."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from ardor.types import Threat
 LIMIT, PARTS = 1000, 4
 
 HARD = 4
-"""One image of so many is a hard one."""
+"""The share of hard images is 1 / HARD."""
 
 ProgressCallback: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is done next, and how many parts are done of how many."""
+"""Called with the name of the next part, the number of finished parts and the number of all."""
 
 
 def examine_teacher(
@@ -46,98 +46,120 @@ def examine_teacher(
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> TeacherReport:
-    """Measure `teacher` on at most `limit` images of `val`, classes in proportion, and refuse it where it is not sound.
+    """Measure `teacher` on validation images, and refuse it where it does not match its record.
 
-    record: see `record_of`; without it only flaws that show by themselves are found. student: a trained net of the
-    student's kind, for the transfer. robust: whether the method wants a robust teacher; False leaves PGD-20 out. batch:
-    images at once. seed: of the random starts. A teacher that does not fit the data is a finding, no error. Modes,
-    flags, gradients and the global generator are put back. Raises DataError for a batch below 1, ConfigError for a
-    limit below 1, ModelError where the student does not fit.
+    Parameters
+    ----------
+    teacher
+        The net.
+    val
+        The images.
+    threat
+        Threat of the training to come.
+    record
+        See `record_of`; without one only flaws that show by themselves are found.
+    student
+        Trained net of the student's kind, for the transfer.
+    robust
+        Whether the method needs a robust teacher; False leaves PGD-20 out.
+    limit
+        Largest number of images, classes in proportion.
+    batch
+        Images at once.
+    seed
+        Seed of the random starts.
+    progress
+        Called before each part.
+
+    Returns
+    -------
+    TeacherReport
+        A teacher that does not fit the data is a finding, no error. Modes, flags, gradients and the global generator
+        are restored.
+
+    Raises
+    ------
+    DataError
+        For a batch below 1.
+    ConfigError
+        For a limit below 1.
+    ModelError
+        Where the student does not fit.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     part = val.limit(limit)
-    seen = TeacherReport(len(part), threat, claim=record)
-    tell = progress or _nobody
-    with seeded(seed), attack_view(teacher) as view:  # a net that is random itself meets the same numbers
+    report = TeacherReport(len(part), threat, claim=record)
+    tell = progress or (lambda name, done, todo: None)
+    with seeded(seed), attack_view(teacher) as view:  # the same numbers for a net that is random itself
         tell("clean", 0, PARTS)
         probe = Probe(teacher, view, part, batch, seed)
-        logits = _answers(probe, seen)
+        logits = _logits(probe, report)
         if logits is None:
-            return seen
-        _judge_clean(probe, logits, seen, lambda: tell("causes", 1, PARTS))
-        if seen.refused:
-            return seen
+            return report
+        _measure_clean(probe, logits, report, lambda: tell("causes", 1, PARTS))
+        if report.refused:
+            return report
         tell(f"PGD-{STEPS}", 2, PARTS)
-        _judge_robust(probe, logits, seen, robust)
+        if robust:
+            _measure_robust(probe, logits, report)
         tell("student", 3, PARTS)
         if student is not None:
-            seen.transfer = _transfer(probe, right(logits, probe.labels), student, threat)
-    return seen
-
-
-def _nobody(name: str, done: int, todo: int) -> None:
-    """Nobody wants to be told."""
+            report.transfer = _transfer(probe, right(logits, probe.labels), student, threat)
+    return report
 
 
 def wants_robust(method: Any) -> bool:
-    """Whether a method, or its class, wants a robust teacher: all but those that declare otherwise (KD)."""
+    """Whether a method, or its class, needs a robust teacher: all but those that declare otherwise (KD)."""
     kind = method if isinstance(method, type) else type(method)
     return bool(vars(kind).get("wants_robust_teacher", True))
 
 
-def _answers(probe: Probe, seen: TeacherReport) -> Tensor | None:
-    """The logits of the clean images; None, with a finding, where there are none."""
+def _logits(probe: Probe, report: TeacherReport) -> Tensor | None:
+    """The logits of the clean images; None, with a finding, where the net does not fit the data."""
+    claim, shape = report.claim, probe.data.shape
     try:
-        _require_size(seen.claim, probe.data)
-        require_fit(probe.net, probe.data.shape, probe.data.classes, "teacher")
+        if claim is not None and claim.shape not in (None, shape):  # a net that ends in a mean takes any size
+            raise ModelError(
+                f"expected images of shape {claim.shape} for {claim.of}, got {shape}: choose another teacher or data"
+            )
+        require_fit(probe.net, shape, probe.data.classes, "teacher")
         return probe.logits()
     except ModelError as error:
         evidence, _, advice = str(error).rpartition(": ")
-        seen.findings.append(Finding("misfit", "error", evidence, advice))
+        report.findings.append(Finding("misfit", "error", evidence, advice))
         return None
 
 
-def _require_size(claim: Record | None, data: Split) -> None:
-    """A net that ends in a mean takes any size, so that nothing else would notice."""
-    if claim is not None and claim.shape not in (None, data.shape):
-        raise ModelError(
-            f"expected images of shape {claim.shape} for {claim.of}, got {data.shape}: choose another teacher or data"
-        )
-
-
-def _judge_clean(probe: Probe, logits: Tensor, seen: TeacherReport, tell: Callable[[], None]) -> None:
+def _measure_clean(probe: Probe, logits: Tensor, report: TeacherReport, tell: Callable[[], None]) -> None:
     """Clean accuracy and entropy; the cause, unless the record is reached."""
-    y, claim = probe.labels, seen.claim
-    seen.clean = share_of(right(logits, y))
-    seen.entropy = Entropy(float(_entropy(logits).mean()), None, probe.data.classes)
-    chance, reached = chance_of(logits, y), claim is not None and not short(seen.clean, claim.clean, ROUNDED)
-    if not reached or at_chance(seen.clean, chance):
+    y, claim = probe.labels, report.claim
+    report.clean = share_of(right(logits, y))
+    report.entropy = Entropy(float(_entropy(logits).mean()), None, probe.data.classes)
+    chance, reached = chance_of(logits, y), claim is not None and not short(report.clean, claim.clean, ROUNDED)
+    if not reached or at_chance(report.clean, chance):
         tell()
-        seen.findings += present(diagnose(probe, logits, claim, chance, reached))
+        report.findings += present(diagnose(probe, logits, claim, chance, reached))
 
 
-def _judge_robust(probe: Probe, logits: Tensor, seen: TeacherReport, robust: bool) -> None:
+def _measure_robust(probe: Probe, logits: Tensor, report: TeacherReport) -> None:
     """PGD-20 against the record or chance, and the entropy on hard images."""
-    if not robust or seen.entropy is None:
-        return
     clean, y = right(logits, probe.labels), probe.labels
-    attacked = probe.logits(pgd(seen.threat))
-    seen.robust = share_of(clean & right(attacked, y))
+    attacked = probe.logits(pgd(report.threat))
+    report.robust = share_of(clean & right(attacked, y))
     hard = margin(attacked, y).argsort(descending=True, stable=True)[: math.ceil(len(y) / HARD)]
-    seen.entropy = dataclasses.replace(seen.entropy, hard=float(_entropy(logits[hard]).mean()))
-    weak = not_robust(probe, clean, seen)
-    seen.findings += present(weak or other_eps(seen.claim, seen.threat))
+    report.entropy = Entropy(float(_entropy(logits).mean()), float(_entropy(logits[hard]).mean()), probe.data.classes)
+    report.findings += present(not_robust(probe, clean, report) or other_eps(report.claim, report.threat))
 
 
 def _transfer(probe: Probe, clean: Mask, student: nn.Module, threat: Threat) -> Proportion:
-    """Of the student's adversarial examples, from images that both get right, those that the teacher gets wrong."""
+    """Of the student's adversarial examples from images that both classify correctly, those that fool the teacher."""
     y = probe.labels
     with attack_view(student) as view:
         require_fit(student, probe.data.shape, probe.data.classes, "student")
-        own = Probe(student, view, probe.data, probe.batch, probe.seed)
-        x_adv = list(own.images(pgd(threat)))
-        fooled = clean & right(own.logits(), y) & ~right(own.logits(images=x_adv), y)
+        source = dataclasses.replace(probe, net=student, view=view)
+        x_adv = list(source.images(pgd(threat)))
+        fooled = clean & right(source.logits(), y) & ~right(source.logits(images=x_adv), y)
     return share_of(~right(probe.logits(images=x_adv), y)[fooled])
 
 

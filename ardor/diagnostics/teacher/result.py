@@ -1,4 +1,4 @@
-"""Gate: what was measured on a teacher, and whether it may teach."""
+"""TeacherReport: the measurements of a teacher, and whether training from it is refused."""
 
 from __future__ import annotations
 
@@ -16,10 +16,17 @@ from ardor.types import Threat
 
 @dataclass(frozen=True)
 class Entropy:
-    """Mean entropy in nats of the teacher's soft labels on clean images: all of them, and the hard ones.
+    """Mean entropy in nats of the teacher's soft labels on clean images.
 
-    hard: of the quarter of the images with the smallest margin of the teacher itself under PGD-20; None where that was
-    not run. The teacher's margin, because it needs no student, which does not exist yet.
+    Parameters
+    ----------
+    clean
+        Mean over all images.
+    hard
+        Mean over the quarter of the images with the smallest margin of the teacher under PGD-20; None where that was
+        not run. The teacher's margin, because there is no student yet.
+    classes
+        Number of classes.
     """
 
     clean: float
@@ -27,17 +34,31 @@ class Entropy:
     classes: int
 
     def share(self, nats: float) -> float:
-        """Of log C, the entropy of a teacher that knows nothing."""
+        """`nats` as a share of log C, the entropy of the uniform distribution."""
         return nats / math.log(max(self.classes, 2))
 
 
 @dataclass
 class TeacherReport:
-    """What the gate saw.
+    """The measurements of a teacher.
 
-    n: images. clean, robust: accuracy, and under PGD-20 within `threat`; None where it was not measured. claim: the
-    record. findings: an error refuses the teacher. entropy: see Entropy. transfer: of the student's adversarial
-    examples, made by PGD-20 from images that both nets get right, those that the teacher gets wrong too.
+    Parameters
+    ----------
+    n
+        Number of images.
+    threat
+        Threat of the robust accuracy.
+    clean, robust
+        Accuracy, and accuracy under PGD-20 within `threat`; None where not measured.
+    claim
+        The teacher's record.
+    findings
+        An error refuses the teacher.
+    entropy
+        Entropy of the soft labels.
+    transfer
+        Of the student's adversarial examples, made by PGD-20 from images that both nets classify correctly, those that
+        the teacher misclassifies.
     """
 
     n: int
@@ -51,32 +72,31 @@ class TeacherReport:
 
     @property
     def refused(self) -> bool:
-        """Whether this teacher should not teach."""
+        """Whether a finding is an error."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def text(self) -> str:
-        """What the shell prints."""
-        lines = [_measured("clean", self.clean, self.claim.clean if self.claim else None, "")]
-        lines += [self._under_attack(), self._soft_labels(), self._transferred()]
-        lines += [f"record: {self.claim.of}" if self.claim else "record: none, so that only the plainest flaws show"]
-        for f in self.findings:
-            lines += ["", f"{f.severity}: {f.name}", f"  seen  {f.evidence}", f"  next  {f.next}"]
+        """The measurements, the findings and the decision, as `ardor gate` displays them."""
+        claim, eps = self.claim, as_text(self.threat.eps)
+        lines = [_row("clean", self.clean, claim.clean if claim else None)]
+        robust = claim.robust if claim else None
+        lines += [_row(f"PGD-{STEPS} at eps {eps}", self.robust, robust)]
+        lines[-1] += f" under {claim.attack} at eps {as_text(claim.eps or 0)}" if claim and robust is not None else ""
+        lines += [self._soft_labels(), self._transfer()]
+        lines += [f"record: {claim.of}" if claim else "record: none, so that only the plainest flaws show"]
+        lines += [finding.text() for finding in self.findings]
         return "\n".join([*lines, "", "Refused." if self.refused else "Passed."])
-
-    def _under_attack(self) -> str:
-        said = self.claim if self.claim and self.claim.robust is not None else None
-        where = f" under {said.attack} at eps {as_text(said.eps or 0)}" if said else ""
-        name = f"PGD-{STEPS} at eps {as_text(self.threat.eps)}"
-        return _measured(name, self.robust, said.robust if said else None, where)
 
     def _soft_labels(self) -> str:
         if self.entropy is None:
             return "entropy of soft labels: not measured"
-        hard, of = self.entropy.hard, self.entropy.share
-        plain = f"entropy of soft labels: {self.entropy.clean:.2f} nats ({100 * of(self.entropy.clean):.0f} % of log C)"
-        return plain if hard is None else f"{plain}, {hard:.2f} ({100 * of(hard):.0f} %) on the hardest quarter"
+        hard, share = self.entropy.hard, self.entropy.share
+        text = (
+            f"entropy of soft labels: {self.entropy.clean:.2f} nats ({100 * share(self.entropy.clean):.0f} % of log C)"
+        )
+        return text if hard is None else f"{text}, {hard:.2f} ({100 * share(hard):.0f} %) on the hardest quarter"
 
-    def _transferred(self) -> str:
+    def _transfer(self) -> str:
         if self.transfer is None:
             return "transfer of a student's adversarial examples: not measured; type --student RUN with a trained one"
         if not self.transfer.n:
@@ -84,16 +104,16 @@ class TeacherReport:
         return f"transfer of the student's adversarial examples: {self.transfer} % of {self.transfer.n}"
 
 
-def _measured(what: str, seen: Proportion | None, said: float | None, where: str) -> str:
-    line = f"{what}: {'not measured' if seen is None else f'{seen} % of {seen.n} images'}"
-    return line if said is None else f"{line}; the record says {100 * said:.1f} %{where}"
+def _row(name: str, measured: Proportion | None, claimed: float | None) -> str:
+    line = f"{name}: {'not measured' if measured is None else f'{measured} % of {measured.n} images'}"
+    return line if claimed is None else f"{line}; the record says {100 * claimed:.1f} %"
 
 
 def require(gate: TeacherReport, otherwise: str = "type --gate=false to train all the same") -> None:
-    """Raise ModelError where the teacher was refused: the first error, its advice, and what to do `otherwise`."""
+    """Raise ModelError where a finding is an error: the first one, its advice, and the advice `otherwise`."""
     for finding in gate.findings:
         if finding.severity == "error":
             raise ModelError(
-                f"expected a teacher that is what it claims, got {finding.name}: {finding.evidence}; {finding.next}, "
+                f"expected a teacher that matches its record, got {finding.name}: {finding.evidence}; {finding.next}, "
                 f"or {otherwise}"
             )

@@ -1,4 +1,4 @@
-"""PGD-20 on a teacher that should be robust: its record, and the likely cause where it is missed."""
+"""PGD-20 on a teacher against its record, and the likely cause of a robust accuracy below it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ardor.types import Threat
 RARE = math.erfc(SIGMAS / math.sqrt(2)) / 2
 
 ROUNDED = 0.01
-"""Beyond what chance explains: published figures are rounded, machines differ."""
+"""Tolerance beyond what chance explains: published figures are rounded, machines differ."""
 
 WEAKER = 0.05
 """The same where the record was made by an attack weaker than PGD-20, such as the ten steps of a run's validation."""
@@ -29,42 +29,36 @@ SAME_EPS = 0.02
 """A radius within this share of another is the same: 0.031 stands for 8/255 in the oldest records."""
 
 
-def not_robust(probe: Probe, clean: Mask, seen: TeacherReport) -> Finding | None:
-    """PGD-20 below what the record says at its own eps, or below chance at the threat's; or mis_normalised instead."""
-    claim, robust = seen.claim, seen.robust or Proportion(0, 0)
+def not_robust(probe: Probe, clean: Mask, report: TeacherReport) -> Finding | None:
+    """PGD-20 below the record at the record's eps, or below chance at the threat's; or mis_normalised instead."""
+    claim, robust = report.claim, report.robust or Proportion(0, 0)
     missed = ""
-    if claim is not None and claim.robust is not None and claim.norm == _norm(seen.threat):
-        there = robust if _same_eps(claim, seen.threat) else within(probe, clean, seen.threat, claim.eps or 0)
-        if short(there, claim.robust, ROUNDED if claim.attack == AUTOATTACK else WEAKER):
-            cause = _mis_normalised(probe, clean, seen.threat, claim)
+    if claim is not None and claim.robust is not None and claim.norm == _norm(report.threat):
+        at_record = robust if _same_eps(claim, report.threat) else within(probe, clean, report.threat, claim.eps or 0)
+        if short(at_record, claim.robust, ROUNDED if claim.attack == AUTOATTACK else WEAKER):
+            cause = _mis_normalised(probe, clean, report.threat, claim)
             if cause is not None:
                 return cause
-            said = f"{claim.attack} {100 * claim.robust:.1f} % at eps {as_text(claim.eps or 0)}"
-            missed = f", and the record of {claim.of} says {said}"
-            missed += "" if there is robust else f", where it leaves {there} %"
+            missed = f", and the record of {claim.of} says {claim.attack} {100 * claim.robust:.1f} % at eps "
+            missed += as_text(claim.eps or 0) + ("" if at_record is robust else f", where it leaves {at_record} %")
     if not missed and robust.interval[1] >= 1 / probe.data.classes:
         return None
-    half, quarter = (within(probe, clean, seen.threat, seen.threat.eps / k) for k in (2, 4))
-    eps = as_text(seen.threat.eps)
+    half, quarter = (within(probe, clean, report.threat, report.threat.eps / k) for k in (2, 4))
+    eps = as_text(report.threat.eps)
     evidence = (
         f"PGD-{STEPS} at eps {eps} leaves {robust} % of {robust.n} images right{missed}; "
         f"at half of this eps {half} %, at a quarter {quarter} %"
     )
-    return Finding("not_robust", "error", evidence, _weakness(seen, half, quarter))
-
-
-def _weakness(seen: TeacherReport, half: Proportion, quarter: Proportion) -> str:
-    """Natural, or trained for a smaller eps: the widest at which half of the clean accuracy is left says for which."""
-    least = seen.clean.value / 2 if seen.clean else 0.0
-    for share, k in ((half, 2), (quarter, 4)):
-        if share.value >= least:
-            eps = f"{seen.threat.eps / k:.3g}"
-            return f"it looks trained for a smaller eps, about {eps}, or natural: choose a robust one"
-    return "it looks natural, for nothing withstands a quarter either: choose a robust one, or a method such as kd"
+    advice = "it looks natural, for nothing withstands a quarter either: choose a robust one, or a method such as kd"
+    least = report.clean.value / 2 if report.clean else 0.0
+    if max(half.value, quarter.value) >= least:  # the largest eps at which half of the clean accuracy is left
+        smaller = report.threat.eps / (2 if half.value >= least else 4)
+        advice = f"it looks trained for a smaller eps, about {smaller:.3g}, or natural: choose a robust one"
+    return Finding("not_robust", "error", evidence, advice)
 
 
 def other_eps(claim: Record | None, threat: Threat) -> Finding | None:
-    """The record is for another threat than the student is to withstand."""
+    """A warning where the record is for another threat than the training."""
     if claim is None or claim.robust is None or (claim.norm == _norm(threat) and _same_eps(claim, threat)):
         return None
     evidence = (
@@ -83,9 +77,9 @@ def _norm(threat: Threat) -> str:
 
 
 def _mis_normalised(probe: Probe, clean: Mask, threat: Threat, claim: Record) -> Finding | None:
-    """The scale of the images, where another one brings the record under PGD-20 back and wins clean images, too.
+    """A wrong scale of the images: another one restores the record under PGD-20 and gains clean images, too.
 
-    A net with batch norm on the wrong scale may lose few clean images, and many more under attack.
+    On the wrong scale a net with batch norm may lose few clean images, and many more under attack.
     """
     repair, repaired = best_repair(probe)
     attack = pgd(_at(threat, claim.eps or 0))
@@ -110,6 +104,6 @@ def _at(threat: Threat, eps: float) -> Any:
     return dataclasses.replace(threat, eps=eps)  # type: ignore[type-var]
 
 
-def short(seen: Proportion, said: float, slack: float) -> bool:
-    """Whether an accuracy is below the record by more than chance and `slack` explain: exactly, for any few images."""
-    return said > slack and float(scipy.special.bdtr(seen.k, seen.n, said - slack)) < RARE
+def short(measured: Proportion, claimed: float, slack: float) -> bool:
+    """Whether an accuracy is below the record by more than chance and `slack` explain, by the binomial distribution."""
+    return claimed > slack and float(scipy.special.bdtr(measured.k, measured.n, claimed - slack)) < RARE

@@ -1,8 +1,9 @@
-"""What accuracies under attack give reason to doubt: k of n images still right under each, n all images judged."""
+"""Checks on accuracies under attack: k of n images still right under each, n all images judged."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from ardor.evaluation.checks.exported import hidden_by_quantisation
@@ -21,35 +22,33 @@ def of_report(report: Report) -> list[Finding]:
     """Every finding on the verdicts of a suite, independent or sequential."""
     kinds = {name: _kind(report, name) for name in report.verdicts}
     robust = {name: report.robust(name).k for name in report.verdicts}
-    sequential = bool(getattr(report, "sequential", False))
-    findings = [None if sequential else one_step_wins(robust), _of_square(report, kinds, robust, sequential)]
+    findings = [None if report.sequential else one_step_wins(robust)]
+    findings += [_of_square(kinds, robust, report.n, report.sequential)]
     pgd, auto = ([robust[n] for n, kind in kinds.items() if kind in group] for group in (("pgd",), AUTOATTACK))
     if pgd and auto:
-        findings.append(pgd_above_autoattack(min(pgd), min(auto), report.n))
+        findings += [pgd_above_autoattack(min(pgd), min(auto), report.n)]
     return present(*findings, hidden_by_quantisation(report))
 
 
-def _of_square(report: Report, kinds: Mapping[str, str], robust: Mapping[str, int], sequential: bool) -> Finding | None:
+def _of_square(kinds: Mapping[str, str], robust: Mapping[str, int], n: int, sequential: bool) -> Finding | None:
     """Square after gradient attacks in a sequential suite; beside them, alone, in an independent one."""
-    square = next((name for name, kind in kinds.items() if kind == "square"), None)
-    if square is None:
-        return None
     names = list(kinds)
-    others = names[: names.index(square)] if sequential else [name for name in names if name != square]
-    if not any(kinds[name] in ITERATED for name in others):  # one step, or nothing, is no measure
+    square = next((name for name in names if kinds[name] == "square"), None)
+    others = names[: names.index(square)] if sequential and square else [name for name in names if name != square]
+    iterated = [robust[name] for name in others if kinds[name] in ITERATED]
+    if square is None or not iterated:  # one step is no measure of gradient attacks
         return None
-    before = robust[others[-1]] if sequential else min(robust[n] for n in others if kinds[n] in ITERATED)
-    return black_box(before, robust[square], report.n)
+    return black_box(robust[others[-1]] if sequential else min(iterated), robust[square], n)
 
 
 def _kind(report: Report, name: str) -> str:
-    """What an attack is, whatever the suite calls it: "pgd", "apgd", "square" ..."""
+    """The class of an attack, whatever its name in the suite: "pgd", "apgd", "square" ..."""
     config = report.attacks.get(name)
     return str(config.get("name", name) if isinstance(config, dict) else name).lower().partition("_")[0]
 
 
 FALLEN = 0.01
-"""sweep: of all images, still right at the widest radius. Every healthy net we tried is at 0 there."""
+"""sweep: of all images, still right at the widest radius. Every healthy net that was measured is at 0 there."""
 
 
 def sweep(curve: Mapping[float, Proportion]) -> Finding | None:
@@ -57,9 +56,9 @@ def sweep(curve: Mapping[float, Proportion]) -> Finding | None:
 
     curve: radius -> accuracy under PGD.
     """
-    if not curve or curve[max(curve)].value <= FALLEN:
+    radius = max(curve, default=0.0)
+    if not curve or (last := curve[radius]).value <= FALLEN:
         return None
-    radius, last = max(curve), curve[max(curve)]
     path = ", ".join(f"{100 * p.value:.1f} % at {eps:.3g}" for eps, p in sorted(curve.items()))
     evidence = f"{last.k} of {last.n} images are still right at radius {radius:.3g} ({path})"
     advice = "the gradients mislead: attack a differentiable stand-in (BPDA) or by transfer before quoting any figure"
@@ -72,9 +71,8 @@ LOSS = 0.02
 
 def more_steps(robust: Mapping[str, int], n: int) -> Finding | None:
     """An attack with more steps breaks fewer images: its path leads away. robust: fewest steps first."""
-    pairs = [(a, b) for i, a in enumerate(robust) for b in list(robust)[i + 1 :]]
-    few, many = max(pairs, key=lambda pair: robust[pair[1]] - robust[pair[0]], default=("", ""))
-    if not pairs or robust[many] - robust[few] <= LOSS * n:
+    few, many = max(combinations(robust, 2), key=lambda pair: robust[pair[1]] - robust[pair[0]], default=("", ""))
+    if not many or robust[many] - robust[few] <= LOSS * n:
         return None
     evidence = f"{few} leaves {robust[few]} of {n} images right and {many}, with more steps, {robust[many]}"
     advice = "suspect hidden gradients: look at the loss along the steps, and do not quote PGD"
@@ -84,17 +82,15 @@ def more_steps(robust: Mapping[str, int], n: int) -> Finding | None:
 def one_step_wins(robust: Mapping[str, int]) -> Finding | None:
     """One step breaks more than twenty: the sign of gradients that are hidden, not absent."""
     iterated = [name for name in ("pgd_sat", "pgd_trades") if name in robust]
-    if "fgsm" not in robust or not iterated:
-        return None
-    best = min(iterated, key=lambda name: robust[name])
-    if robust["fgsm"] >= robust[best]:
+    best = min(iterated, key=lambda name: robust[name], default="")
+    if "fgsm" not in robust or not best or robust["fgsm"] >= robust[best]:
         return None
     evidence = f"fgsm leaves {robust['fgsm']} images robust and {best} leaves {robust[best]}"
     return Finding("one_step_wins", "warning", evidence, "suspect hidden gradients: look at the loss along the steps")
 
 
 UNSEEN = 0.002
-"""black_box: of all images. Beside APGD, Square breaks next to none; the official AutoAttack warns from here, too."""
+"""black_box: of all images. Beside APGD, Square breaks next to none; the official AutoAttack warns here, too."""
 
 FEW = 2
 """black_box, restarts: images. Of 200, sound small nets lose one or two to Square alone: 4 of 21 digits nets did. To
@@ -102,12 +98,10 @@ new starts they lose none, and one of 100 where rounding is unlucky."""
 
 
 def black_box(before: int, after: int, n: int) -> Finding | None:
-    """Random search breaks what gradients could not. before, after: right without it, and with it."""
-    if before - after <= max(UNSEEN * n, FEW):
-        return None
+    """Random search breaks what gradient attacks did not. before, after: images right without it, and with it."""
     evidence = f"gradient attacks leave {before} of {n} images right, and Square, which sees no gradient, {after}"
     advice = "gradients are hidden: quote the figure under Square as an upper bound, and write an adaptive attack"
-    return Finding("black_box", "error", evidence, advice)
+    return Finding("black_box", "error", evidence, advice) if before - after > max(UNSEEN * n, FEW) else None
 
 
 FAR = 0.20
@@ -116,25 +110,21 @@ trained for and 12 beyond it, and hardly trained ones 15: weak, but not misleadi
 
 
 def pgd_above_autoattack(pgd: int, auto: int, n: int) -> Finding | None:
-    """PGD leaves far more images right than APGD and its like do: it stops early, or its loss saturates."""
-    if pgd - auto <= FAR * n:
-        return None
+    """PGD leaves far more images right than AutoAttack's attacks: it stops early, or its loss saturates."""
     evidence = f"PGD leaves {pgd} of {n} images right, and stronger attacks {auto}"
     advice = "quote AutoAttack, not PGD, and do not choose checkpoints by PGD on cross-entropy: try the margin"
-    return Finding("pgd_above_autoattack", "warning", evidence, advice)
+    return Finding("pgd_above_autoattack", "warning", evidence, advice) if pgd - auto > FAR * n else None
 
 
 LUCK = 0.005
-"""restarts: of all images, and more than FEW. Where every start leads to the same images, one is enough to judge by."""
+"""restarts: of all images, and more than FEW. Where every start breaks the same images, one is enough."""
 
 
 def restarts(before: int, after: int, n: int) -> Finding | None:
-    """New random starts break what one start of each attack left. before, after: right without and with them."""
-    if before - after <= max(LUCK * n, FEW):
-        return None
+    """New random starts break what one start of each attack left. before, after: images right without and with them."""
     evidence = f"one start of each attack leaves {before} of {n} images right, and new starts {after}"
     advice = "figures of one start are too high: judge with restarts (the suite plus has 5)"
-    return Finding("restarts", "warning", evidence, advice)
+    return Finding("restarts", "warning", evidence, advice) if before - after > max(LUCK * n, FEW) else None
 
 
 ROUNDED = 0.01
@@ -142,26 +132,24 @@ ROUNDED = 0.01
 
 
 def record(what: str, measured: Proportion, claimed: float) -> Finding | None:
-    """The net is not as accurate as its own record says. what: "clean accuracy on val", say."""
+    """The net's accuracy is not that of its record. what: such as "clean accuracy on val". claimed: in [0, 1]."""
     low, high = measured.interval
-    if low - ROUNDED <= claimed <= high + ROUNDED:
-        return None
     evidence = f"{what} is {measured} % of {measured.n} images, and the record says {100 * claimed:.1f} %"
     advice = "look for other weights, other images, another normalisation or another scale than the record's"
-    return Finding("record", "error", evidence, advice)
+    same = low - ROUNDED <= claimed <= high + ROUNDED
+    return None if same else Finding("record", "error", evidence, advice)
 
 
 def few_classes(requested: Mapping[str, Any], run: Mapping[str, Any], classes: int) -> Finding | None:
-    """An attack of the suite was run with another loss or fewer targets. requested, run: attacks by name."""
+    """An attack of the suite ran with another loss or fewer targets. requested, run: attacks by name."""
     changed = [
-        f"{name} ran with {', '.join(_changes(requested[name], run[name]))}"
-        for name in requested
-        if requested[name] != run[name]
+        f"{name} ran with {', '.join(_changes(attack, run[name]))}"
+        for name, attack in requested.items()
+        if attack != run[name]
     ]
-    if not changed:
-        return None
     advice = "quote it as such: DLR needs 3 classes and targeted DLR 4, and a class has no more rivals than there are"
-    return Finding("few_classes", "note", f"with {classes} classes {'; '.join(changed)}", advice)
+    evidence = f"with {classes} classes {'; '.join(changed)}"
+    return Finding("few_classes", "note", evidence, advice) if changed else None
 
 
 def _changes(requested: Any, run: Any) -> list[str]:

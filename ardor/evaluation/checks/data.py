@@ -1,4 +1,4 @@
-"""What the images themselves, and how they were used, give reason to doubt."""
+"""Checks on the images and their use."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ def of_data(data: Split) -> list[Finding]:
 
 
 def image_range(data: Split) -> Finding | None:
-    """The images fill a sliver of [0, 1]: they were scaled once too often, and no eps means what it says."""
+    """The images fill a sliver of [0, 1]: they were scaled once too often, and every eps is too large for them."""
     low, high = (float(v) / (1 if data.images.is_floating_point() else 255) for v in torch.aminmax(data.images))
-    if high - low >= SLIVER:
-        return None
     evidence = f"all values of {len(data)} images lie in [{low:.4g}, {high:.4g}], a sliver of [0, 1]"
-    return Finding("range", "error", evidence, "scale them once: give uint8 of 0 .. 255, or floats that span [0, 1]")
+    advice = "scale them once: give uint8 of 0 .. 255, or floats that span [0, 1]"
+    return Finding("range", "error", evidence, advice) if high - low < SLIVER else None
 
 
 def selection(data: Split) -> Finding | None:
     """The test set took part in choosing the checkpoint."""
-    if not data.marks:
-        return None
-    return Finding("selection", "warning", "; ".join(data.marks), "report it as the papers' protocol, not as held out")
+    advice = "report it as the papers' protocol, not as held out"
+    return Finding("selection", "warning", "; ".join(data.marks), advice) if data.marks else None

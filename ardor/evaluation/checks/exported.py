@@ -1,7 +1,7 @@
-"""What gives reason to doubt a file for a device: how it was calibrated, what it clips, where its gradients lead.
+"""Checks on an exported file: its calibration, its clipping, its gradients.
 
-The net here is a `Session`, a file on its runtime with gradients from a simulation of its graph,
-or a `phone.Program`, which has none.
+The net is a `deployment.export.onnx_session.Session`, whose gradients are those of a simulation of its graph, or a
+`deployment.export.executorch.Program`, which has none.
 """
 
 from __future__ import annotations
@@ -19,18 +19,17 @@ if TYPE_CHECKING:
 
 
 INT8 = "-int8"
-"""How the forms that are quantised end."""
+"""The end of the names of quantised formats."""
 
 
 @torch.no_grad()
 def of_file(net: Any, x: Images) -> list[Finding]:
-    """Every finding on an exported file, with images x (B, C, H, W) at hand; none on any other net."""
+    """Every finding on an exported file, from images x (B, C, H, W); none on any other net."""
     metadata = getattr(net, "metadata", None)
     if not metadata:
         return []
-    int8, findings = metadata["to"].endswith(INT8), list[Finding | None]()
-    if int8:
-        findings += [few_calibration(metadata["calibration"]["n"])]
+    int8 = metadata["to"].endswith(INT8)
+    findings = [few_calibration(metadata["calibration"]["n"]) if int8 else None]
     if not net.without_gradients:
         simulated = net.simulated(x.cpu())
         findings += [gradients_simulated(int((simulated.argmax(1) == net(x).cpu().argmax(1)).sum()), len(x))]
@@ -43,10 +42,12 @@ APART = 0.01
 
 
 def gradients_simulated(equal: int, n: int) -> Finding | None:
-    """Gradients are those of a simulation; where it does not answer as the file does, they lead elsewhere."""
+    """Gradients are those of a simulation; where its predictions are not the file's, they mislead."""
     evidence = f"gradients are those of a simulation, which predicts {equal} of {n} clean images as the file does"
     if n - equal <= APART * n:
-        return Finding("gradients_simulated", "note", evidence, "what an attack claims was judged by the file itself")
+        return Finding(
+            "gradients_simulated", "note", evidence, "every success of an attack was judged by the file itself"
+        )
     advice = "do not quote what follows these gradients: quote transfer and Square, and compare this runtime's version"
     return Finding("gradients_simulated", "warning", evidence, advice)
 
@@ -58,10 +59,9 @@ ENOUGH = 64
 
 def few_calibration(n: int) -> Finding | None:
     """INT8 ranges from so few images that others do not fit into them."""
-    if n >= ENOUGH:
-        return None
     evidence = f"INT8 was calibrated on {n} images, whose ranges others will leave"
-    return Finding("few_calibration", "warning", evidence, "export it again with at least 256 training images")
+    advice = "export it again with at least 256 training images"
+    return Finding("few_calibration", "warning", evidence, advice) if n < ENOUGH else None
 
 
 CLIPPED = 0.01
@@ -70,12 +70,10 @@ CLIPPED = 0.01
 
 def saturated(clipped: Mapping[str, float]) -> Finding | None:
     """Values that INT8 cuts off, by layer: what is cut has no gradient and no effect."""
-    worst = max(clipped, key=lambda name: clipped[name], default="")
-    if not worst or clipped[worst] <= CLIPPED:
-        return None
-    evidence = f"INT8 cuts off {100 * clipped[worst]:.1f} % of the values of {worst} on the images judged"
+    worst, share = max(clipped.items(), key=lambda item: item[1], default=("", 0.0))
+    evidence = f"INT8 cuts off {100 * share:.1f} % of the values of {worst} on the images judged"
     advice = "export it again, calibrated on more training images, or on some that look like these"
-    return Finding("saturated", "warning", evidence, advice)
+    return Finding("saturated", "warning", evidence, advice) if share > CLIPPED else None
 
 
 HIDDEN, FEW = 0.002, 3
@@ -83,7 +81,7 @@ HIDDEN, FEW = 0.002, 3
 
 
 def hidden_by_quantisation(report: Report) -> Finding | None:
-    """What an INT8 file withstands along its own gradients, it does not withstand when asked otherwise."""
+    """The INT8 file withstands attacks along its gradients, but not transfer or Square."""
     counts = {kind: share.k for kind, share in report.by_access().items()}
     if not str(report.model.get("to")).endswith(INT8) or "white-box" not in counts:
         return None

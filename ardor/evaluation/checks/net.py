@@ -1,4 +1,4 @@
-"""What one batch shows of a net in a handful of passes: how it answers, and whether its gradients are there."""
+"""Checks on a net with one batch in a few passes: its logits and its gradients."""
 
 from __future__ import annotations
 
@@ -17,21 +17,32 @@ from ardor.types import Images, Labels, Logits, Net
 HALF = (torch.float16, torch.bfloat16)
 
 FEW, CALLS = 16, 8
-"""Images and calls that look for randomness: a net that picks one of two ways per call is missed once in 128."""
+"""Images and calls to detect randomness: a net that takes one of two ways per call is missed once in 128."""
 
 
 def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
-    """Every finding on the net. x: (B, C, H, W), B different images; y: (B,).
+    """Every finding on the net. Modes, flags and the global random generator are restored.
 
-    Call it on the net as it came, not inside attack_view: its mode is looked at too. Modes, flags and the global
-    generator are put back. Raises ModelError where the net gives no finite logits, one row for each image.
+    Parameters
+    ----------
+    net : nn.Module
+        As given, not inside `attack_view`: its mode is checked too.
+    x : Images
+        (B, C, H, W) in [0, 1], B different images.
+    y : Labels
+        (B,) int64.
+
+    Raises
+    ------
+    ModelError
+        The net returns no finite logits, one row for each image.
     """
     findings = [training_mode(net), float16(net)]
     with attack_view(net) as view, seeded(0):
         logits = logits_of(net, x)
         findings += [probabilities(logits), constant(logits.argmax(1), y)]
         findings += [randomised([logits_of(net, x[:FEW]) for _ in range(CALLS)])]
-        findings += [batch_mates(*in_other_company(net, x, logits))]
+        findings += [batch_mates(*in_other_batch(net, x, logits))]
         findings += [without_gradients(net)]
         if findings[-1] is None:
             right = logits.argmax(1) == y
@@ -42,9 +53,26 @@ def of_net(net: nn.Module, x: Images, y: Labels) -> list[Finding]:
 
 @torch.no_grad()
 def logits_of(net: Net, x: Images, where: str = "") -> Logits:
-    """The logits (B, classes) of x. Raises ModelError where they are anything else, or where half a net refuses x.
+    """The logits of x, checked.
 
-    where: for the message, such as " under fgsm".
+    Parameters
+    ----------
+    net : Net
+        The net.
+    x : Images
+        (B, C, H, W) in [0, 1].
+    where : str
+        For messages, such as " under fgsm".
+
+    Returns
+    -------
+    Logits
+        (B, classes), finite.
+
+    Raises
+    ------
+    ModelError
+        The net returns anything else, or is in half precision and refuses x.
     """
     try:
         logits = net(x)
@@ -57,15 +85,11 @@ def logits_of(net: Net, x: Images, where: str = "") -> Logits:
             f"expected a net that takes float32 images, got one that refuses them ({cause}): {half.evidence}; "
             "type net.float() first"
         ) from error
-    if not isinstance(logits, Tensor):
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise ModelError(
-            f"expected logits as one tensor (B, classes), got {type(logits).__name__}: return only the logits, and "
-            "give features by a method called features"
-        )
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise ModelError(
-            f"expected logits of shape ({len(x)}, classes) for {len(x)} images, got {tuple(logits.shape)}: "
-            "return one row for each image"
+            f"expected logits as one tensor of shape ({len(x)}, classes) for {len(x)} images, got {got}: "
+            "return only the logits, and give features by a method called features"
         )
     if not bool(logits.isfinite().all()):
         bad = int((~logits.isfinite()).any(1).sum())
@@ -76,8 +100,8 @@ def logits_of(net: Net, x: Images, where: str = "") -> Logits:
     return logits
 
 
-def in_other_company(net: Net, x: Images, logits: Logits) -> tuple[Logits, Logits]:
-    """The logits of the first half of x, as they were, and with other places and images beside it; none for one image.
+def in_other_batch(net: Net, x: Images, logits: Logits) -> tuple[Logits, Logits]:
+    """The logits of the first half of x: as given, and in other places beside other images; empty for one image.
 
     The batch keeps its shape, so that the same kernels compute it.
     """
@@ -100,14 +124,14 @@ def gradient(net: Net, x: Images, y: Labels, loss: str) -> Tensor:
 
 
 def without_gradients(net: nn.Module) -> Finding | None:
-    """The net is a file on a runtime that gives none and cannot be simulated; it says so in `without_gradients`."""
+    """The net is a file on a runtime without gradients that cannot be simulated; its `without_gradients` is why."""
     reason = getattr(net, "without_gradients", "")
-    next_ = "judge it with --suite square, and with images made against the net that it came from"
-    return Finding("without_gradients", "note", reason, next_) if reason else None
+    advice = "judge it with --suite square, and with images made against the net that it came from"
+    return Finding("without_gradients", "note", reason, advice) if reason else None
 
 
 def training_mode(net: nn.Module) -> Finding | None:
-    """The net came in training mode; it was judged in eval mode and put back."""
+    """The net was in training mode; it is judged in eval mode and restored."""
     on = [name or "the net itself" for name, module in net.named_modules() if module.training]
     if not on:
         return None
@@ -132,23 +156,23 @@ ONE = 1e-3
 def probabilities(logits: Tensor) -> Finding | None:
     """The net returns probabilities: rows that are non-negative and sum to 1 flatten the gradients of every attack."""
     sums = logits.sum(1)
-    if bool((logits < 0).any()) or not torch.allclose(sums, torch.ones_like(sums), atol=ONE):
-        return None
+    match = bool((logits >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=ONE)
     evidence = f"{len(logits)} outputs are non-negative and each sums to 1"
-    return Finding("probabilities", "error", evidence, "return logits: drop the softmax, which hides gradients")
+    advice = "return logits: drop the softmax, which hides gradients"
+    return Finding("probabilities", "error", evidence, advice) if match else None
 
 
 OTHERS = 10
-"""constant: images whose label is not the one class predicted. Fewer, and a good net may just have met one class."""
+"""constant: images whose label is not the one class predicted. With fewer, a good net may have got one class only."""
 
 
 def constant(predicted: Labels, y: Labels) -> Finding | None:
     """One class for every image, though many are of others: not trained, or not on images like these."""
     others = int((y != predicted[0]).sum())
-    if others < OTHERS or bool((predicted != predicted[0]).any()):
-        return None
+    constant = others >= OTHERS and bool((predicted == predicted[0]).all())
     evidence = f"all {len(y)} images are taken for class {int(predicted[0])}, {others} of them wrongly"
-    return Finding("constant", "error", evidence, "check that the weights were loaded, and the images' scale")
+    advice = "check that the weights were loaded, and the images' scale"
+    return Finding("constant", "error", evidence, advice) if constant else None
 
 
 CHANGE = 1e-4
@@ -156,14 +180,11 @@ CHANGE = 1e-4
 
 
 def randomised(calls: Sequence[Logits]) -> Finding | None:
-    """Identical calls gave other logits: an attack that asks once has seen one draw, and one verdict is one draw."""
-    apart = max(float((z - calls[0]).abs().max()) for z in calls)
-    span = float(calls[0].max() - calls[0].min())
-    if not apart > CHANGE * span:
-        return None
-    evidence = f"{len(calls)} identical calls gave logits up to {apart:.3g} apart, of a range of {span:.3g}"
+    """Identical calls returned other logits: a gradient is one draw of many, and so is a verdict."""
+    apart, span = max(float((z - calls[0]).abs().max()) for z in calls), float(calls[0].max() - calls[0].min())
+    evidence = f"{len(calls)} identical calls returned logits up to {apart:.3g} apart, of a range of {span:.3g}"
     advice = "judge it with the suite rand, which averages gradients over 20 draws, and say so beside the figures"
-    return Finding("randomised", "error", evidence, advice)
+    return Finding("randomised", "error", evidence, advice) if apart > CHANGE * span else None
 
 
 MATES = 1e-3
@@ -172,15 +193,13 @@ even with TF32, which rounds to 5e-4; a batch norm that takes its batch's own st
 
 
 def batch_mates(one: Logits, other: Logits) -> Finding | None:
-    """The same images in another company and place gave other logits: the others of a batch take part in a verdict."""
+    """The same images in other places beside others gave other logits: a verdict depends on its batch."""
     if not len(one):
         return None
     apart, span = float((one - other).abs().max()), float(one.max() - one.min())
-    if not apart > MATES * span:
-        return None
-    evidence = f"{len(one)} images among others gave logits up to {apart:.3g} apart, of a range of {span:.3g}"
+    evidence = f"{len(one)} images among others returned logits up to {apart:.3g} apart, of a range of {span:.3g}"
     advice = "look for batch norm without running statistics, or a mean over the batch: each image must stand alone"
-    return Finding("batch_mates", "error", evidence, advice)
+    return Finding("batch_mates", "error", evidence, advice) if apart > MATES * span else None
 
 
 LOST = 0.01
@@ -193,19 +212,20 @@ def zero_gradients(ce: Tensor, margin: Tensor) -> Finding | None:
     no_ce, no_margin = (int((g == 0).flatten(1).all(1).sum()) if n else 0 for g in (ce, margin))
     if max(no_ce, no_margin) <= LOST * n:
         return None
-    evidence = f"of {n} correctly classified images cross-entropy's gradient is exactly 0 on {no_ce}, "
+    evidence = (
+        f"of {n} correctly classified images cross-entropy's gradient is exactly 0 on {no_ce}, the logit margin's on "
+        f"{no_margin}"
+    )
     if no_margin > LOST * n:
         advice = "find what stops it: rounding, detach, argmax, a lookup; until then only black-box figures count"
-        return Finding("zero_gradients", "error", f"{evidence}the logit margin's on {no_margin}", advice)
+        return Finding("zero_gradients", "error", evidence, advice)
     advice = "the logits are too far apart for float32: quote attacks on the margin or DLR (cw, apgd), not PGD alone"
-    return Finding("zero_gradients", "warning", f"{evidence}the logit margin's on {no_margin}", advice)
+    return Finding("zero_gradients", "warning", evidence, advice)
 
 
 def nan_gradients(ce: Tensor, margin: Tensor) -> Finding | None:
     """Gradients that are NaN or infinite on any correctly classified image. ce, margin: (B, ...) each."""
     bad = int((~(ce.isfinite() & margin.isfinite())).flatten(1).any(1).sum()) if len(ce) else 0
-    if not bad:
-        return None
     evidence = f"the gradient is NaN or infinite on {bad} of {len(ce)} correctly classified images"
     advice = "look for a root, a logarithm or a division at 0, and add a small constant there"
-    return Finding("nan_gradients", "error", evidence, advice)
+    return Finding("nan_gradients", "error", evidence, advice) if bad else None

@@ -1,4 +1,4 @@
-"""The difference of two nets in one figure, over the seeds that there are, with what it is worth."""
+"""The difference of two nets in one figure over their seeds, with intervals, p and power."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from ardor.evaluation.comparison.significance import (
-    LEVEL,
-    Z80,
-    Interval,
-    detectable,
-    mcnemar,
-    root,
-    t_quantile,
-    t_shift,
-    tango,
-)
+from ardor.evaluation.comparison import significance
+from ardor.evaluation.comparison.significance import LEVEL, Z80, Interval
 from ardor.evaluation.proportion import Z95, Proportion, mean_sd
 
 NORMAL = NormalDist()
@@ -24,7 +15,7 @@ NORMAL = NormalDist()
 
 @dataclass(frozen=True)
 class Pair:
-    """One seed: of n images, those that A has right, that only A has right, and that only B has right."""
+    """Counts of one seed: of n images, those that A has right, that only A has right, and that only B has right."""
 
     n: int
     right: int
@@ -49,7 +40,7 @@ class Pair:
     @property
     def p(self) -> float:
         """McNemar's exact two-sided p."""
-        return mcnemar(self.only_a, self.only_b)
+        return significance.mcnemar(self.only_a, self.only_b)
 
 
 @dataclass(frozen=True)
@@ -81,30 +72,30 @@ class Difference:
     def images(self) -> Interval:
         """95 % over other test images, with these nets: Tango's for one seed, Bonett and Price's for several."""
         if len(self.pairs) == 1:
-            return tango(self.pairs[0].only_a, self.pairs[0].only_b, self.n)
+            return significance.tango(self.pairs[0].only_a, self.pairs[0].only_b, self.n)
         centre, error = self._adjusted
-        return max(centre - Z95 * error, -1.0), min(centre + Z95 * error, 1.0)
+        return _around(centre, Z95 * error)
 
     @property
     def seeds(self) -> Interval | None:
         """95 % over other trainings, on these images: Student's; None for one seed."""
-        return self._student(self.value, self._error_of_seeds) if len(self.pairs) > 1 else None
+        k = len(self.pairs)
+        if k == 1:
+            return None
+        return _around(self.value, significance.t_quantile(1 - LEVEL / 2, k - 1) * self._error_of_seeds)
 
     @property
     def both(self) -> Interval | None:
         """95 % over other trainings and other test images at once (Banerjee, 1960); None for one seed."""
-        if len(self.pairs) == 1:
-            return None
-        centre, half = self._adjusted[0], self._half(LEVEL)
-        return max(centre - half, -1.0), min(centre + half, 1.0)
+        return _around(self._adjusted[0], self._half(LEVEL)) if len(self.pairs) > 1 else None
 
     @property
     def p(self) -> float:
-        """McNemar's for one seed; for several the level at which `both` would begin at 0."""
+        """McNemar's for one seed; for several the level at which `both` would start at 0."""
         if len(self.pairs) == 1:
             return self.pairs[0].p
         far = abs(self._adjusted[0])
-        return 10 ** root(lambda power: self._half(10**power) - far, -12.0, 0.0)
+        return 10 ** significance.root(lambda power: self._half(10**power) - far, -12.0, 0.0)
 
     @property
     def p_of_nets(self) -> float:
@@ -121,11 +112,11 @@ class Difference:
 
     @property
     def least(self) -> float:
-        """The smallest difference that would have been shown four times in five; NaN where none would."""
+        """The smallest difference that is detected with 80 % power; NaN where none is."""
         pair, k = self.pairs[0], len(self.pairs)
         if k == 1:
-            return detectable(self.n, (pair.only_a + pair.only_b) / self.n)
-        return math.hypot((Z95 + Z80) * self._adjusted[1], t_shift(k - 1) * self._error_of_seeds)
+            return significance.detectable(self.n, (pair.only_a + pair.only_b) / self.n)
+        return math.hypot((Z95 + Z80) * self._adjusted[1], significance.t_shift(k - 1) * self._error_of_seeds)
 
     @property
     def _adjusted(self) -> tuple[float, float]:
@@ -140,11 +131,14 @@ class Difference:
         return max(self.sd, 1 / (self.n * math.sqrt(12))) / math.sqrt(len(self.pairs))
 
     def _half(self, level: float) -> float:
-        """Half of the interval over both chances: each error by its own quantile, as it would be alone, then the root
-        of their squares. Never above the level where both are normal, whichever of them decides."""
-        images = NORMAL.inv_cdf(1 - level / 2) * self._adjusted[1]
-        return math.hypot(images, t_quantile(level / 2, len(self.pairs) - 1) * self._error_of_seeds)
+        """Half of the interval over both: each error by its own quantile, then the root of the sum of their squares.
 
-    def _student(self, centre: float, error: float) -> Interval:
-        half = t_quantile(1 - LEVEL / 2, len(self.pairs) - 1) * error
-        return max(centre - half, -1.0), min(centre + half, 1.0)
+        The true level never exceeds the nominal one where both are normal, whichever of them dominates.
+        """
+        images = NORMAL.inv_cdf(1 - level / 2) * self._adjusted[1]
+        return math.hypot(images, significance.t_quantile(level / 2, len(self.pairs) - 1) * self._error_of_seeds)
+
+
+def _around(centre: float, half: float) -> Interval:
+    """The interval of half width `half`, within [-1, 1]."""
+    return max(centre - half, -1.0), min(centre + half, 1.0)

@@ -1,16 +1,15 @@
-"""Two nets, or two methods over several seeds, on the same images: what the difference is and what it cannot show.
+"""Two nets, or two methods over several seeds, on the same images: the difference and its limits.
 
-Two different chances stand behind a difference. Other test images would give these nets another one: McNemar's test and
-the interval over images speak of that. Another training seed would give another net: only several seeds speak of that,
-by their standard deviation and Student's interval over them. Neither covers the other, so what is said of methods rests
-on both together.
+A difference has two sources of chance. Other test images would give these nets another one: McNemar's test and the
+interval over images cover that. Another training seed would give another net: only several seeds cover that, by their
+standard deviation and Student's interval over them. Neither covers the other, so a claim on methods rests on both.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,20 +18,21 @@ from ardor.evaluation.comparison.difference import Difference, Pair
 from ardor.evaluation.comparison.significance import holm
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
-from ardor.evaluation.report import NOT_ATTEMPTED, ROBUST, Report
+from ardor.evaluation.report import Report
 from ardor.storage.config import differences, few
 
+# Keys of a config that are not the method's: of the seed, the teacher, and the machine. A fingerprint identifies a net.
 OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student")
 PLACES_OF_A_TEACHER = tuple(f"teacher.{key}" for key in ("weights", "natural", "robust", "root", "download"))
-OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher")  # which one it is, its fingerprint says
-ELSEWHERE = ("fingerprint.ardor", "recipe.device", "threads", "data.root", "data.download")  # where, not how
+OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher")
+ELSEWHERE = ("fingerprint.ardor", "recipe.device", "threads", "data.root", "data.download")
 
 
 @dataclass(frozen=True)
 class Comparison:
     """A beside B on the same images.
 
-    names: what A and B are called. seeds: of training, one per pair, None where it is not known. what: the images and
+    names: what A and B are called. seeds: of training, one per pair, None where it is unknown. what: the images and
     the attacks. figures: clean, each attack, worst_case. classes: worst_case by class. differ: how the trainings of A
     and B differ beside the seed. findings: how the comparison could be wrong. doubts: why a robust accuracy of A or B
     cannot be quoted at all.
@@ -53,16 +53,26 @@ class Comparison:
         return holm({name: difference.p for name, difference in self.classes.items()})
 
     def worst_class(self, side: str) -> list[tuple[str, Proportion]]:
-        """The class of lowest worst-case accuracy, and that accuracy, seed by seed. side: "a" or "b"."""
+        """Per seed, the class of lowest worst-case accuracy, and that accuracy. side: "a" or "b"."""
         shares = [{name: getattr(d.pairs[s], side) for name, d in self.classes.items()} for s in range(len(self.seeds))]
         return [min(seed.items(), key=lambda item: item[1].value) for seed in shares]
 
 
 def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = ("A", "B")) -> Comparison:
-    """Compare reports of the same images under the same attacks, one pair per training seed, in the order given.
+    """Compare reports of the same images under the same attacks.
 
-    Raises ConfigError where images, suite, attacks, threat, the attacks' seed, or the number of seeds differ, where the
-    reports of one side were trained in different ways, or one net stands for several seeds.
+    Parameters
+    ----------
+    a, b : sequence of Report
+        One pair per training seed, in the same order.
+    names : tuple of str
+        What A and B are called in messages.
+
+    Raises
+    ------
+    ConfigError
+        Images, suite, attacks, threat, the attacks' seed or the number of seeds differ; the reports of one side were
+        trained in different ways; or one net stands for several seeds.
     """
     if not a or len(a) != len(b):
         raise ConfigError(
@@ -72,54 +82,49 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
         _require_same(a[0], other)
     for side, reports in zip(names, (a, b), strict=True):
         _require_seeds(side, reports)
-    first, right = a[0], ([_right(report) for report in a], [_right(report) for report in b])
-    everywhere = range(first.n)
-    rows = {c: [i for i in everywhere if first.labels[i] == c] for c in sorted(set(first.labels))}
-    called = first.data["class_names"]
+    first, correct = a[0], [(x.correct(), y.correct()) for x, y in zip(a, b, strict=True)]
+    rows = {c: [i for i in range(first.n) if first.labels[i] == c] for c in sorted(set(first.labels))}
+    class_names = first.data["class_names"]
+    of = first.data.get("of", first.n)
+    images = f"{first.n} images" + (f" of {of}" if of != first.n else "")
+    threat = f"{first.threat['name']} eps {first.threat.get('eps')}"
+    known = all(side[0].training for side in (a, b))
     return Comparison(
         names=names,
-        seeds=tuple(_seed(report) for report in a),
-        what=_what(first),
-        figures={name: _difference(name, *right, everywhere) for name in right[0][0]},
-        classes={called[c]: _difference("worst_case", *right, rows[c]) for c in rows},
-        differ=_differ(a[0], b[0]),
+        seeds=tuple(map(_seed, a)),
+        what=f"{images}, {first.data['name']} ({first.data['part']}), suite {first.suite}, {threat}",
+        figures={name: _difference([(x[name], y[name]) for x, y in correct], range(first.n)) for name in correct[0][0]},
+        classes={
+            class_names[c]: _difference([(x["worst_case"], y["worst_case"]) for x, y in correct], rows[c]) for c in rows
+        },
+        differ=_changed(a[0], b[0], (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE)) if known else [],
         findings=_findings(a, b),
-        doubts=_doubts(names, a, b),
+        doubts=[doubt for name, side in zip(names, (a, b), strict=True) for doubt in _doubts(name, side)],
     )
 
 
-def _right(report: Report) -> dict[str, list[bool]]:
-    """Of every figure, whether each image is right."""
-    rows = list(report.verdicts.values())
-    robust = {name: [letter == ROBUST for letter in row] for name, row in report.verdicts.items()}
-    clean = [letter != NOT_ATTEMPTED for letter in rows[0]]
-    return {"clean": clean, **robust, "worst_case": [set(letters) == {ROBUST} for letters in zip(*rows, strict=True)]}
-
-
-def _difference(
-    name: str, a: Sequence[dict[str, list[bool]]], b: Sequence[dict[str, list[bool]]], rows: Sequence[int]
-) -> Difference:
-    sides = [(one[name], other[name]) for one, other in zip(a, b, strict=True)]
-    pairs = tuple(
+def _difference(pairs: Sequence[tuple[list[bool], list[bool]]], rows: Sequence[int]) -> Difference:
+    """The difference on `rows`, from which images A and B have right, a pair per seed."""
+    counts = [
         Pair(len(rows), sum(x[i] for i in rows), sum(x[i] > y[i] for i in rows), sum(x[i] < y[i] for i in rows))
-        for x, y in sides
-    )
-    return Difference(pairs, math.fsum((sum(x[i] - y[i] for x, y in sides) / len(sides)) ** 2 for i in rows))
+        for x, y in pairs
+    ]
+    squares = math.fsum((sum(x[i] - y[i] for x, y in pairs) / len(pairs)) ** 2 for i in rows)
+    return Difference(tuple(counts), squares)
 
 
 def _require_same(one: Report, other: Report) -> None:
-    """Other images or another attack would make the difference one of theirs."""
-    identity = [
-        {
-            "data": {"hash": r.data.get("hash")},
-            "images": [*zip(r.index, r.labels, strict=True)],
-            **{key: getattr(r, key) for key in ("suite", "sequential", "threat", "attacks", "seed")},
-            "order": list(r.verdicts),  # an attack of a sequential suite is judged after those before it
+    """Refuse other images or attacks: the difference would be theirs."""
+
+    def identity(report: Report) -> dict[str, Any]:
+        return {
+            "data": {"hash": report.data.get("hash")},
+            "images": [*zip(report.index, report.labels, strict=True)],
+            **{key: getattr(report, key) for key in ("suite", "sequential", "threat", "attacks", "seed")},
+            "order": list(report.verdicts),  # an attack of a sequential suite depends on those before it
         }
-        for r in (one, other)
-    ]
-    changed = differences(identity[0], identity[1])
-    if changed:
+
+    if changed := differences(identity(one), identity(other)):
         raise ConfigError(
             f"expected all to be judged on the same images by the same attacks, got {few(changed)}: type "
             "ardor evaluate with the same --data, --suite, --threat, --limit and --seed for each"
@@ -127,12 +132,9 @@ def _require_same(one: Report, other: Report) -> None:
 
 
 def _require_seeds(side: str, reports: Sequence[Report]) -> None:
-    """Nets of one side that are one method: another seed each, and nothing else."""
-    if len(reports) == 1:
-        return
+    """Refuse nets of one side that differ in more than the seed, or that are the same net."""
     for other in reports[1:]:
-        changed = differences(_recipe(reports[0]), _recipe(other))
-        if changed:
+        if changed := _changed(reports[0], other, (*OF_A_SEED, *OF_A_TEACHER, *ELSEWHERE)):
             raise ConfigError(
                 f"expected runs of {side} that differ only in the seed, got {few(changed)}: name one method"
             )
@@ -141,21 +143,10 @@ def _require_seeds(side: str, reports: Sequence[Report]) -> None:
         raise ConfigError(f"expected another net for each seed of {side}, got one twice: name each run once")
 
 
-def _recipe(report: Report, dropped: Sequence[str] = (*OF_A_SEED, *OF_A_TEACHER, *ELSEWHERE)) -> dict[str, Any]:
-    """How a net was trained, without what a seed or a place changes."""
-
-    def without(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in config.items():
-            if prefix + key not in dropped:
-                yield key, dict(without(value, f"{prefix}{key}.")) if isinstance(value, Mapping) else value
-
-    return dict(without(report.training, ""))
-
-
-def _differ(a: Report, b: Report) -> list[str]:
-    """How two trainings differ, in the teacher too; nothing where one of them is not known."""
-    dropped = (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE)
-    return differences(_recipe(a, dropped), _recipe(b, dropped)) if a.training and b.training else []
+def _changed(one: Report, other: Report, ignored: Sequence[str]) -> list[str]:
+    """How two trainings differ, without the keys in `ignored` and those below them."""
+    changed = differences(one.training, other.training)
+    return [text for text in changed if not f"{text.partition(':')[0]}.".startswith(tuple(f"{k}." for k in ignored))]
 
 
 def _seed(report: Report) -> int | None:
@@ -163,62 +154,49 @@ def _seed(report: Report) -> int | None:
     return None if seed is None else int(seed)
 
 
-def _what(report: Report) -> str:
-    of = report.data.get("of", report.n)
-    images = f"{report.n} images" + (f" of {of}" if of != report.n else "")
-    threat = f"{report.threat['name']} eps {report.threat.get('eps')}"
-    return f"{images}, {report.data['name']} ({report.data['part']}), suite {report.suite}, {threat}"
+def _fingerprint(report: Report) -> dict[str, Any]:
+    return report.training.get("fingerprint") or {}
+
+
+def _checkpoints(reports: Sequence[Report]) -> list[str]:
+    """The checkpoints that were judged, by the titles of the reports."""
+    matches = [re.search(r" \((best|last)\)$", report.title) for report in reports]
+    return sorted({match[1] for match in matches if match})
 
 
 def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
-    everything = [*a, *b]
-    versions = {", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())): None for r in everything}
-    marks = dict.fromkeys(
-        mark
-        for r in everything
-        for mark in [*r.data.get("marks", []), *(r.training.get("fingerprint") or {}).get("marks", [])]
-    )
-    same = [i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x.model.get("hash") == y.model.get("hash")]
-    teachers = [{(r.training.get("fingerprint") or {}).get("teacher") for r in side} for side in (a, b)]
-    checkpoints = [sorted(set(filter(None, map(_checkpoint, side)))) for side in (a, b)]
+    reports = [*a, *b]
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in reports)
+    marks = dict.fromkeys(m for r in reports for m in (*r.data.get("marks", []), *_fingerprint(r).get("marks", [])))
+    same = sum(x.model.get("hash") == y.model.get("hash") for x, y in zip(a, b, strict=True))
+    teachers = [{_fingerprint(r).get("teacher") for r in side} for side in (a, b)]
+    checkpoints = [_checkpoints(side) for side in (a, b)]
+    seeds = [(_seed(x), _seed(y)) for x, y in zip(a, b, strict=True)]
     findings = []
     if len({*checkpoints[0], *checkpoints[1]}) > 1:
-        evidence = "checkpoints judged: " + ", ".join(
-            f"{' and '.join(c) or 'unknown'} of {s}" for s, c in zip("AB", checkpoints, strict=True)
-        )
+        names = [f"{' and '.join(c) or 'unknown'} of {s}" for s, c in zip("AB", checkpoints, strict=True)]
         advice = "judge the same checkpoint of all: type ardor evaluate RUN with the same --checkpoint"
-        findings.append(Finding("checkpoints", "warning", evidence, advice))
+        findings += [Finding("checkpoints", "warning", f"checkpoints judged: {', '.join(names)}", advice)]
     if len(versions) > 1:
         advice = "judge them again with one version, or show that it gives the same verdicts"
-        findings.append(Finding("versions", "note", f"judged by {' and by '.join(versions)}", advice))
+        findings += [Finding("versions", "note", f"judged by {' and by '.join(versions)}", advice)]
     if marks:
         advice = "report it as the papers' protocol, not as held out: the images here favour what they chose"
-        findings.append(Finding("selection", "warning", "; ".join(marks), advice))
+        findings += [Finding("selection", "warning", "; ".join(marks), advice)]
     if same:
-        evidence = f"A and B have the same weights in {len(same)} of {len(a)} pairs"
-        findings.append(Finding("same_net", "warning", evidence, "name two nets"))
+        evidence = f"A and B have the same weights in {same} of {len(a)} pairs"
+        findings += [Finding("same_net", "warning", evidence, "name two nets")]
     if any(len(side) > 1 for side in teachers):
-        advice = "the spread over seeds holds that of the teachers too"
-        findings.append(Finding("teachers", "note", "the seeds of one side had different teachers", advice))
-    seeds = [(_seed(x), _seed(y)) for x, y in zip(a, b, strict=True)]
+        advice = "the spread over seeds includes that of the teachers"
+        findings += [Finding("teachers", "note", "the seeds of one side had different teachers", advice)]
     if any(x != y for x, y in seeds if x is not None and y is not None):
         evidence = "seeds of training (A, B): " + ", ".join(map(str, seeds))
-        findings.append(
-            Finding("unlike_seeds", "note", evidence, "pair nets of one seed: they share the order of images")
-        )
+        advice = "pair nets of one seed: they share the order of images"
+        findings += [Finding("unlike_seeds", "note", evidence, advice)]
     return findings
 
 
-def _checkpoint(report: Report) -> str | None:
-    """Which checkpoint of a run was judged; only the title says so."""
-    match = re.search(r" \((best|last)\)$", report.title)
-    return match and match[1]
-
-
-def _doubts(names: tuple[str, str], a: Sequence[Report], b: Sequence[Report]) -> list[str]:
-    """Errors among a report's findings: its robust accuracy is no figure to compare."""
-    errors = {
-        name: dict.fromkeys(f.name for r in reports for f in r.findings if f.severity == "error")
-        for name, reports in zip(names, (a, b), strict=True)
-    }
-    return [f"the report of {name} found an error in it ({', '.join(es)})" for name, es in errors.items() if es]
+def _doubts(name: str, reports: Sequence[Report]) -> list[str]:
+    """Errors among the findings of the reports: their robust accuracy is no figure to compare."""
+    errors = dict.fromkeys(f.name for r in reports for f in r.findings if f.severity == "error")
+    return [f"the report of {name} found an error in it ({', '.join(errors)})"] if errors else []

@@ -20,31 +20,45 @@ class Side:
     runs: dict[int | None, Path]
     folder: bool = False
 
+    @property
+    def seeds(self) -> str:
+        """The seeds, for messages."""
+        return ", ".join("none" if seed is None else str(seed) for seed in self.runs)
+
 
 def side_of(path: Path) -> Side:
-    """What the user named. Raises ConfigError."""
+    """The runs at a path.
+
+    Parameters
+    ----------
+    path : Path
+        A report file, a run's folder, or a folder of runs of one method, each with another seed.
+
+    Raises
+    ------
+    ConfigError
+        It is none of them, or two of its runs have the same seed.
+    """
     if path.is_file():
-        return Side(path, {seed_in(Report.load(path).training, path): path})
+        return Side(path, {_seed(Report.load(path).training, path): path})
     if Run(path).exists:
-        return Side(path, {seed_in(Run(path).config, path): path})
-    children = Run.within(path)
-    if not children:
-        raise ConfigError(
-            f"expected a judged run, a report file or a folder of runs, got {path}: type ardor evaluate RUN first"
-        )
+        return Side(path, {_seed(Run(path).config, path): path})
     runs: dict[int | None, Path] = {}
-    for child in children:
-        seed = seed_in(Run(child).config, child)
+    for child in Run.within(path):
+        seed = _seed(Run(child).config, child)
         if seed is None or seed in runs:
             got = f"{child} without recipe.seed" if seed is None else f"seed {seed} twice, in {runs[seed]} and {child}"
             raise ConfigError(f"expected runs of different seeds in {path}, got {got}: keep one method in a folder")
         runs[seed] = child
+    if not runs:
+        raise ConfigError(
+            f"expected a judged run, a report file or a folder of runs, got {path}: type ardor evaluate RUN first"
+        )
     return Side(path, runs, folder=True)
 
 
-def seed_in(trained: dict[str, object], path: Path) -> int | None:
-    """The seed that a configuration trains with; None where it has none. Raises ConfigError."""
-    recipe = trained.get("recipe")
+def _seed(config: dict[str, object], path: Path) -> int | None:
+    recipe = config.get("recipe")
     seed = recipe.get("seed") if isinstance(recipe, dict) else None
     if not isinstance(seed, int | None):
         raise ConfigError(f"expected recipe.seed as a whole number, got {seed!r} in {path}: name a run of ardor")
@@ -52,45 +66,73 @@ def seed_in(trained: dict[str, object], path: Path) -> int | None:
 
 
 def partners(a: Side, b: Side) -> tuple[list[tuple[int | None, int | None]], list[Finding]]:
-    """The seeds to pair, and a warning that names the runs without partner. Two single nets are a pair as they are."""
+    """The seeds of A and B to pair; two single nets are a pair whatever their seeds.
+
+    Parameters
+    ----------
+    a, b : Side
+        The runs by seed.
+
+    Returns
+    -------
+    pairs : list of tuple
+        The seed of A and that of B.
+    findings : list of Finding
+        A warning with the runs that have no partner, if any.
+
+    Raises
+    ------
+    ConfigError
+        A and B have no seed in common.
+    """
     if not (a.folder or b.folder):
-        return [(*a.runs, *b.runs)], []  # type: ignore[list-item]  # one each
+        return list(zip(a.runs, b.runs, strict=True)), []
     common = [seed for seed in a.runs if seed in b.runs]
     if not common:
         raise ConfigError(
-            f"expected runs of the same seeds, got {_seeds(a)} in {a.path} and {_seeds(b)} in {b.path}: train B with "
-            "the seeds of A"
+            f"expected runs of the same seeds, got {a.seeds} in {a.path} and {b.seeds} in {b.path}: train B with the "
+            "seeds of A"
         )
     alone = [str(side.runs[seed]) for side in (a, b) for seed in side.runs if seed not in common]
     evidence = f"{len(alone)} runs have no partner of their seed and were left out: {', '.join(alone)}"
     advice = "train and judge their partners: which seeds take part must not depend on how they turned out"
-    return [(seed, seed) for seed in sorted(common, key=str)], [
-        Finding("unpaired", "warning", evidence, advice)
-    ] * bool(alone)
-
-
-def _seeds(side: Side) -> str:
-    return ", ".join("none" if seed is None else str(seed) for seed in side.runs)
+    pairs = [(seed, seed) for seed in sorted(common, key=str)]
+    return pairs, [Finding("unpaired", "warning", evidence, advice)] if alone else []
 
 
 def reports_of(pairs: list[list[Path]], suite: str | None, checkpoint: str) -> tuple[list[Report], list[Report]]:
-    """The reports of A and of B, a pair of runs or files each. Raises ConfigError where they have none in common."""
+    """The reports of A and of B.
+
+    Parameters
+    ----------
+    pairs : list of list of Path
+        Two runs or report files each.
+    suite : str or None
+        None for the newest report that all runs have.
+    checkpoint : str
+        "best", "last" or "averaged": of the runs.
+
+    Raises
+    ------
+    ConfigError
+        The runs have no such report in common, or a file is of another suite.
+    """
     places = [place for pair in pairs for place in pair]
-    given = {place: Report.load(place) for place in places if place.is_file()}
-    for place, report in given.items():
+    reports = {place: Report.load(place) for place in places if place.is_file()}
+    for place, report in reports.items():
         if suite not in (None, report.suite):
             raise ConfigError(
                 f"expected a report of the suite {suite}, got {report.suite} in {place}: name another file"
             )
-    folders = {place: candidates(place, suite, checkpoint) for place in places if place not in given}
+    folders = {place: _candidates(place, suite, checkpoint) for place in places if place not in reports}
     if folders:
-        name = choose(folders, {place.name: report.suite for place, report in given.items()})
-        given |= {place: Report.load(reports[name]) for place, reports in folders.items()}
-    return [given[pair[0]] for pair in pairs], [given[pair[1]] for pair in pairs]
+        name = _common_name(folders, {place.name: report.suite for place, report in reports.items()})
+        reports |= {place: Report.load(candidates[name]) for place, candidates in folders.items()}
+    return [reports[a] for a, _ in pairs], [reports[b] for _, b in pairs]
 
 
-def candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path]:
-    """A run's reports of this checkpoint and suite, by file name, which says suite, threat, checkpoint and images."""
+def _candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path]:
+    """A run's reports of this checkpoint and suite, by file name: suite, threat, checkpoint and images."""
     reports = {path.name: path for path in Run(run).reports(suite, checkpoint)}
     if not reports:
         options = "" if suite is None else f" --suite {suite}"
@@ -101,17 +143,17 @@ def candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path]
     return reports
 
 
-def choose(folders: dict[Path, dict[str, Path]], files: dict[str, str]) -> str:
-    """The name that all runs have a report of, the newest; beside a report file that of its name, else of its suite."""
-    common = set.intersection(*(set(reports) for reports in folders.values()))
+def _common_name(folders: dict[Path, dict[str, Path]], files: dict[str, str]) -> str:
+    """The newest name that all runs have a report of; beside a report file that of its name, else of its suite."""
+    common = set.intersection(*map(set, folders.values()))
     if files:
         suites = set(files.values())
         common = common & set(files) or {name for name in common if suite_of(Path(name)) in suites}
     if not common:
-        has = few([f"{run} has {', '.join(sorted(reports))}" for run, reports in folders.items()])
+        names = few([f"{run} has {', '.join(sorted(reports))}" for run, reports in folders.items()])
         wanted = f"; the file is of the suite {', '.join(files.values())}" if files else ""
         raise ConfigError(
-            f"expected one report that all runs have, got {has}{wanted}: type ardor evaluate RUN with the same "
+            f"expected one report that all runs have, got {names}{wanted}: type ardor evaluate RUN with the same "
             "--suite, --threat and --limit for each"
         )
     return max(common, key=lambda name: (max(reports[name].stat().st_mtime for reports in folders.values()), name))

@@ -1,4 +1,4 @@
-"""What `ardor compare` says: one sentence that cannot claim too much, and the tables behind it."""
+"""The text of a comparison: one sentence that claims no more than the evidence allows, and the tables behind it."""
 
 from __future__ import annotations
 
@@ -14,72 +14,62 @@ from ardor.evaluation.proportion import mean_sd
 from ardor.storage.config import few
 
 FORMAT = "ardor-comparison-1"
-METHOD_SEEDS = 3  # fewer say nothing about a method
+METHOD_SEEDS = 3  # fewer are no evidence on a method
 
 
 def verdict(c: Comparison) -> str:
-    """One sentence on the worst case, on its own, that claims no more than nets, images and seeds allow."""
+    """One sentence on the worst case that claims no more than nets, images and seeds allow."""
     p = _p_of(c)
-    return _verdict(c, p < LEVEL, f"p {_p(p, '= ')}")
+    return _sentence(c, p < LEVEL, f"p {_p(p, '= ')}")
 
 
 def holm_verdicts(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
-    """The sentence of each of several comparisons of one table, their p corrected by Holm for the number of them.
+    """The sentences of the comparisons of one table, p corrected by Holm for their number.
 
-    What does not survive is no difference shown. A comparison of which nothing can be claimed counts among them.
+    What does not survive is no difference shown. A comparison that allows no claim counts too.
     """
     if len(comparisons) < 2:
         return {name: verdict(c) for name, c in comparisons.items()}
     p = {name: _p_of(c) for name, c in comparisons.items()}
     corrected = holm(p)
-    texts = {
-        name: f"p {_p(p[name], '= ')} ({_p(corrected[name])} by Holm over {len(p)} comparisons)" for name in comparisons
-    }
-    return {name: _verdict(c, corrected[name] < LEVEL, texts[name]) for name, c in comparisons.items()}
+    texts = {name: f"p {_p(p[name], '= ')} ({_p(corrected[name])} by Holm over {len(p)} comparisons)" for name in p}
+    return {name: _sentence(c, corrected[name] < LEVEL, texts[name]) for name, c in comparisons.items()}
 
 
 def _p_of(c: Comparison) -> float:
-    """Of what the sentence may claim: of these nets below three seeds, then of the methods; 1 where of nothing."""
+    """p of the claim: on these nets below three seeds, then on the methods; 1 where none is allowed."""
     worst = c.figures["worst_case"]
     return 1.0 if c.doubts else worst.p if len(c.seeds) >= METHOD_SEEDS else worst.p_of_nets
 
 
-def _verdict(c: Comparison, shown: bool, p: str) -> str:
+def _sentence(c: Comparison, shown: bool, p: str) -> str:
+    worst, k = c.figures["worst_case"], len(c.seeds)
+    points, images = f"A - B is {_points(worst.value)} points", _span(worst.images)
     if c.doubts:
         return f"No difference can be claimed: {'; '.join(c.doubts)}."
-    k = len(c.seeds)
-    say = _of_one_seed if k == 1 else _of_two_seeds if k < METHOD_SEEDS else _of_methods
-    return say(c.figures["worst_case"], shown, p)
-
-
-def _of_one_seed(worst: Difference, shown: bool, p: str) -> str:
-    if shown:
+    if k == 1 and shown:
         return (
-            f"{_stands(worst, 'A', 'B')} {_span(worst.images)}, McNemar {p}, one seed: another seed may turn it round, "
-            "and one seed says nothing about the methods."
+            f"{_stands(worst, 'A', 'B')} {images}, McNemar {p}, one seed: another seed may turn it round, and one seed "
+            "says nothing about the methods."
         )
-    return (
-        f"No difference shown: A - B is {_points(worst.value)} points {_span(worst.images)}, McNemar {p}"
-        f"{_limit(worst)}. One seed says nothing about the methods."
-    )
-
-
-def _of_two_seeds(worst: Difference, shown: bool, p: str) -> str:
-    nets = "these nets differ" if shown else "these nets do not differ by more than their images can tell"
-    return (
-        f"Two seeds say nothing about the methods: A - B is {_points(worst.value)} points, SD {100 * worst.sd:.2f}; "
-        f"over test images {_span(worst.images)}, {p}, so {nets}. Train {METHOD_SEEDS} seeds at least."
-    )
-
-
-def _of_methods(worst: Difference, shown: bool, p: str) -> str:
+    if k == 1:
+        return (
+            f"No difference shown: {points} {images}, McNemar {p}{_limit(worst)}. One seed says nothing about the "
+            "methods."
+        )
+    if k < METHOD_SEEDS:
+        nets = "these nets differ" if shown else "these nets do not differ by more than their images can tell"
+        return (
+            f"Two seeds say nothing about the methods: {points}, SD {100 * worst.sd:.2f}; over test images {images}, "
+            f"{p}, so {nets}. Train {METHOD_SEEDS} seeds at least."
+        )
     over = (
         f"{_span(worst.both)} over seeds and test images together, {p} (SD {100 * worst.sd:.2f}; "
-        f"over {len(worst.pairs)} seeds alone {_span(worst.seeds)}, over test images alone {_span(worst.images)})"
+        f"over {k} seeds alone {_span(worst.seeds)}, over test images alone {images})"
     )
     if shown:
         return f"{_stands(worst, 'The method of A', 'that of B')} {over}."
-    return f"No difference shown between the methods: A - B is {_points(worst.value)} points {over}{_limit(worst)}."
+    return f"No difference shown between the methods: {points} {over}{_limit(worst)}."
 
 
 def _stands(d: Difference, a: str, b: str) -> str:
@@ -106,12 +96,30 @@ def _p(p: float, equals: str = "") -> str:
 
 
 def text(c: Comparison) -> str:
-    """The comparison as Markdown; differences in points."""
-    return "\n".join(_lines(c))
+    """The comparison as Markdown; differences in points (1 % of the images)."""
+    k = len(c.seeds)
+    seeds = ["?" if seed is None else str(seed) for seed in c.seeds]
+    over = "one seed" if k == 1 else f"{k} seeds ({', '.join(seeds)})"
+    lines = [f"A: {c.names[0]}", f"B: {c.names[1]}", f"{c.what}, {over}"]
+    lines += [f"Trained with {few(c.differ)}."] if c.differ else []
+    lines += ["", *_table("figure", c.figures, {name: d.p for name, d in c.figures.items()}, "p")]
+    lines += [""] if k > 1 else []
+    for seed, pair in zip(seeds, c.figures["worst_case"].pairs, strict=True) if k > 1 else ():
+        lines += [
+            f"seed {seed}: worst_case {_points(pair.value)}, {pair.only_a} only A has right, {pair.only_b} only B, "
+            f"McNemar p {_p(pair.p, '= ')}"
+        ]
+    lines += ["", "Robust to every attack, by class (p is corrected for their number, the intervals are not):", ""]
+    lines += [*_table("class", c.classes, c.adjusted, "p (Holm)"), ""]
+    for name, side in (("A", "a"), ("B", "b")):
+        worst = c.worst_class(side)
+        mean = f", mean {100 * mean_sd([p.value for _, p in worst])[0]:.2f} %" if k > 1 else ""
+        lines += [f"Worst class of {name}: " + ", ".join(f"{label} ({p.k} of {p.n})" for label, p in worst) + mean]
+    return "\n".join([*lines, "", verdict(c), *map(str, c.findings)])
 
 
 def as_dict(c: Comparison) -> dict[str, Any]:
-    """The comparison as JSON; shares of 1, None where there is no number."""
+    """The comparison as JSON; shares in [-1, 1], None where there is no number."""
     return {
         "format": FORMAT,
         "a": c.names[0],
@@ -130,65 +138,31 @@ def as_dict(c: Comparison) -> dict[str, Any]:
 
 
 def _difference(d: Difference) -> dict[str, Any]:
-    pairs = [
-        {"n": s.n, "a": s.a.k, "b": s.b.k, "only_a": s.only_a, "only_b": s.only_b, "mcnemar_p": s.p} for s in d.pairs
-    ]
     return {
         "difference": d.value,
         "sd": None if math.isnan(d.sd) else d.sd,
         "interval95_images": list(d.images),
-        "interval95_seeds": None if d.seeds is None else list(d.seeds),
-        "interval95_both": None if d.both is None else list(d.both),
+        "interval95_seeds": d.seeds and list(d.seeds),
+        "interval95_both": d.both and list(d.both),
         "p": d.p,
         "could_show": None if math.isnan(d.least) else d.least,
-        "pairs": pairs,
+        "pairs": [
+            {"n": s.n, "a": s.a.k, "b": s.b.k, "only_a": s.only_a, "only_b": s.only_b, "mcnemar_p": s.p}
+            for s in d.pairs
+        ],
     }
 
 
-def _lines(c: Comparison) -> Iterator[str]:
-    k = len(c.seeds)
-    over = "one seed" if k == 1 else f"{k} seeds ({', '.join('?' if s is None else str(s) for s in c.seeds)})"
-    yield from (f"A: {c.names[0]}", f"B: {c.names[1]}", f"{c.what}, {over}")
-    yield from ([f"Trained with {few(c.differ)}."] if c.differ else [])
-    yield ""
-    yield from _table("figure", c.figures, {name: d.p for name, d in c.figures.items()}, "p")
-    yield from (["", *_by_seed(c)] if k > 1 else [])
-    yield from ("", "Robust to every attack, by class (p is corrected for their number, the intervals are not):", "")
-    yield from _table("class", c.classes, c.adjusted, "p (Holm)")
-    yield ""
-    for name, side in (("A", "a"), ("B", "b")):
-        worst = c.worst_class(side)
-        mean = f", mean {100 * mean_sd([p.value for _, p in worst])[0]:.2f} %" if k > 1 else ""
-        yield f"Worst class of {name}: " + ", ".join(f"{word} ({p.k} of {p.n})" for word, p in worst) + mean
-    yield from ("", verdict(c), *(str(finding) for finding in c.findings))
-
-
-def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], word: str) -> Iterator[str]:
+def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], p_name: str) -> Iterator[str]:
     several = any(len(d.pairs) > 1 for d in rows.values())
     middle = ["SD", "95 %", "95 % over seeds", "95 % over images"] if several else ["95 % interval", "only A", "only B"]
-    names = [title, "n", "A %", "B %", "A - B", *middle, word, "could show"]
+    names = [title, "n", "A %", "B %", "A - B", *middle, p_name, "could show"]
     yield "| " + " | ".join(names) + " |"
     yield "|:--|" + "--:|" * (len(names) - 1)
     for name, d in rows.items():
-        a, b = (mean_sd([getattr(pair, side).value for pair in d.pairs])[0] for side in ("a", "b"))
+        a, b = (100 * mean_sd([getattr(pair, side).value for pair in d.pairs])[0] for side in ("a", "b"))
         seeds = [f"{100 * d.sd:.2f}", _span(d.both), _span(d.seeds), _span(d.images)]
         one = [_span(d.images), str(d.pairs[0].only_a), str(d.pairs[0].only_b)]
         least = "nothing" if math.isnan(d.least) else f"{100 * d.least:.2f}"
-        cells = [
-            str(d.n),
-            f"{100 * a:.2f}",
-            f"{100 * b:.2f}",
-            _points(d.value),
-            *(seeds if several else one),
-            _p(p[name]),
-            least,
-        ]
-        yield "| " + " | ".join([name.replace("|", "\\|"), *cells]) + " |"
-
-
-def _by_seed(c: Comparison) -> Iterator[str]:
-    for seed, pair in zip(c.seeds, c.figures["worst_case"].pairs, strict=True):
-        yield (
-            f"seed {'?' if seed is None else seed}: worst_case {_points(pair.value)}, {pair.only_a} only A has right, "
-            f"{pair.only_b} only B, McNemar p {_p(pair.p, '= ')}"
-        )
+        cells = [name.replace("|", "\\|"), str(d.n), f"{a:.2f}", f"{b:.2f}", _points(d.value)]
+        yield "| " + " | ".join([*cells, *(seeds if several else one), _p(p[name]), least]) + " |"

@@ -1,14 +1,13 @@
-"""The teacher's soft labels on clean images, computed once per view of an image and kept on disk.
+"""The teacher's logits on clean images, computed once per view of an image and cached on disk.
 
 Crop and flip give at most 162 views of an image, and the teacher's weights do not change, so its logits can be read
-back instead of computed again. `SoftLabelCache` says where tables lie, `SoftLabels` is one table, `CachedTeacher` is
-the teacher that a method calls for one batch. docs/cache.md has the guarantees.
+instead of computed. `SoftLabelCache` is a folder of tables, `SoftLabels` one table, `CachedTeacher` the teacher of one
+batch. docs/cache.md has the guarantees.
 """
 
-from ardor.training.soft_labels.savings import Saving, enumerable, saving
+from ardor.training.soft_labels.savings import Saving, saving
 from ardor.training.soft_labels.settings import SoftLabelCache
-from ardor.training.soft_labels.table import DTYPE as DTYPE
 from ardor.training.soft_labels.table import SoftLabels
 from ardor.training.soft_labels.teacher import CachedTeacher
 
-__all__ = ["CachedTeacher", "Saving", "SoftLabelCache", "SoftLabels", "enumerable", "saving"]
+__all__ = ["CachedTeacher", "Saving", "SoftLabelCache", "SoftLabels", "saving"]

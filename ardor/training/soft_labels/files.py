@@ -1,12 +1,12 @@
-"""The files of a table: made and entered under a lock, grown but never shrunk, refused where they are another's.
+"""The files of a table: created and grown under a lock, never shrunk, refused where they are of another table.
 
-identity.yaml   whose answers they are and how a view is numbered; a folder belongs to one identity
-images.bin      (N,) uint64: a hash of the image that each row is about, 0 where none is yet
+identity.yaml   the teacher, and how a view is numbered; a folder belongs to one identity
+images.bin      (N,) uint64: a hash of the image of each row, 0 where there is none yet
 table.bin       (N, views, C) float32 or float16: the logits
 sums.bin        (N, views) uint32: a checksum of each entry, 0 where there is none
-lock            held by whoever makes, grows or writes
+lock            held to create, grow and write
 
-All are little more than holes at first, where the file system can.
+The files are sparse where the file system supports it.
 """
 
 from __future__ import annotations
@@ -32,20 +32,29 @@ LOCK = "lock"
 
 
 def enter(folder: Path, identity: Mapping[str, Any], data: Split, sizes: Mapping[str, int]) -> None:
-    """Make the files or go into them, for the images of `data`. sizes: bytes for each image in each file.
+    """Create or check the files for the images of `data`.
 
-    Raises RunError where the folder cannot be used, or its table is of another identity or other images.
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Bytes per image of each file.
+
+    Raises
+    ------
+    RunError
+        Where the folder cannot be used, or its table has another identity or other images.
     """
-    hashes = hashes_of(data)
-    rows = int(data.index.max()) + 1
+    hashes, rows = hashes_of(data), int(data.index.max()) + 1
     if folder.exists() and not folder.is_dir():
         raise RunError(f"expected a folder for soft labels, got the file {folder}: give another name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / LOCK):
-            _own(folder, identity)
+            _require_identity(folder, identity)
             for name, size in sizes.items():
-                _grow(folder / name, rows * size)
+                (folder / name).touch()
+                if (folder / name).stat().st_size < rows * size:
+                    os.truncate(folder / name, rows * size)
             _register(folder / "images.bin", data, hashes)
     except OSError as error:
         raise refusal(folder, error) from error
@@ -60,7 +69,8 @@ def hashes_of(data: Split) -> Hashes:
     return hashes
 
 
-def _own(folder: Path, identity: Mapping[str, Any]) -> None:
+def _require_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Write the identity of a new table, or refuse another one."""
     path = folder / "identity.yaml"
     if not path.exists():
         if {p.name for p in folder.iterdir() if p.suffix != ".tmp"} - {LOCK}:
@@ -69,29 +79,23 @@ def _own(folder: Path, identity: Mapping[str, Any]) -> None:
             )
         write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
     try:
-        found = differences(identity, read_yaml(path))
+        changed = differences(identity, read_yaml(path))
     except ConfigError as error:
         raise RunError(f"expected the identity of a table of soft labels, got {path}: name another folder") from error
-    if found:
+    if changed:
         raise RunError(
             f"expected the soft labels of this run, got {folder} made for another "
-            f"({'; '.join(found)}): name another folder"
+            f"({'; '.join(changed)}): name another folder"
         )
 
 
-def _grow(path: Path, size: int) -> None:
-    path.touch()
-    if path.stat().st_size < size:
-        os.truncate(path, size)
-
-
 def _register(path: Path, data: Split, hashes: Hashes) -> None:
-    """Each row is about one image for ever: refuse other images, write down new ones."""
+    """Refuse images that differ from those of the rows, and record the images of new rows."""
     rows = data.index.cpu().numpy()
     known = np.fromfile(path, "<u8")
     fresh = known[rows] == 0
     known[rows[fresh]] = hashes[fresh]
-    other = rows[known[rows] != hashes]  # an index that the split itself has twice, too
+    other = rows[known[rows] != hashes]  # also an index that the split has twice
     if len(other):
         raise RunError(
             f"expected the soft labels of {data.name} in {path.parent}, got a table of other images ({len(other)} of "

@@ -1,9 +1,8 @@
 """The table of soft labels: one entry for each image and view, written once, shared by any number of processes.
 
-An entry counts where its checksum fits its bytes, its image and its table. So a kill, a full disk, a damaged block or a
-reader in the middle of a write can leave an entry unknown, never wrong; an unknown one is computed again. Who comes
-first writes: the others take what is there. Reads go through a memory map, writes do not, for a full disk
-would end the process there; what is mapped is the system's to drop.
+An entry is valid where its checksum matches its bytes, its image and its table. So a kill, a full disk, a damaged block
+or a read during a write can leave an entry unknown, never wrong; an unknown entry is computed again. The first process
+to write an entry wins. Reads go through a memory map; writes do not, since a full disk would kill the process there.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ardor.data.split import Split
+from ardor.engine.modes import device_of
 from ardor.errors import ConfigError, DataError, RunError
 from ardor.models import hash_of
 from ardor.storage.config import describe, to_yaml
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 DTYPE: TypeAlias = Literal["float32", "float16"]
 CHUNK = 32
-"""Rows of every forward that fills the table: on one machine an answer then never depends on its batch-mates."""
+"""Rows of every forward pass that fills the table: at one size, logits do not depend on the rest of the batch."""
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -39,62 +39,69 @@ Array: TypeAlias = npt.NDArray[Any]
 class SoftLabels:
     """A table of a teacher's logits, keyed by an image's position in its data set and the number of its view.
 
-    `open` makes or enters one. An instance holds no lock and may be used by several threads.
+    An instance holds no lock and may be used by several threads. A subset, another order or another cut of the same
+    images share the table; labels do not matter.
+
+    Parameters
+    ----------
+    folder : Path
+        Created where it does not exist.
+    identity : dict
+        Of `identity_of`.
+    data : Split
+        The images.
+
+    Raises
+    ------
+    RunError
+        Where the folder cannot be used, or holds the table of another teacher, other images or other settings.
+    DataError
+        Where a position of `data` is negative.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], rows: int) -> None:
+    def __init__(self, folder: Path, identity: dict[str, Any], data: Split) -> None:
+        if int(data.index.min()) < 0:
+            raise DataError(f"expected indices of 0 or more in {data.name}, got {int(data.index.min())}: number from 0")
         self.folder, self.identity = folder, identity
         self.padding, self.flip = identity["padding"], identity["flip"]
         self.views, self.classes = views_of(self.padding, self.flip), identity["classes"]
         self.dtype = np.dtype(identity["dtype"]).newbyteorder("<")
         self.asked, self._warned = 0, False
+        entry = self.classes * self.dtype.itemsize
+        sizes = {"images.bin": 8, "table.bin": self.views * entry, "sums.bin": self.views * 4}
+        enter(folder, identity, data, sizes)
+        rows = int(data.index.max()) + 1
         self._salt = zlib.crc32(to_yaml(identity).encode())
         self._images = np.memmap(folder / "images.bin", "<u8", "r", shape=(rows,))
         self._logits = np.memmap(folder / "table.bin", self.dtype, "r", shape=(rows * self.views, self.classes))
         self._sums = np.memmap(folder / "sums.bin", "<u4", "r", shape=(rows * self.views,))
 
-    @staticmethod
-    def open(
-        folder: str | Path,
-        teacher: nn.Module,
-        data: Split,
-        *,
-        padding: int = 4,
-        flip: bool = True,
-        classes: int | None = None,
-        dtype: DTYPE = "float32",
-    ) -> SoftLabels:
-        """Make or enter the table of `teacher` on images of `data`, in views of `crop_flip` with `padding` and `flip`.
-
-        A subset, another order or another cut of the same images shares the table; labels do not matter. padding 0 and
-        no flip is no augmentation. classes: of the teacher; None is data.classes. Raises RunError where the folder
-        cannot be used or holds the table of another teacher, other images, or other settings.
-        """
-        if int(data.index.min()) < 0:
-            raise DataError(f"expected indices of 0 or more in {data.name}, got {int(data.index.min())}: number from 0")
-        known = data.classes if classes is None else classes
-        identity = identity_of(teacher, data, padding=padding, flip=flip, classes=known, dtype=dtype)
-        views, size = views_of(padding, flip), np.dtype(dtype).itemsize
-        sizes = {"images.bin": 8, "table.bin": views * identity["classes"] * size, "sums.bin": views * 4}
-        enter(Path(folder), identity, data, sizes)
-        return SoftLabels(Path(folder), identity, int(data.index.max()) + 1)
-
     def get(self, index: Tensor, view: Tensor) -> tuple[Logits, Tensor]:
-        """(B, C) float32 logits and (B,) bool, which are known; an unknown row means nothing. Both on the CPU.
+        """Look up logits.
 
-        index: (B,) positions in the data set. view: (B,) numbers as `crop_flip` gives them.
+        Parameters
+        ----------
+        index : Tensor
+            (B,) positions in the data set.
+        view : Tensor
+            (B,) numbers of views, as `crop_flip` returns them.
+
+        Returns
+        -------
+        tuple of Tensor
+            (B, C) float32 logits and (B,) bool, whether a row is known; both on the CPU. An unknown row is arbitrary.
         """
         place = self._place(index, view)
-        entries = self._logits[place]  # copied first: what is checked is what is given
+        entries = self._logits[place]  # a copy: the bytes that are checked are those that are returned
         sums = np.asarray(self._sums[place])
         known = (sums != 0) & (sums == self._sums_of(place, entries))
         return torch.from_numpy(entries.astype(np.float32)), torch.from_numpy(known)
 
     def put(self, index: Tensor, view: Tensor, logits: Logits) -> Logits:
-        """Keep logits (B, C) where there are none yet; what the table then says, (B, C) float32 on the CPU.
+        """Write logits (B, C) where there are none yet, and return those of the table, (B, C) float32 on the CPU.
 
-        Logits that the dtype cannot hold are given back and not kept. Where the disk refuses, nothing is kept: a
-        warning is logged once, and the run goes on.
+        Logits outside the range of the dtype are returned and not written. Where the disk refuses, nothing is written,
+        and a warning is logged once.
         """
         given = logits.detach().to("cpu", torch.float32)
         with np.errstate(over="ignore"):
@@ -106,12 +113,15 @@ class SoftLabels:
                 held, known = self.get(index, view)
                 self._write(self._place(index, view), entries, finite & ~known.numpy())
         except (OSError, RunError) as error:
-            self._warn(error)
+            if not self._warned:
+                reason = getattr(error, "strerror", None) or error
+                log.warning("soft labels cannot be kept in %s (%s): the teacher is asked live", self.folder, reason)
+            self._warned = True
             return rounded
         return torch.where(known[:, None], held, rounded)
 
     def _write(self, place: Array, entries: Array, wanted: Array) -> None:
-        """The logits of an entry before its checksum: in any other order a kill could make old bytes count."""
+        """The logits of an entry before its checksum: after a kill in another order old bytes would be valid."""
         sums = self._sums_of(place, entries).astype("<u4")
         with (self.folder / "table.bin").open("r+b") as table, (self.folder / "sums.bin").open("r+b") as checks:
             for row in np.flatnonzero(wanted):
@@ -119,7 +129,7 @@ class SoftLabels:
                 os.pwrite(checks.fileno(), sums[row].tobytes(), int(place[row]) * 4)
 
     def _place(self, index: Tensor, view: Tensor) -> Array:
-        slot = view if self.flip else view // 2  # without flip the odd views do not exist, and get no room
+        slot = view if self.flip else view // 2  # without flip there are no odd views
         if not 0 <= int(slot.min()) <= int(slot.max()) < self.views:  # it would be a view of the next image
             raise ConfigError(
                 f"expected views below {2 * self.views // (1 + self.flip)}, got {int(view.max())}: "
@@ -133,24 +143,20 @@ class SoftLabels:
         lines = np.concatenate([about.view(np.uint8), np.ascontiguousarray(entries).view(np.uint8)], 1)
         return np.maximum(np.fromiter((zlib.crc32(line, self._salt) for line in lines), np.uint32, len(lines)), 1)
 
-    def _warn(self, error: OSError | RunError) -> None:
-        if not self._warned:
-            why = getattr(error, "strerror", None) or error
-            log.warning("soft labels cannot be kept in %s (%s): the teacher is asked live", self.folder, why)
-        self._warned = True
-
 
 def identity_of(
     teacher: nn.Module, data: Split, *, padding: int, flip: bool, classes: int, dtype: DTYPE
 ) -> dict[str, Any]:
-    """What makes two tables the same one, but for the images. Raises ConfigError."""
+    """Everything that distinguishes two tables, except their images. Raises ConfigError for another dtype."""
     if dtype not in ("float32", "float16"):
         raise ConfigError(f"expected soft labels in float32 or float16, got {dtype!r}: type one of them")
+    device = device_of(teacher)
     return {
         "layout": 1,
         "teacher": hash_of(teacher),
         "net": describe(teacher).get("name", type(teacher).__name__),  # the same weights in other code
-        "device": _device(teacher),
+        # logits of another kind of processor differ by more than rounding, with TF32 for example
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "shape": list(data.shape),
         "padding": padding,
         "flip": flip,
@@ -161,16 +167,10 @@ def identity_of(
 
 
 def views_of(padding: int, flip: bool) -> int:
-    """How many views of an image there are: 162 for padding 4 and flip."""
+    """The number of views of an image: 162 for padding 4 and flip."""
     return (2 * padding + 1) ** 2 * (1 + flip)
 
 
 def size_of(images: int, views: int, classes: int, dtype: DTYPE) -> int:
     """Bytes of a full table: logits, a checksum for each entry, a hash for each image."""
     return images * (views * (classes * np.dtype(dtype).itemsize + 4) + 8)
-
-
-def _device(teacher: nn.Module) -> str:
-    """Where answers are computed: those of another kind of processor differ by more than rounding, with TF32 say."""
-    device = next((p.device for p in teacher.parameters()), torch.device("cpu"))
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,4 +1,4 @@
-"""The teacher that a method sees for one batch: it looks up what it said about x before, and is live about all else."""
+"""The teacher of one batch: cached logits for the clean images, the net for everything else."""
 
 from __future__ import annotations
 
@@ -12,42 +12,43 @@ from ardor.training.soft_labels.table import CHUNK, SoftLabels
 from ardor.types import Images, Logits
 
 CHECK_EVERY = 50
-"""Batches between two spot checks; the first batch that finds anything in the table is checked."""
+"""Batches from one spot check to the next; the first batch with a known row is checked."""
 TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
 
 
 class CachedTeacher:
-    """A frozen teacher for the batch x, (B, C, H, W): view `view` (B,) of the images at `index` (B,) of the data set.
+    """A frozen teacher for one batch, whose logits of the clean images come from a table.
 
-    Called with x itself it answers from `table`, and asks the teacher only about rows that are not in it, which it
-    then keeps. Any other argument, a copy of x too, goes to the teacher, and so does x once it wants a gradient or was
-    changed in place. Every attribute is the teacher's: `features` and `head` are live. An answer out of the table has
-    no gradient.
+    A call with x itself returns cached logits, without a gradient; unknown rows are computed and written. Any other
+    argument, also a copy of x, an x that requires a gradient or one that was changed in place, is a call of the
+    teacher. Every attribute, such as `features` and `head`, is the teacher's.
 
-    Raises CheckpointError where a spot check finds that the table is not this teacher's.
+    Parameters
+    ----------
+    teacher : nn.Module
+        In eval mode.
+    table : SoftLabels
+        Of this teacher.
+    x : Tensor
+        Images (B, C, H, W).
+    index, view : Tensor
+        (B,) positions in the data set, and numbers of views.
+
+    Raises
+    ------
+    CheckpointError
+        In a call, where a spot check of the table fails.
     """
 
     def __init__(self, teacher: nn.Module, table: SoftLabels, x: Images, index: Tensor, view: Tensor) -> None:
-        self.__dict__.update(net=teacher, table=table, x=x, version=x._version)
-        self.__dict__.update(index=index.cpu(), view=view.cpu())
+        self._net, self._table, self._x, self._version = teacher, table, x, x._version
+        self._index, self._view = index.cpu(), view.cpu()
 
     def __call__(self, x: Images) -> Logits:
         """Logits (B, C) of x's device and dtype."""
-        own = self.__dict__
-        if x is not own["x"] or x._version != own["version"] or x.requires_grad or own["net"].training:
-            return own["net"](x)  # type: ignore[no-any-return]
-        return self._answer(own["net"], own["table"], x, own["index"], own["view"])
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # copy and pickle ask for these before there is a teacher
-            raise AttributeError(name)
-        return getattr(self.__dict__["net"], name)
-
-    def as_given(self) -> nn.Module:
-        """The teacher itself."""
-        return self.__dict__["net"]  # type: ignore[no-any-return]
-
-    def _answer(self, net: nn.Module, table: SoftLabels, x: Images, index: Tensor, view: Tensor) -> Logits:
+        net, table, index, view = self._net, self._table, self._index, self._view
+        if x is not self._x or x._version != self._version or x.requires_grad or net.training:
+            return net(x)  # type: ignore[no-any-return]
         logits, known = table.get(index, view)
         if known.any():
             if table.asked % CHECK_EVERY == 0:
@@ -58,15 +59,24 @@ class CachedTeacher:
             logits = logits.clone()
             logits[missing] = table.put(index[missing], view[missing], live(net, x, missing))
         if x.is_cuda:
-            logits = logits.pin_memory()  # so that the copy does not wait for what the GPU is at
+            logits = logits.pin_memory()  # for a copy without a host sync
         return logits.to(x, non_blocking=True)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # copy and pickle look these up before there is a net
+            raise AttributeError(name)
+        return getattr(self.__dict__["_net"], name)
+
+    def as_given(self) -> nn.Module:
+        """The teacher itself."""
+        return self._net
 
 
 def live(teacher: nn.Module, x: Images, rows: Tensor) -> Logits:
-    """The teacher's logits on some rows of x, CHUNK at a time and padded by repetition.
+    """The teacher's logits on some rows of x, in batches of CHUNK that are padded by repetition.
 
-    A forward of another size may round otherwise: at one size an answer is the same, to the last bit, whichever rows
-    are missing, whoever computes it, and after any interruption.
+    Rounding depends on the size of a batch: at one size the logits of a row are the same, to the last bit, whichever
+    rows are missing, in any process and after any interruption.
     """
     parts = []
     with torch.no_grad():
@@ -77,15 +87,14 @@ def live(teacher: nn.Module, x: Images, rows: Tensor) -> Logits:
 
 
 def spot_check(teacher: nn.Module, table: SoftLabels, x: Images, index: Tensor, logits: Logits, rows: Tensor) -> None:
-    """Compare some rows of the table's logits with the teacher's. Raises CheckpointError where they are others."""
+    """Compare some rows of the table's logits with the teacher's. Raises CheckpointError where they differ."""
     true = live(teacher, x, rows).to("cpu", torch.float32)
     off = (logits[rows] - true).norm(dim=1) / true.norm(dim=1).clamp_min(1e-12)
-    wrong = (~(off <= TOLERANCE[table.identity["dtype"]])).nonzero().flatten()  # NaN is wrong too
+    wrong = (~(off <= TOLERANCE[table.identity["dtype"]])).nonzero().flatten()  # also NaN
     if len(wrong):
         worst = wrong[0]
         raise CheckpointError(
             f"expected the teacher's own soft labels in {table.folder}, got others for {len(wrong)} of {len(rows)} "
-            f"images (image {int(index[rows[worst]])} is off by {float(off[worst]):.2g}): it answers otherwise "
-            "than when they were kept, or differently each time; delete the folder, or type --soft_labels live and a "
-            "new --run"
+            f"images (image {int(index[rows[worst]])} is off by {float(off[worst]):.2g}): its logits have "
+            "changed since, or differ from call to call; delete the folder, or type --soft_labels live and a new --run"
         )

@@ -1,8 +1,8 @@
-"""Watching a run: what its epochs did, sent to TensorBoard, W&B or MLflow. metrics.jsonl holds the same in any case.
+"""Trackers of a run: its epochs in TensorBoard, W&B or MLflow. metrics.jsonl has the same values in any case.
 
-log.json in the run's folder keeps, for each log, how far it has come and what its server calls the run. So a run that
-goes on also goes on there, and what was not sent is sent then, out of metrics.jsonl. Nothing is written before the
-run's first epoch is done: until then it may still be refused, and its folder is not ours.
+log.json in the run's folder holds, for each tracker, the last epoch that was sent and the server's id of the run. So a
+resumed run continues there, and epochs that were not sent are sent from metrics.jsonl. Nothing is written before the
+first epoch is finished: until then the folder may still be refused.
 """
 
 from __future__ import annotations
@@ -13,117 +13,112 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, TypeAlias
 
 from ardor.errors import ConfigError
 from ardor.storage.files import write_atomic
 from ardor.storage.imports import nearest, require_package
 from ardor.storage.runs import Run, json_mapping
+from ardor.training.epoch import EpochRecord
 from ardor.training.trackers.mlflow import MLflow
 from ardor.training.trackers.tensorboard import TensorBoard
 from ardor.training.trackers.wandb import Wandb
 
-if TYPE_CHECKING:
-    from ardor.training.epoch import EpochRecord
-
+__all__ = ["Sink", "scalars"]
 
 log = logging.getLogger(__name__)
 
-LOGS: dict[str, type[TensorBoard] | type[Wandb] | type[MLflow]] = {
-    "tensorboard": TensorBoard,
-    "wandb": Wandb,
-    "mlflow": MLflow,
-}
-
-
-def log_to(words: Sequence[str], run: Path, config: Mapping[str, Any]) -> Sink:
-    """Where the epochs of a run are to be sent: any of tensorboard, wandb, mlflow; none is nowhere.
-
-    run: the folder that `epochs` is given. config: everything that decides the result, as in its config.yaml. A word
-    may hold several with commas. Raises ConfigError for a word that is none of these, or whose package is not there.
-    """
-    asked = list(dict.fromkeys(part.strip() for word in words for part in word.split(",") if part.strip()))
-    for word in asked:
-        if word not in LOGS:
-            raise ConfigError(
-                f'expected {", ".join(LOGS)} for --log, got "{word}"{nearest(word, LOGS)}: type --log tensorboard'
-            )
-        if getattr(require_package(word, word, f"--log {word}"), "__file__", None) is None:
-            # a mere folder of that name, such as those the packages themselves leave behind, can be imported too
-            raise ConfigError(f'expected the package {word} for --log, got a folder: type pip install "ardor[{word}]"')
-    return Sink(asked, run, config)
-
-
-class Log(Protocol):
-    """One of the three, open for a run that goes on with epoch `first`; id is what its server calls the run."""
-
-    id: str | None
-
-    def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        """Send the scalars of an epoch."""
-
-    def close(self, finished: bool) -> None:
-        """Say that this process sends no more, and whether the run is complete."""
+Tracker: TypeAlias = TensorBoard | Wandb | MLflow
+TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow}
 
 
 class Sink:
-    """Sends epochs to logs. One that fails is left alone after a single warning: a log never ends a run."""
+    """Sends the epochs of a run to trackers. A tracker that fails is dropped after one warning and never ends a run.
 
-    def __init__(self, words: Sequence[str], run: Path, config: Mapping[str, Any]) -> None:
-        self._words, self._run, self._config = list(words), Run(run), config
-        self._open: dict[str, Log] = {}
+    Parameters
+    ----------
+    names : sequence of str
+        Any of tensorboard, wandb, mlflow; one text may hold several, with commas.
+    run : Path
+        The run's folder.
+    config : mapping
+        The run's configuration, as in config.yaml.
+
+    Raises
+    ------
+    ConfigError
+        For another name, or a package that is not installed.
+    """
+
+    def __init__(self, names: Sequence[str], run: Path, config: Mapping[str, Any]) -> None:
+        self._names = list(dict.fromkeys(part.strip() for name in names for part in name.split(",") if part.strip()))
+        self._run, self._config = Run(run), config
+        self._open: dict[str, Tracker] = {}
         self._finished = False
+        for name in self._names:
+            _require(name)
 
     def record(self, epoch: EpochRecord) -> None:
-        """Send what an epoch did; the first time, the epochs before it that a log has missed as well."""
+        """Send an epoch; at first also the earlier epochs that a tracker has missed."""
         self._finished = epoch.epoch >= epoch.epochs
-        for word in list(self._words):
-            with self._guarded(word):
-                if word not in self._open:
-                    self._begin(word, epoch.epoch)
-                self._send(word, epoch.epoch, asdict(epoch))
+        for name in list(self._names):
+            with self._guarded(name):
+                if name not in self._open:
+                    self._start(name, epoch.epoch)
+                self._send(name, asdict(epoch))
 
     def close(self) -> None:
-        """Let go of all logs."""
-        for word in list(self._open):
-            with self._guarded(word):
-                self._open.pop(word).close(self._finished)
+        """Close all trackers."""
+        for name in list(self._open):
+            with self._guarded(name):
+                self._open.pop(name).close(self._finished)
 
-    def _begin(self, word: str, epoch: int) -> None:
-        kept = _kept(self._run).get(word, {})
-        first = min(kept.get("epoch", 0) + 1, epoch)
-        self._open[word] = LOGS[word](self._run.folder, self._config, kept.get("id"), first)
-        self._keep(word, first - 1)  # before anything is sent: a kill must not leave a second run on the server
+    def _start(self, name: str, epoch: int) -> None:
+        entry = self._entries().get(name, {})
+        first = min(entry.get("epoch", 0) + 1, epoch)
+        self._open[name] = TRACKERS[name](self._run.folder, self._config, entry.get("id"), first)
+        self._save(name, first - 1)  # before the first epoch: a kill must not leave a second run on the server
         for line in self._run.metrics():
             if first <= line["epoch"] < epoch:
-                self._send(word, line["epoch"], line)
+                self._send(name, line)
 
-    def _send(self, word: str, epoch: int, record: Mapping[str, Any]) -> None:
-        self._open[word].write(epoch, scalars(record))
-        self._keep(word, epoch)
+    def _send(self, name: str, record: Mapping[str, Any]) -> None:
+        self._open[name].write(record["epoch"], scalars(record))
+        self._save(name, record["epoch"])
 
-    def _keep(self, word: str, epoch: int) -> None:
-        text = json.dumps(_kept(self._run) | {word: {"id": self._open[word].id, "epoch": epoch}})
+    def _save(self, name: str, epoch: int) -> None:
+        text = json.dumps(self._entries() | {name: {"id": self._open[name].id, "epoch": epoch}})
         write_atomic(self._run.log, lambda temporary: temporary.write_text(f"{text}\n", encoding="utf-8"))
 
+    def _entries(self) -> dict[str, Any]:
+        """The content of log.json."""
+        log = self._run.log
+        return json_mapping(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else {}
+
     @contextmanager
-    def _guarded(self, word: str) -> Iterator[None]:
+    def _guarded(self, name: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            self._words.remove(word)
-            self._open.pop(word, None)
+            self._names.remove(name)
+            self._open.pop(name, None)
             cause = " ".join(f"{type(error).__name__}: {error}".split())
-            log.warning("%s is left out from here on (%s); %s has all", word, cause, self._run.metrics_file)
+            log.warning("%s is left out from here on (%s); %s has all", name, cause, self._run.metrics_file)
+
+
+def _require(name: str) -> None:
+    if name not in TRACKERS:
+        raise ConfigError(
+            f'expected {", ".join(TRACKERS)} for --log, got "{name}"{nearest(name, TRACKERS)}: type --log tensorboard'
+        )
+    if getattr(require_package(name, name, f"--log {name}"), "__file__", None) is None:
+        # a folder of that name, such as the packages write themselves, can be imported too
+        raise ConfigError(f'expected the package {name} for --log, got a folder: type pip install "ardor[{name}]"')
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """What of an epoch, as metrics.jsonl has it, can be drawn as curves, by name; what was not measured is left out."""
+    """The scalars of a line of metrics.jsonl by name, without those that were not measured."""
     named = {f"terms/{name}": value for name, value in record["terms"].items()}
     named |= {key: record.get(key) for key in ("loss", "lr", "seconds", "images_per_second")}
     named |= {f"{of}/{key}": record.get(f"{of}_{key}") for of in ("val", "averaged") for key in ("clean", "robust")}
     return {key: float(value) for key, value in named.items() if value is not None}
-
-
-def _kept(run: Run) -> dict[str, Any]:
-    return json_mapping(run.log.read_text(encoding="utf-8", errors="replace")) if run.log.is_file() else {}

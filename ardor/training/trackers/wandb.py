@@ -12,34 +12,49 @@ from ardor.storage.imports import require_package
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 30  # seconds for the server's first answer, and for a person who is asked for a key
-FAREWELL = 300  # seconds for what is still to be sent at the end; without a limit a lost network is waited for for ever
+LOGIN_SECONDS = 30
+"""Limit of the server's first reply, and of the prompt for a key."""
+FINISH_SECONDS = 300
+"""Limit of the upload at the end; without it a lost network would block forever."""
 
 
 class Wandb:
-    """A run of the project "ardor", called as its folder; who and where is what `wandb login` and wandb's files say."""
+    """A run of the project "ardor", named as its folder; user and server are those of wandb's own settings.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    config : mapping
+        The run's configuration.
+    known : str or None
+        The server's id of a run that continues.
+    first : int
+        Not used: the server ignores epochs that it has.
+    """
 
     def __init__(self, run: Path, config: Mapping[str, Any], known: str | None, first: int) -> None:
         self.id: str | None = known or uuid.uuid4().hex[:12]
         wandb = require_package("wandb", "wandb", "--log wandb")
-        settings: dict[str, Any] = {"console": "off", "silent": True}  # what is shown is ours to show
-        settings |= {"finish_timeout": FAREWELL, "finish_timeout_raises": True}
-        said = {"project": "ardor", "name": run.resolve().name, "id": self.id, "dir": str(run), "config": dict(config)}
+        options = {"name": run.resolve().name, "id": self.id, "dir": str(run), "config": dict(config)}
+        settings: dict[str, Any] = {"console": "off", "silent": True}  # the terminal is the caller's
+        settings |= {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
         try:
-            online = wandb.Settings(**settings, init_timeout=PATIENCE, login_timeout=PATIENCE)
-            self._run = wandb.init(**said, resume="allow", settings=online)
-            cause = "nobody is logged in" if self._run.disabled else None
+            online = wandb.Settings(**settings, init_timeout=LOGIN_SECONDS, login_timeout=LOGIN_SECONDS)
+            self._run = wandb.init(project="ardor", **options, resume="allow", settings=online)
+            cause = "no login" if self._run.disabled else None
         except wandb.errors.Error as error:
             cause = " ".join(str(error).split())
-            wandb.teardown()  # what did not begin would hold the id
+            wandb.teardown()  # the failed start would block the id
         if cause:
             log.warning("wandb keeps this run in %s (%s): send it with wandb sync", run / "wandb", cause)
-            self._run = wandb.init(**said, settings=wandb.Settings(**settings, mode="offline"))
+            offline = wandb.Settings(**settings, mode="offline")
+            self._run = wandb.init(project="ardor", **options, settings=offline)
 
     def write(self, epoch: int, values: Mapping[str, float]) -> None:
-        """One point on each curve; an epoch that the server has already is ignored there."""
+        """One point on each curve."""
         self._run.log(dict(values), step=epoch)
 
     def close(self, finished: bool) -> None:
-        """Finish, or leave it marked as broken off."""
+        """Mark the run as finished or as interrupted."""
         self._run.finish(exit_code=0 if finished else 1)

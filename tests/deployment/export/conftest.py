@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import ardor
 from ardor.data.split import Split
@@ -54,6 +55,32 @@ def once(monkeypatch):
     monkeypatch.setattr(room, "to_onnx", graph)
 
 
+class Odd(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def with_layer(function):
+    """A net for (1, 8, 8) whose layer 1.1 computes `function`."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(nn.ReLU(), Odd(function)), nn.Flatten(), nn.Linear(144, 10))
+
+
+class Tracing(nn.Module):
+    """A net that gives other logits when it is traced: `change(x)` is added."""
+
+    def __init__(self, net, change):
+        super().__init__()
+        self.net, self.change = net, change
+
+    def forward(self, x):
+        logits = self.net(x)
+        return logits + self.change(x) if torch.compiler.is_exporting() else logits
+
+
 def logits_of(net, x):
     with torch.no_grad():
         return net(x).numpy()
@@ -66,7 +93,7 @@ def split(shape, n=24, part="test", seed=0, classes=10):
 
 
 def foreign(op="Relu", domain="", kind=1, shape=("n", 1, 8, 8), out=None, flat=True, **more):
-    """A model that somebody else made: one node, then the sum over rows."""
+    """A third-party model: one node, then the sum over rows."""
     from onnx import helper, numpy_helper
 
     nodes = [helper.make_node(op, ["x"], ["z"], name="block.2/odd", domain=domain, **more)]

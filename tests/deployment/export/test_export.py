@@ -1,4 +1,4 @@
-"""A net to a file: what stands in it, how INT8 is calibrated, and the nets of the papers, on real onnxruntime."""
+"""A net to a file: its metadata, how INT8 is calibrated, and the nets of the papers, on real onnxruntime."""
 
 import io
 import json
@@ -47,13 +47,13 @@ def test_the_float_file_answers_as_the_net_for_any_batch(net, made, digits):
 
 
 def test_normalisation_is_inside_and_batch_norm_is_folded(made):
-    found = operators(made["onnx"].path)
-    assert found[:2] == ["Sub", "Div"]
-    assert "BatchNormalization" not in found
-    assert found.count("Conv") == 4
+    result = operators(made["onnx"].path)
+    assert result[:2] == ["Sub", "Div"]
+    assert "BatchNormalization" not in result
+    assert result.count("Conv") == 4
 
 
-def test_nodes_are_named_after_layers_and_nothing_tells_of_the_machine(made):
+def test_nodes_are_named_after_layers_and_contain_nothing_of_the_machine(made):
     names = [node.name for node in onnx.load(made["onnx"].path).graph.node]
     assert names[0].startswith("normalise/")
     assert any(name.startswith("layers.3.") for name in names)
@@ -64,26 +64,26 @@ def test_nodes_are_named_after_layers_and_nothing_tells_of_the_machine(made):
         assert b"stack_trace" not in content
 
 
-def test_the_metadata_say_what_the_file_is(net, made, digits):
+def test_the_metadata_describe_the_file(net, made, digits):
     train, test = digits
     for to in ("onnx", "onnx-int8"):
-        held = {prop.key: prop.value for prop in onnx.load(made[to].path).metadata_props}
-        assert sorted(held) == ["ardor", "ardor.sha256"]
-        said = json.loads(held["ardor"])
-        assert said == made[to].metadata
-        assert (said["format"], said["ardor"], said["to"]) == ("ardor-export-1", ardor.__version__, to)
-        assert said["net"] == net.built_as
-        assert said["weights"] == hash_of(net)
-        assert said["input"] == {
+        entries = {prop.key: prop.value for prop in onnx.load(made[to].path).metadata_props}
+        assert sorted(entries) == ["ardor", "ardor.sha256"]
+        metadata = json.loads(entries["ardor"])
+        assert metadata == made[to].metadata
+        assert (metadata["format"], metadata["ardor"], metadata["to"]) == ("ardor-export-1", ardor.__version__, to)
+        assert metadata["net"] == net.built_as
+        assert metadata["weights"] == hash_of(net)
+        assert metadata["input"] == {
             "name": "images", "layout": "NCHW", "shape": [1, 8, 8], "dtype": "float32", "range": [0, 1],
             "normalisation": "inside",
         }  # fmt: skip
-        assert said["classes"] == [str(c) for c in range(10)]
-        assert said["threat"] == {"name": "Linf", "eps": EPS}
-        assert said["check"] == {"name": "digits", "part": "test", "n": len(test), "hash": test.hash}
-        assert said["versions"]["onnxruntime"] == ort.__version__
-        assert said["forced"] == []
-    assert json.loads(held["ardor"])["calibration"] == {
+        assert metadata["classes"] == [str(c) for c in range(10)]
+        assert metadata["threat"] == {"name": "Linf", "eps": EPS}
+        assert metadata["check"] == {"name": "digits", "part": "test", "n": len(test), "hash": test.hash}
+        assert metadata["versions"]["onnxruntime"] == ort.__version__
+        assert metadata["forced"] == []
+    assert json.loads(entries["ardor"])["calibration"] == {
         "name": "digits", "part": "train", "n": 512, "hash": train.limit(512).hash,
     }  # fmt: skip
     assert made["onnx"].metadata["calibration"] is None
@@ -97,9 +97,9 @@ def test_class_names_of_any_kind_are_kept(tmp_path):
         made = ardor.export(one, path, to="onnx" if path.suffix == ".onnx" else "torch-export", check=images)
         assert made.metadata["classes"] == list(names)
     assert Session(tmp_path / "n.onnx").class_names == names
-    found = {"ardor.json": ""}
-    torch.export.load(tmp_path / "n.pt2", extra_files=found)
-    assert json.loads(found["ardor.json"])["classes"] == list(names)
+    result = {"ardor.json": ""}
+    torch.export.load(tmp_path / "n.pt2", extra_files=result)
+    assert json.loads(result["ardor.json"])["classes"] == list(names)
 
 
 def test_the_seed_chooses_the_images_that_are_compared(digits, tmp_path):
@@ -130,11 +130,11 @@ def test_reports_of_this_net_alone_are_taken_over(net, digits, tmp_path):
     test = digits[1].limit(40)
     mine = ardor.evaluate(net, test, ardor.attacks.quick(ardor.Linf(EPS)))
     other = ardor.evaluate(ardor.models.build("small_cnn", width=4), test, ardor.attacks.quick(ardor.Linf(EPS)))
-    found = ardor.export(net, tmp_path / "n.onnx", check=test, reports=[other, mine]).metadata["reports"]
-    (kept,) = found
-    assert kept["suite"] == "quick"
-    assert kept["n"] == 40
-    assert kept["accuracy"] == {name: share.value for name, share in mine.figures().items()}
+    result = ardor.export(net, tmp_path / "n.onnx", check=test, reports=[other, mine]).metadata["reports"]
+    (report,) = result
+    assert report["suite"] == "quick"
+    assert report["n"] == 40
+    assert report["accuracy"] == {name: share.value for name, share in mine.figures().items()}
 
 
 def test_the_same_export_gives_the_same_bytes(net, made, digits, tmp_path):
@@ -195,18 +195,18 @@ def test_a_net_in_training_mode_is_exported_as_it_is_evaluated(digits, tmp_path)
 def test_int8_is_qdq_with_a_scale_for_each_output_channel(made):
     model = onnx.load(made["onnx-int8"].path)
     onnx.checker.check_model(model, full_check=True)
-    held = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
+    entries = {w.name: onnx.numpy_helper.to_array(w) for w in model.graph.initializer}
     by_output = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(convolutions) == 4
     for conv in convolutions:
         activation, weight = (by_output[name] for name in conv.input[:2])
         assert activation.op_type == weight.op_type == "DequantizeLinear"
-        values, scales = (held[name] for name in weight.input[:2])
+        values, scales = (entries[name] for name in weight.input[:2])
         assert values.dtype == np.int8
         assert scales.shape == (values.shape[0],)
         assert len(set(scales.tolist())) > 1
-        assert held[activation.input[1]].shape == ()
+        assert entries[activation.input[1]].shape == ()
     assert {opset.domain for opset in model.opset_import} == {""}
     assert made["onnx-int8"].size < 0.7 * made["onnx"].size
     assert made["onnx-int8"].parity.agreement >= 0.95
@@ -260,10 +260,10 @@ def test_a_batch_norm_that_nothing_takes_up_stays_float(tmp_path):
     words = {"calibrate": split((3, 8, 8), 64, "train"), "check": split((3, 8, 8))}
     made = ardor.export(one, tmp_path / "n.onnx", to="onnx-int8", agreement=0.5, **words)
     model = onnx.load(made.path)
-    held = {w.name for w in model.graph.initializer}
+    entries = {w.name for w in model.graph.initializer}
     norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     assert norms
-    assert all(set(node.input[1:]) <= held for node in norms)
+    assert all(set(node.input[1:]) <= entries for node in norms)
 
 
 def statistics(net, shape):
@@ -298,11 +298,11 @@ def test_the_papers_nets(name, options, once, tmp_path):
 
 
 def test_the_torch_program_answers_as_the_net_for_any_batch(net, made, digits):
-    found = {"ardor.json": ""}
-    program = torch.export.load(io.BytesIO(made["torch-export"].path.read_bytes()), extra_files=found).module()
+    result = {"ardor.json": ""}
+    program = torch.export.load(io.BytesIO(made["torch-export"].path.read_bytes()), extra_files=result).module()
     x = digits[1].batch(slice(0, 9))[0]
     for n in (1, 9):
         assert np.abs(program(x[:n]).detach().numpy() - logits_of(net, x[:n])).max() < 1e-6
-    said = json.loads(found["ardor.json"])
-    assert said == made["torch-export"].metadata
-    assert (said["to"], said["weights"], said["threat"]["eps"]) == ("torch-export", hash_of(net), EPS)
+    metadata = json.loads(result["ardor.json"])
+    assert metadata == made["torch-export"].metadata
+    assert (metadata["to"], metadata["weights"], metadata["threat"]["eps"]) == ("torch-export", hash_of(net), EPS)

@@ -1,4 +1,4 @@
-"""How far an exported file answers as its net does: what is refused, what is forced, and how it is counted."""
+"""Parity of a file with its net: what is refused, what is forced, and how it is counted."""
 
 import math
 
@@ -10,26 +10,11 @@ import ardor
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Match, Parity, match, measure
 from ardor.errors import ExportError, RunError
-from tests.deployment.export.conftest import EPS, FILES
+from tests.deployment.export.conftest import EPS, FILES, Tracing
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
-
-
-# parity
-
-
-class Tracing(nn.Module):
-    """Otherwise when it is traced: `change` of the images is added to the logits."""
-
-    def __init__(self, net, change):
-        super().__init__()
-        self.net, self.change = net, change
-
-    def forward(self, x):
-        logits = self.net(x)
-        return logits + self.change(x) if torch.compiler.is_exporting() else logits
 
 
 def off_grid(x):
@@ -61,10 +46,10 @@ def test_a_file_that_does_not_match_is_refused(net, digits, tmp_path, to, change
 
 
 @pytest.mark.parametrize("to", FILES)
-def test_somebody_elses_file_is_never_written_over(net, digits, tmp_path, to):
+def test_a_third_party_file_is_never_overwritten(net, digits, tmp_path, to):
     path = tmp_path / FILES[to]
     path.write_bytes(b"theirs")
-    with pytest.raises(RunError, match="expected no file of somebody else's at .*, got one: move it away"):
+    with pytest.raises(RunError, match="got a third-party file at .*: move it away"):
         ardor.export(net, path, to=to, calibrate=digits[0], check=digits[1], limit=20, force=True)
     assert path.read_bytes() == b"theirs"
 
@@ -76,20 +61,20 @@ def test_an_earlier_file_of_ours_is_replaced(net, made, digits, tmp_path):
         assert (tmp_path / name).read_bytes() != made[to].path.read_bytes()
 
 
-def test_int8_of_few_images_says_so_at_once(net, digits, tmp_path):
+def test_int8_of_few_images_has_a_warning(net, digits, tmp_path):
     words = {"to": "onnx-int8", "calibrate": digits[0], "check": digits[1], "force": True}
     assert "calibrated on 3 images" in str(ardor.export(net, tmp_path / "n.onnx", limit=3, **words))
     assert "calibrated" not in str(ardor.export(net, tmp_path / "n.onnx", limit=64, **words))
 
 
-def test_a_forced_file_says_that_it_does_not_match(net, digits, tmp_path):
+def test_a_forced_file_records_its_misses(net, digits, tmp_path):
     made = ardor.export(Tracing(net, lambda x: 1.0), tmp_path / "n.onnx", check=digits[1], limit=50, force=True)
     assert [miss[:30] for miss in made.forced] == ["logits that differ by up to 1 "] * 2
     assert Session(made.path).metadata["forced"] == list(made.forced)
     assert "warning: forced, with logits that differ by up to 1 on clean images" in str(made)
 
 
-def test_int8_must_agree_as_far_as_is_asked(net, made, digits, once, tmp_path):
+def test_int8_must_reach_the_agreement(net, made, digits, once, tmp_path):
     words = {"to": "onnx-int8", "calibrate": digits[0], "check": digits[1], "threat": ardor.Linf(EPS)}
     reached = made["onnx-int8"].parity.agreement
     assert 0.95 <= reached < 1
@@ -101,11 +86,11 @@ def test_int8_must_agree_as_far_as_is_asked(net, made, digits, once, tmp_path):
 def test_match_counts():
     ours = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 3.0], [4.0, 0.0]])
     theirs = torch.tensor([[0.0, 1.0], [2.0, 2.5], [0.0, 3.0], [0.0, 4.0]])
-    looked_at = []
+    batches = []
 
     def rows(values):
         def net(x):
-            looked_at.append(len(x))
+            batches.append(len(x))
             return values[x[:, 0, 0, 0].long()]
 
         return net
@@ -115,15 +100,15 @@ def test_match_counts():
             return rows(ours)(x)
 
     x = torch.arange(4.0).reshape(4, 1, 1, 1)
-    found = match(Net(), rows(theirs), x, torch.tensor([1, 0, 1, 0]))
-    assert (found.n, found.largest, found.equal, found.right, found.right_exported) == (4, 4.0, 2, 4, 2)
-    assert looked_at == [1, 3, 1, 3], "one image alone, then the rest"
-    assert found.agreement == 0.5
+    result = match(Net(), rows(theirs), x, torch.tensor([1, 0, 1, 0]))
+    assert (result.n, result.largest, result.equal, result.right, result.right_exported) == (4, 4.0, 2, 4, 2)
+    assert batches == [1, 3, 1, 3], "one image alone, then the rest"
+    assert result.agreement == 0.5
 
 
 def test_a_logit_that_is_no_number_does_not_match(net, digits):
-    found = measure(net, lambda x: torch.full((len(x), 10), torch.nan), digits[1].limit(20), ardor.Linf(EPS))
-    assert len([miss for miss in found.misses(1e-4, 0.0) if "nan" in miss]) == 2
+    result = measure(net, lambda x: torch.full((len(x), 10), torch.nan), digits[1].limit(20), ardor.Linf(EPS))
+    assert len([miss for miss in result.misses(1e-4, 0.0) if "nan" in miss]) == 2
     number, none = Match(1, 0.5, 1, 1, 1), Match(1, float("nan"), 1, 1, 1)
     for one, two in ((number, none), (none, number)):
         assert math.isnan(Parity(one, two, {}).largest), "the largest of a number and none"
@@ -133,9 +118,9 @@ def test_the_seed_is_that_of_the_attacks_start(net, digits):
     """Seen from the images that the file is shown."""
 
     def shown(seed):
-        seen = []
-        measure(net, lambda x: seen.append(x.clone()) or net(x), digits[1].limit(20), ardor.Linf(EPS), seed)
-        return torch.cat(seen)
+        images = []
+        measure(net, lambda x: images.append(x.clone()) or net(x), digits[1].limit(20), ardor.Linf(EPS), seed)
+        return torch.cat(images)
 
     one, two, again = shown(0), shown(1), shown(0)
     assert torch.equal(one, again)
@@ -146,7 +131,7 @@ def test_the_seed_is_that_of_the_attacks_start(net, digits):
 def test_adversarial_images_are_those_of_the_evaluation(net, digits):
     """The figures of PGD-10 are as hard as those of the suite `quick`."""
     test = digits[1].limit(200)
-    found = measure(net, net, test, ardor.Linf(EPS))
+    result = measure(net, net, test, ardor.Linf(EPS))
     robust = ardor.evaluate(net, test, ardor.attacks.quick(ardor.Linf(EPS))).worst_case.k
-    assert abs(found.adversarial.right - robust) <= 6
-    assert (found.largest, found.agreement) == (0, 1)
+    assert abs(result.adversarial.right - robust) <= 6
+    assert (result.largest, result.agreement) == (0, 1)

@@ -1,4 +1,4 @@
-"""A .pte for phones: what it answers, what XNNPACK computes of it, what stands in it, and what is refused."""
+"""A .pte for phones: its logits, the part that XNNPACK computes, its metadata, and what is refused."""
 
 import copy
 import hashlib
@@ -20,7 +20,8 @@ from ardor.deployment.export.executorch import Program, quantised
 from ardor.deployment.export.onnx_graph import traced
 from ardor.errors import CheckpointError, DataError, ExportError, ModelError
 from ardor.models import hash_of
-from tests.deployment.export.conftest import EPS, logits_of, split
+from tests.deployment.conftest import train
+from tests.deployment.export.conftest import EPS, Tracing, logits_of, split, with_layer
 
 runtime = pytest.importorskip("executorch.runtime", reason="the extra executorch is not installed")
 pytest.importorskip("torchao", reason="the extra executorch is not installed")
@@ -70,9 +71,9 @@ def test_xnnpack_computes_it(phones):
     steps, backends = plan_of(phones["executorch-int8"].path)
     assert steps == ["DelegateCall", "KernelCall", "DelegateCall"]
     assert backends == {"XnnpackBackend"}
-    said = phones["executorch-int8"].metadata["xnnpack"]
-    assert said["outside"] == ["aten::squeeze_copy"]
-    assert 0.95 < said["share"] < 1
+    metadata = phones["executorch-int8"].metadata["xnnpack"]
+    assert metadata["outside"] == ["aten::squeeze_copy"]
+    assert 0.95 < metadata["share"] < 1
     assert "outside XNNPACK, on ExecuTorch's own kernels: aten::squeeze_copy" in str(phones["executorch-int8"])
     assert "outside" not in str(phones["executorch"])
 
@@ -102,17 +103,17 @@ def test_a_net_with_sums_and_batch_norms_before_convolutions(tmp_path):
 def test_the_metadata_are_in_the_program(net, phones, digits):
     for to, made in phones.items():
         (text,) = loaded(made.path).load_method("ardor").execute([])
-        said = json.loads(text)
-        assert {key: value for key, value in said.items() if key != "seal"} == made.metadata
-        assert said["input"] == {
+        metadata = json.loads(text)
+        assert {key: value for key, value in metadata.items() if key != "seal"} == made.metadata
+        assert metadata["input"] == {
             "name": "images", "layout": "NCHW", "shape": [1, 8, 8], "dtype": "float32", "range": [0, 1],
             "normalisation": "inside", "batch": 1,
         }  # fmt: skip
-        assert (said["to"], said["weights"]) == (to, hash_of(net))
-        assert set(said["versions"]) == {"torch", "executorch", "torchao"}
-        assert said["calibration"] == (None if to == "executorch" else said["calibration"])
-    assert said["calibration"]["part"] == "train"
-    assert (said["calibration"]["n"], said["check"]["n"]) == (200, 200)
+        assert (metadata["to"], metadata["weights"]) == (to, hash_of(net))
+        assert set(metadata["versions"]) == {"torch", "executorch", "torchao"}
+        assert metadata["calibration"] == (None if to == "executorch" else metadata["calibration"])
+    assert metadata["calibration"]["part"] == "train"
+    assert (metadata["calibration"]["n"], metadata["check"]["n"]) == (200, 200)
 
 
 def test_the_seal_is_checked_as_it_is_documented(phones):
@@ -156,51 +157,23 @@ def test_every_calibration_image_is_seen(digits, tmp_path):
     assert np.linalg.norm(answers(made.path, check.images) - ours) < 0.2 * np.linalg.norm(ours)
 
 
-@pytest.mark.parametrize("part", ["val", "test"])
-def test_calibration_on_anything_but_training_images_is_refused(net, digits, tmp_path, part):
-    images = split((1, 8, 8), 40, part)
-    with pytest.raises(DataError, match=rf"expected training images to calibrate on, got made \({part}\)"):
-        ardor.export(net, tmp_path / "n.pte", to="executorch-int8", calibrate=images, check=digits[1])
-    assert not list(tmp_path.iterdir())
-
-
-class Otherwise(nn.Module):
-    """Another net when it is traced."""
-
-    def __init__(self, net, by):
-        super().__init__()
-        self.net, self.by = net, by
-
-    def forward(self, x):
-        logits = self.net(x)
-        return logits + self.by * x.mean((1, 2, 3)).unsqueeze(1).sin() if torch.compiler.is_exporting() else logits
-
-
 def test_a_file_that_does_not_match_is_refused_or_forced(net, digits, tmp_path):
+    other = Tracing(net, lambda x: 0.01 * x.mean((1, 2, 3)).unsqueeze(1).sin())
     where, words = tmp_path / "n.pte", {"to": "executorch", "check": digits[1].limit(40)}
-    with pytest.raises(ExportError, match="expected executorch to answer as the net does, got logits that differ"):
-        ardor.export(Otherwise(net, 0.01), where, **words)
+    with pytest.raises(ExportError, match="expected executorch to match the net, got logits that differ"):
+        ardor.export(other, where, **words)
     assert not where.exists()
-    assert ardor.export(Otherwise(net, 0.01), where, force=True, **words).forced
+    assert ardor.export(other, where, force=True, **words).forced
     assert Program(where).metadata["forced"]
 
 
 def test_operators_that_it_lacks_are_named_with_their_layer(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.special.i0(x)
-
-    one = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sequential(Odd()), nn.Flatten(), nn.Linear(144, 10))
-    with pytest.raises(ExportError, match=r"that ExecuTorch has, got aten.i0 in the layer 1.0 \(Odd\)"):
-        ardor.export(one, tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
+    with pytest.raises(ExportError, match=r"that ExecuTorch has, got aten.i0 in the layer 1.1 \(Odd\)"):
+        ardor.export(with_layer(torch.special.i0), tmp_path / "n.pte", to="executorch", check=split((1, 8, 8)))
 
 
-def test_what_xnnpack_lacks_is_computed_and_said(tmp_path):
-    class Odd(nn.Module):
-        def forward(self, x):
-            return torch.cumsum(x, 1)
-
-    one = nn.Sequential(nn.Conv2d(1, 4, 3), Odd(), nn.Flatten(), nn.Linear(144, 10))
+def test_operators_that_xnnpack_lacks_are_computed_and_recorded(tmp_path):
+    one = with_layer(lambda x: torch.cumsum(x, 1))
     names = tuple(f'{{"format": "größe {k}", "seal": "{"0" * 64}"}}' for k in range(10))
     made = ardor.export(one, tmp_path / "n.pte", to="executorch", check=replace(split((1, 8, 8)), class_names=names))
     assert Program(made.path).class_names == names
@@ -231,19 +204,18 @@ def resealed(content, old, new):
     return edited.replace(b"0" * 64, hashlib.sha256(edited).hexdigest().encode())
 
 
-def test_a_file_that_is_not_what_it_says_is_refused(phones):
-    content, said = phones["executorch"].path.read_bytes(), phones["executorch"].metadata
+def test_a_file_that_does_not_match_its_metadata_is_refused(phones):
+    content, metadata = phones["executorch"].path.read_bytes(), phones["executorch"].metadata
     with pytest.raises(CheckpointError, match="got ValueError: format ardor-export-9"):
         Program(resealed(content, b'"ardor-export-1"', b'"ardor-export-9"'))
-    first = json.dumps(said["probe"])[:6].encode()
-    with pytest.raises(ModelError, match="to answer its metadata's probe as recorded"):
+    first = json.dumps(metadata["probe"])[:6].encode()
+    with pytest.raises(ModelError, match="of its metadata's probe"):
         Program(resealed(content, b'"probe": ' + first, b'"probe": ' + first[:1] + b"9" + first[2:]))
 
 
 def test_the_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "natural"]
-    assert main(["train", *words, "--recipe.epochs", "1", "--recipe.augment", "none", "--run", "r"]) == 0
+    train("r")
     assert main(["export", "r", "--to", "executorch", "--limit", "20"]) == 0
     assert "r/best.pte (executorch, " in capsys.readouterr().out
     assert Program("r/best.pte").metadata["weights"] == hash_of(ardor.models.load("r"))

@@ -1,4 +1,4 @@
-"""The runtime of an exported file, and what `ardor export` and `ardor evaluate FILE` say."""
+"""The runtime of an exported file, `ardor export` and `ardor evaluate FILE`."""
 
 import functools
 import inspect
@@ -21,6 +21,7 @@ from ardor.engine import threads
 from ardor.errors import DataError, ModelError
 from ardor.models import hash_of
 from ardor.storage.config import read_yaml
+from tests.deployment.conftest import train
 from tests.deployment.export.conftest import EPS, foreign, logits_of, saved
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -56,7 +57,7 @@ def test_a_file_is_judged_by_what_it_answers(net, made, digits):
     assert (finding.name, finding.severity) == ("gradients_simulated", "note")
 
 
-def test_a_report_of_a_file_of_somebody_else_says_so(digits, tmp_path):
+def test_the_report_of_a_third_party_file_has_a_finding(digits, tmp_path):
     model = foreign(out=("n", 8))
     images = replace(digits[1].limit(16), labels=digits[1].limit(16).labels % 8, classes=8, class_names=())
     suite = ardor.attacks.Suite("square", ardor.Linf(EPS), {"square": ardor.attacks.Square(queries=2)})
@@ -88,11 +89,7 @@ def test_the_probe_is_an_image_that_anybody_can_make():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shell") / "run"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
-    words += ["--method.attack.steps", "1", "--threat.eps", "0.15", "--recipe.epochs", "1", "--recipe.batch", "128"]
-    assert main(["train", *words, "--recipe.augment", "none", "--run", str(folder)]) == 0
-    return folder
+    return train(tmp_path_factory.mktemp("shell") / "run")
 
 
 def test_the_shell_exports_a_run(trained, capsys, monkeypatch, tmp_path):
@@ -111,34 +108,34 @@ def test_the_shell_exports_a_run(trained, capsys, monkeypatch, tmp_path):
     assert report["n"] == 50
     words = ["--to", "onnx-int8", "--out", "small.onnx", "--limit", "60", "--agreement", "0.5"]
     assert main(["export", str(trained), *words, "--part", "val", "--threat", "l2", "--threat.eps", "0.5"]) == 0
-    said = Session(tmp_path / "small.onnx").metadata
-    assert (said["to"], said["check"]["part"], said["calibration"]["part"]) == ("onnx-int8", "val", "train")
-    assert said["threat"] == {"name": "L2", "eps": 0.5}
+    metadata = Session(tmp_path / "small.onnx").metadata
+    assert (metadata["to"], metadata["check"]["part"], metadata["calibration"]["part"]) == ("onnx-int8", "val", "train")
+    assert metadata["threat"] == {"name": "L2", "eps": 0.5}
     assert main(["export", str(trained), "--to", "torch-export", "--checkpoint", "last", "--limit", "9"]) == 0
     assert (trained / "last.pt2").exists()
 
 
 def test_the_shell_finds_data_that_have_moved(trained, tmp_path, monkeypatch):
-    asked = []
+    requests = []
 
     @functools.wraps(ardor.data.load_test)
     def load(**source):
-        asked.append(source)
+        requests.append(source)
         raise DataError("seen")
 
     monkeypatch.setattr(ardor.data, "load_test", load)
     monkeypatch.chdir(tmp_path)
-    own = read_yaml(trained / "config.yaml")["data"]
+    config = read_yaml(trained / "config.yaml")["data"]
     assert main(["export", str(trained)]) == 2
     assert main(["export", str(trained), "--data.root", "elsewhere"]) == 2
-    assert asked == [own, own | {"root": "elsewhere"}]
+    assert requests == [config, config | {"root": "elsewhere"}]
 
 
 def test_the_shell_refuses_in_one_sentence(trained, tmp_path, capsys):
     where = tmp_path / "n.onnx"
     words = ["--to", "onnx-int8", "--out", str(where), "--limit", "200", "--agreement", "1", "--threat.eps", "0.3"]
     code = main(["export", str(trained), *words])
-    assert (code, where.exists()) in ((2, False), (0, True)), "whether INT8 agrees everywhere is the net's affair"
+    assert (code, where.exists()) in ((2, False), (0, True)), "whether INT8 agrees everywhere depends on the net"
     if code == 2:
         assert "type --force" in capsys.readouterr().err
         assert main(["export", str(trained), *words, "--force"]) == 0
@@ -158,13 +155,13 @@ def test_the_shell_exports_any_net_with_weights(trained, tmp_path, monkeypatch, 
     words = [*NAMED, "--weights", str(trained / "best.safetensors")]
     assert main(["export", *words, "--out", "net.onnx"]) == 0
     assert "| adversarial | 60 |" in capsys.readouterr().out
-    said = Session("net.onnx").metadata
-    assert said["weights"] == hash_of(ardor.models.load(trained))
-    assert said["threat"] == {"name": "Linf", "eps": 0.15}
-    assert (said["check"]["name"], said["check"]["part"], said["reports"]) == ("digits", "test", [])
+    metadata = Session("net.onnx").metadata
+    assert metadata["weights"] == hash_of(ardor.models.load(trained))
+    assert metadata["threat"] == {"name": "Linf", "eps": 0.15}
+    assert (metadata["check"]["name"], metadata["check"]["part"], metadata["reports"]) == ("digits", "test", [])
     assert main(["export", *words, "--out", "q.onnx", "--to", "onnx-int8", "--part", "val", "--force"]) == 0
-    said = Session("q.onnx").metadata
-    assert (said["calibration"]["part"], said["check"]["part"]) == ("train", "val")
+    metadata = Session("q.onnx").metadata
+    assert (metadata["calibration"]["part"], metadata["check"]["part"]) == ("train", "val")
 
 
 def test_a_users_own_net_needs_no_more_than_images_to_compare_on(tmp_path, monkeypatch):
@@ -188,41 +185,40 @@ def test_a_users_own_net_needs_no_more_than_images_to_compare_on(tmp_path, monke
 def test_words_of_a_named_net_that_do_not_fit_are_refused_in_one_sentence(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     out = ["--out", "net.onnx"]
-    for words, said in (
-        ([], "got no --model and no --data and no --out"),
-        ([*NAMED], "got no --out: type"),
-        (["--model", "small_cnn", *out], "got no --data: type"),
-        (["--data", "digits", *out], "got no --model: type"),
-        ([str(trained), *NAMED, *out], "expected either a run or --model with its words, got"),
+    for words, message in (
+        ([], "expected RUN, or --model NAME --weights FILE --data NAME, got"),
+        ([*NAMED], "expected --out with --model"),
+        (["--model", "small_cnn", *out], "expected --data with a name"),
+        (["--data", "digits", *out], "expected RUN, or --model NAME"),
+        ([str(trained), *NAMED, *out], "expected a run or --model, got"),
         ([str(trained), "--weights", "w.pt"], "--weights w.pt: type one of them"),
-        ([str(trained), "--data", "digits"], "--data digits: type one of them"),
         ([*NAMED, *out], "weights"),
         ([*NAMED, *out, "--weights", "absent.pt"], "absent.pt"),
     ):
         capsys.readouterr()
         assert main(["export", *words]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
-        assert said in line
+        assert message in line
     assert not list(tmp_path.iterdir())
 
 
 def test_every_word_is_passed_on(trained, monkeypatch):
-    seen = {}
+    options = {}
 
     def write(net, path, **words):
-        seen.update(words)
+        options.update(words)
         raise DataError("seen")
 
     load = ardor.models.load
-    monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: seen.update(kept=checkpoint) or load(run))
+    monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: options.update(kept=checkpoint) or load(run))
     monkeypatch.setattr("ardor.cli.commands.export.write", write)
     words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force"]
     words += ["--threat", "l2", "--threat.eps", "0.25"]
     assert main(["export", str(trained), *words]) == 2
-    assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.7, 3, 17, True)
-    assert (seen["threat"], seen["kept"]) == (ardor.L2(0.25), "last")
+    assert (options["agreement"], options["seed"], options["limit"], options["force"]) == (0.7, 3, 17, True)
+    assert (options["threat"], options["kept"]) == (ardor.L2(0.25), "last")
     assert main(["export", str(trained)]) == 2
-    assert (seen["agreement"], seen["seed"], seen["limit"], seen["force"]) == (0.95, 0, 512, False)
+    assert (options["agreement"], options["seed"], options["limit"], options["force"]) == (0.95, 0, 512, False)
 
 
 def test_the_options_are_few():
@@ -262,7 +258,7 @@ def test_the_shell_judges_a_file_on_its_runtime(trained, tmp_path, capsys):
     assert len(list(tmp_path.glob("report-transfer-*.json"))) == 1
 
 
-def test_the_shell_asks_for_the_data_of_somebody_elses_file(made, tmp_path, capsys):
+def test_the_shell_requires_data_for_a_third_party_file(made, tmp_path, capsys):
     model = onnx.load(made["onnx"].path)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "theirs.onnx")

@@ -15,6 +15,7 @@ from ardor.deployment.export.operators import OPERATORS
 from ardor.deployment.export.simulated import Simulated
 from ardor.engine import threads
 from ardor.errors import ExportError, ModelError
+from ardor.evaluation.attacked import adversarial
 from ardor.models import hash_of
 from tests.fixtures.make import trained
 
@@ -38,7 +39,7 @@ def model_of(nodes, fixed=None, out="out", shape=IMAGES, opset=20):
 
 
 def both(model, x):
-    """What the runtime answers, and what the simulation does."""
+    """The logits of the runtime, and of the simulation."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     body = model.SerializeToString()
@@ -124,7 +125,8 @@ def test_an_operator_of_several_inputs_is_the_runtimes(name):
 
 @pytest.mark.parametrize(("a", "b"), [(0, 0), (0, 1), (1, 0)])
 def test_a_linear_layer_is_the_runtimes(a, b):
-    nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["out"], transA=a, transB=b, alpha=0.5, beta=2.0)]
+    transposed = {name: 1 for name, value in (("transA", a), ("transB", b)) if value}  # the default is 0
+    nodes = [helper.make_node("Gemm", ["x", "w", "c"], ["out"], alpha=0.5, beta=2.0, **transposed)]
     w = random(*((5, 6) if b else (6, 5)), seed=6).numpy()
     theirs, ours = both(model_of(nodes, {"w": w, "c": w[0, :5]}, shape=(6, 6)), random(6, 6))
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -180,7 +182,7 @@ def test_rounding_passes_gradients_and_clipping_stops_them():
     assert torch.allclose(grad, torch.tensor([[0.0, 1, 1, 1, 0]])), "below -128 the ReLU, above 127 what INT8 cuts off"
 
 
-def test_the_share_that_is_cut_off_is_told_by_value():
+def test_the_clipped_share_is_returned_by_value():
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "low"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "low"], ["relu"]),
@@ -229,17 +231,17 @@ def test_a_float_files_gradients_are_the_nets(judged):
     assert torch.allclose(ours, theirs, atol=1e-4 * float(theirs.abs().max()))
 
 
-def test_the_logits_are_the_runtimes_whatever_is_asked(judged):
+def test_the_logits_are_the_runtimes_with_and_without_gradients(judged):
     x = judged[2].batch(slice(0, 20))[0]
     file = judged[1]["onnx-int8"]
-    asked = file(x.clone().requires_grad_())
-    assert asked.requires_grad
-    assert torch.equal(asked, file(x)), "to the last bit: ties of an INT8 file must stay ties"
+    logits = file(x.clone().requires_grad_())
+    assert logits.requires_grad
+    assert torch.equal(logits, file(x)), "to the last bit: ties of an INT8 file must stay ties"
     assert not file(x.clone().requires_grad_().detach()).requires_grad
     with torch.no_grad():
         assert not file(x.clone().requires_grad_()).requires_grad
     poor = Session(file.name)
-    poor._simulated.append(lambda z: z.flatten(1)[:, :10])  # a simulation that is wrong
+    vars(poor)["simulated"] = lambda z: z.flatten(1)[:, :10]  # a simulation that is wrong
     assert torch.equal(poor(x.clone().requires_grad_()), file(x))
 
 
@@ -259,9 +261,9 @@ def test_attacks_along_the_simulated_gradients_break_the_file_itself(judged):
     assert theirs.clean.k > 100
     assert theirs.robust("pgd").k < 0.8 * theirs.clean.k
     assert abs(theirs.robust("pgd").k - ours.robust("pgd").k) < 12, "nearly as many as along the net's own"
-    images = ardor.evaluate.__globals__["adversarial"](files["onnx-int8"], test, "pgd", PGD(threat, steps=10))
-    said = Session(files["onnx-int8"].name)(images).argmax(1) == test.labels
-    assert "".join("r" if s else "b" for s in said) == theirs.verdicts["pgd"].replace("-", "b")
+    images = adversarial(files["onnx-int8"], test, "pgd", PGD(threat, steps=10))
+    correct = Session(files["onnx-int8"].name)(images).argmax(1) == test.labels
+    assert "".join("r" if s else "b" for s in correct) == theirs.verdicts["pgd"].replace("-", "b")
 
 
 def test_no_gradients_are_a_black_boxs(judged, tmp_path):
@@ -272,7 +274,7 @@ def test_no_gradients_are_a_black_boxs(judged, tmp_path):
     with pytest.raises(ModelError, match="expected an attack without gradients on .*theirs.onnx, a black box, got"):
         file(torch.zeros(1, 1, 8, 8, requires_grad=True))
     with torch.no_grad():
-        assert file(torch.zeros(1, 1, 8, 8, requires_grad=True)).shape == (1, 10), "no gradient is asked for"
+        assert file(torch.zeros(1, 1, 8, 8, requires_grad=True)).shape == (1, 10), "no gradient is requested"
     test = judged[2].limit(20)
     square = ardor.attacks.Suite("square", ardor.Linf(0.1), {"square": Square(ardor.Linf(0.1), queries=3)})
     assert ardor.evaluate(file, test, square).n == 20
@@ -301,7 +303,7 @@ def test_an_operator_that_is_not_simulated_is_named(tmp_path):
     assert "CumSum" in finding.evidence
 
 
-def test_a_domain_of_somebody_elses_is_not_taken_for_onnx_own():
+def test_an_operator_of_another_domain_is_not_simulated():
     node = helper.make_node("Relu", ["x"], ["out"], domain="theirs", name="here/relu")
     with pytest.raises(ExportError, match="got Relu in the layer here"):
         Simulated(model_of([node]).SerializeToString())

@@ -1,7 +1,7 @@
-"""A small Hub on this machine: what huggingface_hub asks to make a repository, upload a folder and bring it back.
+"""A small Hub on this machine, for creating a repository, uploading a folder and downloading it by huggingface_hub.
 
-Commits are whole trees; files of weights go by LFS, as the real one asks where xet is not used. Tokens are what a test
-says they are. The answers' shapes are those that huggingface_hub 1 and 2 read.
+Commits are complete trees; files of weights go by LFS, as on the real one without xet. Tokens are set by a test. The
+responses have the structure that huggingface_hub 1 and 2 read.
 """
 
 import base64
@@ -21,7 +21,7 @@ class Hub:
     """Repositories by name: private, and the commits of `main`, each a dict of file to bytes."""
 
     def __init__(self):
-        self.repositories, self.private, self.stored, self.asked = {}, {}, {}, []
+        self.repositories, self.private, self.stored, self.requests = {}, {}, {}, []
         self.tokens = {"owner-token": "owner", "reader-token": None}  # token -> who it may write as
         self.large = LARGE
         self.url = ""
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
     def read(self):
         return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
-    def found(self, name, revision="main"):
+    def find(self, name, revision="main"):
         """The commit, or None once a refusal was sent."""
         hidden = name in self.hub.private and self.hub.private[name] and self.who() is None
         if name not in self.hub.repositories or hidden:
@@ -88,13 +88,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         path = self.path.partition("?")[0]
-        self.hub.asked.append(("POST", path))
+        self.hub.requests.append(("POST", path))
         body = self.read()
         if path == "/api/repos/create":
             return self.create(json.loads(body))
         if path == "/api/validate-yaml":
-            said = yaml.safe_load(json.loads(body)["content"].split("---")[1])
-            return self.answer(200 if isinstance(said, dict) else 400, {"errors": [], "warnings": []})
+            content = yaml.safe_load(json.loads(body)["content"].split("---")[1])
+            return self.answer(200 if isinstance(content, dict) else 400, {"errors": [], "warnings": []})
         if match := re.fullmatch(r"/api/models/([^/]+)/([^/]+)/preupload/main", path):
             return self.may_write(match[1]) and self.preupload("/".join(match.groups()), json.loads(body))
         if match := re.fullmatch(r"/([^/]+)/([^/]+)\.git/info/lfs/objects/batch", path):
@@ -103,19 +103,19 @@ class Handler(BaseHTTPRequestHandler):
             return self.may_write(match[1]) and self.commit("/".join(match.groups()), body)
         return self.answer(404, {"error": "Not Found"})
 
-    def create(self, said):
-        name = f"{said['organization']}/{said['name']}"
-        if not self.may_write(said["organization"]):
+    def create(self, content):
+        name = f"{content['organization']}/{content['name']}"
+        if not self.may_write(content["organization"]):
             return
         url = f"{self.hub.url}/{name}"
         if name in self.hub.repositories:
             self.answer(409, {"error": "You already created this model repo", "url": url})
             return
-        private = said.get("visibility") == "private" or bool(said.get("private"))
+        private = content.get("visibility") == "private" or bool(content.get("private"))
         self.hub.add(name, {".gitattributes": b"*.onnx filter=lfs\n"}, private)
         self.answer(200, {"url": url})
 
-    def preupload(self, name, said):
+    def preupload(self, name, content):
         _, there = self.hub.tree(name, "main")
         files = [
             {
@@ -124,17 +124,17 @@ class Handler(BaseHTTPRequestHandler):
                 "shouldIgnore": False,
                 "oid": oid(file["path"], there[file["path"]], self.hub.large) if file["path"] in there else None,
             }
-            for file in said["files"]
+            for file in content["files"]
         ]
         self.answer(200, {"files": files})
 
-    def batch(self, said):
+    def batch(self, content):
         href = f"{self.hub.url}/store/"
-        objects = [{**o, "actions": {"upload": {"href": href + o["oid"]}}} for o in said["objects"]]
+        objects = [{**o, "actions": {"upload": {"href": href + o["oid"]}}} for o in content["objects"]]
         self.answer(200, {"transfer": "basic", "objects": objects})
 
     def do_PUT(self):
-        self.hub.asked.append(("PUT", self.path))
+        self.hub.requests.append(("PUT", self.path))
         body, digest = self.read(), self.path.rpartition("/")[2]
         if hashlib.sha256(body).hexdigest() == digest:
             self.hub.stored[digest] = body
@@ -157,15 +157,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = self.path.partition("?")[0]
-        self.hub.asked.append((self.command, path))
+        self.hub.requests.append((self.command, path))
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
-            if commit := self.found(*match.groups()):
+            if commit := self.find(*match.groups()):
                 rows = [{"type": "file", "path": n, "size": len(f), "oid": "0" * 40} for n, f in commit[1].items()]
                 self.answer(200, rows)
         elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?", path):
-            if commit := self.found(match[1], match[2] or "main"):
-                said = {"_id": "1", "id": match[1], "sha": commit[0], "private": self.hub.private[match[1]]}
-                self.answer(200, said | {"siblings": [{"rfilename": n} for n in commit[1]], "tags": []})
+            if commit := self.find(match[1], match[2] or "main"):
+                content = {"_id": "1", "id": match[1], "sha": commit[0], "private": self.hub.private[match[1]]}
+                self.answer(200, content | {"siblings": [{"rfilename": n} for n in commit[1]], "tags": []})
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self.file(match[1], match[2], match[3])
         else:
@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def file(self, name, revision, file):
-        commit = self.found(name, revision)
+        commit = self.find(name, revision)
         if commit and file in commit[1]:
             content = commit[1][file]
             self.answer(200, content, ETag=f'"{oid(file, content, self.hub.large)}"', X_Repo_Commit=commit[0])

@@ -1,4 +1,4 @@
-"""A run to a folder like a repository of the Hub: bit-equal weights, only what is of them, a card that says so."""
+"""A run to a folder like a repository of the Hub: bit-equal weights, only what is of them, and its model card."""
 
 import errno
 import hashlib
@@ -25,23 +25,20 @@ from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import evidence_of
 from ardor.errors import ConfigError, ExportError, ModelError, RunError
 from tests.conftest import ROOT
+from tests.deployment.conftest import EPS, train
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
-EPS = 0.15
 NAMES = ["README.md", "SHA256SUMS", "best-int8.onnx", "best.onnx", "config.json", "model.safetensors"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run of the shell with files, reports of the net, of its INT8 file and of other weights, and damaged ones."""
-    run = tmp_path_factory.mktemp("trained") / "sat"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "4", "--method", "sat"]
-    words += ["--method.attack.steps", "1", "--threat.eps", str(EPS), "--recipe.epochs", "1", "--recipe.batch", "128"]
-    assert main(["train", *words, "--recipe.augment", "none", "--run", str(run)]) == 0
+    run = train(tmp_path_factory.mktemp("trained") / "sat")
     last = models.build("small_cnn", channels=1, width=4, seed=7)
     ardor.evaluate(last, ardor.data.load_test("digits").limit(20), ardor.attacks.quick(ardor.Linf(EPS))).save(
         run / "report-quick-of-others.json"
@@ -102,9 +99,9 @@ def test_anybody_can_check_the_hashes(made):
     done = subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=made.folder, capture_output=True, text=True)
     assert done.returncode == 0
     assert done.stdout.count(": OK") == len(NAMES) - 1
-    said = json.loads(read(made, "config.json"))["sha256"]
-    assert said["best.onnx"] == hashlib.sha256((made.folder / "best.onnx").read_bytes()).hexdigest()
-    assert sorted(said) == ["best-int8.onnx", "best.onnx", "model.safetensors"]
+    config = json.loads(read(made, "config.json"))["sha256"]
+    assert config["best.onnx"] == hashlib.sha256((made.folder / "best.onnx").read_bytes()).hexdigest()
+    assert sorted(config) == ["best-int8.onnx", "best.onnx", "model.safetensors"]
 
 
 def test_the_weights_come_back_bit_by_bit(made, release):
@@ -118,19 +115,19 @@ def test_the_weights_come_back_bit_by_bit(made, release):
         assert not net.training
 
 
-def test_the_config_says_what_the_net_takes_and_withstands(made, release):
-    said = json.loads(read(made, "config.json"))
-    assert said["weights"] == models.hash_of(release.net)
-    assert said["id2label"] == {str(k): str(k) for k in range(10)}
-    assert said["label2id"]["7"] == 7
-    assert said["input"]["shape"] == [1, 8, 8]
-    assert (said["input"]["layout"], said["input"]["range"]) == ("NCHW", [0, 1])
-    assert said["input"]["normalisation"] == "inside"
-    assert said["threats"] == [{"name": "Linf", "eps": EPS}]
-    (report,) = said["evaluations"]
+def test_the_config_has_input_and_evaluations(made, release):
+    config = json.loads(read(made, "config.json"))
+    assert config["weights"] == models.hash_of(release.net)
+    assert config["id2label"] == {str(k): str(k) for k in range(10)}
+    assert config["label2id"]["7"] == 7
+    assert config["input"]["shape"] == [1, 8, 8]
+    assert (config["input"]["layout"], config["input"]["range"]) == ("NCHW", [0, 1])
+    assert config["input"]["normalisation"] == "inside"
+    assert config["threats"] == [{"name": "Linf", "eps": EPS}]
+    (report,) = config["evaluations"]
     assert report["n"] == 90
-    assert said["training"]["method"]["name"] == "sat"
-    assert "threads" not in said["training"]
+    assert config["training"]["method"]["name"] == "sat"
+    assert "threads" not in config["training"]
 
 
 def test_mean_and_std_come_back(tmp_path, bare):
@@ -147,10 +144,10 @@ def test_mean_and_std_come_back(tmp_path, bare):
 
 def test_the_metadata_are_those_of_the_hub(made, bare):
     card = client.ModelCard.load(made.folder / "README.md")
-    said = card.data.to_dict()
-    assert said["license"] == "mit"
-    assert said["pipeline_tag"] == "image-classification"
-    assert {"ardor", "adversarial-robustness", "sat", "onnx"} <= set(said["tags"])
+    config = card.data.to_dict()
+    assert config["license"] == "mit"
+    assert config["pipeline_tag"] == "image-classification"
+    assert {"ardor", "adversarial-robustness", "sat", "onnx"} <= set(config["tags"])
     results = {r.metric_name: r for r in card.data.eval_results}
     figures = evidence_of(bare).reports[0].figures()
     clean = results["clean accuracy"]
@@ -189,7 +186,7 @@ def test_the_card_shows_the_tables_of_net_and_file(made, release):
     assert "other" not in {line.split(" ")[1] for line in text.splitlines() if line.startswith("| ")}
 
 
-def test_the_card_says_what_is_not_known(made):
+def test_the_card_has_the_limits(made):
     text = read(made)
     for heading in ("Evaluation", "Files", "Use", "Intended use", "Limits", "Training", "Versions and hashes"):
         assert f"\n## {heading}\n" in text
@@ -209,7 +206,7 @@ def test_no_folder_of_the_machine_is_published(made, run):
 
 
 def test_the_cards_own_lines_run(release, tmp_path):
-    """Both snippets as they stand there, where the folder lies."""
+    """Both snippets, unchanged, beside the folder."""
     made = hub.write_folder(release, tmp_path / "out")
     blocks = re.findall(r"```python\n(.*?)```", read(made), re.DOTALL)
     assert len(blocks) == 2
@@ -217,8 +214,8 @@ def test_the_cards_own_lines_run(release, tmp_path):
     code = "\n".join(blocks) + "\nprint(tuple(net(torch.from_numpy(images)).shape), logits.shape)\n"
     code += "print(float(abs(net(torch.from_numpy(images)).detach().numpy() - logits).max()) < 1e-4)"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    own = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=own)
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.stdout.split("\n")[:2] == ["(1, 10) (1, 10)", "True"], done.stderr
 
 
@@ -271,7 +268,7 @@ def test_a_net_without_a_report_is_not_published_unasked(bare, tmp_path):
         hub.write_folder(others, tmp_path / "out")
     assert not any(tmp_path.iterdir())
     text = read(hub.write_folder(others, tmp_path / "out", force=True))
-    assert "**Not evaluated: nothing is known of its accuracy" in text
+    assert "**Not evaluated: its accuracy" in text
     assert "no claim of any robustness" in text
     assert "model-index" not in text
 

@@ -75,8 +75,8 @@ def test_a_folder_teaches_and_is_judged_at_the_shell(made, tmp_path, monkeypatch
     words += ["--recipe.epochs", "1", "--gate=false", "--data.limit", "64"]
     for teacher, run in (("hf:./teacher", "a"), ("teacher", "b")):
         assert main([*words, "--teacher", teacher, "--run", run]) == 0
-        said = yaml.safe_load(Path(run, "config.yaml").read_text())["teacher"]
-        assert said == {"name": "small_cnn", "classes": 10, "channels": 1, "width": 4,
+        config = yaml.safe_load(Path(run, "config.yaml").read_text())["teacher"]
+        assert config == {"name": "small_cnn", "classes": 10, "channels": 1, "width": 4,
                         "weights": "teacher/model.safetensors"}  # fmt: skip
     assert main(["evaluate", "--model", "hf:./teacher", "--data", "digits", "--suite", "quick", "--limit", "20"]) == 0
     assert main(["evaluate", "teacher", "--data", "digits", "--suite", "quick", "--limit", "20"]) == 0

@@ -15,6 +15,7 @@ from ardor import models
 from ardor.cli.main import main
 from ardor.deployment import hub
 from ardor.errors import CheckpointError, ConfigError, RunError
+from tests.deployment.conftest import train
 from tests.deployment.hub.conftest import serving
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
@@ -39,8 +40,8 @@ def folder(release, tmp_path):
 
 
 @pytest.fixture(params=["lfs", "pipeline"])
-def there(request, tmp_path, monkeypatch):
-    """The small Hub as the one that the client asks, logged in as its owner, with a cache of its own.
+def server(request, tmp_path, monkeypatch):
+    """The small Hub as the client's endpoint, logged in as its owner, with a cache of its own.
 
     lfs: as without xet, weights by LFS. pipeline: the way of an installed xet, all files small enough to go without it.
     """
@@ -66,42 +67,42 @@ def images(n=3):
     return torch.rand(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def test_there_and_back_bit_by_bit(there, folder, release):
+def test_there_and_back_bit_by_bit(server, folder, release):
     name = hub.push(folder, "owner/tiny")
-    (_, (sha, files)) = there.commits("owner/tiny")
+    (_, (sha, files)) = server.commits("owner/tiny")
     assert name == f"hf:owner/tiny@{sha}"
     files.pop(".gitattributes")
     assert files == {p.name: p.read_bytes() for p in folder.iterdir()}
-    for asked in (name, "hf:owner/tiny", "hf:owner/tiny@main"):
-        net = models.load(asked)
+    for source in (name, "hf:owner/tiny", "hf:owner/tiny@main"):
+        net = models.load(source)
         assert models.hash_of(net) == models.hash_of(release.net)
         assert torch.equal(net(images()), release.net(images()))
-        assert net.built_as == {"name": name}, "the commit is recorded, whatever was asked for"
-    del there.repositories["owner/tiny"]
+        assert net.built_as == {"name": name}, "the commit is recorded, for any revision"
+    del server.repositories["owner/tiny"]
     assert models.hash_of(models.load(name)) == models.hash_of(release.net), "a commit in the cache needs no network"
 
 
-def test_the_card_on_the_hub_runs_as_it_stands(there, folder):
+def test_the_card_on_the_hub_runs_as_it_stands(server, folder):
     hub.push(folder, "owner/tiny")
     text = (folder / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert 'ardor.models.load("hf:owner/tiny")' in blocks[0]
     assert 'hf_hub_download("owner/tiny", "best.onnx")' in blocks[1]
-    found = {}
+    names = {}
     for block in blocks:
-        exec(compile(block, "card", "exec"), found)
-    assert found["logits"].shape == (1, 10)
+        exec(compile(block, "card", "exec"), names)
+    assert names["logits"].shape == (1, 10)
 
 
-def test_a_second_release_takes_the_first_ones_files_away(there, folder, release, tmp_path):
+def test_a_second_release_takes_the_first_ones_files_away(server, folder, release, tmp_path):
     first = hub.push(folder, "owner/tiny")
     assert hub.push(folder, "owner/tiny") == first, "nothing changed, no commit"
     other = models.build("small_cnn", channels=1, width=4, mean=[0.3], std=[0.4], seed=4).eval()
     new = hub.write_folder(replace(release, net=other), tmp_path / "new", force=True)
     assert [word.split(":")[0] for word in new.left_out] == ["best.onnx", "the report of small_cnn, suite quick"]
     second = hub.push(new.folder, "owner/tiny")
-    assert len(there.commits("owner/tiny")) == 3
-    files = there.commits("owner/tiny")[-1][1]
+    assert len(server.commits("owner/tiny")) == 3
+    files = server.commits("owner/tiny")[-1][1]
     assert files.keys() - {".gitattributes"} == {p.name for p in new.folder.iterdir()}
     assert "best.onnx" not in files, "it was of other weights"
     assert models.hash_of(models.load("hf:owner/tiny")) == models.hash_of(other)
@@ -109,23 +110,23 @@ def test_a_second_release_takes_the_first_ones_files_away(there, folder, release
     assert first != second
 
 
-def test_nothing_of_anybody_else_is_overwritten(there, folder):
-    there.add("owner/theirs", {".gitattributes": b"", "config.json": b"{}", "pytorch_model.bin": b"x"})
+def test_other_content_is_not_overwritten(server, folder):
+    server.add("owner/theirs", {".gitattributes": b"", "config.json": b"{}", "pytorch_model.bin": b"x"})
     with pytest.raises(RunError, match=r"or a release of ardor, got owner/theirs with config\.json, pytorch_model"):
         hub.push(folder, "owner/theirs")
-    assert len(there.commits("owner/theirs")) == 1
-    there.add("owner/begun", {".gitattributes": b"", "README.md": b"---\nlicense: mit\n---\n"})
+    assert len(server.commits("owner/theirs")) == 1
+    server.add("owner/begun", {".gitattributes": b"", "README.md": b"---\nlicense: mit\n---\n"})
     assert hub.push(folder, "owner/begun")
 
 
-def test_a_private_repository_is_private(there, folder, monkeypatch):
-    there.add("owner/open", {".gitattributes": b""})
-    with pytest.raises(RunError, match="expected a private repository, got owner/open, which everybody can read"):
+def test_a_private_repository_is_private(server, folder, monkeypatch):
+    server.add("owner/open", {".gitattributes": b""})
+    with pytest.raises(RunError, match="expected a private repository, got owner/open, which is public"):
         hub.push(folder, "owner/open", private=True)
-    assert len(there.commits("owner/open")) == 1
+    assert len(server.commits("owner/open")) == 1
     assert hub.push(folder, "owner/tiny", private=True)
-    assert there.private["owner/tiny"]
-    assert not there.private["owner/open"]
+    assert server.private["owner/tiny"]
+    assert not server.private["owner/open"]
     monkeypatch.setenv("HF_TOKEN", "nobody")
     with pytest.raises(ConfigError, match="owner/tiny, which is not there, or is not open: check owner and name, and"):
         models.load("hf:owner/tiny")
@@ -140,18 +141,18 @@ def test_a_private_repository_is_private(there, folder, monkeypatch):
         ("owner-token", "tiny", ConfigError, "OWNER/NAME"),
     ],
 )
-def test_who_may_not_write_is_told_what_to_type(there, folder, monkeypatch, token, repository, error, word):
+def test_a_login_that_may_not_write_is_refused_with_advice(server, folder, monkeypatch, token, repository, error, word):
     monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(error, match=word) as caught:
         hub.push(folder, repository)
     assert "\n" not in str(caught.value)
     assert token not in str(caught.value)
-    assert not there.repositories
+    assert not server.repositories
 
 
-def test_no_network(there, folder, monkeypatch):
+def test_no_network(server, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(RunError, match=r"answer of the Hub about owner/tiny, got \w+: .*check the net") as caught:
+    with pytest.raises(RunError, match=r"the Hub to accept owner/tiny, got \w+: .*check the net") as caught:
         hub.push(folder, "owner/tiny")
     assert "\n" not in str(caught.value)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -159,21 +160,21 @@ def test_no_network(there, folder, monkeypatch):
         hub.push(folder, "owner/tiny")
 
 
-def test_a_folder_that_was_changed_is_not_uploaded(there, folder, tmp_path):
+def test_a_folder_that_was_changed_is_not_uploaded(server, folder, tmp_path):
     text = (folder / "README.md").read_text()
     (folder / "README.md").write_text(text.replace("%", "% (or more)"))
     with pytest.raises(RunError, match=r"in which README\.md changed since"):
         hub.push(folder, "owner/tiny")
     with pytest.raises(RunError, match="which is not there"):
         hub.push(tmp_path / "none", "owner/tiny")
-    assert not there.repositories
+    assert not server.repositories
 
 
-def test_a_repository_of_two_nets_is_refused(there, folder, tmp_path):
+def test_a_repository_of_two_nets_is_refused(server, folder, tmp_path):
     hub.push(folder, "owner/tiny")
-    files = dict(there.commits("owner/tiny")[-1][1])
+    files = dict(server.commits("owner/tiny")[-1][1])
     save_file(models.build("small_cnn", channels=1, width=4, mean=[0.3], std=[0.4]).state_dict(), tmp_path / "w")
-    there.add("owner/tiny", files | {"model.safetensors": (tmp_path / "w").read_bytes()})
+    server.add("owner/tiny", files | {"model.safetensors": (tmp_path / "w").read_bytes()})
     with pytest.raises(CheckpointError, match="expected in hf:owner/tiny the weights"):
         models.load("hf:owner/tiny")
 
@@ -189,17 +190,13 @@ def test_no_huggingface_hub(folder, monkeypatch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    run = tmp_path_factory.mktemp("trained") / "natural"
-    words = ["--data", "digits", "--student", "small_cnn", "--student.width", "2", "--method", "natural"]
-    words += ["--recipe.epochs", "1", "--recipe.batch", "128", "--recipe.augment", "none", "--data.limit", "256"]
-    assert main(["train", *words, "--run", str(run)]) == 0
-    return run
+    return train(tmp_path_factory.mktemp("trained") / "sat")
 
 
-@pytest.mark.parametrize("there", ["lfs"], indirect=True)
-def test_the_shell_writes_and_uploads(there, run, tmp_path, capsys):
+@pytest.mark.parametrize("server", ["lfs"], indirect=True)
+def test_the_shell_writes_and_uploads(server, run, tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["push", str(run), "owner/natural", "--folder", str(out)]
+    words = ["push", str(run), "owner/sat", "--folder", str(out)]
     assert main(words) == 2
     assert "ardor evaluate RUN first, or --force" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "20"]) == 0
@@ -207,26 +204,26 @@ def test_the_shell_writes_and_uploads(there, run, tmp_path, capsys):
     more = ["--license", "mit", "--about", str(tmp_path / "about.md")]
     assert main([*words, *more, "--dry-run"]) == 0
     assert "not uploaded" in capsys.readouterr().out
-    assert not there.repositories
+    assert not server.repositories
     assert main([*words, *more, "--private"]) == 0
     shown = capsys.readouterr().out
-    (name,) = re.findall(r'ardor\.models\.load\("(hf:owner/natural@\w{40})"\)', shown)
-    assert there.private["owner/natural"]
+    (name,) = re.findall(r'ardor\.models\.load\("(hf:owner/sat@\w{40})"\)', shown)
+    assert server.private["owner/sat"]
     assert models.hash_of(models.load(name)) == models.hash_of(models.load(run))
     assert "license: mit" in (out / "README.md").read_text()
     assert "For a *course*." in (out / "README.md").read_text()
     assert main(["push", str(run), "--checkpoint", "last", "--force"]) == 0
     assert "ardor push" in capsys.readouterr().out
-    said = json.loads((run / "hub-last" / "config.json").read_text())
-    assert said["weights"] == models.hash_of(models.load(run, checkpoint="last"))
+    config = json.loads((run / "hub-last" / "config.json").read_text())
+    assert config["weights"] == models.hash_of(models.load(run, checkpoint="last"))
 
 
 @pytest.mark.parametrize(
     ("words", "word"),
     [
         (["none"], "expected a run folder"),
-        (["RUN", "natural"], "expected a repository as OWNER/NAME"),
-        (["RUN", "owner/natural", "--about", "none.md"], "expected a file with Markdown, got none.md"),
+        (["RUN", "sat"], "expected a repository as OWNER/NAME"),
+        (["RUN", "owner/sat", "--about", "none.md"], "expected a file with Markdown, got none.md"),
         (["RUN", "--folder", "RUN"], "got RUN without SHA256SUMS: type --folder NEW"),
         (["RUN", "--license", "My own"], "as the Hub names it"),
     ],
@@ -245,6 +242,6 @@ def test_a_folder_of_the_hub_is_no_run(folder, capsys):
     assert "expected the folder of a run" in capsys.readouterr().err
 
 
-def test_the_tests_hub_is_not_the_real_one(there):
+def test_the_tests_hub_is_not_the_real_one(server):
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+", client.HfApi().endpoint)
     assert not Path(constants.HF_TOKEN_PATH).exists()

@@ -137,7 +137,7 @@ def joins(rank, port, wait, pipe):
     time.sleep(wait)
     try:
         with distributed.joined(torch.device("cpu")):
-            pipe.send(distributed.total({"ranks": distributed.rank() + 10}, torch.device("cpu")))
+            pipe.send(distributed.total({"ranks": distributed.rank() + 10}))
             dist.barrier()
     except Exception as error:
         pipe.send(error)

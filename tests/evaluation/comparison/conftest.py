@@ -13,13 +13,13 @@ CONFIG = {
 
 
 def config(seed=0, method="rslad", **more):
-    said = {key: dict(value) for key, value in CONFIG.items()}
-    said["recipe"]["seed"] = said["student"]["seed"] = seed
-    said["fingerprint"]["student"] = f"s{seed}"
-    said["method"]["name"] = method
+    content = {key: dict(value) for key, value in CONFIG.items()}
+    content["recipe"]["seed"] = content["student"]["seed"] = seed
+    content["fingerprint"]["student"] = f"s{seed}"
+    content["method"]["name"] = method
     for key, value in more.items():
-        said[key] |= value
-    return said
+        content[key] |= value
+    return content
 
 
 def report(letters, hash="", training=None, **more):

@@ -1,4 +1,4 @@
-"""Paired comparison: verdicts that claim no more than they may."""
+"""Paired comparison: sentences that claim no more than the evidence allows."""
 
 import math
 from dataclasses import replace
@@ -21,45 +21,45 @@ from tests.evaluation.comparison.conftest import config, letters, pairs_of, repo
 def test_every_figure_follows_from_the_verdicts():
     a = report({"pgd": "rrrrbb-b", "cw": "rrbrrb-b"}, "a")
     b = report({"pgd": "rbrb-rrb", "cw": "rbrb-rbb"}, "b", config(0, "sat"))
-    found = compare([a], [b])
-    counts = {name: (d.pairs[0].right, d.pairs[0].only_a, d.pairs[0].only_b) for name, d in found.figures.items()}
+    result = compare([a], [b])
+    counts = {name: (d.pairs[0].right, d.pairs[0].only_a, d.pairs[0].only_b) for name, d in result.figures.items()}
     assert counts == {"clean": (7, 1, 1), "pgd": (4, 2, 2), "cw": (4, 3, 2), "worst_case": (3, 2, 2)}
-    for name, difference in found.figures.items():
+    for name, difference in result.figures.items():
         assert (difference.pairs[0].a, difference.pairs[0].b) == (a.figures()[name], b.figures()[name])
     # worst case of A: images 0, 1, 3; of B: 0, 2, 5; even images are cats
-    cat, dog = (found.classes[name].pairs[0] for name in ("cat", "dog"))
+    cat, dog = (result.classes[name].pairs[0] for name in ("cat", "dog"))
     assert (cat, dog) == (Pair(4, 1, 0, 1), Pair(4, 2, 2, 1))
     assert cat.b.k == 2
     for name, p in b.per_class().items():
-        assert found.classes[name].pairs[0].b == p
-    assert found.worst_class("a")[0][0] == "cat"
-    assert found.worst_class("b")[0][0] == "dog"
-    assert found.differ == ["method.name: rslad here, sat there"]
-    assert found.findings == []
+        assert result.classes[name].pairs[0].b == p
+    assert result.worst_class("a")[0][0] == "cat"
+    assert result.worst_class("b")[0][0] == "dog"
+    assert result.differ == ["method.name: rslad here, sat there"]
+    assert result.findings == []
 
 
 def test_one_seed_claims_nothing_about_methods():
-    found = compare(*pairs_of(400, (30, 8, 200)))
-    worst = found.figures["worst_case"]
+    result = compare(*pairs_of(400, (30, 8, 200)))
+    worst = result.figures["worst_case"]
     assert worst.shown
     assert worst.value == pytest.approx(22 / 400)
     assert worst.images == tango(30, 8, 400)
     assert worst.seeds is None
     assert math.isnan(worst.sd)
-    assert verdict(found).startswith("A stands 5.50 points above B [+2.")
-    assert "McNemar p = 0.00047," in verdict(found)
-    assert "another seed may turn it round, and one seed says nothing about the methods" in verdict(found)
+    assert verdict(result).startswith("A stands 5.50 points above B [+2.")
+    assert "McNemar p = 0.00047," in verdict(result)
+    assert "another seed may turn it round, and one seed says nothing about the methods" in verdict(result)
     turned = compare(*reversed(pairs_of(400, (30, 8, 200))))
     assert verdict(turned).startswith("A stands 5.50 points below B [-8.")
 
 
 def test_no_difference_is_no_claim():
-    found = compare(*pairs_of(400, (12, 9, 200)))
-    assert not found.figures["worst_case"].shown
+    result = compare(*pairs_of(400, (12, 9, 200)))
+    assert not result.figures["worst_case"].shown
     least = 100 * detectable(400, 21 / 400)
-    assert verdict(found).startswith("No difference shown: A - B is +0.75 points [-1.")
-    assert f"less than about {least:.2f} points could hardly have been shown" in verdict(found)
-    assert "One seed says nothing about the methods" in verdict(found)
+    assert verdict(result).startswith("No difference shown: A - B is +0.75 points [-1.")
+    assert f"less than about {least:.2f} points could hardly have been shown" in verdict(result)
+    assert "One seed says nothing about the methods" in verdict(result)
     assert "4 images cannot show any" in verdict(compare(*pairs_of(4, (1, 0, 1))))
 
 
@@ -78,19 +78,19 @@ def test_what_is_shown_leaves_0_out_of_the_interval():
 
 
 def test_two_seeds_are_no_claim_on_methods():
-    found = compare(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
-    assert not found.figures["worst_case"].shown
-    assert verdict(found).startswith(
+    result = compare(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
+    assert not result.figures["worst_case"].shown
+    assert verdict(result).startswith(
         "Two seeds say nothing about the methods: A - B is +13.25 points, SD 0.35; over test"
     )
-    assert "so these nets differ. Train 3 seeds at least." in verdict(found)
+    assert "so these nets differ. Train 3 seeds at least." in verdict(result)
     even = compare(*pairs_of(400, (10, 8, 200), (9, 8, 200)))
     assert "these nets do not differ by more than" in verdict(even)
 
 
 def test_three_seeds_may_say_it():
-    found = compare(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
-    worst = found.figures["worst_case"]
+    result = compare(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200)))
+    worst = result.figures["worst_case"]
     values = [32 / 400, 36 / 400, 28 / 400]
     assert worst.value == pytest.approx(0.08)
     assert worst.sd == pytest.approx(0.01)
@@ -107,20 +107,20 @@ def test_three_seeds_may_say_it():
     assert stats.ttest_1samp(values, 0).pvalue < worst.p < 0.05
     assert worst.least == pytest.approx(math.hypot((1.959964 + 0.841621) * images, t_shift(2) * seeds), rel=1e-5)
     assert worst.shown
-    assert verdict(found).startswith(
+    assert verdict(result).startswith(
         "The method of A stands 8.00 points above that of B [+4.04, +11.88] over seeds and test images together, "
         "p = 0.0072 (SD 1.00; over 3 seeds alone [+5.52, +10.48], over test images alone [+4.93, "
     )
 
 
 def test_seeds_that_disagree_show_nothing():
-    found = compare(*pairs_of(400, (80, 8, 200), (8, 40, 200), (60, 8, 200)))
-    worst = found.figures["worst_case"]
+    result = compare(*pairs_of(400, (80, 8, 200), (8, 40, 200), (60, 8, 200)))
+    worst = result.figures["worst_case"]
     values = [72 / 400, -32 / 400, 52 / 400]
     assert worst.images[0] > 0
     assert stats.ttest_1samp(values, 0).pvalue < worst.p < 0.5
     assert t_shift(2) * np.std(values, ddof=1) / math.sqrt(3) < worst.least < 0.8
-    assert verdict(found).startswith("No difference shown between the methods: A - B is +7.67 points")
+    assert verdict(result).startswith("No difference shown between the methods: A - B is +7.67 points")
 
 
 def test_seeds_that_agree_on_a_few_images_show_nothing():
@@ -179,7 +179,7 @@ def test_shown_is_both_without_0():
 
 
 def test_the_interval_of_several_seeds_is_over_images_not_over_nets_times_images():
-    """Three nets that differ on the same images know no more than one of them."""
+    """Three nets that differ on the same images are no more evidence than one of them."""
     one = Difference((Pair(400, 240, 40, 8),), 48.0)
     a, b = pairs_of(400, *[(40, 8, 200)] * 3)
     three = compare(a, b).figures["worst_case"]
@@ -197,11 +197,11 @@ def test_the_interval_of_several_seeds_is_over_images_not_over_nets_times_images
 
 
 def test_holm_over_the_classes():
-    found = compare(*pairs_of(400, (30, 8, 200)))
-    p = {name: d.p for name, d in found.classes.items()}
-    assert found.adjusted == holm(p) != p
-    assert {name: said["p_holm"] for name, said in as_dict(found)["classes"].items()} == holm(p)
-    cat = next(line for line in text(found).splitlines() if line.startswith("| cat"))
+    result = compare(*pairs_of(400, (30, 8, 200)))
+    p = {name: d.p for name, d in result.classes.items()}
+    assert result.adjusted == holm(p) != p
+    assert {name: row["p_holm"] for name, row in as_dict(result)["classes"].items()} == holm(p)
+    cat = next(line for line in text(result).splitlines() if line.startswith("| cat"))
     assert f" {holm(p)['cat']:.2g} |" in cat
     assert f" {p['cat']:.2g} |" not in cat
 
@@ -241,25 +241,22 @@ def test_seeds_that_do_not_pair_are_refused():
         compare(a, [b[0], replace(b[1], model=b[0].model)])
     with pytest.raises(ConfigError, match="each seed of A, got one twice"):
         compare([a[0], replace(a[1], training=config(0))], b)
-    with pytest.raises(
-        ConfigError, match=r"mine that differ only in the seed, got method\.name: rslad here, sat there"
-    ):
+    with pytest.raises(ConfigError, match=r"mine that differ only in the seed, got method\.name: rslad here, sat"):
         compare([a[0], replace(a[1], training=config(1, "sat"))], b, ("mine", "yours"))
 
 
 def test_what_a_seed_may_change_is_not_refused():
     a, b = pairs_of(40, (2, 0, 20), (3, 0, 20))
-    other = config(
-        1, fingerprint={"teacher": "t1", "ardor": "0.2.0"}, teacher={"weights": "u"}, recipe={"device": "cuda"}
-    )
-    found = compare([a[0], replace(a[1], training=other)], b)
-    assert [f.name for f in found.findings] == ["teachers"]
+    fingerprint = {"teacher": "t1", "ardor": "0.2.0"}
+    other = config(1, fingerprint=fingerprint, teacher={"weights": "u"}, recipe={"device": "cuda"})
+    result = compare([a[0], replace(a[1], training=other)], b)
+    assert [f.name for f in result.findings] == ["teachers"]
 
 
-def test_a_teacher_is_known_by_its_fingerprint_not_by_where_it_lies():
+def test_a_teacher_is_identified_by_its_fingerprint_not_by_its_place():
     a, b = pairs_of(40, (2, 0, 20), (3, 0, 20))
-    there = {"weights": "u", "natural": "./n", "robust": "../r", "root": "elsewhere", "download": True}
-    moved = replace(a[1], training=config(1, teacher=there))
+    place = {"weights": "u", "natural": "./n", "robust": "../r", "root": "elsewhere", "download": True}
+    moved = replace(a[1], training=config(1, teacher=place))
     assert compare([a[0], moved], b).findings == []
     assert compare([moved], [a[0]]).differ == []
     wider = replace(a[1], training=config(1, teacher={"width": 9}))
@@ -269,18 +266,16 @@ def test_a_teacher_is_known_by_its_fingerprint_not_by_where_it_lies():
 
 def test_another_checkpoint_is_warned_of():
     a, b = pairs_of(40, (2, 0, 20), (3, 0, 20))
-    best, last = (
-        replace(r, title=f"runs/(last) ({word})") for r, word in zip((a[0], b[0]), ("best", "last"), strict=True)
-    )
-    (found,) = compare([best], [last]).findings
-    assert (found.name, found.severity) == ("checkpoints", "warning")
-    assert "best of A, last of B" in found.evidence
-    assert "--checkpoint" in found.next
+    best, last = replace(a[0], title="runs/(last) (best)"), replace(b[0], title="runs/(last) (last)")
+    (finding,) = compare([best], [last]).findings
+    assert (finding.name, finding.severity) == ("checkpoints", "warning")
+    assert "best of A, last of B" in finding.evidence
+    assert "--checkpoint" in finding.next
     mixed = [best, replace(a[1], title="x (last)")]
-    (found,) = compare(mixed, [replace(r, title="y (best)") for r in b]).findings
-    assert "best and last of A, best of B" in found.evidence
+    (finding,) = compare(mixed, [replace(r, title="y (best)") for r in b]).findings
+    assert "best and last of A, best of B" in finding.evidence
     assert compare([best], [replace(b[0], title="x (best)")]).findings == []
-    assert compare([best], b[:1]).findings == [], "of a net without a run nothing is known"
+    assert compare([best], b[:1]).findings == [], "a net without a run has no checkpoint"
 
 
 def test_holm_over_the_comparisons_of_a_table():
@@ -290,14 +285,14 @@ def test_holm_over_the_comparisons_of_a_table():
         "none": compare(*pairs_of(400, (12, 9, 200))),
     }
     assert verdict(table["weak"]).startswith("A stands 3.25 points above B")
-    said = holm_verdicts(table)
-    assert list(said) == list(table)
-    assert said["plain"].startswith("A stands 13.00 points above B [")
-    assert "McNemar p < 0.0001 (< 0.0001 by Holm over 3 comparisons), one seed" in said["plain"]
+    sentences = holm_verdicts(table)
+    assert list(sentences) == list(table)
+    assert sentences["plain"].startswith("A stands 13.00 points above B [")
+    assert "McNemar p < 0.0001 (< 0.0001 by Holm over 3 comparisons), one seed" in sentences["plain"]
     p = mcnemar(22, 9)
-    assert said["weak"].startswith("No difference shown: A - B is +3.25 points")
-    assert f"McNemar p = {p:.2g} ({2 * p:.2g} by Holm over 3 comparisons)" in said["weak"]
-    assert said["none"].startswith("No difference shown")
+    assert sentences["weak"].startswith("No difference shown: A - B is +3.25 points")
+    assert f"McNemar p = {p:.2g} ({2 * p:.2g} by Holm over 3 comparisons)" in sentences["weak"]
+    assert sentences["none"].startswith("No difference shown")
     assert holm_verdicts({"weak": table["weak"]}) == {"weak": verdict(table["weak"])}
     assert holm_verdicts({}) == {}
 
@@ -310,14 +305,14 @@ def test_holm_over_two_seeds_three_and_a_doubt():
     doubt = compare(a, b)
     assert "so these nets differ" in verdict(two)
     assert "The method of A stands" in verdict(sure)
-    said = holm_verdicts({"two": two, "three": three, "sure": sure, "doubt": doubt})
-    assert said["doubt"] == verdict(doubt)
-    assert "these nets do not differ by more" in said["two"]
-    assert "No difference shown between the methods" in said["three"]
-    assert said["sure"].startswith("The method of A stands")
-    assert "p < 0.0001 (< 0.0001 by Holm over 4 comparisons)" in said["sure"]
+    sentences = holm_verdicts({"two": two, "three": three, "sure": sure, "doubt": doubt})
+    assert sentences["doubt"] == verdict(doubt)
+    assert "these nets do not differ by more" in sentences["two"]
+    assert "No difference shown between the methods" in sentences["three"]
+    assert sentences["sure"].startswith("The method of A stands")
+    assert "p < 0.0001 (< 0.0001 by Holm over 4 comparisons)" in sentences["sure"]
     p, others = three.figures["worst_case"].p, (sure.figures["worst_case"].p, two.figures["worst_case"].p_of_nets)
-    assert f"p = {p:.2g} ({(4 - sum(o < p for o in others)) * p:.2g} by Holm over 4 comparisons)" in said["three"]
+    assert f"p = {p:.2g} ({(4 - sum(o < p for o in others)) * p:.2g} by Holm over 4 comparisons)" in sentences["three"]
     both = holm_verdicts({"doubt": doubt, "two": two})
     assert f"({2 * two.figures['worst_case'].p_of_nets:.2g} by Holm over 2" in both["two"], "a doubt takes no place"
 
@@ -326,13 +321,13 @@ def test_findings_on_how_the_comparison_could_be_wrong():
     a, b = pairs_of(40, (2, 0, 20))
     later = replace(b[0], versions={"ardor": "0.2.0", "torch": "2.13.0"}, training=config(4, "sat"), model=a[0].model)
     later.data = {**later.data, "marks": ["test set took part in selection"]}
-    found = compare(a, [later])
-    assert [(f.name, f.severity) for f in found.findings] == [
+    result = compare(a, [later])
+    assert [(f.name, f.severity) for f in result.findings] == [
         ("versions", "note"), ("selection", "warning"), ("same_net", "warning"), ("unlike_seeds", "note"),
     ]  # fmt: skip
-    assert "ardor 0.1.0" in found.findings[0].evidence
-    assert "ardor 0.2.0" in found.findings[0].evidence
-    assert all(str(finding) in text(found) for finding in found.findings)
+    assert "ardor 0.1.0" in result.findings[0].evidence
+    assert "ardor 0.2.0" in result.findings[0].evidence
+    assert all(str(finding) in text(result) for finding in result.findings)
     marked = config(0, "sat", fingerprint={"marks": ["test set took part in selection"]})
     assert [f.name for f in compare(a, [replace(b[0], training=marked)]).findings] == ["selection"]
     unknown = compare([replace(a[0], training={})], b)

@@ -1,4 +1,4 @@
-"""A comparison in words, and `ardor compare`: which reports are paired, and what is refused."""
+"""The text of a comparison, and `ardor compare`: which reports are paired, and what is refused."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import os
 import pytest
 import yaml
 
-from ardor.cli.commands import compare
+from ardor.cli.main import run as run_command
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.comparison.paired import compare as compare_reports
 from ardor.evaluation.comparison.significance import detectable, mcnemar
@@ -46,9 +46,9 @@ def test_the_text_of_three_seeds():
 
 
 def test_json_has_no_number_that_json_lacks():
-    found = as_dict(compare_reports(*pairs_of(4, (1, 0, 1))))
-    again = json.loads(json.dumps(found, allow_nan=False))
-    assert again == found
+    content = as_dict(compare_reports(*pairs_of(4, (1, 0, 1))))
+    again = json.loads(json.dumps(content, allow_nan=False))
+    assert again == content
     assert again["figures"]["worst_case"]["could_show"] is again["figures"]["worst_case"]["sd"] is None
     assert again["figures"]["worst_case"]["interval95_seeds"] is None
     assert again["figures"]["worst_case"]["interval95_both"] is None
@@ -69,18 +69,18 @@ def test_json_has_no_number_that_json_lacks():
 def run(path, letters, seed=0, method="rslad", names=("report-paper-linf-8_255-best.json",), age=0, **more):
     """A judged run's folder."""
     path.mkdir(parents=True)
-    said = config(seed, method, **more)
-    (path / "config.yaml").write_text(yaml.safe_dump(said))
+    content = config(seed, method, **more)
+    (path / "config.yaml").write_text(yaml.safe_dump(content))
     for back, name in enumerate(names):
-        one = report(letters, f"{path}", said, suite=name.split("-")[1])
+        one = report(letters, f"{path}", content, suite=name.split("-")[1])
         one.save(path / name)
         os.utime(path / name, (1e9 - back - age, 1e9 - back - age))
     return path
 
 
-def said_by(capsys, *words):
+def output_of(capsys, *words):
     capsys.readouterr()
-    assert compare.app(words)(words, exit_on_error=False, print_error=False, result_action="return_value") == 0
+    assert run_command(["compare", *words]) == 0
     return capsys.readouterr().out
 
 
@@ -93,12 +93,12 @@ def here(tmp_path, monkeypatch):
 def test_two_runs(here, capsys):
     run(here / "a", letters(40, 30))
     run(here / "b", letters(40, 10), method="sat")
-    out = said_by(capsys, "a", "b", "--out", "c/ab.json")
+    out = output_of(capsys, "a", "b", "--out", "c/ab.json")
     assert "A stands 50.00 points above B" in out
     assert "Saved to c/ab.json." in out
-    kept = json.loads((here / "c/ab.json").read_text())
-    assert (kept["format"], kept["a"], kept["b"]) == ("ardor-comparison-1", "a", "b")
-    assert kept["figures"]["worst_case"]["difference"] == 0.5
+    saved = json.loads((here / "c/ab.json").read_text())
+    assert (saved["format"], saved["a"], saved["b"]) == ("ardor-comparison-1", "a", "b")
+    assert saved["figures"]["worst_case"]["difference"] == 0.5
 
 
 def test_nothing_is_overwritten_by_a_refusal(here, capsys):
@@ -106,10 +106,10 @@ def test_nothing_is_overwritten_by_a_refusal(here, capsys):
     run(here / "b", letters(20, 10), method="sat")
     (here / "c.json").write_text("mine")
     with pytest.raises(ConfigError, match="the same images"):
-        said_by(capsys, "a", "b", "--out", "c.json")
+        output_of(capsys, "a", "b", "--out", "c.json")
     assert (here / "c.json").read_text() == "mine"
     with pytest.raises(RunError, match="the folder a"):
-        said_by(capsys, "a", "a", "--out", "a")
+        output_of(capsys, "a", "a", "--out", "a")
 
 
 def test_the_newest_report_that_both_have(here, capsys):
@@ -117,29 +117,29 @@ def test_the_newest_report_that_both_have(here, capsys):
     last = "report-square-linf-8_255-last.json"
     run(here / "a", letters(40, 30), names=(last, *best))
     run(here / "b", letters(40, 20), names=(last, *best[1:]), method="sat")
-    assert "suite autoattack" in said_by(capsys, "a", "b")
-    assert "suite paper" in said_by(capsys, "a", "b", "--suite", "paper")
-    assert "suite square" in said_by(capsys, "a", "b", "--checkpoint", "last")
+    assert "suite autoattack" in output_of(capsys, "a", "b")
+    assert "suite paper" in output_of(capsys, "a", "b", "--suite", "paper")
+    assert "suite square" in output_of(capsys, "a", "b", "--checkpoint", "last")
     with pytest.raises(ConfigError, match=r"got b without such a report: type ardor evaluate b --suite quick$"):
-        said_by(capsys, "a", "b", "--suite", "quick")
+        output_of(capsys, "a", "b", "--suite", "quick")
     with pytest.raises(ConfigError, match="type ardor evaluate a --suite paper --checkpoint last$"):
-        said_by(capsys, "a", "b", "--suite", "paper", "--checkpoint", "last")
+        output_of(capsys, "a", "b", "--suite", "paper", "--checkpoint", "last")
     run(here / "c", letters(40, 30), names=best[:1])
     with pytest.raises(ConfigError, match=r"expected one report that all runs have, got b has .*; c has .*quick"):
-        said_by(capsys, "b", "c")
+        output_of(capsys, "b", "c")
 
 
 def test_report_files_and_runs_mix(here, capsys):
     names = [f"report-{suite}-linf-8_255-best.json" for suite in ("quick", "paper")]
     run(here / "a", letters(40, 30), names=names)
     report(letters(40, 20), "f", config(0, "sat")).save("f.json")
-    assert "suite paper" in said_by(capsys, "a", "f.json")
-    assert "suite paper" in said_by(capsys, "f.json", f"a/{names[1]}")
+    assert "suite paper" in output_of(capsys, "a", "f.json")
+    assert "suite paper" in output_of(capsys, "f.json", f"a/{names[1]}")
     with pytest.raises(ConfigError, match=r"expected a report of the suite quick, got paper in f\.json"):
-        said_by(capsys, "a", "f.json", "--suite", "quick")
+        output_of(capsys, "a", "f.json", "--suite", "quick")
     report(letters(40, 20), "g", suite="plus").save("g.json")
     with pytest.raises(ConfigError, match="the file is of the suite plus"):
-        said_by(capsys, "a", "g.json")
+        output_of(capsys, "a", "g.json")
 
 
 def test_a_report_file_of_the_runs_own_is_met_by_its_namesake(here, capsys):
@@ -149,8 +149,8 @@ def test_a_report_file_of_the_runs_own_is_met_by_its_namesake(here, capsys):
     for name in ("a", "b"):
         report(letters(40, 9), name, threat={"name": "Linf", "eps": "4/255"}).save(f"{name}/{names[1]}")
         os.utime(f"{name}/{names[1]}", (1, 1))
-    assert "eps 4/255" in said_by(capsys, "a", f"b/{names[1]}")
-    assert "eps 8/255" in said_by(capsys, "a", "b")
+    assert "eps 4/255" in output_of(capsys, "a", f"b/{names[1]}")
+    assert "eps 8/255" in output_of(capsys, "a", "b")
 
 
 def test_folders_of_seeds_are_paired_by_seed(here, capsys):
@@ -159,34 +159,34 @@ def test_folders_of_seeds_are_paired_by_seed(here, capsys):
     for seed in range(1, 5):
         run(here / "b" / f"s{seed}", letters(100, 30 + seed), seed, "sat")
     (here / "a" / "notes").mkdir()
-    out = said_by(capsys, "a", "b")
+    out = output_of(capsys, "a", "b")
     assert "3 seeds (1, 2, 3)" in out
     assert "seed 3: worst_case +33.00" in out
     assert "2 runs have no partner of their seed and were left out: a/x9, b/s4" in out
     assert "The method of A stands 32.00 points above that of B" in out
-    assert "one seed" in said_by(capsys, "a", "b/s2")
+    assert "one seed" in output_of(capsys, "a", "b/s2")
     with pytest.raises(ConfigError, match="expected runs of the same seeds, got .* in a and 4 in b/s4"):
-        said_by(capsys, "a", "b/s4")
+        output_of(capsys, "a", "b/s4")
     (here / "b/s3/report-paper-linf-8_255-best.json").unlink()
     with pytest.raises(ConfigError, match="got b/s3 without such a report"):
-        said_by(capsys, "a", "b")
+        output_of(capsys, "a", "b")
 
 
 def test_folders_that_are_no_seeds_of_one_method_are_refused(here, capsys):
     run(here / "a" / "x", letters(40, 30))
     run(here / "a" / "y", letters(40, 20), 0, "sat")
     with pytest.raises(ConfigError, match="got seed 0 twice, in a/x and a/y"):
-        said_by(capsys, "a", "a/x")
+        output_of(capsys, "a", "a/x")
     run(here / "b" / "x", letters(40, 30))
     run(here / "b" / "y", letters(40, 20), 1, "sat")
     with pytest.raises(ConfigError, match=r"method\.name: rslad here, sat there"):
-        said_by(capsys, "b", "b")
+        output_of(capsys, "b", "b")
     run(here / "c" / "x", letters(40, 30), None)
     with pytest.raises(ConfigError, match=r"got c/x without recipe\.seed"):
-        said_by(capsys, "c", "c")
+        output_of(capsys, "c", "c")
     run(here / "d", letters(40, 30), "zero")
     with pytest.raises(ConfigError, match="expected recipe.seed as a whole number, got 'zero' in d"):
-        said_by(capsys, "d", "d")
+        output_of(capsys, "d", "d")
 
 
 def test_what_is_no_run_is_refused(here, capsys):
@@ -194,12 +194,12 @@ def test_what_is_no_run_is_refused(here, capsys):
     (here / "f.json").write_text("{}")
     for name in ("absent", "empty"):
         with pytest.raises(ConfigError, match=f"got {name}: type ardor evaluate RUN first"):
-            said_by(capsys, name, name)
+            output_of(capsys, name, name)
     with pytest.raises(ConfigError, match="expected a report that"):
-        said_by(capsys, "f.json", "f.json")
+        output_of(capsys, "f.json", "f.json")
 
 
 def test_two_runs_of_two_seeds_are_compared_with_a_note(here, capsys):
     run(here / "a", letters(40, 30), 0)
     run(here / "b", letters(40, 10), 1, "sat")
-    assert "seeds of training (A, B): (0, 1)" in said_by(capsys, "a", "b")
+    assert "seeds of training (A, B): (0, 1)" in output_of(capsys, "a", "b")

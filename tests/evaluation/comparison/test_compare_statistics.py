@@ -90,9 +90,9 @@ def test_intervals_over_images_cover_with_few_discordant_images_too():
     # for two seeds that are alike, as for one, each image's difference is -1, 0 or 1
     mean = [Difference((Pair(n, b, b, c),) * 2, b + c).images for b, c in both]
     for spans in (score, mean):
-        found = [coverage(n, spans, both, truth) for truth in TRUTHS]
-        assert min(found) > 0.935
-        assert sum(found) / len(found) > 0.95
+        result = [coverage(n, spans, both, truth) for truth in TRUTHS]
+        assert min(result) > 0.935
+        assert sum(result) / len(result) > 0.95
 
 
 @pytest.mark.parametrize(("hard", "wins"), [(0.02, 0.5), (0.3, 0.6), (0.5, 0.9)])
@@ -116,8 +116,8 @@ def test_the_power_of_student(df):
 
 
 def test_student_equals_the_table():
-    found = [round(t_quantile(0.975, df), 3) for df in (1, 2, 3, 4, 5, 10)]
-    assert found == [12.706, 4.303, 3.182, 2.776, 2.571, 2.228]
+    result = [round(t_quantile(0.975, df), 3) for df in (1, 2, 3, 4, 5, 10)]
+    assert result == [12.706, 4.303, 3.182, 2.776, 2.571, 2.228]
 
 
 def test_holm():

@@ -6,6 +6,7 @@ from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.testing import TinyNet
 from ardor.training.soft_labels import SoftLabels
+from ardor.training.soft_labels.table import identity_of
 
 CLASSES, N = 4, 40
 
@@ -34,8 +35,10 @@ class Counted(TinyNet):
         return super().forward(x)
 
 
-def opened(folder, teacher=None, data=None, **kwargs):
-    return SoftLabels.open(folder, teacher or Counted(), data or split(), **{"padding": 2, **kwargs})
+def opened(folder, teacher=None, data=None, **settings):
+    settings = {"padding": 2, "flip": True, "classes": CLASSES, "dtype": "float32"} | settings
+    data = split() if data is None else data
+    return SoftLabels(folder, identity_of(teacher or Counted(), data, **settings), data)
 
 
 def labels(index, view, seed=0):

@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 
 from ardor.training.epoch import EpochRecord
-from ardor.training.trackers import log_to
+from ardor.training.trackers import Sink
 
 CONFIG = {"method": {"name": "rslad", "alpha": "5/6"}, "recipe": {"milestones": [1, 2]}, "teacher": None}
 
@@ -30,7 +30,7 @@ def train(words, run, numbers, of=4, **more):
     """A process that does these epochs."""
     if "tensorboard" in words and (run / "tensorboard").exists():
         time.sleep(1.1)  # TensorBoard reads its files in the order of the seconds they began in
-    with closing(log_to(words, run, CONFIG)) as sink:
+    with closing(Sink(words, run, CONFIG)) as sink:
         for number in numbers:
             sink.record(finish(run, epoch(number, of, **more)))
 

@@ -12,7 +12,7 @@ import ardor
 import ardor.models.builders
 from ardor.errors import ConfigError
 from ardor.training.preflight import resolve_config
-from ardor.training.trackers import log_to, scalars
+from ardor.training.trackers import Sink, scalars
 from tests.training.trackers.conftest import CONFIG, curves, epoch, finish, train
 
 
@@ -31,7 +31,7 @@ def test_scalars_of_an_epoch():
 
 
 def test_a_tensorboard_file_is_written_and_read_back(run):
-    sink = log_to(["tensorboard"], run, CONFIG)
+    sink = Sink(["tensorboard"], run, CONFIG)
     assert not run.exists(), "nothing before the first epoch"
     sink.record(finish(run, epoch(1)))
     points, texts = curves(run)  # at once, before it is closed
@@ -99,7 +99,7 @@ def test_beside_the_real_loop(run):
     for epochs in (1, 1):
         recipe = ardor.Recipe(epochs=epochs, batch=64, augment="none", val_size=20, device="cpu")
         config = resolve_config(net, None, method, train_.limit(64), val, recipe)
-        with closing(log_to(["tensorboard"], run, config)) as sink:
+        with closing(Sink(["tensorboard"], run, config)) as sink:
             for record in ardor.epochs(net, None, method, train_.limit(64), recipe, val=val, run=run):
                 sink.record(record)
         net = ardor.models.build("small_cnn", channels=1, width=4)
@@ -114,14 +114,14 @@ def test_words(run, monkeypatch):
         (["tensorboard,w&b"], "expected tensorboard, wandb, mlflow for --log"),
     ):
         with pytest.raises(ConfigError, match=re.escape(expected)):
-            log_to(words, run, CONFIG)
+            Sink(words, run, CONFIG)
     for word in ("wandb", "mlflow", "tensorboard"):
         monkeypatch.setitem(sys.modules, word, None)  # as if it were not installed
         with pytest.raises(ConfigError, match=re.escape(f'type pip install "ardor[{word}]"')):
-            log_to(["", word], run, CONFIG)
+            Sink(["", word], run, CONFIG)
     monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))  # a folder called wandb, as wandb makes one
     with pytest.raises(ConfigError, match=r"got a folder: type pip install"):
-        log_to(["wandb"], run, CONFIG)
-    with closing(log_to([], run, CONFIG)) as sink:
+        Sink(["wandb"], run, CONFIG)
+    with closing(Sink([], run, CONFIG)) as sink:
         sink.record(finish(run, epoch(1)))
     assert sorted(p.name for p in run.iterdir()) == ["metrics.jsonl"]

@@ -10,7 +10,7 @@ import pytest
 
 import ardor
 from ardor.storage.runs import Run
-from ardor.training.trackers import log_to, scalars
+from ardor.training.trackers import Sink, scalars
 from ardor.training.trackers.mlflow import flat
 from tests.training.trackers.conftest import CONFIG, curves, epoch, finish, train
 
@@ -170,7 +170,7 @@ def test_mlflow_takes_names_and_configs_of_any_kind(run, mlflow):
     many = {f"k{i}": "x" * 9999 for i in range(250)}
     record = finish(run, epoch(1))
     record.terms = {"kl(x', x)": 1.0}
-    with closing(log_to(["mlflow"], run, many)) as sink:
+    with closing(Sink(["mlflow"], run, many)) as sink:
         sink.record(record)
     assert len(mlflow.runs["run0"].params) == 250
     assert {len(value) for _, value in mlflow.runs["run0"].params} == {500}
@@ -180,7 +180,7 @@ def test_mlflow_takes_names_and_configs_of_any_kind(run, mlflow):
 
 def test_a_log_that_fails_warns_once_and_the_others_go_on(run, wandb, mlflow, caplog):
     caplog.set_level(logging.WARNING)
-    with closing(log_to(["wandb,mlflow", "tensorboard"], run, CONFIG)) as sink:
+    with closing(Sink(["wandb,mlflow", "tensorboard"], run, CONFIG)) as sink:
         sink.record(finish(run, epoch(1)))
         wandb.fails |= {"log", "finish"}
         for n in (2, 3, 4):
@@ -219,13 +219,13 @@ def test_a_full_disk_ends_no_run(run, caplog, monkeypatch):
     def full(path, write):
         raise ardor.errors.RunError("expected to write, got no space")
 
-    monkeypatch.setattr("ardor.storage.files.write_atomic", full)
+    monkeypatch.setattr("ardor.training.trackers.write_atomic", full)
     train(["tensorboard"], run, [1, 2])
     assert len(caplog.records) == 1
 
 
 def test_ctrl_c_goes_through_a_log(run, wandb, monkeypatch):
-    sink = log_to(["wandb"], run, CONFIG)
+    sink = Sink(["wandb"], run, CONFIG)
     sink.record(finish(run, epoch(1)))
 
     def stop(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Square against a slow twin written image by image, and the official code fed the same numbers."""
+"""Square against a slow version, image by image, and the official code with the same random numbers."""
 
 import math
 from collections import Counter
@@ -11,7 +11,7 @@ from ardor.attacks.threat import L2, Linf
 from ardor.noise import Noise
 from tests.attacks.conftest import SHAPES, Watched, by_hand_eta, by_hand_margin, images
 
-# The slow twin: one image, plain loops, slices
+# The slow version: one image, plain loops, slices
 
 
 def by_hand_p(k):
@@ -112,16 +112,16 @@ def by_hand_unit(v):
 def by_hand_square(net, x, y, noise, threat, queries):
     """One image, all that the net is shown, and what comes out."""
     draws = Draws(noise, queries, threat, x.shape)
-    best, best_x, seen = -math.inf, x, []
+    best, best_x, inputs = -math.inf, x, []
     for k in range(-1, queries):
         z = by_hand_start(threat, x, draws) if k < 0 else by_hand_query(threat, x, best_x, draws, k)
-        seen.append(z)
+        inputs.append(z)
         logits = net(z[None])[0]
         if int(logits.argmax()) != y:
-            return z, seen
+            return z, inputs
         if by_hand_margin(logits, y) > best:
             best, best_x = by_hand_margin(logits, y), z
-    return best_x, seen
+    return best_x, inputs
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -131,17 +131,17 @@ def test_it_does_what_the_slow_twin_does(shape, threat):
     watched, queries = Watched(net), 215  # past three halvings, and an odd end of a block
     (one,) = Square(threat, queries).rounds(5)
     x_adv = one(watched, x, y, noise[:])
-    left, seen = list(range(len(x))), [[] for _ in x]
-    for shown in watched.seen:
+    left, inputs = list(range(len(x))), [[] for _ in x]
+    for shown in watched.inputs:
         assert len(shown) == len(left)
         for i, z in zip(left, shown, strict=True):
-            seen[i].append(z)
+            inputs[i].append(z)
         left = [i for i, z in zip(left, shown, strict=True) if int(net(z[None]).argmax()) == y[i]]
     for i in range(len(x)):
         expected, path = by_hand_square(net, x[i], int(y[i]), noise[i : i + 1], threat, queries)
-        assert len(seen[i]) == len(path)
+        assert len(inputs[i]) == len(path)
         exact = 0 if isinstance(threat, Linf) else 1e-9
-        torch.testing.assert_close(torch.stack(seen[i]), torch.stack(path), rtol=0, atol=exact)
+        torch.testing.assert_close(torch.stack(inputs[i]), torch.stack(path), rtol=0, atol=exact)
         torch.testing.assert_close(x_adv[i], expected, rtol=0, atol=exact)
 
 
@@ -218,8 +218,8 @@ def test_it_walks_the_official_path(shape, threat, monkeypatch):
     _, other = attack.attack_single_run(x, y)
 
     monkeypatch.undo()
-    assert [len(z) for z in ours.seen] == [len(z) for z in theirs.seen]
-    torch.testing.assert_close(torch.cat(ours.seen), torch.cat(theirs.seen), rtol=0, atol=1e-5)
+    assert [len(z) for z in ours.inputs] == [len(z) for z in theirs.inputs]
+    torch.testing.assert_close(torch.cat(ours.inputs), torch.cat(theirs.inputs), rtol=0, atol=1e-5)
     torch.testing.assert_close(mine, other, rtol=0, atol=1e-5)
     stood = int((net(mine).argmax(1) == y).sum())
     assert 0 < stood < count
