@@ -37,7 +37,7 @@ def _read_safetensors(path: Path) -> object:
     except safetensors.SafetensorError as error:
         _refuse_foreign(path, magic=())
         raise CheckpointError(
-            f"expected a whole safetensors file, got {path}, which is truncated or of another kind ({error}): "
+            f"expected a complete safetensors file, got {path}, which is truncated or of another kind ({error}): "
             "copy or download it again"
         ) from error
 
@@ -57,7 +57,7 @@ def _read_torch(path: Path) -> object:
                 "you trust its origin, save its state_dict() with safetensors.torch.save_file and load that"
             ) from error
         raise CheckpointError(
-            f"expected a whole file of torch.save, got {path}, which is truncated or damaged "
+            f"expected a complete file of torch.save, got {path}, which is truncated or damaged "
             f"({type(error).__name__}): copy or download it again"
         ) from error
 

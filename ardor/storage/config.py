@@ -207,8 +207,6 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
     described = isinstance(value, Mapping) and ("name" in value or not mapping)
     if described or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
         return build(value, "threat" if key.endswith("threat") else "attack", default=preset, key=key)
-    if isinstance(value, int | float) and type(value) in options:
-        return value
     if hint is None and preset is not None:
         options = (type(preset),)
     expected = []

@@ -31,7 +31,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"expected a whole safetensors file, got {path} ({error}): delete it or take an earlier copy"
+            f"expected a complete safetensors file, got {path} ({error}): delete it or take an earlier copy"
         ) from error
 
 

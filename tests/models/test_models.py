@@ -247,7 +247,7 @@ def test_silu_defaults_are_deepminds():
     ("options", "words"),
     [
         ({"mean": (0.5,)}, ["one of them"]),
-        ({"mean": (0.5, 0.5), "std": (1, 1)}, ["expected 1 numbers", "got 2"]),
+        ({"mean": (0.5, 0.5), "std": (1, 1)}, ["1 numbers", "got 2"]),
         ({"mean": (0.5,), "std": (0,)}, ["above 0"]),
     ],
 )
