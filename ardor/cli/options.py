@@ -30,7 +30,11 @@ DEFAULTS = {"method": "rslad", "threat": "linf", "recipe": "recipe"}
 def print_options(command: str, arguments: Mapping[str, Any]) -> None:
     """Display the dotted options of the parts that a command's arguments name, with their values."""
     for key, makers, values in _makers(command, arguments):
-        if rows := list(option_rows(key, *makers, values=values)):
+        rows = list(option_rows(key, *makers, values=values))
+        if makers == (models.load,):  # a trained net: a run, or a published one
+            of_source = models.loading.PUBLISHED.get(str(models.loading.source_of(values.name)), ("checkpoint",))
+            rows = [row for row in rows if row[0].rpartition(".")[2] in of_source]
+        if rows:
             columns = Column(no_wrap=True, style="cyan"), Column(max_width=12), Column(ratio=1)
             table = Table.grid(*columns, padding=(0, 2, 0, 0), expand=True)
             for option, value, text in rows:

@@ -21,7 +21,7 @@ from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 
-PUBLISHED = ("robustbench", "hf", "timm")
+PUBLISHED = {"robustbench": ("weights", "root", "download"), "hf": (), "timm": ("weights",)}
 """Prefixes, before the colon, of the names of published nets."""
 
 
