@@ -343,7 +343,7 @@ def test_the_shell_as_a_process(folder):
 
 def test_the_demo_runs_twice_and_keeps_its_figures(folder, capsys, monkeypatch):
     few = [part.limit(n) for part, n in zip(ardor.data.load("digits"), (256, 64, 120), strict=True)]
-    monkeypatch.setattr("ardor.demo.demo.digits", lambda: few)
+    monkeypatch.setattr("ardor.cli.commands.demo.load", lambda name: few)
     assert main(["demo", "--quick"]) == 0
     first = capsys.readouterr().out
     assert "The naturally trained student falls to" in first
