@@ -80,7 +80,7 @@ COMMON = {
 FINDINGS = {
     ("trades", True): [],
     ("ard", False): ["kl_scale", "term_off"],
-    ("ard", True): ["kl_scale", "bn_in_attack", "term_off"],
+    ("ard", True): ["kl_scale", "term_off", "bn_in_attack"],
     ("iad", True): ["bn_in_attack"],
     ("rslad", False): ["kl_scale"],
     ("rslad", True): ["kl_scale", "selection"],
@@ -281,7 +281,7 @@ BAD = "data: digits\nstudent: small_cnn\n"
 @pytest.mark.parametrize(
     ("content", "variants", "expected"),
     [
-        ("method: [unclosed", (), "expected a YAML file, got bad.yaml: while parsing"),
+        ("method: [unclosed", (), "expected YAML in bad.yaml, got a file that cannot be read (while parsing"),
         ("- data\n", (), "expected `key: value` lines in bad.yaml, got list"),
         (BAD + "variants: [smoke]\n", (), "expected `variants:` of bad.yaml as names with keys below, got ['smoke']"),
         (BAD + "variants: {smoke: 1}\n", ("smoke",), "expected `variants:` of bad.yaml as names with keys below"),

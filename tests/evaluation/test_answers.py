@@ -216,7 +216,7 @@ def test_an_image_that_a_net_rounds_is_judged_by_the_file(trained):
     """A success on the simulation does not count: only the prediction of the file does."""
     test, threat = ardor.data.load("digits")[2].limit(60), ardor.Linf(0.1)
     file = Session(trained / "best-int8.onnx")
-    file.simulated._fixed["logits_scale"] = torch.tensor(1e-9)  # a simulation whose logits are nonsense
+    file.simulated._constants["logits_scale"] = torch.tensor(1e-9)  # a simulation whose logits are nonsense
     attack = replace(PGD(threat, steps=3), start="none")
     report = ardor.evaluate(file, test, ardor.attacks.Suite("s", threat, {"pgd": attack}))
     assert report.clean.k == ardor.evaluate(Session(trained / "best-int8.onnx"), test, suites.quick(threat)).clean.k
