@@ -42,8 +42,9 @@ def test_a_session_is_a_net_of_its_own(net, made, digits):
     assert session.class_names == tuple(str(c) for c in range(10))
     assert hash_of(session) != hash_of(Session(made["onnx-int8"].path))
     assert hash_of(session) == hash_of(Session(made["onnx"].path))
-    with pytest.raises(ModelError, match=r"expected images \(B, 1, 8, 8\)"):
-        session(torch.zeros(2, 3, 8, 8))
+    for shape in ((2, 3, 8, 8), (2, 1, 9, 8), (2, 1, 8, 7), (1, 8, 8)):
+        with pytest.raises(ModelError, match=r"expected images \(B, 1, 8, 8\)"):
+            session(torch.zeros(shape))
     ardor.models.require_fit(session, (1, 8, 8), 10)
 
 
