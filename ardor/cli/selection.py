@@ -78,8 +78,11 @@ class NetWords:
             As the functions that make the three.
         """
         typed = [f"--{key} {value}" for key in ("model", "weights") if (value := getattr(self, key)) is not None]
+        typed += [f"--model.{key}" for key in overrides.get("model", {})]  # another net than the run's reports are of
         if run is not None and typed:
-            raise ConfigError(f"expected a run or --model, got {run} and {' '.join(typed)}: type one of them")
+            raise ConfigError(
+                f"expected a run or --model, got {run} and {' '.join(typed)}: type one of them, a run too as --model"
+            )
         if run is None and self.model is None:
             raise ConfigError("expected RUN, or --model NAME --weights FILE --data NAME, got neither: type one of them")
         if exported is None:

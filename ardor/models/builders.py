@@ -11,6 +11,7 @@ from torch import nn
 
 from ardor.errors import ConfigError, ModelError
 from ardor.models.mobilenet_v2 import mobilenet_v2
+from ardor.models.normalise import Normalised, Numbers
 from ardor.models.resnet import resnet18, resnet50
 from ardor.models.small import small_cnn
 from ardor.models.wide_resnet import wide_resnet, wide_resnet_silu
@@ -27,7 +28,16 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build(name: str, *, classes: int = 10, channels: int | None = None, seed: int = 0, **options: Any) -> nn.Module:
+def build(
+    name: str,
+    *,
+    classes: int = 10,
+    channels: int | None = None,
+    seed: int = 0,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
+    **options: Any,
+) -> nn.Module:
     """The net called `name`, with weights drawn from `seed`; the global random generator is left as it was.
 
     `net.built_as` records the arguments: `build(**net.built_as)` is the same net.
@@ -44,8 +54,11 @@ def build(name: str, *, classes: int = 10, channels: int | None = None, seed: in
         those of the data.
     seed
         Seed of the initial weights.
+    mean, std
+        One number per channel on the [0, 1] scale, of the net's first layer; before a net of your own that has no
+        parameters of these names.
     options
-        Other parameters of the builder, such as width or mean.
+        Other parameters of the builder, such as width.
 
     Returns
     -------
@@ -65,7 +78,10 @@ def build(name: str, *, classes: int = 10, channels: int | None = None, seed: in
             raise ConfigError(f"expected {key} as a whole number of 1 or more, got {value!r}: type --student.{key} 10")
     name, builder = find_builder(name)
     parameters = inspect.signature(builder).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    statistics = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    outside = bool(statistics) and not open_ended and not {"mean", "std"} <= parameters.keys()
+    if not open_ended:
         if unknown := next((option for option in options if option not in parameters), None):
             takes = ", ".join(parameters) or "none"
             raise ConfigError(
@@ -75,11 +91,13 @@ def build(name: str, *, classes: int = 10, channels: int | None = None, seed: in
     else:
         passed = counts
     with seeded(seed):
-        net = builder(**passed, **options)
+        net = builder(**passed, **options, **({} if outside else statistics))
     if not isinstance(net, nn.Module):
         raise ModelError(f"expected {name} to return an nn.Module, got {type(net).__name__}: name what builds the net")
+    if outside:
+        net = Normalised(net, mean, std)
     # past nn.Module's own bookkeeping, which is for tensors and modules
-    vars(net)["built_as"] = {"name": name, **counts, **options, "seed": seed}
+    vars(net)["built_as"] = {"name": name, **counts, **options, **statistics, "seed": seed}
     return net
 
 

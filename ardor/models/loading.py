@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from torch import nn
@@ -15,6 +15,7 @@ from ardor.errors import CheckpointError, ConfigError
 from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
+from ardor.models.normalise import Normalised, Numbers, composed
 from ardor.models.weights import load_weights
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
@@ -24,6 +25,9 @@ from ardor.storage.tensors import read_tensors
 PUBLISHED = {"robustbench": ("weights", "root", "download"), "hf": (), "timm": ("weights",)}
 """Prefixes, before the colon, of the names of published nets."""
 
+Statistics: TypeAlias = Mapping[str, Any]
+"""mean and std where they are given, else empty."""
+
 
 def load(
     name: str | Path,
@@ -32,6 +36,8 @@ def load(
     checkpoint: str = "best",
     root: str | Path = "models",
     download: bool = False,
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
     **options: Any,
 ) -> nn.Module:
     """A net with weights, in eval mode. `net.built_as` records its source, `known_of(net)` its published figures.
@@ -58,6 +64,9 @@ def load(
         Folder of published weights, also for downloads.
     download
         Download published weights that are absent.
+    mean, std
+        One number per channel on the [0, 1] scale: of a builder's first layer; before the net as it is otherwise, for
+        one that was normalised outside.
     options
         Options of `build`. Published nets take the data's classes and channels, only to refuse a net for others (timm
         with `weights` is built for them).
@@ -75,6 +84,7 @@ def load(
     """
     name = str(name)
     path = Path(name)
+    statistics = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
     folder = path if weights is None and not known(name) and is_local(path) else local_of(name)
     if folder is not None:
         _refuse_options(name, weights, options)
@@ -82,11 +92,14 @@ def load(
             raise ConfigError(
                 f'expected no checkpoint for {name}, which holds one net, got "{checkpoint}": leave it out'
             )
-        return _marked(*from_folder(folder, options.get("classes")))
+        net, file = from_folder(folder, options.get("classes"))
+        net = _marked(net, file)
+        built: dict[str, Any] = vars(net)["built_as"]
+        return load(weights=file, **built, **composed(net, **_both(statistics))) if statistics else net
     if source_of(name):
-        return _published(name, weights, root, download, options)
+        return _published(name, weights, root, download, options, statistics)
     if weights is not None:
-        net = build(name, **options)
+        net = build(name, mean=mean, std=std, **options)
         load_weights(net, weights)
         return _marked(net, weights)
     if known(name):
@@ -95,11 +108,11 @@ def load(
             f'or build("{name}") for random ones'
         )
     if path.is_dir():
-        return _from_run(Run(name), checkpoint, options)
+        return _from_run(Run(name), checkpoint, options, statistics)
     if path.is_file():
-        return load(weights=name, **_recorded(path) | options)
+        return load(weights=name, **_built(_recorded(path) | options, statistics))
     require_there(name)
-    return _marked(build(name, **options), None)  # third-party code, with weights of its own
+    return _marked(build(name, mean=mean, std=std, **options), None)  # third-party code, with weights of its own
 
 
 def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -> nn.Module:
@@ -150,7 +163,12 @@ def source_of(name: str) -> str | None:
 
 
 def _published(
-    name: str, weights: str | Path | None, root: str | Path, download: bool, options: dict[str, Any]
+    name: str,
+    weights: str | Path | None,
+    root: str | Path,
+    download: bool,
+    options: dict[str, Any],
+    statistics: Statistics,
 ) -> nn.Module:
     from ardor.models import hub, published
 
@@ -166,7 +184,7 @@ def _published(
         net = published.from_timm(name, weights, classes, options.get("channels"))
         sizes = {} if weights is None else options
     vars(net)["built_as"] = {"name": name, **sizes}
-    return _marked(net, path)
+    return _marked(net, path, statistics)
 
 
 def _refuse_options(name: str, weights: str | Path | None, options: dict[str, Any]) -> None:
@@ -189,12 +207,19 @@ def _recorded(path: Path) -> dict[str, Any]:
             f"expected a file whose metadata name its net, as those of a run do, got {path}: "
             f'type, say, load("resnet18", weights="{path}")'
         )
-    return _built(config)
+    return config
 
 
-def _built(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A net's config with its values in the types of the builder: a mean of "128/255" as a number."""
-    return arguments(config, "student", build, find_builder(config["name"])[1])
+def _built(config: Mapping[str, Any], statistics: Statistics) -> dict[str, Any]:
+    """A net's config in the types of the builder, a mean of "128/255" as a number; `statistics` go before its own."""
+    built = arguments(config, "student", build, find_builder(config["name"])[1])
+    return built | (composed(build(**built), **_both(statistics)) if statistics else {})
+
+
+def _both(statistics: Statistics) -> Statistics:
+    if len(statistics) == 1:
+        raise ConfigError("expected mean and std together, got one of them: give both, or neither for raw images")
+    return statistics
 
 
 def require_there(name: str) -> None:
@@ -212,7 +237,7 @@ def require_there(name: str) -> None:
     )
 
 
-def _from_run(run: Run, checkpoint: str, options: dict[str, Any]) -> nn.Module:
+def _from_run(run: Run, checkpoint: str, options: dict[str, Any], statistics: Statistics) -> nn.Module:
     if options:
         raise ConfigError(
             f"expected no options for the run {run.folder}, whose config.yaml has them, got {', '.join(options)}: "
@@ -233,13 +258,16 @@ def _from_run(run: Run, checkpoint: str, options: dict[str, Any]) -> nn.Module:
             + (f'type checkpoint="{existing[0]}"' if existing else "train it first")
         )
     # `weights` is what the student started from; the run's checkpoint replaces it.
-    net = build(**_built({key: value for key, value in student.items() if key != "weights"}))
+    net = build(**_built({key: value for key, value in student.items() if key != "weights"}, statistics))
     load_weights(net, path)
     return _marked(net, path)
 
 
-def _marked(net: nn.Module, weights: str | Path | None) -> nn.Module:
+def _marked(net: nn.Module, weights: str | Path | None, statistics: Statistics | None = None) -> nn.Module:
     """The net in eval mode, with its file of weights recorded in place of its initial seed."""
-    vars(net)["built_as"] = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
+    built_as = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
+    if statistics:  # a net of ours keeps its own form: it is rebuilt with them; any other one is wrapped
+        net = Normalised(net, **_both(statistics))
+    vars(net)["built_as"] = {**built_as, **(statistics or {})}
     vars(net)["loaded_from"] = None if weights is None else str(weights)
     return net.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,3 +50,51 @@ def normalise(channels: int, mean: Numbers | None, std: Numbers | None) -> nn.Mo
     if not all(s > 0 for s in std):
         raise ConfigError(f"expected every std above 0, got {list(std)}: give deviations on the [0, 1] scale")
     return Normalise(mean, std)
+
+
+class Normalised(nn.Module):
+    """A net that was normalised outside, behind its normalisation; `features` and `head` are the net's, if it has them.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Normalised images to logits.
+    mean, std : sequence of float
+        One number per channel on the [0, 1] scale.
+
+    Raises
+    ------
+    ConfigError
+        As `normalise`.
+    """
+
+    foldable: ClassVar[bool] = True
+
+    def __init__(self, net: nn.Module, mean: Numbers | None, std: Numbers | None) -> None:
+        super().__init__()
+        self.normalise = normalise(len(mean or std or ()), mean, std)
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images in [0, 1] to logits."""
+        logits: Tensor = self.net(self.normalise(x))
+        return logits
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "head":
+            return self.net.head
+        if name == "features":
+            features: Any = self.net.features
+            return lambda x: features(self.normalise(x))
+        return super().__getattr__(name)
+
+
+def composed(net: nn.Module, mean: Numbers, std: Numbers) -> dict[str, Any]:
+    """The mean and std of one layer that does what these do before those of the net's first layer."""
+    first = getattr(net, "normalise", None)
+    if not isinstance(first, Normalise):
+        return {"mean": list(mean), "std": list(std)}
+    normalise(first.mean.numel(), mean, std)  # refuses other lengths
+    inner = [[round(float(v), 7) for v in values.flatten()] for values in (first.mean, first.std)]
+    pairs = list(zip(mean, std, *inner, strict=True))
+    return {"mean": [m + s * m_in for m, s, m_in, _ in pairs], "std": [s * s_in for _, s, _, s_in in pairs]}

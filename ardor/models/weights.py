@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ardor.errors import CheckpointError
 from ardor.models.mismatch import explain, some
-from ardor.models.normalise import Normalise
+from ardor.models.normalise import Normalise, Normalised
 from ardor.models.reading import State, read
 
 # What data parallelism, wrappers and torch.compile put before every name.
@@ -42,6 +42,7 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
         For a file that does not exist, is truncated or foreign, has pickled code or values that are not finite, or is
         made for another net.
     """
+    net = net.net if isinstance(net, Normalised) else net  # a file from elsewhere is of the net behind the layer
     path = Path(path)
     expected = net.state_dict()
     state = _same_normalisation(net, expected, read(path), path)

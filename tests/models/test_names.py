@@ -1,5 +1,7 @@
 """Names to nets: build, a user's own code, and load."""
 
+import copy
+import json
 import sys
 
 import pytest
@@ -11,6 +13,7 @@ import ardor
 from ardor import models
 from ardor.errors import CheckpointError, ConfigError, ModelError, RunError
 from ardor.models.builders import BUILDERS
+from ardor.storage.config import build, describe
 from ardor.storage.imports import nearest, resolve
 from tests.models.conftest import refused
 
@@ -246,6 +249,54 @@ def test_load_refuses(run, arguments, error, words):
     placed = {k: v.replace("RUN", str(run)) if isinstance(v, str) else v for k, v in arguments.items()}
     with refused(error, *words):
         models.load(**placed)
+
+
+MEAN, STD = [0.25], [0.5]
+
+
+@pytest.mark.parametrize("kind", ["run", "run that normalises", "file of a run", "run of a user's net", "Hub folder"])
+def test_mean_and_std_go_before_a_net_that_was_normalised_outside(run, user, tmp_path, kind):
+    config = yaml.safe_load((run / "config.yaml").read_text())["student"]
+    if kind == "run that normalises":
+        config |= {"mean": [0.1], "std": [0.4]}
+    if kind == "run of a user's net":
+        config = {"name": f"{user}:Net", "classes": 10, "channels": 1}
+    (run / "config.yaml").write_text(yaml.safe_dump({"student": config}))
+    plain = models.build(**config, seed=3)
+    save_file(plain.state_dict(), run / "best.safetensors", {"net": yaml.safe_dump(config)})
+    (tmp_path / "config.json").write_text(json.dumps({"ardor": config}))
+    save_file(plain.state_dict(), tmp_path / "model.safetensors")
+    source = {"file of a run": run / "best.safetensors", "Hub folder": tmp_path}.get(kind, run)
+    cured = models.load(source, mean=MEAN, std=STD)
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(cured(x), plain.eval()((x - 0.25) / 0.5), rtol=1e-4, atol=1e-5)
+    save_file(cured.state_dict(), tmp_path / "kept.safetensors")
+    again = load_weights_into(build(describe(cured), "net"), tmp_path / "kept.safetensors")
+    assert models.hash_of(again) == models.hash_of(cured)
+    assert describe(again) | {"seed": 0} == describe(cured) | {"seed": 0}
+    if hasattr(plain, "features"):
+        torch.testing.assert_close(cured.head(cured.features(x)), cured(x))
+    with refused(ConfigError, "mean and std together"):
+        models.load(source, mean=MEAN)
+    with refused(ConfigError, "1 numbers|mean and in std"):
+        models.load(source, mean=[0.5, 0.5], std=[1])
+
+
+def load_weights_into(net, path):
+    models.load_weights(net, path)
+    return net.eval()
+
+
+def test_mean_and_std_before_a_users_net_that_is_built(user, tmp_path):
+    plain, cured = models.build(f"{user}:Net", seed=2), models.build(f"{user}:Net", seed=2, mean=MEAN, std=STD)
+    x = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(cured(x), plain((x - 0.25) / 0.5))
+    assert describe(build(describe(cured), "net")) == describe(cured)
+    save_file(plain.state_dict(), tmp_path / "w.safetensors")  # as its author kept it
+    loaded = models.load(f"{user}:Net", weights=tmp_path / "w.safetensors", mean=MEAN, std=STD)
+    torch.testing.assert_close(loaded(x), cured(x))
+    assert not hasattr(cured, "features")
+    assert torch.equal(copy.deepcopy(cured)(x), cured(x))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,16 @@ def test_a_file_of_the_users_own_goes_before_the_folders(root, tmp_path):
     assert net.loaded_from == str(tmp_path / "mine.pt")
 
 
+def test_mean_and_std_before_a_published_net(root):
+    x = torch.rand(2, 3, 32, 32)
+    name = "robustbench:Tiny2021Net"
+    net, cured = models.load(name, root=root), models.load(name, root=root, mean=[0.5] * 3, std=[0.25] * 3)
+    torch.testing.assert_close(cured(x), net((x - 0.5) / 0.25))
+    assert known_of(cured) is TINY
+    again = models.load(**describe(cured), root=root)
+    assert models.hash_of(again) == models.hash_of(cured) != models.hash_of(net)
+
+
 def test_what_is_not_known_of_other_nets(root):
     assert known_of(models.build("small_cnn")) is None
     assert known_of(nn.Linear(2, 2)) is None

@@ -214,6 +214,13 @@ def test_timm_behind_its_own_normalisation(timm):
     assert not net.training
 
 
+def test_mean_and_std_before_timms_net(timm):
+    x = torch.rand(2, 3, 2, 2)
+    cured = models.load("timm:resnet18", mean=[0.5] * 3, std=[0.25] * 3)
+    torch.testing.assert_close(cured(x), cured.net((x - 0.5) / 0.25))
+    assert cured.built_as == {"name": "timm:resnet18", "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
 def test_timm_with_weights_is_built_for_the_data(timm, tmp_path):
     there = TimmNet(7, 1)
     torch.save(there.state_dict(), tmp_path / "w.pt")

@@ -4,11 +4,14 @@ import copy
 import importlib.util
 import json
 import math
+import re
 import shutil
 import types
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 import ardor
@@ -287,6 +290,25 @@ def test_ardor_gate_on_a_run(run, capsys):
     assert code == 0
     assert "PGD-20 at eps 0.4: not measured" in out
     assert "of digits (test)" in out
+
+
+def test_the_advice_on_a_teacher_that_was_normalised_outside_cures_it(normalised, val, tmp_path, capsys):
+    """A run whose config.yaml lacks the mean and std of its net; what the gate advises is typed as it stands."""
+    measured = examine_teacher(normalised, val, THREAT)
+    student = {"name": "small_cnn", "width": 8, "channels": 1}
+    attack = {"name": "PGD", "steps": 20, "threat": {"name": "Linf", "eps": EPS}}
+    config = {"data": {"name": "digits"}, "student": student, "recipe": {"val_attack": attack}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    line = {"epoch": 1, "val_clean": measured.clean.value, "val_robust": measured.robust.value}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line))
+    save_file(normalised.state_dict(), tmp_path / "best.safetensors", {"epoch": "1"})
+    words = [str(tmp_path), "--part", "test"]  # it has the most images
+    code, out = shell(words, capsys)
+    assert code == 1
+    assert "error: mis_normalised" in out
+    advised = re.search(r"(--teacher\.mean [\d.]+) (--teacher\.std [\d.]+)", out)
+    code, out = shell([*words, *" ".join(advised.groups()).split()], capsys)
+    assert code == 0, out
 
 
 def test_ardor_gate_on_weights(run, capsys):
