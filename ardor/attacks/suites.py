@@ -35,9 +35,14 @@ class Suite:
     threat
         The ball around x.
     attacks
-        The attacks by name, in order.
+        The attacks by name, in order; "clean" and "worst_case" are columns of every report.
     sequential
         Each attack runs on the survivors of those before it, as in AutoAttack; else on all correctly classified images.
+
+    Raises
+    ------
+    ConfigError
+        For a suite without attacks, and an attack with the name of another column.
     """
 
     name: str
@@ -49,6 +54,11 @@ class Suite:
         if not self.attacks:
             raise ConfigError(
                 f"expected at least one attack in the suite {self.name}, got none: add for example PGD(threat)"
+            )
+        if taken := [name for name in self.attacks if name in ("clean", "worst_case")]:
+            raise ConfigError(
+                f'expected another name for an attack of the suite {self.name}, got "{taken[0]}", a column of every '
+                "report: name it by what it does, say pgd_20"
             )
 
 

@@ -51,8 +51,9 @@ class CountedNet:
         return logits
 
     def as_given(self) -> Any:
-        """The net itself."""
-        return as_given(self.net)
+        """The net itself; this view where it is of the net itself."""
+        net = as_given(self.net)
+        return self if net is self.net else net
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["net"], name)

@@ -5,8 +5,8 @@ passes over memory, equal but for rounding. A folded net takes the net's present
 
 A trace holds Python's decisions of one call, and loses the backward pass of a custom autograd function, which would
 hide gradients and fake robustness. So only nets of torch's and ardor's own layers are folded; at the first pass, logits
-and input gradients must match the net's; and a net whose layers, parameters or hooks have changed is traced again. Any
-other net is attacked as it is.
+and input gradients must match the net's; and a net whose layers, their settings and code, parameters or hooks have
+changed is traced again. Any other net is attacked as it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ from ardor.engine.precision import passed
 
 log = logging.getLogger(__name__)
 
-_traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], FoldedNet | None]] = weakref.WeakKeyDictionary()
+_traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], FoldedNet | None]] = weakref.WeakKeyDictionary()
+_BOOKKEEPING = frozenset(vars(nn.Module()))
+_PLAIN = (int, float, str, tuple, list, dict, type(None))
+_GLOBAL_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 
 
 def folded(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Any:
@@ -51,20 +54,31 @@ def folded(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = 
 
 
 def is_known(net: nn.Module) -> bool:
-    """Whether every layer is torch's or declared `foldable`, without hooks, which a trace would skip.
+    """Whether every layer is torch's or declared `foldable`, and computes what its class does.
 
-    A class is `foldable` if it sets that attribute itself: a subclass may compute something else.
+    A class is `foldable` if it sets that attribute itself: a subclass may compute something else. A trace skips hooks,
+    global ones too, and takes a function in an attribute, such as a replaced `forward`, as it is at that moment.
     """
-    return all(
+    return not any(vars(torch.nn.modules.module)[f"_global_{hooks}"] for hooks in _GLOBAL_HOOKS) and all(
         (vars(type(m)).get("foldable", False) or type(m).__module__.startswith("torch.nn."))
-        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks)
+        and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
+        and not any(map(callable, vars(m).values()))
         for m in net.modules()
     )
 
 
-def _parts(net: nn.Module) -> tuple[int, ...]:
-    """The identity of every layer, parameter and buffer: another object needs another trace."""
-    return tuple(id(part) for group in (net.modules(), net.parameters(), net.buffers()) for part in group)
+def _parts(net: nn.Module) -> tuple[Any, ...]:
+    """What a trace depends on: layers, parameters and buffers by identity; settings, classes and their `forward`."""
+    parts: list[Any] = [id(part) for group in (net.parameters(), net.buffers()) for part in group]
+    for module in net.modules():
+        cls = type(module)
+        parts += [id(module), cls, cls.forward, cls.__call__]
+        parts += [
+            (name, repr(value) if isinstance(value, _PLAIN) else id(value))
+            for name, value in vars(module).items()
+            if name not in _BOOKKEEPING
+        ]
+    return tuple(parts)
 
 
 def as_given(view: Any) -> Any:
@@ -77,7 +91,8 @@ class FoldedNet:
 
     def __init__(self, net: nn.Module, graph: fx.GraphModule, folded: list[Folded]) -> None:
         self.net, self.reference = weakref.proxy(net), weakref.ref(net)
-        self.graph, self.folded, self.verified = graph, folded, False
+        self.graph, self.folded = graph, folded
+        self.matches: bool | None = None  # before the first pass
         self.dtype, self.compiled = torch.float32, False
         self.compilations: dict[torch.dtype, tuple[torch.Size, Any]] = {}
 
@@ -93,11 +108,12 @@ class FoldedNet:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images to logits, as the net in eval mode."""
-        if not self.verified and not self._matches(x):
-            net = self.as_given()
-            _traced[net] = (_parts(net), None)
-            return passed(net, self.dtype, x)
-        self.verified = True
+        if self.matches is None:
+            self.matches = self._compare(x)
+            if not self.matches:
+                _traced[self.as_given()] = (_parts(self.as_given()), None)
+        if not self.matches:
+            return passed(self.as_given(), self.dtype, x)
         x = x.contiguous(memory_format=torch.channels_last)
         return self._compiled(x) if self.compiled else passed(self.graph, self.dtype, x)
 
@@ -120,7 +136,7 @@ class FoldedNet:
             raise AttributeError(name)
         return getattr(self.__dict__["net"], name)
 
-    def _matches(self, x: Tensor) -> bool:
+    def _compare(self, x: Tensor) -> bool:
         """Whether logits and input gradients are those of the net, compared in float32."""
         net, dtype = self.as_given(), self.dtype
         self.refresh()
@@ -199,7 +215,7 @@ def _fold(traced: fx.GraphModule) -> list[Folded]:
             continue
         reader: Any = next(iter(node.users)) if len(node.users) == 1 else None
         norm = modules.get(reader.target) if reader is not None and reader.op == "call_module" else None
-        foldable = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.track_running_stats  # type: ignore[union-attr]
+        foldable = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_var is not None  # type: ignore[union-attr]
         folded.append(Folded(conv, norm if foldable else None))
         node.target = f"folded_{len(folded)}"
         traced.add_submodule(node.target, folded[-1])

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,16 +103,17 @@ def evaluate(
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
     identity = identity_of_report(report, net, attacks)
     with seeded(seed), attack_view(net) as view, Journal.open(journal, identity, images) as book:
-        _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter).run(attacks)
+        evaluation = _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter)
+        evaluation.run(attacks)
         if images:
-            _merge_images(Path(str(journal)), book, data, report)
+            _merge_images(Path(str(journal)), book, data, batch, evaluation.rows)
     report.findings = _findings(net, data, report, suite, attacks)
     return report
 
 
 @dataclass
 class _Evaluation:
-    """Fills a report: attacks run on the view, and the net as given decides."""
+    """Fills a report: attacks run on the view, and the net as given decides. rows: of each batch, by its stage."""
 
     net: nn.Module
     view: CountedNet
@@ -121,6 +122,7 @@ class _Evaluation:
     report: Report
     book: Journal
     meter: ProgressMeter
+    rows: dict[tuple[str, int], list[int]] = field(default_factory=dict)
 
     def run(self, attacks: dict[str, Attack]) -> None:
         """Evaluate the clean images, then every attack, stage by stage."""
@@ -150,12 +152,13 @@ class _Evaluation:
         chunks = rows.tensor_split(math.ceil(len(rows) / self.report.batch)) if len(rows) else ()
         batches = [Batch(number, chunk, index[chunk].tolist()) for number, chunk in enumerate(chunks)]
         for one, entry, fresh in self.book.complete(stage, batches, partial(self._judge, stage, name, attack, padded)):
-            for row, letter in zip(one.rows.tolist(), entry.letters, strict=True):
+            places = self.rows[stage, one.number] = one.rows.tolist()
+            for row, letter in zip(places, entry.letters, strict=True):
                 letters[row] = letter
             if attack is not None:
                 forwards, backwards = self.report.passes[name]
                 self.report.passes[name] = [forwards + entry.forwards, backwards + entry.backwards]
-            self.meter.add(entry, fresh)
+            self.meter.add(replace(entry, index=places), fresh)  # an index may be there twice
 
     def _judge(
         self, stage: str, name: str, attack: Attack | None, padded: bool, batch: Batch
@@ -197,20 +200,22 @@ def _findings(
     return findings.without_consequences(results)
 
 
-def _merge_images(folder: Path, book: Journal, data: Split, report: Report) -> None:
+def _merge_images(
+    folder: Path, book: Journal, data: Split, batch: int, rows_of: Mapping[tuple[str, int], list[int]]
+) -> None:
     """Write one array of all images row by row: memory does not grow with it."""
-    row_of = {index: row for row, index in enumerate(report.index)}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": (len(data), *data.shape)}
             np.lib.format.write_array_header_1_0(file, header)
             start = file.tell()
-            for rows in torch.arange(len(data)).split(report.batch):
-                file.write(data.batch(rows.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
+            for part in torch.arange(len(data)).split(batch):
+                file.write(data.batch(part.to(data.labels.device))[0].cpu().numpy().astype("<f4").tobytes())
             written: set[int] = set()
             for entry in book.entries():
-                broken = [row_of[i] for i, letter in zip(entry.index, entry.letters, strict=True) if letter == BROKEN]
+                rows = rows_of[entry.stage, entry.number]
+                broken = [row for row, letter in zip(rows, entry.letters, strict=True) if letter == BROKEN]
                 images = book.images_of(entry.stage, entry.number) if broken else ()
                 for row, image in zip(broken, images, strict=True):
                     if row not in written:

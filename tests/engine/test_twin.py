@@ -176,12 +176,59 @@ def test_a_hook_is_heard_whenever_it_was_hung():
     assert isinstance(folded(net), FoldedNet)
 
 
-def test_a_trace_that_answers_otherwise_is_given_up(caplog):
+def inverted(net, x):
+    return net.head(net.features(1 - x))
+
+
+@pytest.mark.parametrize("looked_at", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net, patch: setattr(net, "forward", lambda x: inverted(net, x)),
+        lambda net, patch: setattr(net, "_call_impl", lambda x: inverted(net, x)),
+        lambda net, patch: patch.setattr(type(net), "forward", inverted),
+        lambda net, patch: patch.setattr(nn.ReLU, "forward", lambda self, x: x.tanh()),
+        lambda net, patch: patch.setattr(
+            nn.Conv2d, "forward", lambda self, x: self._conv_forward(x.tanh(), self.weight, None)
+        ),
+        lambda net, patch: setattr(net.layers[0][2], "__class__", nn.Tanh),
+        lambda net, patch: vars(net.layers[0][0]).update(padding_mode="circular"),
+        lambda net, patch: vars(net.layers[0][1]).update(eps=10.0),
+        lambda net, patch: net.layers[0][1]._buffers.update(running_mean=None, running_var=None),
+    ],
+)
+def test_code_and_settings_replaced_at_any_time_are_attacked(change, looked_at, monkeypatch):
     net = lively(ardor.models.build("small_cnn", channels=3))
-    twin = folded(net)
-    twin.__dict__["graph"].linear = nn.Linear(64, 10)
-    assert torch.equal(twin(X), net(X))
-    assert "SmallCNN answers otherwise" in caplog.text
+    if looked_at:
+        folded(net)(X)
+    before = net(X)
+    change(net, monkeypatch)
+    with attack_view(net) as view:
+        torch.testing.assert_close(view(X), net(X), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(net(X), before, rtol=1e-2)
+
+
+def test_a_global_hook_at_any_time_is_part_of_the_net():
+    net, heard = lively(ardor.models.build("small_cnn", channels=3)), []
+    folded(net)(X)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.append(type(module).__name__))
+    try:
+        folded(net)(X)
+    finally:
+        hook.remove()
+    assert heard.count("BatchNorm2d") == 4
+
+
+def test_a_trace_of_other_logits_is_tried_once(caplog):
+    net = lively(ardor.models.build("small_cnn", channels=3))
+    view, calls = folded(net), []
+    view.__dict__["graph"].linear = nn.Linear(64, 10)
+    assert torch.equal(view(X), net(X))
+    net.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(view(X), net(X))
+    assert len(calls) == 2
+    assert caplog.text.count("SmallCNN answers otherwise") == 1
+    net._forward_hooks.clear()
     assert folded(net) is net
 
 

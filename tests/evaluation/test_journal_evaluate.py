@@ -100,6 +100,16 @@ def test_the_images_are_those_of_the_verdicts(judged, tmp_path):
         assert int((net(images).argmax(1) == y).sum()) == report.worst_case.k
 
 
+@pytest.mark.parametrize("batch", [1, 2, 8])
+def test_an_image_twice_is_saved_twice(judged, tmp_path, batch):
+    data = judged[1].take([0, 0, 1, 2, 1])
+    report = judge(judged, tmp_path / "j", data=data, suite=paper(Linf(0.5)), batch=batch)
+    saved = torch.from_numpy(np.load(tmp_path / "j" / "adversarial.npy"))
+    assert report.clean.k == 5
+    assert report.worst_case.k == 0
+    assert bool((judged[0](saved).argmax(1) != data.labels).all())
+
+
 def test_images_of_an_independent_suite_are_the_first_successes(judged, tmp_path):
     net, test = judged
     report = judge(judged, tmp_path / "j", suite=paper(THREAT))
