@@ -80,7 +80,8 @@ def build(
     parameters = inspect.signature(builder).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     statistics = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
-    outside = bool(statistics) and not open_ended and not {"mean", "std"} <= parameters.keys()
+    outside = bool(statistics) and not open_ended and not {"mean", "std"} & parameters.keys()
+    options |= {} if outside else statistics
     if not open_ended:
         if unknown := next((option for option in options if option not in parameters), None):
             takes = ", ".join(parameters) or "none"
@@ -91,13 +92,13 @@ def build(
     else:
         passed = counts
     with seeded(seed):
-        net = builder(**passed, **options, **({} if outside else statistics))
+        net = builder(**passed, **options)
     if not isinstance(net, nn.Module):
         raise ModelError(f"expected {name} to return an nn.Module, got {type(net).__name__}: name what builds the net")
     if outside:
         net = Normalised(net, mean, std)
     # past nn.Module's own bookkeeping, which is for tensors and modules
-    vars(net)["built_as"] = {"name": name, **counts, **options, **statistics, "seed": seed}
+    vars(net)["built_as"] = {"name": name, **counts, **(options | statistics), "seed": seed}
     return net
 
 
