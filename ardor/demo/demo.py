@@ -26,7 +26,7 @@ from ardor.evaluation.report_files import default_out
 from ardor.evaluation.verdicts import evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.reporting import PageEntry
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 from ardor.storage.imports import require_package
 from ardor.training.epoch import EpochRecord
 from ardor.training.loop import epochs
@@ -159,4 +159,4 @@ def results(entries: Iterable[PageEntry], path: Path) -> Path:
             table[entry.name][name] = figure
     content = {"data": "digits", "threat": f"Linf {THREAT.eps:g}", "suite": "paper", "nets": table}
     text = json.dumps(content, indent=1)
-    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_text(path, text)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from ardor.errors import ConfigError, RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
-from ardor.storage.files import refusal, write_atomic
+from ardor.storage.files import refusal, write_atomic, write_text
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ class Journal:
             raise refusal(folder / "claims.lock", error) from error
         with self._lock(0):
             if not path.exists():
-                write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
+                write_text(path, to_yaml(identity))
         try:
             present = read_yaml(path)
         except ConfigError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from ardor.errors import ConfigError
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
 FORMAT = "ardor-report-1"
@@ -132,7 +132,7 @@ class Report:
             for name, p in self.figures().items()
         }
         text = json.dumps({"format": FORMAT, "figures": figures, **asdict(self)}, indent=1)
-        return write_atomic(Path(path), lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return write_text(Path(path), text)
 
     @staticmethod
     def load(path: str | Path) -> Report:

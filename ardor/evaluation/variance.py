@@ -25,7 +25,7 @@ from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 from ardor.storage.runs import Run
 from ardor.types import Threat
 
@@ -148,5 +148,5 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
             return points
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
     return points

@@ -18,7 +18,7 @@ from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
 from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors
 from ardor.version import __version__
@@ -98,7 +98,7 @@ def note_of(spec: TableSpec, cell: Cell) -> Path:
 def write_note(spec: TableSpec, cell: Cell, **progress: Any) -> None:
     """Write what a cell is made from, and its progress."""
     content = {"made": made_by(spec, cell), "code": code_hash(), **progress}
-    write_atomic(note_of(spec, cell), lambda temporary: temporary.write_text(to_yaml(content), encoding="utf-8"))
+    write_text(note_of(spec, cell), to_yaml(content))
 
 
 @cache

@@ -23,7 +23,7 @@ from ardor.experiments.tables import Cell, Table
 from ardor.experiments.worker import Problem
 from ardor.reporting.template import package_text, render
 from ardor.storage.config import as_text, read_yaml
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 from ardor.version import __version__
 
 CSV_HEAD = (
@@ -66,7 +66,7 @@ def _contains(text: str, path: Path, parts: int) -> bool:
 
 
 def _write(path: Path, text: str) -> Path:
-    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_text(path, text)
 
 
 def as_csv(table: Table, rows: Sequence[Row]) -> str:

@@ -14,7 +14,7 @@ from ardor.evaluation.proportion import Summary
 from ardor.reporting import device, evidence, table
 from ardor.reporting.entry import Example, PageEntry
 from ardor.reporting.template import package_text, render
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 
 
 def write(
@@ -86,7 +86,7 @@ def write(
         measured=device.measured(entries),
         stale=[entry for entry in entries if entry.stale],
     )
-    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_text(path, text)
 
 
 def _headline(entries: list[PageEntry], distilled: str | None) -> list[dict[str, Any]]:

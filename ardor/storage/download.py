@@ -19,7 +19,7 @@ from typing import IO, Any
 from filelock import lock_descriptor
 
 from ardor.errors import ArdorError, DataError
-from ardor.storage.files import refusal, write_atomic
+from ardor.storage.files import refusal, replace, write_text
 from ardor.storage.imports import cause_of
 
 CHUNK = 1 << 20
@@ -71,7 +71,7 @@ def fetch(
             server_md5 = _transfer(url, part, file)
             _verify(part, md5 or server_md5, check)
             os.fsync(file.fileno())
-            os.replace(part, target)  # before the lock is released, so that no other call resumes this one's file
+            replace(part, target)  # before the lock is released, so that no other call resumes this one's file
             _version_file(part).unlink(missing_ok=True)
     except _DownloadError as problem:
         expected = f" of md5 {md5}" if md5 else ""
@@ -165,7 +165,7 @@ def _restart(part: Path, file: IO[bytes], response: Any) -> None:
     file.truncate()
     _version_file(part).unlink(missing_ok=True)
     if version := _version(response):
-        write_atomic(_version_file(part), lambda path: path.write_text(version, encoding="utf-8"))
+        write_text(_version_file(part), version)
 
 
 def _version(response: Any) -> str:

@@ -18,6 +18,7 @@ hub-best              the folder for the Hub
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 from ardor.errors import RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
-from ardor.storage.files import refusal, write_atomic
+from ardor.storage.files import refusal, write_text
 from ardor.storage.tensors import read_tensors
 
 CHECKPOINTS = ("best", "last", "averaged")
@@ -77,6 +78,10 @@ class Run:
         """Whether the folder has a configuration."""
         return self._config.is_file()
 
+    def states(self) -> list[Path]:
+        """The states that exist, the newest first."""
+        return [path for path in (self.new_state, self.state, self.previous) if path.exists()]
+
     @property
     def config(self) -> dict[str, Any]:
         """The configuration, complete also where an earlier version wrote it. Raises RunError and ConfigError."""
@@ -102,7 +107,7 @@ class Run:
         """Write the configuration of a new run. Raises RunError as `require` does, or where it cannot be written."""
         self.require(config)
         if not self.exists:
-            write_atomic(self._config, lambda temporary: temporary.write_text(to_yaml(config), encoding="utf-8"))
+            write_text(self._config, to_yaml(config))
 
     def require(self, config: Mapping[str, Any]) -> None:
         """Raise RunError where the folder has another configuration, or files of no run."""
@@ -129,6 +134,8 @@ class Run:
         try:
             with self.metrics_file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise refusal(self.metrics_file, error) from error
 
@@ -138,7 +145,7 @@ class Run:
         past = [line for line in lines if json_mapping(line).get("epoch", epoch + 1) <= epoch]
         if past != lines:
             text = "".join(f"{line}\n" for line in past)
-            write_atomic(self.metrics_file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            write_text(self.metrics_file, text)
 
     def _lines(self) -> list[str]:
         path = self.metrics_file

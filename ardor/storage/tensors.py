@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ardor.errors import CheckpointError
-from ardor.storage.files import write_atomic
+from ardor.storage.files import require_readable, write_atomic
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -26,6 +26,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises CheckpointError where it is truncated or foreign."""
+    require_readable(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -39,11 +40,5 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Replace a safetensors file atomically. Raises RunError."""
     # a copy, because tensors that share memory are refused by the format
     plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(plain, temporary, metadata)
-        except SafetensorError as error:  # it wraps the error of the system, such as a full disk
-            raise OSError(str(error)) from error
-
-    write_atomic(path, write)
+    content = save(plain, metadata)  # its save_file makes a file that no other user may read
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from ardor.engine import distributed
 from ardor.errors import CheckpointError
 from ardor.storage.config import describe
+from ardor.storage.files import refusal, replace
 from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors, write_tensors
 from ardor.training.epoch import EpochRecord
@@ -56,9 +55,12 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
     tensors = _tensors(state)
     best = {"best": repr(state.best), "best_averaged": repr(state.best_averaged)}
     write_tensors(run.new_state, tensors, {"epoch": str(record.epoch), **best, "sum": checksum(tensors)})
-    with contextlib.suppress(FileNotFoundError):
-        os.replace(run.state, run.previous)
-    os.replace(run.new_state, run.state)
+    try:  # at each moment at least one of the three is whole, and `resume` looks for all
+        if run.state.exists():
+            replace(run.state, run.previous)
+        replace(run.new_state, run.state)
+    except OSError as error:
+        raise refusal(run.state, error) from error
 
 
 def resume(run: Run | None, state: TrainState) -> None:
@@ -74,7 +76,7 @@ def resume(run: Run | None, state: TrainState) -> None:
     if run is None:
         return
     damaged = []
-    for path in filter(Path.exists, (run.state, run.previous)):
+    for path in run.states():
         try:
             tensors, metadata = _read_verified(path)
         except CheckpointError as error:

@@ -213,7 +213,7 @@ def gate_of(
     TeacherReport or None
         None without a teacher or gate, and for a run that resumes.
     """
-    if job.teacher is None or not job.gate or Run(job.run).state.exists():
+    if job.teacher is None or not job.gate or Run(job.run).states():
         return None
     trained = getattr(getattr(job.method, "attack", None), "threat", None)
     threat = trained or getattr(job.recipe.val_attack, "threat", None) or Linf()

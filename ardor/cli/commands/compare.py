@@ -11,7 +11,7 @@ from ardor.cli.selection import Checkpoint
 from ardor.evaluation.comparison.paired import compare as paired
 from ardor.evaluation.comparison.runs import partners, reports_of, side_of
 from ardor.evaluation.comparison.wording import as_dict, text
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 
 
 def compare(
@@ -52,6 +52,6 @@ def compare(
     display.say(text(comparison))
     if out is not None:
         content = json.dumps(as_dict(comparison), indent=1, allow_nan=False)
-        write_atomic(out, lambda temporary: temporary.write_text(content, encoding="utf-8"))
+        write_text(out, content)
         display.say(f"\nSaved to {out}.")
     return 0

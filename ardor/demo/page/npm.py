@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ardor.errors import ConfigError, DataError
-from ardor.storage.files import refusal
+from ardor.storage.files import refusal, replace
 
 VERSION = "1.22.0"
 """Of the versions since 1.20, which have one build for every browser, the one with the smallest wasm."""
@@ -71,7 +70,7 @@ def fetch(folder: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             package = _pack(npm, Path(temporary))
             _require_pinned(package)
-            os.replace(package, path)
+            replace(package, path)
     except OSError as error:
         raise refusal(path, error) from error
     return path

@@ -28,7 +28,7 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
 from ardor.reporting.template import package_text, render
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 from ardor.storage.runs import Run
 
 PACKAGE = "ardor.demo.page"
@@ -131,7 +131,7 @@ def write(
         far=far,
         version=VERSION,
     )
-    return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return write_text(path, text)
 
 
 def _exported(path: Path, net: nn.Module) -> bytes | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ardor.errors import RunError
 from ardor.models.mismatch import some
-from ardor.storage.files import refusal
+from ardor.storage.files import left_over, make_folder, refusal, remove, replace, sync, temporary_beside
 
 SUMS = "SHA256SUMS"
 """One line for each other file, as `sha256sum -c` reads it."""
@@ -35,22 +33,29 @@ def put(folder: Path, fill: Callable[[Path], Any]) -> Path:
     """
     target = folder.resolve()  # the folder itself and not a link to it
     require_ours(folder)
-    temporary, old = (target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.{word}") for word in ("tmp", "old"))
+    temporary, old = temporary_beside(target), temporary_beside(target).with_suffix(".old")
     try:
-        temporary.mkdir(parents=True)
+        make_folder(target.parent)
+        for dead in left_over(target.parent, ".old"):
+            if dead.name.startswith(f".{target.name}.ardor-"):  # a kill came between the two renames, or after them
+                remove(dead) if target.exists() else replace(dead, target)
+        for dead in left_over(target.parent):
+            remove(dead)
+        temporary.mkdir()
         fill(temporary)
         (temporary / SUMS).write_text("".join(f"{h}  {n}\n" for n, h in _hashes(temporary).items()), encoding="utf-8")
         for path in temporary.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+        sync(temporary)
         require_ours(folder)  # the work took a while
         _swap(temporary, target, old)
     except OSError as error:
         raise refusal(folder, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary)
         if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            remove(old)
     return folder
 
 
@@ -95,12 +100,12 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def _swap(temporary: Path, target: Path, old: Path) -> None:
     """Two renames: a kill between them leaves the old folder complete under its hidden name."""
-    if not target.exists():
-        os.rename(temporary, target)
-        return
-    os.rename(target, old)
+    if target.exists():
+        os.rename(target, old)
     try:
         os.rename(temporary, target)
     except OSError:
-        os.rename(old, target)
+        if old.exists():
+            os.rename(old, target)
         raise
+    sync(target.parent)

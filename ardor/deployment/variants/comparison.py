@@ -17,7 +17,7 @@ from ardor.evaluation.comparison.difference import Difference
 from ardor.evaluation.comparison.paired import compare
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 
 FORMAT = "ardor-deployed-1"
 VARIANTS = {"float32": "float32", "onnx": "ONNX", "onnx-int8": "INT8"}
@@ -151,7 +151,7 @@ class DeploymentReport:
         content = {"format": FORMAT, **{k: v for k, v in vars(self).items() if k not in ("forms", "differences")}}
         content["forms"] = [self._json(form, path.parent) for form in self.forms]
         text = json.dumps(content, indent=1)
-        return write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return write_text(path, text)
 
     def _json(self, form: Variant, folder: Path) -> dict[str, Any]:
         """A variant as JSON; its figures follow from the report, and are for other readers."""

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from ardor.data.split import Split
 from ardor.errors import ConfigError, RunError
 from ardor.storage.config import differences, read_yaml, to_yaml
-from ardor.storage.files import refusal, write_atomic
+from ardor.storage.files import refusal, write_text
 from ardor.storage.locks import locked
 
 Hashes = npt.NDArray[np.uint64]
@@ -77,7 +77,7 @@ def _require_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             raise RunError(
                 f"expected an empty folder or a table of soft labels, got {folder} with other files: name another"
             )
-        write_atomic(path, lambda temporary: temporary.write_text(to_yaml(identity), encoding="utf-8"))
+        write_text(path, to_yaml(identity))
     try:
         changed = differences(identity, read_yaml(path))
     except ConfigError as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ardor.errors import ConfigError
-from ardor.storage.files import write_atomic
+from ardor.storage.files import write_text
 from ardor.storage.imports import nearest, require_package
 from ardor.storage.runs import Run, json_mapping
 from ardor.training.epoch import EpochRecord
@@ -88,7 +88,7 @@ class Sink:
 
     def _save(self, name: str, epoch: int) -> None:
         text = json.dumps(self._entries() | {name: {"id": self._open[name].id, "epoch": epoch}})
-        write_atomic(self._run.log, lambda temporary: temporary.write_text(f"{text}\n", encoding="utf-8"))
+        write_text(self._run.log, f"{text}\n")
 
     def _entries(self) -> dict[str, Any]:
         """The content of log.json."""

@@ -219,7 +219,7 @@ def test_a_full_disk_ends_no_run(run, caplog, monkeypatch):
     def full(path, write):
         raise ardor.errors.RunError("expected to write, got no space")
 
-    monkeypatch.setattr("ardor.training.trackers.write_atomic", full)
+    monkeypatch.setattr("ardor.training.trackers.write_text", full)
     train(["tensorboard"], run, [1, 2])
     assert len(caplog.records) == 1
 
