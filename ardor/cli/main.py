@@ -1,21 +1,19 @@
-"""The `ardor` command: one table from word to command; every refusal is one sentence with exit code 2."""
+"""The `ardor` command: one table from word to command; every refusal is one sentence with exit code 2.
+
+Only modules that are loaded at once are imported here; the others inside `main`, where Ctrl-C ends without a traceback.
+"""
 
 from __future__ import annotations
 
-import inspect
+import signal
 import sys
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
-
-from ardor.cli.words import require_parts, split_words
-from ardor.errors import ArdorError, ConfigError
-from ardor.storage.imports import nearest
-from ardor.version import __version__
+if TYPE_CHECKING:
+    import inspect
 
 COMMANDS = {
     "demo": "Train and attack a teacher and small students on handwritten digits, and write one page.",
@@ -41,31 +39,101 @@ Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor 
 or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
 """
 
-INTERRUPTED = 130
-"""The exit code that a shell expects after Ctrl-C."""
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+"""The signals that stop a command with a sentence, as far as the system has them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the words of a command line; return the exit code: 0, 2 for a refusal, 130 for Ctrl-C."""
+    """Run the words of a command line.
+
+    Returns
+    -------
+    int
+        The exit code: 0, 2 for a refusal, 128 and the signal's number where one stopped the command: 130 for Ctrl-C.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+    with _printable(), _signals() as received:
+        try:
+            return run([word for word in words if word != "--debug"])
+        except KeyboardInterrupt:
+            received.append(signal.SIGINT)  # raised without a signal
+        except Exception as error:
+            if not received:  # else the library that it interrupted has made another error of it
+                return _refuse(error, debug="--debug" in words)
+        by = "" if received[0] == signal.SIGINT else f" by {signal.Signals(received[0]).name}"
+        sys.stderr.write(f"\nardor: stopped{by}; what was finished is kept, and the same command continues from it.\n")
+        return 128 + received[0]
+
+
+@contextmanager
+def _printable() -> Iterator[None]:
+    """Characters that standard output cannot encode are replaced: a run's name must not fail a finished command."""
+    stream: Any = sys.stdout
+    errors = getattr(stream, "errors", None)
+    if errors != "strict" or not hasattr(stream, "reconfigure"):
+        yield
+        return
+    stream.reconfigure(errors="replace")
     try:
-        return run([word for word in words if word != "--debug"])
-    except KeyboardInterrupt:
-        stderr.print("\nardor: stopped; what was finished is kept, and the same command continues from it.")
-        return INTERRUPTED
-    except Exception as error:
-        if "--debug" in words:
-            traceback.print_exc()
-        text = " ".join(str(error).split())
-        if not isinstance(error, ArdorError | CycloptsError):
-            text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
-        stderr.print(f"ardor: {text}", markup=False)
-        return 2
+        yield
+    finally:
+        stream.reconfigure(errors=errors)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The first signal raises KeyboardInterrupt, and the same one again ends the process at once.
+
+    Yields
+    ------
+    list of int
+        The numbers of the signals so far.
+    """
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        received.append(number)
+        if len(received) == 1:
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other may set a handler
+        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
+            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not one that nohup ignores
+                before[number] = signal.signal(number, stop)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _refuse(error: Exception, debug: bool) -> int:
+    """Write an error as one sentence."""
+    import traceback
+
+    from cyclopts import CycloptsError
+    from rich.console import Console
+
+    from ardor.errors import ArdorError
+
+    if debug:
+        traceback.print_exc()
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and not isinstance(error, ArdorError):
+        place = f"to use {error.filename}" if error.filename else "the system to read and write"
+        text = f"expected {place}, got {error.strerror}: check the name, the permissions and the free space"
+    elif not isinstance(error, ArdorError | CycloptsError):
+        text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"ardor: {text}", markup=False)
+    return 2
 
 
 def run(words: Sequence[str]) -> int:
     """Parse the words and call the command that they name. Raises ArdorError and CycloptsError."""
+    from cyclopts import CycloptsError
+
     command, bound = parse(words)
     if not words or words[0] not in COMMANDS:
         command(*bound.args, **bound.kwargs)
@@ -85,6 +153,13 @@ def run(words: Sequence[str]) -> int:
 
 def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArguments]:
     """The function that the words call, and its arguments. Raises ConfigError and CycloptsError."""
+    from cyclopts import App, Parameter
+
+    from ardor.cli.words import require_parts, split_words
+    from ardor.errors import ConfigError
+    from ardor.storage.imports import nearest
+    from ardor.version import __version__
+
     name = words[0] if words else "--help"
     if not name.startswith("-") and name not in COMMANDS:  # before a command is imported
         near = nearest(name, COMMANDS)

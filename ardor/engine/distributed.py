@@ -34,13 +34,23 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+def launched() -> bool:
+    """Whether torchrun started this process. LOCAL_RANK alone does not tell: other programs set it, too."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, from 0; 0 for a process that is alone."""
+    return dist.get_node_local_rank(fallback_rank=0) if launched() or world_size() > 1 else 0
+
+
 @contextlib.contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """The process group of torchrun's processes, left at the end; nothing without torchrun or in an existing group.
 
     NCCL between GPUs, gloo between CPUs.
     """
-    if not dist.is_available() or not dist.is_torchelastic_launched() or dist.is_initialized():
+    if not launched() or dist.is_initialized():
         yield
         return
     if device.type == "cuda":

@@ -75,12 +75,18 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder has a configuration."""
-        return self._config.is_file()
+        """Whether the folder has a configuration. Raises RunError where the system does not tell."""
+        try:
+            return self._config.is_file()
+        except OSError as error:  # a folder that may not be entered, a name that is too long
+            raise RunError(
+                f"expected a run's folder that can be read, got {self.folder}: {error.strerror}; check its name and "
+                "permissions"
+            ) from error
 
     def states(self) -> list[Path]:
-        """The states that exist, the newest first."""
-        return [path for path in (self.new_state, self.state, self.previous) if path.exists()]
+        """The states to resume from, newest first; after a kill between two renamings only the older exists."""
+        return [path for path in (self.state, self.previous) if path.exists()]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -111,6 +117,11 @@ class Run:
 
     def require(self, config: Mapping[str, Any]) -> None:
         """Raise RunError where the folder has another configuration, or files of no run."""
+        try:
+            str(self.folder).encode()
+        except UnicodeEncodeError as error:  # safetensors cannot open it
+            shown = str(self.folder).encode(errors="backslashreplace").decode()
+            raise RunError(f"expected the name of a run in UTF-8, got {shown}: type --run with another name") from error
         if self.exists:
             changed = [d for d in differences(config, self.config) if d.partition(":")[0] not in LOCATIONS]
             if changed:

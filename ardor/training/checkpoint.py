@@ -55,7 +55,7 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
     tensors = _tensors(state)
     best = {"best": repr(state.best), "best_averaged": repr(state.best_averaged)}
     write_tensors(run.new_state, tensors, {"epoch": str(record.epoch), **best, "sum": checksum(tensors)})
-    try:  # at each moment at least one of the three is whole, and `resume` looks for all
+    try:  # at each moment one of the two is whole, unless the run is in its first epoch
         if run.state.exists():
             replace(run.state, run.previous)
         replace(run.new_state, run.state)

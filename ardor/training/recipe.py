@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from torch.distributed import get_node_local_rank
 
+from ardor.engine import distributed
 from ardor.engine.precision import PRECISION
 from ardor.errors import ConfigError
 from ardor.types import Attack
@@ -150,7 +150,7 @@ def find_device(name: str) -> torch.device:
         if not torch.cuda.is_available():
             return torch.device("cpu")
         # torchrun's processes on one machine take different GPUs, as far as there are enough
-        return torch.device("cuda", get_node_local_rank(fallback_rank=0) % torch.cuda.device_count())
+        return torch.device("cuda", distributed.local_rank() % torch.cuda.device_count())
     try:
         torch.zeros(1, device=name).cpu()  # the device meta fails here
         return torch.device(name)

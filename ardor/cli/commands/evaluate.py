@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from torch import nn
-from torch.distributed import get_node_local_rank, is_torchelastic_launched
 
 from ardor import models
 from ardor.attacks import Suite, suites
@@ -17,6 +16,7 @@ from ardor.cli.selection import RUN, NetWords, Overrides, config_of
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
 from ardor.deployment.export.onnx_session import Session
+from ardor.engine import distributed
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.checks.recipe import with_training
@@ -104,9 +104,9 @@ def evaluate(
     attacks = find_suite(suite_name, threat, source, split)
     folder, word = (run.parent, word_of(run)) if run and exported else (run, words.checkpoint)
     default = default_out(folder, attacks, word, words.data, part, limit, words.seed)
-    if journal is None and (attacks.sequential or is_torchelastic_launched() or images):
+    if journal is None and (attacks.sequential or distributed.launched() or images):
         journal = journal_of(default)
-    first = get_node_local_rank(fallback_rank=0) == 0  # only the first process on this machine displays
+    first = distributed.local_rank() == 0  # only the first process on this machine displays
     net = net.to(find_device(device))
     models.require_fit(net, split.shape, split.classes)
     measured = source if isinstance(source, nn.Module) else net  # an exported file has no layers of torch
