@@ -42,8 +42,11 @@ if TYPE_CHECKING:
 STEPS = 3
 """Real steps by default; the first, a warm-up, is not timed."""
 
-COUNTED = 16
+COUNTED = 4
 """Largest batch whose passes are counted: the number per image does not depend on it."""
+
+LIMIT = 60.0
+"""Seconds of measured steps; where whole batches take longer, fewer images are measured."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,8 @@ class Cost:
         Forward passes T of the teacher per image and step.
     kept : float
         Those of them on the augmented images alone, which cached soft labels replace.
-    batch : int
-        Images of a step.
+    batch, measured : int
+        Images of a step, and of a measured one: fewer where whole batches take longer than `LIMIT`.
     seconds : float
         Per step.
     validation : float
@@ -88,6 +91,7 @@ class Cost:
     epochs: int
     device: str
     table: Saving | None = None
+    measured: int | None = None
 
     @property
     def student(self) -> float:
@@ -112,14 +116,15 @@ class Cost:
         """Lines for the terminal."""
         of_teacher = f" + {self.teacher:.1f} T" if self.teacher else ""
         where = "resident, the whole process" if self.device == "cpu" else f"allocated on {self.device}"
+        part = "" if self.measured in (None, self.batch) else f" (from {self.measured} images)"
         speed = f"{self.images_per_second:,.0f}" if self.images_per_second >= 100 else f"{self.images_per_second:.3g}"
         lines = [
             f"per image and step: {self.student:.1f} F{of_teacher} "
             f"(attack {self.attack:.1f} F, learning {self.learning:.1f} F)",
-            f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s",
+            f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s{part}",
             f"whole run: {_duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
             f"{_duration(self.validation)} of it validation",
-            f"peak memory: {self.memory / 1e9:.2f} GB {where}",
+            f"peak memory: {self.memory / 1e9:.2f} GB {where}{part and part.replace('from', 'with')}",
         ]
         if self.kept and self.table:
             cold, views = self.table.cold, self.epochs * (1 - self.table.cold)
@@ -155,21 +160,31 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
     check_setup(job.student, job.teacher, job.method, job.train, job.val)
     recipe, batch = job.recipe, batch_of(job)
     progress("passes")
+    start = time.perf_counter()
     attack, learning, teacher, kept = _passes(job, min(batch, COUNTED))
+    slow = steps * (time.perf_counter() - start) / min(batch, COUNTED) * batch > LIMIT
     with copied(job) as work, _peak(work.device) as peak:
         progress("steps")
-        seconds = statistics.median([work.timed(work.learn, k, batch) for k in range(steps)][1:])
-        x = work.images(batch)
-        asking = statistics.median([work.timed(work.ask, x) for _ in range(steps)][1:]) if kept else 0.0
+        size = _within_limit(work, batch, steps) if slow else batch
+        scale = batch / size
+        seconds = scale * statistics.median([work.timed(work.learn, k, size) for k in range(steps)][1:])
+        x = work.images(size)
+        asking = scale * statistics.median([work.timed(work.ask, x) for _ in range(steps)][1:]) if kept else 0.0
         progress("validation")
-        validation = _validation(job, work)
+        validation = _validation(job, work, size if size < batch else VALIDATED)
         memory = peak()
     cache = job.soft_labels if kept else None
     table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
     return Cost(
         attack, learning, teacher, kept, batch, seconds, validation, asking, memory, len(job.train), recipe.epochs,
-        work.device.type, table,
+        work.device.type, table, size,
     )  # fmt: skip
+
+
+def _within_limit(work: Work, batch: int, steps: int) -> int:
+    """The images of a step of which `steps` take `LIMIT` seconds, from a step of a few."""
+    few = min(batch, COUNTED)
+    return min(batch, max(few, int(LIMIT / steps * few / work.timed(work.learn, 0, few))))
 
 
 def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
@@ -270,11 +285,11 @@ def batch_of(job: Job) -> int:
     return min(job.recipe.batch, len(job.train))
 
 
-def _validation(job: Job, work: Work) -> float:
-    """Seconds of all validations of the run, from one batch of one."""
+def _validation(job: Job, work: Work, batch: int) -> float:
+    """Seconds of all validations of the run, from one batch of at most `batch` images."""
     recipe = job.recipe
     images = min(recipe.val_size or len(job.val), len(job.val))
-    part = job.val.limit(min(VALIDATED, images), recipe.seed)
+    part = job.val.limit(min(batch, images), recipe.seed)
     seconds = work.timed(validate, work.state.student, part, job.method, replace(recipe, val_size=0))
     return seconds * images / len(part) * math.ceil(recipe.epochs / recipe.val_every)
 
