@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 STEPS = 3
 """Real steps by default; the first, a warm-up, is not timed."""
 
-COUNTED = 4
+COUNTED = 2
 """Largest batch whose passes are counted: the number per image does not depend on it."""
 
 LIMIT = 60.0
@@ -165,9 +165,12 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
     slow = steps * (time.perf_counter() - start) / min(batch, COUNTED) * batch > LIMIT
     with copied(job) as work, _peak(work.device) as peak:
         progress("steps")
-        size = _within_limit(work, batch, steps) if slow else batch
+        few = min(batch, COUNTED)
+        once = work.timed(work.learn, 0, few) if slow else 0.0  # without what only a first step costs
+        size = min(batch, max(few, int(LIMIT / steps * few / once))) if slow else batch
+        times = [once] if slow and size == few else [work.timed(work.learn, k, size) for k in range(steps)][1:]
         scale = batch / size
-        seconds = scale * statistics.median([work.timed(work.learn, k, size) for k in range(steps)][1:])
+        seconds = scale * statistics.median(times)
         x = work.images(size)
         asking = scale * statistics.median([work.timed(work.ask, x) for _ in range(steps)][1:]) if kept else 0.0
         progress("validation")
@@ -179,12 +182,6 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         attack, learning, teacher, kept, batch, seconds, validation, asking, memory, len(job.train), recipe.epochs,
         work.device.type, table, size,
     )  # fmt: skip
-
-
-def _within_limit(work: Work, batch: int, steps: int) -> int:
-    """The images of a step of which `steps` take `LIMIT` seconds, from a step of a few."""
-    few = min(batch, COUNTED)
-    return min(batch, max(few, int(LIMIT / steps * few / work.timed(work.learn, 0, few))))
 
 
 def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
