@@ -14,6 +14,12 @@ ArdorError
 from __future__ import annotations
 
 
+def shown(text: object, most: int = 80) -> str:
+    """Text from a file for a message: without control characters, and cut."""
+    plain = "".join(c if c.isprintable() else "?" for c in str(text)[: most + 1])
+    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+
+
 class ArdorError(Exception):
     """Base class of all errors below."""
 

@@ -17,7 +17,8 @@ from ardor.errors import ConfigError
 from ardor.models.loading import net_for
 from ardor.storage.config import arguments, build, merged, number
 from ardor.storage.recipes import read_recipe
-from ardor.storage.runs import Run
+from ardor.storage.runs import Run, mapping
+from ardor.storage.trust import require_no_code
 from ardor.types import Threat
 
 Overrides: TypeAlias = Annotated[dict[str, Any], Parameter(parse=False)]
@@ -56,6 +57,8 @@ class NetWords:
         Checkpoint of the run.
     seed
         Seed of the attacks' random starts.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
 
     model: str | None = None
@@ -64,6 +67,7 @@ class NetWords:
     threat: str | None = None
     checkpoint: Checkpoint = "best"
     seed: int = 0
+    trust_code: bool = False
 
     def load(
         self, run: Path | None, part: str, overrides: Overrides, exported: nn.Module | None = None
@@ -86,17 +90,19 @@ class NetWords:
         if run is None and self.model is None:
             raise ConfigError("expected RUN, or --model NAME --weights FILE --data NAME, got neither: type one of them")
         if exported is None:
-            config, trained = config_of(run), threat_of(run)
-            net = None if run is None else models.load(run, checkpoint=self.checkpoint)
+            source, trained = data_of(run, self.data, self.trust_code), threat_of(run)
+            net = None if run is None else models.load(run, checkpoint=self.checkpoint, trust_code=self.trust_code)
         else:
             metadata: Any = exported.metadata
-            config = {"data": {"name": metadata["check"]["name"]}} if metadata.get("check") else {}
+            source = {"name": metadata["check"]["name"]} if metadata.get("check") and self.data is None else {}
             net, trained = exported, metadata.get("threat", {})
+            advice = "type --data with a name of your own, and --threat"
+            require_no_code({"data": source, "threat": trained}, f"the metadata of {run}", advice=advice)
         threat = find_threat(self.threat, overrides, trained)
-        split = find_split(config, self.data, part, overrides)
+        split = find_split(source, self.data, part, overrides)
         if net is None:
             options = {"name": self.model, "weights": self.weights, **overrides.get("model", {})}
-            net = net_for("model", options, split, fresh=False)
+            net = net_for("model", options, split, fresh=False, trust_code=self.trust_code)
         return net, split, threat
 
 
@@ -105,7 +111,11 @@ RUN = NetWords()
 
 
 def configuration(
-    recipe: Path | None, variants: Sequence[str], names: Mapping[str, str | None], overrides: Overrides
+    recipe: Path | None,
+    variants: Sequence[str],
+    names: Mapping[str, str | None],
+    overrides: Overrides,
+    trust_code: bool = False,
 ) -> dict[str, Any]:
     """A recipe or run, its variants, then the names and dotted options that were typed. Raises ConfigError."""
     is_run = recipe is not None and recipe.is_dir()
@@ -116,8 +126,10 @@ def configuration(
         raise ConfigError(f"expected a recipe for the variant {', '.join(variants)}, got {got}: {advice}")
     content: dict[str, Any] = {}
     if recipe is not None:
-        content = Run(recipe).config if is_run else read_recipe(recipe, names.get("data"), variants)
+        content = Run(recipe).config if is_run else read_recipe(recipe, names.get("data"), variants, trust_code)
     content = {key: part for key, part in content.items() if key not in ("fingerprint", "processes", "threads")}
+    if recipe is not None and is_run:
+        require_no_code(content, recipe, trust_code=trust_code)
     typed = {key: {"name": name} for key, name in names.items() if name is not None}
     return dict(merged(merged(content, typed), overrides))
 
@@ -125,6 +137,12 @@ def configuration(
 def config_of(run: str | Path | None) -> dict[str, Any]:
     """The config of a run's folder; an empty one where that is none."""
     return Run(run).config if run is not None and Run(run).exists else {}
+
+
+def data_of(run: str | Path | None, name: str | None, trust_code: bool) -> dict[str, Any]:
+    """The data of a run's config; empty where that is no run, and where a `name` is typed instead."""
+    part = Run(run).part("data", trust_code=trust_code) if run and name is None and Run(run).exists else None
+    return mapping(part)
 
 
 def threat_of(run: str | Path | None) -> dict[str, Any]:
@@ -140,17 +158,17 @@ def find_threat(name: str | None, overrides: Overrides, trained: Mapping[str, An
     return threat
 
 
-def find_data(config: Mapping[str, Any], name: str | None, overrides: Overrides) -> dict[str, Any]:
-    """The arguments of `data.load` for `--data`, else for a config's data, with the dotted options of data."""
-    content = {**(config.get("data", {}) if name is None else {"name": name}), **overrides.get("data", {})}
+def find_data(source: Mapping[str, Any], name: str | None, overrides: Overrides) -> dict[str, Any]:
+    """The arguments of `data.load` for `--data`, else for a run's data, with the dotted options of data."""
+    content = {**(source if name is None else {"name": name}), **overrides.get("data", {})}
     if "name" not in content:
         raise ConfigError("expected --data with a name, got none: type for example --data digits")
     return arguments(content, "data", data.load, data.reader(str(content["name"])))
 
 
-def find_split(config: Mapping[str, Any], name: str | None, part: str, overrides: Overrides) -> Split:
+def find_split(source: Mapping[str, Any], name: str | None, part: str, overrides: Overrides) -> Split:
     """The images of one part of what `find_data` returns. Raises ConfigError and DataError."""
-    source = find_data(config, name, overrides)
+    options = find_data(source, name, overrides)
     if part == "test":
-        return data.load_test(**source)
-    return data.load(**source)[0 if part == "train" else 1]
+        return data.load_test(**options)
+    return data.load(**options)[0 if part == "train" else 1]

@@ -14,6 +14,7 @@ from ardor.errors import ConfigError
 from ardor.models import known as known_nets
 from ardor.storage.config import build, number
 from ardor.storage.runs import Run, mapping
+from ardor.storage.trust import require_no_code
 from ardor.types import Attack
 
 AUTOATTACK = "AutoAttack"
@@ -97,9 +98,9 @@ def record_of_run(folder: str | Path, checkpoint: str = "best") -> Record | None
     attack, threat, config = measured.attack, mapping(measured.attack.get("threat")), run.config
     robust = measured.robust if "eps" in threat else None
     replay = None
-    if ":" not in f"{attack.get('name')}{threat.get('name')}":  # third-party code is not imported
-        with suppress(ConfigError, TypeError):  # or of another version
-            replay = build(attack, "attack")
+    with suppress(ConfigError, TypeError):  # third-party code, which is not imported, or of another version
+        require_no_code(attack, run.folder)
+        replay = build(attack, "attack")
     return Record(
         measured.clean,
         robust,
@@ -113,9 +114,9 @@ def record_of_run(folder: str | Path, checkpoint: str = "best") -> Record | None
     )
 
 
-def validation_images(folder: str | Path) -> Split:
-    """The images that a run was validated on. Raises DataError where they are missing."""
-    config = Run(folder).config
-    recipe = config["recipe"]
-    val = datasets.load(**config["data"])[1]
+def validation_images(folder: str | Path, trust_code: bool = False) -> Split:
+    """The images that a run was validated on. Raises DataError where they are missing, ConfigError for code."""
+    run = Run(folder)
+    recipe = run.config["recipe"]
+    val = datasets.load(**run.part("data", trust_code=trust_code))[1]
     return val.limit(recipe["val_size"], recipe["seed"]) if recipe["val_size"] else val

@@ -107,9 +107,9 @@ def pearson(points: list[GapPoint]) -> float:
     return float(torch.corrcoef(table.T)[0, 1])
 
 
-def split_of(run: Path) -> Split:
-    """The test part of a run's data."""
-    return data.load_test(**Run(run).config["data"])
+def split_of(run: Path, trust_code: bool = False) -> Split:
+    """The test part of a run's data. Raises ConfigError for code, unless `trust_code`."""
+    return data.load_test(**Run(run).part("data", trust_code=trust_code))
 
 
 def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
@@ -118,7 +118,7 @@ def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
     return [GapPoint(**point) for point in content["points"]], content["key"]
 
 
-def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
+def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> list[GapPoint]:
     """Variance gap and robust accuracy of a run at nine radii from 0 to 2 eps, cached in its folder.
 
     Parameters
@@ -129,16 +129,18 @@ def gaps_of(run: Path, threat: Threat, limit: int) -> list[GapPoint]:
         Its eps sets the radii.
     limit : int
         Test images, classes in proportion.
+    trust_code : bool
+        As in `ardor.models.load`.
 
     Returns
     -------
     list of GapPoint
         By radius; empty unless the threat is Linf and the net has `features`.
     """
-    net = models.load(run)
+    net = models.load(run, trust_code=trust_code)
     if not (isinstance(threat, Linf) and hasattr(net, "features")):
         return []
-    split = split_of(run).limit(limit)
+    split = split_of(run, trust_code).limit(limit)
     radii = tuple(threat.eps * k / 4 for k in range(9))
     key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
     path = Run(run).variance_gap

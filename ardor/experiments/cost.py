@@ -130,7 +130,7 @@ def _teacher(table: Table, cell: Cell, split: Split) -> nn.Module | None:
     source, _, name = str(config["name"]).partition(":")
     known = find(name, split.classes) if source == "robustbench" else None
     if known is None:
-        return net_for("teacher", config, split, fresh=False)
+        return net_for("teacher", config, split, fresh=False, trust_code=table.spec.trust_code)
     return models.build(known.builder, classes=known.classes, **known.options)
 
 

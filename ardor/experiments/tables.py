@@ -104,6 +104,7 @@ class TableSpec:
     images: str = ""
     gate: bool = True
     threads: int | None = None
+    trust_code: bool = False
 
     @property
     def nets(self) -> dict[str, Net]:

@@ -144,7 +144,7 @@ def _make(table: Table, cell: Cell, progress: ProgressCallback) -> tuple[State, 
 
 def _job(table: Table, cell: Cell) -> Job:
     spec = table.spec
-    job = Job.from_config(cell.config, spec.run(cell.name))
+    job = Job.from_config(cell.config, spec.run(cell.name), trust_code=spec.trust_code)
     job.soft_labels = SoftLabelCache(spec.folder / ".soft-labels")
     job.gate, job.threads = spec.gate, spec.threads
     return job
@@ -189,7 +189,7 @@ def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: Pr
         return
     config = Run(run).config
     net = models.load(run, checkpoint=evaluation.checkpoint).to(find_device(config["recipe"]["device"]))
-    split = datasets.load_test(**{**config["data"], **spec.data_options, "name": spec.data})  # as located here
+    split = datasets.load_test(**{**Run(run).part("data"), **spec.data_options, "name": spec.data})  # as located here
     split = split.limit(evaluation.limit) if evaluation.limit else split
     path, suite = report_path(spec, cell, evaluation), _suite(spec, evaluation, split)
     journal, batch = journal_of(path) if suite.sequential else None, min(256, len(split))
@@ -203,6 +203,6 @@ def _suite(spec: TableSpec, evaluation: EvaluationSpec, split: Split) -> Suite:
     threat = Linf(number(spec.eps))
     if evaluation.suite != "transfer":
         return SUITES[evaluation.suite](threat)
-    source = models.load(source_of(spec, evaluation))
+    source = models.load(source_of(spec, evaluation), trust_code=spec.trust_code)
     models.require_fit(source, split.shape, split.classes, "surrogate")
     return suites.transfer(threat, source)

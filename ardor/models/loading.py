@@ -21,6 +21,7 @@ from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
+from ardor.storage.trust import require_no_code
 
 PUBLISHED = {"robustbench": ("weights", "root", "download"), "hf": (), "timm": ("weights",)}
 """Prefixes, before the colon, of the names of published nets."""
@@ -38,6 +39,7 @@ def load(
     download: bool = False,
     mean: Numbers | None = None,
     std: Numbers | None = None,
+    trust_code: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A net with weights, in eval mode. `net.built_as` records its source, `known_of(net)` its published figures.
@@ -67,6 +69,9 @@ def load(
     mean, std
         One number per channel on the [0, 1] scale: of a builder's first layer; before the net as it is otherwise, for
         one that was normalised outside.
+    trust_code
+        Accept a `file.py:Name` in a run's config.yaml, where it is in the working folder or below. A name that you give
+        yourself needs no leave.
     options
         Options of `build`. Published nets take the data's classes and channels, only to refuse a net for others (timm
         with `weights` is built for them).
@@ -108,14 +113,14 @@ def load(
             f'or build("{name}") for random ones'
         )
     if path.is_dir():
-        return _from_run(Run(name), checkpoint, options, statistics)
+        return _from_run(Run(name), checkpoint, options, statistics, trust_code)
     if path.is_file():
         return load(weights=name, **_built(_recorded(path) | options, statistics))
     require_there(name)
     return _marked(build(name, mean=mean, std=std, **options), None)  # third-party code, with weights of its own
 
 
-def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -> nn.Module:
+def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool, trust_code: bool = False) -> nn.Module:
     """The net that a config names, for the images at hand.
 
     Parameters
@@ -128,6 +133,8 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -
         The images.
     fresh : bool
         Random weights, unless the config names a file of weights.
+    trust_code : bool
+        As in `load`, for the run that the config names.
 
     Raises
     ------
@@ -147,7 +154,7 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool) -
     given = {key: value for key, value in config.items() if value is not None}
     options = arguments(given, who, load, *(() if trained else (build, find_builder(name)[1])))
     if folder:
-        return load(**options)
+        return load(**{"trust_code": trust_code, **options})
     options = {"classes": split.classes, "channels": split.shape[0]} | options
     if fresh and "weights" not in options:
         return build(**options)
@@ -207,6 +214,7 @@ def _recorded(path: Path) -> dict[str, Any]:
             f"expected a file whose metadata name its net, as those of a run do, got {path}: "
             f'type, say, load("resnet18", weights="{path}")'
         )
+    require_no_code(config, path, "net")  # also below the name, where an option could be built
     return config
 
 
@@ -237,13 +245,15 @@ def require_there(name: str) -> None:
     )
 
 
-def _from_run(run: Run, checkpoint: str, options: dict[str, Any], statistics: Statistics) -> nn.Module:
+def _from_run(
+    run: Run, checkpoint: str, options: dict[str, Any], statistics: Statistics, trust_code: bool
+) -> nn.Module:
     if options:
         raise ConfigError(
             f"expected no options for the run {run.folder}, whose config.yaml has them, got {', '.join(options)}: "
             "leave them out"
         )
-    student = run.config.get("student")
+    student = run.part("student", trust_code=trust_code)
     if not isinstance(student, dict) or not isinstance(student.get("name"), str):
         raise ConfigError(
             f"expected student: {{name: ...}} in the config.yaml of {run.folder}, got {student!r}: add the student's "

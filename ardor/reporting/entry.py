@@ -84,7 +84,11 @@ class Example:
 
 
 def entry_of(
-    run: Path, name: str | None = None, role: Literal["teacher", "student"] = "student", limit: int = 1000
+    run: Path,
+    name: str | None = None,
+    role: Literal["teacher", "student"] = "student",
+    limit: int = 1000,
+    trust_code: bool = False,
 ) -> PageEntry:
     """The entry of a run.
 
@@ -93,6 +97,7 @@ def entry_of(
     run : the run's folder.
     name : default the folder's.
     limit : number of images for radii and variance gap.
+    trust_code : as in `ardor.models.load`.
 
     Raises
     ------
@@ -100,15 +105,15 @@ def entry_of(
         For a run without a report.
     """
     report = report_of(run)
-    deployed, stale = current(run)
-    gaps = gaps_of(run, threat_of(report), limit)
+    deployed, stale = current(run, trust_code=trust_code)
+    gaps = gaps_of(run, threat_of(report), limit, trust_code)
     return PageEntry(name or run.name, role, [report], Run(run).metrics(), gaps, deployed, stale)
 
 
-def teaches(run: Path, runs: Iterable[Path]) -> bool:
+def teaches(run: Path, runs: Iterable[Path], trust_code: bool = False) -> bool:
     """Whether one of `runs` has this one's net as its teacher."""
     teachers = {Run(other).config.get("fingerprint", {}).get("teacher") for other in runs}
-    return models.hash_of(models.load(run)) in teachers
+    return models.hash_of(models.load(run, trust_code=trust_code)) in teachers
 
 
 def threat_of(report: Report) -> Threat:

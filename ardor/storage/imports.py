@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,6 +21,12 @@ from ardor.errors import ConfigError
 
 MOVED = {"ardor.bench.labels": "ardor.experiments.label_study"}
 """Earlier names of modules, which configurations on disk may contain."""
+BUNDLED = {f"{place}:{name}" for place in (*MOVED, *MOVED.values()) for name in ("LabelKinds", "both")}
+"""Names of this package's own code in that form, which a file that is read may contain."""
+RESERVED = ("npz", "folder", "robustbench", "hf", "timm")
+"""What stands before the colon in names of data and nets, and is never imported."""
+CODE = re.compile(r"(.*\.py|[\w.-]+):[^\W\d]\w*", re.DOTALL)
+"""The form of a name of code, file.py:Name or module:Name, where other text is possible."""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -49,7 +56,7 @@ def resolve(reference: str, what: str) -> object:
     """
     place, colon, name = reference.rpartition(":")
     place = MOVED.get(place, place)
-    if not (colon and place and name):
+    if not (colon and place and name) or reference.partition(":")[0] in RESERVED:
         raise ConfigError(
             f'expected a {what} as file.py:Name or package.module:Name, got "{reference}": '
             "put a colon between the file and the name in it"

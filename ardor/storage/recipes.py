@@ -9,6 +9,7 @@ from typing import Any
 from ardor.errors import ConfigError
 from ardor.storage.config import merged, read_yaml
 from ardor.storage.imports import nearest
+from ardor.storage.trust import require_no_code
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
@@ -29,7 +30,9 @@ def find_recipe(name: str | Path) -> Path:
     )
 
 
-def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[str] = ()) -> dict[str, Any]:
+def read_recipe(
+    name: str | Path, data: str | None = None, variants: Sequence[str] = (), trust_code: bool = False
+) -> dict[str, Any]:
     """A recipe's configuration with its variants laid over it.
 
     The variant with the name of the data set is always laid over, and with a variant V its form V-DATA as well: what
@@ -43,16 +46,20 @@ def read_recipe(name: str | Path, data: str | None = None, variants: Sequence[st
         Name of the data set, in place of the file's.
     variants : sequence of str
         The variants to lay over the file, in this order: "smoke", "released".
+    trust_code : bool
+        Accept `file.py:Name` in the file: see `ardor.storage.trust`.
 
     Raises
     ------
     ConfigError
-        Where there is no such file or variant, or the file is no mapping of this form.
+        Where there is no such file or variant, the file is no mapping of this form, or it names code.
     """
     path = find_recipe(name)
     content = read_yaml(path)
     known = content.pop("variants", {})
     content.pop("published", None)
+    require_no_code(content, path, trust_code=trust_code)
+    require_no_code(known, path, "variants", trust_code=trust_code)
     if not isinstance(known, dict) or not all(isinstance(part, dict) for part in known.values()):
         raise ConfigError(
             f"expected `variants:` of {path} as names with keys below, got {known!r}: write "

@@ -28,6 +28,7 @@ from ardor.errors import RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
 from ardor.storage.files import refusal, write_text
 from ardor.storage.tensors import read_tensors
+from ardor.storage.trust import require_no_code
 
 CHECKPOINTS = ("best", "last", "averaged")
 
@@ -90,7 +91,10 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The configuration, complete also where an earlier version wrote it. Raises RunError and ConfigError."""
+        """The configuration, complete also where an earlier version wrote it. Raises RunError and ConfigError.
+
+        To compare and to display: build from `part`, which refuses code.
+        """
         if not self.exists:
             raise RunError(f"expected a run folder with config.yaml, got {self.folder} without: name a run's folder")
         config = read_yaml(self._config)
@@ -99,6 +103,12 @@ class Run:
             config["recipe"] = recipe | {key: value for key, value in ABSENT.items() if key not in recipe}
         return config
 
+    def part(self, key: str, *, trust_code: bool = False) -> Any:
+        """A part of the configuration to build something from: see `require_no_code`. None where it is missing."""
+        content = self.config.get(key)
+        require_no_code(content, self._config, key, trust_code=trust_code)
+        return content
+
     @property
     def threat(self) -> dict[str, Any]:
         """The config of the threat of training, else of validation; empty for a third-party one or none."""
@@ -106,6 +116,7 @@ class Run:
         for piece, key in (("method", "attack"), ("recipe", "val_attack")):
             threat = mapping(mapping(mapping(config.get(piece)).get(key)).get("threat"))
             if "name" in threat and ":" not in str(threat["name"]):
+                require_no_code(threat, self._config, f"{piece}.{key}.threat")
                 return threat
         return {}
 

@@ -68,7 +68,9 @@ class Job:
     threads: int | None = None
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], run: Path | None = None, *, teacher: bool = True) -> Job:
+    def from_config(
+        cls, config: Mapping[str, Any], run: Path | None = None, *, teacher: bool = True, trust_code: bool = False
+    ) -> Job:
         """The objects that a configuration names.
 
         Parameters
@@ -80,6 +82,9 @@ class Job:
             The run's folder; None is runs/METHOD-STUDENT-DATA-sSEED.
         teacher : bool
             False leaves the teacher out.
+        trust_code : bool
+            Accept code that the config.yaml of a teacher's run names: see `ardor.storage.trust`. The configuration
+            itself is as typed: what is read from a file is checked where it is read.
 
         Raises
         ------
@@ -103,7 +108,7 @@ class Job:
         taught_by = named.get("name")
         return cls(
             student,
-            net_for("teacher", named, train, fresh=False) if teacher and taught_by else None,
+            net_for("teacher", named, train, fresh=False, trust_code=trust_code) if teacher and taught_by else None,
             method,
             train,
             val,

@@ -41,6 +41,7 @@ def bench(
     out: Path | None = None,
     threads: int | None = None,
     plan: bool = False,
+    trust_code: bool = False,
 ) -> int:
     """Make a table of the papers: train and evaluate every net of it that is missing, and put ours beside theirs.
 
@@ -95,6 +96,8 @@ def bench(
         Threads of torch; default 1 for a small net on a CPU.
     plan
         Display the cost only.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     if seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
@@ -122,6 +125,7 @@ def bench(
         released=released,
         gate=gate,
         threads=threads,
+        trust_code=trust_code,
     )
     if threads is not None:
         use_threads(threads)
@@ -137,6 +141,7 @@ def bench(
         "scale": scale, "seeds": seeds, "data": data, "eps": eps, "limit": limit, "students": students,
         "methods": methods, "root": root, "teacher": teacher, "teacher_weights": teacher_weights,
         "transfer_from": transfer_from, "released": [] if released else None,
+        "trust_code": [] if trust_code else None,
     }  # fmt: skip
     words = ["ardor", "bench", table]  # the command that makes the same table anywhere
     for key, value in options.items():

@@ -29,6 +29,7 @@ def deploy(
     batch: int = 256,
     seed: int = 0,
     threads: int | None = None,
+    trust_code: bool = False,
     overrides: Overrides,
 ) -> int:
     """Compare a run's net with what a device would get: size, latency, and the robustness of each form.
@@ -68,10 +69,12 @@ def deploy(
         Seed of the attacks' random starts.
     threads
         Threads of torch; default 1 for a small net on a CPU.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
-    source = find_data(Run(run).config, None, overrides)
+    source = find_data(Run(run).part("data", trust_code=trust_code) or {}, None, overrides)
     used = find_threat(threat, overrides, threat_of(run))
-    net = models.load(run, checkpoint=checkpoint)
+    net = models.load(run, checkpoint=checkpoint, trust_code=trust_code)
     train, val, test = data.load(**source)
     check = (test if part == "test" else val).limit(limit)
     models.require_fit(net, check.shape, check.classes, "net")

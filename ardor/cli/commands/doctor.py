@@ -58,7 +58,7 @@ def doctor(
     claim, images = None if record is None else Record(record), None
     if claim is None and run is not None and words.data is None and not overrides.get("data"):
         claim = record_of_run(run, words.checkpoint)
-        images = validation_images(run) if claim else None
+        images = validation_images(run, words.trust_code) if claim else None
     with display.progress("doctor", 100) as move:
         examination = examine(
             net.to(find_device(device)),

@@ -100,8 +100,8 @@ def evaluate(
     suite_name = suite or default_suite(exported)
     source: str | nn.Module | None = transfer_from
     if source is None and run and exported and suite_name == "deployed":
-        source = own_run(run, exported)
-    attacks = find_suite(suite_name, threat, source, split)
+        source = own_run(run, exported, words.trust_code)
+    attacks = find_suite(suite_name, threat, source, split, words.trust_code)
     folder, word = (run.parent, word_of(run)) if run and exported else (run, words.checkpoint)
     default = default_out(folder, attacks, word, words.data, part, limit, words.seed)
     if journal is None and (attacks.sequential or distributed.launched() or images):
@@ -143,17 +143,19 @@ def default_suite(exported: Session | Program | None) -> str:
     return "square" if exported.without_gradients else "deployed"
 
 
-def own_run(file: Path, exported: Session | Program) -> nn.Module | None:
+def own_run(file: Path, exported: Session | Program, trust_code: bool = False) -> nn.Module | None:
     """The net that a file was exported from, where its run is beside it."""
     for checkpoint in CHECKPOINTS:
         with contextlib.suppress(ArdorError):  # no run, or one that was continued since
-            net = models.load(file.parent, checkpoint=checkpoint)
+            net = models.load(file.parent, checkpoint=checkpoint, trust_code=trust_code)
             if models.hash_of(net) == exported.metadata.get("weights"):
                 return net
     return None
 
 
-def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split: Split) -> Suite:
+def find_suite(
+    name: str, threat: Threat, source: str | nn.Module | None, split: Split, trust_code: bool = False
+) -> Suite:
     """The suite called `name`; `transfer` needs the net that the images are made against. Raises ConfigError."""
     allowed = name in ("transfer", "deployed")
     if (name == "transfer" and source is None) or (source is not None and not allowed):
@@ -164,7 +166,9 @@ def find_suite(name: str, threat: Threat, source: str | nn.Module | None, split:
         )
     if not allowed:
         return SUITES[name](threat)
-    net = net_for("surrogate", {"name": source}, split, fresh=False) if isinstance(source, str) else source
+    if isinstance(source, str):
+        source = net_for("surrogate", {"name": source}, split, fresh=False, trust_code=trust_code)
+    net = source
     if net is not None:
         models.require_fit(net, split.shape, split.classes, "surrogate")
     return suites.deployed(threat, net) if name == "deployed" or net is None else suites.transfer(threat, net)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ardor import data as datasets
 from ardor.cli import display
-from ardor.cli.selection import RUN, NetWords, Number, Overrides, config_of, find_data
+from ardor.cli.selection import RUN, NetWords, Number, Overrides, data_of, find_data
 from ardor.deployment.export import export as write
 from ardor.deployment.export.formats import SUFFIX
 from ardor.errors import ConfigError
@@ -64,7 +64,7 @@ def export(
     net, check, threat = words.load(run, part, overrides)
     calibrate = None  # some data are for evaluation only
     if to.endswith("int8"):
-        calibrate = datasets.load(**find_data(config_of(run), words.data, overrides))[0]
+        calibrate = datasets.load(**find_data(data_of(run, words.data, words.trust_code), words.data, overrides))[0]
     with display.progress(f"{to} and its parity", 1):
         exported = write(
             net,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ardor.cli import display
-from ardor.cli.selection import Overrides, config_of, find_split, find_threat, threat_of
+from ardor.cli.selection import Overrides, data_of, find_split, find_threat, threat_of
 from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
@@ -28,6 +28,7 @@ def gate(
     batch: int = 256,
     seed: int = 0,
     device: str = "auto",
+    trust_code: bool = False,
     overrides: Overrides,
 ) -> int:
     """Measure a teacher on validation images: clean accuracy and PGD-20 against its record, the entropy
@@ -67,15 +68,17 @@ def gate(
         Seed of the attacks' random starts.
     device
         auto, cpu, cuda and so on.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     if teacher is None:
         raise ConfigError("expected a teacher, got none: type ardor gate RUN, or a name and --teacher.weights FILE")
     require_there(teacher)  # before its data are loaded
     used = find_threat(threat, overrides, threat_of(teacher))
-    split = find_split(config_of(teacher), data, part, overrides)
+    split = find_split(data_of(teacher, data, trust_code), data, part, overrides)
     place = find_device(device)
     nets = {
-        key: net_for(key, {"name": name, **overrides.get(key, {})}, split, fresh=False).to(place)
+        key: net_for(key, {"name": name, **overrides.get(key, {})}, split, fresh=False, trust_code=trust_code).to(place)
         for key, name in (("teacher", teacher), ("student", student))
         if name is not None
     }

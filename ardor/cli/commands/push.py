@@ -27,6 +27,7 @@ def push(
     about: Path | None = None,
     dry_run: bool = False,
     force: bool = False,
+    trust_code: bool = False,
 ) -> int:
     """Write a run's net, ONNX files and evaluation into a folder that the Hugging Face Hub understands; upload it.
 
@@ -60,6 +61,8 @@ def push(
         Write the folder and upload nothing.
     force
         Accept weights without a report; the card then contains "not evaluated".
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     if repository is not None:
         require_repository(repository)
@@ -68,7 +71,7 @@ def push(
     except (OSError, UnicodeDecodeError) as error:
         cause = type(error).__name__
         raise ConfigError(f"expected a file with Markdown, got {about} ({cause}): check the path") from error
-    release = hub.release_of(run, checkpoint)
+    release = hub.release_of(run, checkpoint, trust_code=trust_code)
     written = hub.write_folder(
         release,
         Run(run).hub_folder(checkpoint) if folder is None else folder,

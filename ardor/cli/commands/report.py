@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ def report(
     out: Path = Path("report.html"),
     title: str = "Robustness report",
     limit: int = 1000,
+    trust_code: bool = False,
 ) -> int:
     """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
 
@@ -42,6 +43,8 @@ def report(
         Heading of the page.
     limit
         Images for radii and variance gap.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     if not runs:
         raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
@@ -49,14 +52,15 @@ def report(
         entries: list[PageEntry] = []
         for run in runs:
             move(len(entries), run.name)
-            entries.append(entry_of(run, limit=limit, role="teacher" if teaches(run, runs) else "student"))
+            role: Literal["teacher", "student"] = "teacher" if teaches(run, runs, trust_code) else "student"
+            entries.append(entry_of(run, role=role, limit=limit, trust_code=trust_code))
     first = entries[0].reports[0]
     intro = (
         f"Judged on {first.n} images of {first.data['name']} ({first.data['part']}) with the suite {first.suite}, "
         f"{first.threat['name']} eps {first.threat['eps']}."
     )
-    nets = {entry.name: models.load(run) for entry, run in zip(entries, runs, strict=True)}
-    shown = examples(nets, split_of(runs[0]), PGD(threat_of(first), steps=20))
+    nets = {entry.name: models.load(run, trust_code=trust_code) for entry, run in zip(entries, runs, strict=True)}
+    shown = examples(nets, split_of(runs[0], trust_code), PGD(threat_of(first), steps=20))
     notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
     where = write_page(out, entries, shown, title=title, intro=intro, notes=notes)
     parts = [comparison(entries), device.markdown(entries), f"Page: {where}"]

@@ -59,6 +59,8 @@ class TrainWords:
         Folder of cached soft labels; default beside the run.
     threads
         Threads of torch; default the run's, in a new run 1 for a small net on a CPU.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
 
     run: Path | None = None
@@ -75,6 +77,7 @@ class TrainWords:
     soft_labels: Literal["float32", "float16", "live"] | None = None
     soft_labels_in: Path | None = None
     threads: int | None = None
+    trust_code: bool = False
 
     @property
     def variants(self) -> list[str]:
@@ -83,16 +86,17 @@ class TrainWords:
 
     def configuration(self, recipe: Path | None, overrides: Overrides) -> dict[str, Any]:
         """The configuration of the run. Raises ConfigError."""
-        return configuration(recipe, self.variants, {key: getattr(self, key) for key in NAMED}, overrides)
+        names = {key: getattr(self, key) for key in NAMED}
+        return configuration(recipe, self.variants, names, overrides, self.trust_code)
 
     def job(self, recipe: Path | None, overrides: Overrides) -> Job:
         """The run that a command line describes. Raises ConfigError and what the pieces raise."""
         config = self.configuration(recipe, overrides)
-        flags = {f.name for f in fields(self)} - set(NAMED)
+        flags = {f.name for f in fields(self)} - {*NAMED, "trust_code"}  # which no file grants itself
         in_file = arguments({key: config.pop(key) for key in flags & set(config)}, "train", TrainWords)
         words = replace(self, **{key: v for key, v in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)})
         existing = recipe if recipe is not None and recipe.is_dir() else None
-        job = Job.from_config(config, words.run or existing)
+        job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
         if self.variants and words.run is None:
             job.run = job.run.with_name("-".join([*self.variants, job.run.name]))
         if words.soft_labels != "live":

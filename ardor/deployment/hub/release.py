@@ -85,7 +85,7 @@ class Evidence:
         return [*((None, report) for report in self.reports), *of_files]
 
 
-def release_of(run: str | Path, checkpoint: str = "best") -> Release:
+def release_of(run: str | Path, checkpoint: str = "best", *, trust_code: bool = False) -> Release:
     """A run's checkpoint, with every report and ONNX file in its folder.
 
     Image shape and class names are those of an exported file, else of the run's data, which are then read.
@@ -96,18 +96,20 @@ def release_of(run: str | Path, checkpoint: str = "best") -> Release:
         The folder of the run.
     checkpoint : str
         best, last or averaged.
+    trust_code : bool
+        As in `ardor.models.load`.
 
     Raises
     ------
     ConfigError, CheckpointError, RunError and DataError, where folder, checkpoint or data are missing or damaged.
     """
     run, folder = Path(run), Run(run)
-    net = models.load(run, checkpoint=checkpoint)
+    net = models.load(run, checkpoint=checkpoint, trust_code=trust_code)
     if not folder.exists:
         raise ConfigError(f"expected the folder of a run, got {run}: type ardor push runs/NAME")
     config, files = folder.config, folder.onnx_files()
     reports, unread = reports_of(run)
-    compared, stale = current(run, checkpoint)
+    compared, stale = current(run, checkpoint, trust_code)
     deployed = ""
     if compared:  # without the findings, which have a section of the card
         forms = tuple(replace(form, report=replace(form.report, findings=[])) for form in compared.forms)
@@ -115,7 +117,7 @@ def release_of(run: str | Path, checkpoint: str = "best") -> Release:
     weights = models.hash_of(net)
     session = next((one for path in files if isinstance(one := _opened(path, weights), Session)), None)
     if session is None:
-        test = data.load_test(**config["data"])
+        test = data.load_test(**folder.part("data", trust_code=trust_code))
         shape, names = test.shape, tuple(test.class_names)
     else:
         c, h, w = session.metadata["input"]["shape"]

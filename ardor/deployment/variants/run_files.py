@@ -125,7 +125,7 @@ def deploy_run(
     return result
 
 
-def current(run: Path, checkpoint: str = "best") -> tuple[DeploymentReport | None, str]:
+def current(run: Path, checkpoint: str = "best", trust_code: bool = False) -> tuple[DeploymentReport | None, str]:
     """The comparison in a run's folder; where it is not of the present weights and files, None and the reason.
 
     (None, "") where there is none.
@@ -135,7 +135,7 @@ def current(run: Path, checkpoint: str = "best") -> tuple[DeploymentReport | Non
         return None, ""
     try:
         report = DeploymentReport.load(path)
-        weights = models.hash_of(models.load(run, checkpoint=checkpoint))
+        weights = models.hash_of(models.load(run, checkpoint=checkpoint, trust_code=trust_code))
     except ArdorError as error:
         return None, str(error)
     if report.weights != weights:
