@@ -53,4 +53,4 @@ class ExportError(ArdorError):
 
 
 class DivergedError(ArdorError):
-    """A training loss is not finite; the weights are those of the step before."""
+    """A loss, gradient, weight or statistic of a training is not finite. What is saved is of the last finite epoch."""

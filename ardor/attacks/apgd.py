@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ardor import losses
 from ardor.attacks.rounds import Rows, fooled, in_rounds, rival
-from ardor.attacks.threat import Linf, per_image, require_at_least, require_choice
+from ardor.attacks.threat import Linf, gradient, per_image, require_at_least, require_choice
 from ardor.errors import ThreatError
 from ardor.noise import Noise
 from ardor.types import Attack, Images, Labels, Logits, Net, Objective, PerExample, Threat
@@ -125,7 +125,7 @@ class APGD:
         grads = []
         for _ in range(self.draws):
             loss, auxiliary = value(z)
-            grads.append(torch.autograd.grad(loss.sum(), z)[0])
+            grads.append(gradient(loss, z))
         return auxiliary.detach(), loss.detach(), torch.stack(grads).mean(0) if self.draws > 1 else grads[0]
 
     def _ascend(self, oracle: Oracle, x: Images, noise: Noise) -> Images:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ardor.attacks.rounds import Rows, fooled, in_rounds, rival
-from ardor.attacks.threat import L2, Linf, length, require_at_least, require_norm
+from ardor.attacks.threat import L2, Linf, gradient, length, require_at_least, require_norm
 from ardor.errors import ThreatError
 from ardor.noise import Noise
 from ardor.types import Attack, Images, Labels, Net, PerExample
@@ -112,7 +112,7 @@ class FAB:
         x_k = search.x_k.unflatten(1, shape).requires_grad_()
         logits = net(x_k)
         margins = (logits.gather(1, search.others) - logits.gather(1, search.y[:, None])).unbind(1)
-        grads = (torch.autograd.grad(m.sum(), x_k, retain_graph=m is not margins[-1])[0].flatten(1) for m in margins)
+        grads = (gradient(m, x_k, retain_graph=m is not margins[-1]).flatten(1) for m in margins)
         margin, w = margins[0], next(grads)
         for m, grad in zip(margins[1:], grads, strict=True):
             closer = self._distance(m, grad) < self._distance(margin, w)

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 
 from ardor import losses
-from ardor.attacks.threat import Linf, Start, require_at_least, require_choice, step_or_default
+from ardor.attacks.threat import Linf, Start, gradient, require_at_least, require_choice, step_or_default
 from ardor.noise import Noise
 from ardor.types import Images, Labels, Net, Objective, Threat
 
@@ -56,7 +56,7 @@ class PGD:
         x_adv = self.threat.start(x, self.start, noise)
         for _ in range(self.steps):
             x_adv.requires_grad_()
-            (grad,) = torch.autograd.grad(objective(x_adv).sum(), x_adv)
+            grad = gradient(objective(x_adv), x_adv)
             x_adv = self.threat.project(self.threat.ascend(x_adv.detach(), grad, step), x)
         return x_adv
 

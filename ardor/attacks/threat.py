@@ -56,8 +56,8 @@ class Linf:
         return x_adv if kind == "unclipped" else x_adv.clamp(0, 1)
 
     def ascend(self, x: Tensor, grad: Tensor, step: float | Tensor) -> Tensor:
-        """One step along the gradient's sign; `step` is one length or one per image (B,)."""
-        return x + (per_image(step, x) if isinstance(step, Tensor) else step) * grad.sign()
+        """One step along the gradient's sign, 0 where it is not finite; `step` is one length or one per image (B,)."""
+        return x + (per_image(step, x) if isinstance(step, Tensor) else step) * finite(grad).sign()
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Nearest point of the ball around x within [0, 1]."""
@@ -95,7 +95,8 @@ class L2:
         return x_adv if kind == "unclipped" else x_adv.clamp(0, 1)
 
     def ascend(self, x: Tensor, grad: Tensor, step: float | Tensor) -> Tensor:
-        """One step of length `step`, a number or (B,), along the gradient, however small; none at a zero gradient."""
+        """One step of length `step`, a number or (B,), along the gradient, however small; 0 where it is not finite."""
+        grad = finite(grad)
         largest = grad.flatten(1).abs().amax(1).clamp_min(torch.finfo(grad.dtype).tiny)
         direction = grad / per_image(largest, x)  # before the norm, which underflows for a confident net's gradients
         return x + per_image(step / (length(direction) + 1e-12), x) * direction
@@ -109,6 +110,19 @@ class L2:
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """(B,): the size of each perturbation in this norm."""
         return length(x_adv - x)
+
+
+def finite(grad: Tensor) -> Tensor:
+    """The gradient, 0 where it is not finite: an infinite value is no direction either."""
+    return grad.nan_to_num(0.0, 0.0, 0.0)
+
+
+def gradient(loss: Tensor, x: Tensor, retain_graph: bool = False) -> Tensor:
+    """The finite gradient at x of a loss (B,), summed: zeros where no path leads back to x, as behind a rounding."""
+    if not loss.requires_grad:
+        return torch.zeros_like(x)
+    (grad,) = torch.autograd.grad(loss.sum(), x, retain_graph=retain_graph, allow_unused=True)
+    return torch.zeros_like(x) if grad is None else finite(grad)
 
 
 def length(v: Tensor) -> Tensor:

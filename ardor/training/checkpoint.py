@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from ardor.engine import distributed
-from ardor.errors import CheckpointError
-from ardor.storage.config import describe
+from ardor.errors import CheckpointError, DivergedError
+from ardor.storage.config import describe, few
 from ardor.storage.files import refusal, replace
 from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors, write_tensors
@@ -19,6 +20,19 @@ from ardor.training.epoch import EpochRecord
 from ardor.training.state import TrainState, learned_by, learned_state
 
 log = logging.getLogger(__name__)
+
+
+LOWER = "type a lower --recipe.lr and a new --run, for a run's folder belongs to one configuration"
+"""What a user may type after a divergence."""
+
+
+def require_finite(tensors: Mapping[str, Tensor], epoch: int) -> None:
+    """Refuse what must not be saved after an epoch: an update, or statistics, that overflowed. Raises DivergedError."""
+    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+        raise DivergedError(
+            f"expected finite weights and statistics after epoch {epoch}, got NaN or infinity in {few(bad)}; nothing "
+            f"of this epoch is saved: {LOWER}"
+        )
 
 
 def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.Module | None = None) -> None:
@@ -52,9 +66,9 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
         write_tensors(run.checkpoint("averaged"), averaged.state_dict(), metadata | robust)
     write_tensors(run.checkpoint("last"), weights, metadata)
     run.append({k: v for k, v in asdict(record).items() if k != "run"})
-    tensors = _tensors(state)
+    content = tensors(state)
     best = {"best": repr(state.best), "best_averaged": repr(state.best_averaged)}
-    write_tensors(run.new_state, tensors, {"epoch": str(record.epoch), **best, "sum": checksum(tensors)})
+    write_tensors(run.new_state, content, {"epoch": str(record.epoch), **best, "sum": checksum(content)})
     try:  # at each moment one of the two is whole, unless the run is in its first epoch
         if run.state.exists():
             replace(run.state, run.previous)
@@ -129,7 +143,7 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
     state.done, state.best, state.best_averaged = done, best, best_averaged
 
 
-def _tensors(state: TrainState) -> dict[str, Tensor]:
+def tensors(state: TrainState) -> dict[str, Tensor]:
     """The tensors of a state by their names in its file."""
     average = {} if state.average is None else state.average.tensors()
     momentum = {i: entry.get("momentum_buffer") for i, entry in state.optimiser.state_dict()["state"].items()}

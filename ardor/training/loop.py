@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ardor.engine import distributed
 from ardor.engine.folding import folded, is_known
 from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
-from ardor.errors import ConfigError, DivergedError
+from ardor.errors import ConfigError, DivergedError, ModelError
 from ardor.noise import Noise, order
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
@@ -25,7 +25,7 @@ from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config
 from ardor.training.recipe import Recipe, find_device, lr_at
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
-from ardor.training.state import TrainState, init_state, learned_state, set_rate
+from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
 from ardor.training.validation import augmented, averaged, validate
 from ardor.types import Images, Labels, Method
 
@@ -85,7 +85,8 @@ def epochs(
     Raises
     ------
     DivergedError
-        For a loss that is not finite, before it reaches the weights.
+        For a loss or gradient that is not finite, before it reaches the weights, and for weights or statistics that
+        are not, before they are saved: a run's folder has the state of the last finite epoch.
     RunError
         For a folder that cannot be used or belongs to another configuration.
     ConfigError, ModelError
@@ -103,6 +104,7 @@ def epochs(
     for epoch in range(state.done + 1, recipe.epochs + 1):
         with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher
             record = train_epoch(state, net, train, recipe, epoch, table, progress)
+        checkpoint.require_finite(checkpoint.tensors(state), epoch)
         average = _validate(state, train, val, recipe, record)
         checkpoint.save(folder, record, state, average)
         yield record
@@ -143,7 +145,7 @@ def train_epoch(
     Raises
     ------
     DivergedError
-        For a loss that is not finite, before it reaches the weights.
+        For a loss or gradient that is not finite, before it reaches the weights.
     """
     start = time.perf_counter()
     student, method, optimiser = state.student, state.method, state.optimiser
@@ -152,7 +154,7 @@ def train_epoch(
     layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
     teacher = None if teacher is None else folded(teacher)
     batches = order(recipe.seed, "order", epoch, train.index).split(recipe.batch)
-    pending: list[tuple[str, float, dict[str, Tensor]]] = []
+    pending: list[tuple[float, Update]] = []
     sums: dict[str, float] = {}
     with train_mode(student):
         for number, rows in enumerate(batches, 1):
@@ -164,12 +166,12 @@ def train_epoch(
             rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(batches)))
             noise = Noise(recipe.seed, index.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
-            means = step(
+            update = step(
                 net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share
             )
             if state.averaging is not None and state.average is not None:
                 state.averaging.update(state.average, student, epoch - 1 + number / len(batches))
-            pending.append((where, share * len(rows) / len(train), means))
+            pending.append((share * len(rows) / len(train), update))
             if device.type == "cpu" or number % EVERY == 0 or number == len(batches):
                 _accumulate(pending, sums)
             if progress is not None and number % EVERY == 0:
@@ -180,6 +182,19 @@ def train_epoch(
     seconds = time.perf_counter() - start
     distributed.broadcast([*student.buffers(), *learned_state(method).values()])  # batch statistics differ by process
     return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds)
+
+
+class Update(NamedTuple):
+    """A step of the optimiser: what it was computed from, as scalars on the device.
+
+    where: its name in an error message. loss: of all processes. terms: the mean of each loss term. norms: of each
+    gradient, by the name of its parameter.
+    """
+
+    where: str
+    loss: Tensor
+    terms: dict[str, Tensor]
+    norms: dict[str, Tensor]
 
 
 def step(
@@ -194,7 +209,7 @@ def step(
     noise: Noise,
     where: str = "this step",
     share: float = 1.0,
-) -> dict[str, Tensor]:
+) -> Update:
     """One update of the weights from one batch.
 
     Parameters
@@ -206,17 +221,13 @@ def step(
     share : float
         Share of the step's images that are in `x`; the other processes have the rest.
 
-    Returns
-    -------
-    dict of str to Tensor
-        The mean of each loss term, a scalar on the device.
-
     Raises
     ------
     ConfigError
         Where the method returns no named terms.
     DivergedError
-        For a loss that is not finite, before it reaches the weights; on a GPU the update is skipped without an error.
+        For a loss or gradient that is not finite, before it reaches the weights; a fused optimiser, as on a GPU, skips
+        the update without an error.
     """
     terms = method.terms(student, teacher, x, y, epoch=epoch, noise=noise)
     if not isinstance(terms, dict) or not terms:
@@ -227,19 +238,22 @@ def step(
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss.detach())
-    if loss.is_cuda:  # no host sync: the fused optimiser skips the update, and `_accumulate` raises later
-        optimiser.found_inf = (~loss.isfinite()).float()  # type: ignore[attr-defined]
+    grads = {name: p.grad for name, p in named_parameters(student, method) if p.grad is not None}
+    norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
+    update = Update(where, loss, {name: mean.detach() for name, mean in means.items()}, norms)
+    if optimiser.defaults["fused"]:  # no host sync: the optimiser skips the update, and `_accumulate` raises later
+        optimiser.found_inf = (~_finite(update)).float()  # type: ignore[attr-defined]
     else:
-        _require_finite(loss, means, where)
+        _require_finite(update)
     optimiser.step()
-    return {name: mean.detach() for name, mean in means.items()}
+    return update
 
 
-def _accumulate(pending: list[tuple[str, float, dict[str, Tensor]]], sums: dict[str, float]) -> None:
+def _accumulate(pending: list[tuple[float, Update]], sums: dict[str, float]) -> None:
     """Add the weighted means of the pending steps to the epoch's sums. Raises DivergedError."""
-    for where, weight, means in pending:
-        _require_finite(torch.stack(list(means.values())).sum(), means, where)
-        for name, mean in means.items():
+    for weight, update in pending:
+        _require_finite(update)
+        for name, mean in update.terms.items():
             sums[name] = sums.get(name, 0.0) + float(mean) * weight
     pending.clear()
 
@@ -275,24 +289,46 @@ def _validate(
     if record.epoch % recipe.val_every and record.epoch != recipe.epochs:
         return None
     average = averaged(state, train, recipe, record.epoch)
+    if average is not None:
+        checkpoint.require_finite({f"averaged/{name}": v for name, v in average.state_dict().items()}, record.epoch)
     if val is None:
         return average
-    record.val_clean, record.val_robust = validate(state.student, val, state.method, recipe)
+    record.val_clean, record.val_robust = _validated(state.student, val, state, recipe, record)
     record.best = record.val_robust > state.best
     state.best = max(state.best, record.val_robust)
     if average is None:
         return None
-    record.averaged_clean, record.averaged_robust = validate(average, val, state.method, recipe)
+    record.averaged_clean, record.averaged_robust = _validated(average, val, state, recipe, record)
     record.averaged_best = record.averaged_robust > state.best_averaged
     state.best_averaged = max(state.best_averaged, record.averaged_robust)
     return average if record.averaged_best else None
 
 
-def _require_finite(loss: Tensor, means: dict[str, Tensor], where: str) -> None:
-    if torch.isfinite(loss):
+def _validated(
+    net: nn.Module, val: Split, state: TrainState, recipe: Recipe, record: EpochRecord
+) -> tuple[float, float]:
+    """`validate`, where logits that are no longer finite are a divergence."""
+    try:
+        return validate(net, val, state.method, recipe)
+    except ModelError as error:
+        raise DivergedError(
+            f"{error}, after epoch {record.epoch}; nothing of it is saved: {checkpoint.LOWER}"
+        ) from error
+
+
+def _finite(update: Update) -> Tensor:
+    """Whether the loss and the norm of every gradient are finite: a scalar on the device."""
+    return torch.stack([update.loss, *update.norms.values()]).isfinite().all()
+
+
+def _require_finite(update: Update) -> None:
+    if _finite(update):
         return
-    terms = ", ".join(f"{name} {float(mean.detach()):.4g}" for name, mean in means.items())
+    terms = ", ".join(f"{name} {float(mean):.4g}" for name, mean in update.terms.items())
+    name, norm = next(((name, norm) for name, norm in update.norms.items() if not norm.isfinite()), ("", update.loss))
+    what, of = ("gradients of finite norm", f" for {name}") if update.loss.isfinite() else ("a finite loss", "")
+    got = f"{float(norm if of else update.loss)}{of} at {update.where} ({terms})"
     raise DivergedError(
-        f"expected a finite loss, got {float(loss.detach())} at {where} ({terms}); the weights are unchanged by it: "
-        "type a lower --recipe.lr, or check the images and the teacher's logits"
+        f"expected {what}, got {got}; this step changed no weight: {checkpoint.LOWER}, or check the images, the "
+        "teacher's logits and these terms, say for a root or logarithm of 0"
     )

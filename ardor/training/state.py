@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +53,13 @@ def init_state(
     distributed.broadcast([*learned_state(method).values(), *getattr(method, "parameters", tuple)()])
     average = None if averaging is None else Average.of(student)
     return TrainState(student, method, make_optimiser(student, method, recipe), averaging, average)
+
+
+def named_parameters(student: Any, method: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """All that is trained, by its name in a message: the student's parameters, then the method's."""
+    yield from student.named_parameters()
+    for i, p in enumerate(getattr(method, "parameters", tuple)()):
+        yield f"{type(method).__name__}.parameters()[{i}]", p
 
 
 def make_optimiser(student: nn.Module, method: Method, recipe: Recipe) -> torch.optim.SGD:

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ardor.attacks import CW, FGSM, PGD, Suite, paper, quick
+from ardor.attacks import APGD, CW, FAB, FGSM, PGD, Suite, paper, quick
 from ardor.attacks.threat import L2, Linf
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError, ThreatError
@@ -304,3 +304,36 @@ def test_an_l2_step_has_its_length_however_small_the_gradient():
         moved = L2(0.5).ascend(x, size * torch.ones_like(x), 0.1)
         torch.testing.assert_close(L2(0.5).distance(moved, x), torch.full((len(x),), 0.1, dtype=x.dtype))
     assert torch.equal(L2(0.5).ascend(x, torch.zeros_like(x), 0.1), x)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=repr)
+@pytest.mark.parametrize("make", [FGSM, PGD, CW, APGD, FAB])
+def test_a_gradient_that_is_not_finite_moves_nothing_at_that_pixel(make, threat, value):
+    net, x, _, noise = net_and_batch()
+
+    def with_gradient(value):
+        def at_one_pixel(grad):
+            grad = grad.clone()
+            grad[::2, :, 3, 4] = value
+            return grad
+
+        def patched(z):
+            z = z.clone()
+            if z.requires_grad:
+                z.register_hook(at_one_pixel)
+            return net(z)
+
+        attack = make(threat) if make is FGSM else make(threat, steps=4)
+        return attack(patched, x, net(x).argmax(1), noise[:])
+
+    assert torch.equal(with_gradient(value), with_gradient(0.0))
+    grad = torch.full_like(x, value)
+    assert torch.equal(threat.ascend(x, grad, 0.1), x)
+
+
+@pytest.mark.parametrize("make", [FGSM, PGD, CW, APGD, FAB])
+def test_a_net_that_is_cut_from_its_images_has_zero_gradients(make):
+    net, x, _, noise = net_and_batch()
+    for cut in (lambda z: net(z.detach()), lambda z: net(z.detach()) + torch.zeros(1, requires_grad=True)):
+        assert make()(cut, x, net(x).argmax(1), noise[:]).isfinite().all()

@@ -227,8 +227,10 @@ class Diverges:
         self.value = value
 
     def terms(self, student, teacher, x, y, *, epoch, noise):
-        bad = float(self.value) if (epoch, distributed.rank()) == (2, 1) else 1.0
-        return {"clean": ce(student(x), y) * bad}
+        z, now = student(x), (epoch, distributed.rank()) == (2, 1)
+        if now and self.value == "root":  # the value is finite, its gradient is 0 / 0
+            return {"clean": (z - z.detach()).square().sum(1).sqrt()}
+        return {"clean": ce(z, y) * (float(self.value) if now else 1.0)}
 
 
 def diverges(value):
@@ -243,10 +245,10 @@ def diverges(value):
     return "finished", False
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_loss_that_one_process_alone_finds_not_finite_stops_all(tmp_path, value):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "root"])
+def test_a_loss_or_gradient_that_is_not_finite_in_one_process_stops_all(tmp_path, value):
     for sentence, untouched in together(tmp_path, diverges, value):
-        assert sentence.startswith("expected a finite loss, got ")
+        assert sentence.startswith("expected gradients" if value == "root" else "expected a finite loss, got ")
         assert "epoch 2, step 1" in sentence
         assert untouched, "the weights are those before the step"
 
