@@ -255,7 +255,8 @@ MEAN, STD = [0.25], [0.5]
 
 
 @pytest.mark.parametrize("kind", ["run", "run that normalises", "file of a run", "run of a user's net", "Hub folder"])
-def test_mean_and_std_go_before_a_net_that_was_normalised_outside(run, user, tmp_path, kind):
+def test_mean_and_std_go_before_a_net_that_was_normalised_outside(run, user, tmp_path, kind, monkeypatch):
+    monkeypatch.chdir(user.parent)
     config = yaml.safe_load((run / "config.yaml").read_text())["student"]
     if kind == "run that normalises":
         config |= {"mean": [0.1], "std": [0.4]}
@@ -267,7 +268,7 @@ def test_mean_and_std_go_before_a_net_that_was_normalised_outside(run, user, tmp
     (tmp_path / "config.json").write_text(json.dumps({"ardor": config}))
     save_file(plain.state_dict(), tmp_path / "model.safetensors")
     source = {"file of a run": run / "best.safetensors", "Hub folder": tmp_path}.get(kind, run)
-    cured = models.load(source, mean=MEAN, std=STD)
+    cured = models.load(source, mean=MEAN, std=STD, trust_code=True)
     x = torch.rand(3, 1, 8, 8)
     torch.testing.assert_close(cured(x), plain.eval()((x - 0.25) / 0.5), rtol=1e-4, atol=1e-5)
     save_file(cured.state_dict(), tmp_path / "kept.safetensors")
