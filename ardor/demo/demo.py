@@ -26,6 +26,7 @@ from ardor.evaluation.report_files import default_out
 from ardor.evaluation.verdicts import evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.reporting import PageEntry
+from ardor.reporting.table import tables
 from ardor.storage.files import write_text
 from ardor.storage.imports import require_package
 from ardor.training.epoch import EpochRecord
@@ -147,16 +148,33 @@ def deploy(job: Job, train: Split, test: Split) -> DeploymentReport:
     return run_files.deploy_run(job.run, net, test, THREAT, queries=QUERIES, batch=len(test))
 
 
-def results(entries: Iterable[PageEntry], path: Path) -> Path:
-    """The figures as JSON: for each net and attack the accuracy of every seed, mean and SD (null for one seed)."""
-    table: dict[str, Any] = {}
+def results(entries: list[PageEntry], path: Path) -> Path:
+    """The figures as JSON: for each net and attack the accuracy of every seed, mean and SD (null for one seed).
+
+    "best" has the student of each column that the paired comparison shows above all others, "verdict" the sentence on
+    the worst case: as on the page.
+    """
+    (table,) = tables(entries)
+    nets: dict[str, Any] = {}
     for entry in entries:
         n, seeds = entry.reports[0].n, len(entry.reports)
-        table[entry.name] = {"role": entry.role, "n": n, "seeds": seeds, "parameters": entry.parameters}
+        nets[entry.name] = {"role": entry.role, "n": n, "seeds": seeds, "parameters": entry.parameters}
         for name, summary in entry.accuracies.items():
             figure = {"values": [p.value for p in summary.seeds], "mean": summary.value}
             figure |= {"sd": summary.sd if seeds > 1 else None, "wilson95": summary.seeds[0].interval}
-            table[entry.name][name] = figure
-    content = {"data": "digits", "threat": f"Linf {THREAT.eps:g}", "suite": "paper", "nets": table}
+            nets[entry.name][name] = figure
+    best: dict[str, str | None] = dict.fromkeys(table.columns)
+    for entry, row in zip(table.entries, table.rows, strict=True):
+        best |= {column: entry.name for column, (_, star) in zip(table.columns, row, strict=True) if star}
+    content = {
+        "protocol": table.title,
+        "data": "digits",
+        "threat": f"Linf {THREAT.eps:g}",
+        "suite": "paper",
+        "n": entries[0].reports[0].n,
+        "best": best,
+        "verdict": table.verdict,
+        "nets": nets,
+    }
     text = json.dumps(content, indent=1)
     return write_text(path, text)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ardor import models
 from ardor.attacks import Suite
 from ardor.attacks.square import Square
 from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError
+from ardor.evaluation.protocol import key_of, weakness
 from ardor.evaluation.report import Report
 from ardor.storage.config import as_text
 from ardor.storage.runs import Run
@@ -73,12 +77,55 @@ def reports_of(run: Path) -> tuple[list[Report], list[str]]:
     return reports, unread
 
 
-def report_of(run: Path) -> Report:
-    """The newest report of a run, of the best checkpoint if there is one; of exported files only without any other.
+def shown_reports(runs: Sequence[Path], suite: str | None = None, trust_code: bool = False) -> list[Report]:
+    """For each run the report to show, of its present weights: one protocol for as many runs as possible.
 
-    Raises ConfigError where the run has no report.
+    Of several protocols that as many runs have, the first in the order of `weakness`: the strongest suite, then the
+    most images. The time of a file plays no part.
+
+    Parameters
+    ----------
+    runs : sequence of Path
+        The runs' folders.
+    suite : str or None
+        None for any suite.
+    trust_code : bool
+        Run the code of the user's own that a run names.
+
+    Raises
+    ------
+    ConfigError
+        A run has no such report of its present weights, or a report cannot be read.
     """
-    paths = Run(run).reports()
-    if not paths:
-        raise ConfigError(f"expected a judged run, got {run} without a report: type ardor evaluate {run}")
-    return Report.load(paths[0])
+    left = {run: _of_present_weights(run, suite, trust_code) for run in dict.fromkeys(runs)}
+    chosen: dict[Path, Report] = {}
+    while left:
+        protocols: dict[str, dict[Path, Report]] = {}
+        for run, reports in left.items():
+            for report in reports:
+                protocols.setdefault(key_of(report), {}).setdefault(run, report)
+
+        def order(found: dict[Path, Report]) -> tuple[Any, ...]:
+            run, report = next(iter(found.items()))
+            return -len(found), *weakness(report, Run(run).threat)
+
+        best = min(protocols.values(), key=order)
+        chosen |= best
+        left = {run: reports for run, reports in left.items() if run not in best}
+    return [chosen[run] for run in runs]
+
+
+def _of_present_weights(run: Path, suite: str | None, trust_code: bool) -> list[Report]:
+    """The reports of the best checkpoint as it is now, else of the averaged, else of the last."""
+    option = "" if suite is None else f" --suite {suite}"
+    others = 0
+    for checkpoint in Run(run).checkpoints():
+        paths = Run(run).reports(suite, checkpoint)
+        weights = models.hash_of(models.load(run, checkpoint=checkpoint, trust_code=trust_code)) if paths else ""
+        reports = [Report.load(path) for path in paths]
+        if present := [report for report in reports if report.model.get("hash") == weights]:
+            return present
+        others += len(reports)
+    got = f"{others} of other weights" if others else "none"
+    named = "" if suite is None else f" by the suite {suite}"
+    raise ConfigError(f"expected a report{named} of the weights in {run}, got {got}: type ardor evaluate {run}{option}")

@@ -14,7 +14,7 @@ from ardor.attacks.threat import BY_NAME
 from ardor.deployment.variants.run_files import current
 from ardor.evaluation.proportion import Summary
 from ardor.evaluation.report import Report
-from ardor.evaluation.report_files import report_of
+from ardor.evaluation.report_files import shown_reports
 from ardor.evaluation.variance import GapPoint, gaps_of
 from ardor.storage.config import number
 from ardor.storage.runs import Run
@@ -89,6 +89,7 @@ def entry_of(
     role: Literal["teacher", "student"] = "student",
     limit: int = 1000,
     trust_code: bool = False,
+    report: Report | None = None,
 ) -> PageEntry:
     """The entry of a run.
 
@@ -98,13 +99,14 @@ def entry_of(
     name : default the folder's.
     limit : number of images for radii and variance gap.
     trust_code : as in `ardor.models.load`.
+    report : of the run's net; default as `shown_reports` chooses it.
 
     Raises
     ------
     ConfigError
         For a run without a report.
     """
-    report = report_of(run)
+    report = shown_reports([run], trust_code=trust_code)[0] if report is None else report
     deployed, stale = current(run, trust_code=trust_code)
     gaps = gaps_of(run, threat_of(report), limit, trust_code)
     return PageEntry(name or run.name, role, [report], Run(run).metrics(), gaps, deployed, stale)

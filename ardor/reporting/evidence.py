@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ardor.deployment.variants.comparison import VARIANTS
+from ardor.evaluation.protocol import title_of
 from ardor.evaluation.report import Report
 from ardor.reporting.device import shown
 from ardor.reporting.entry import PageEntry
@@ -12,15 +13,12 @@ from ardor.storage.config import plain, to_yaml
 
 
 def protocols(entries: list[PageEntry]) -> list[str]:
-    """Data, suite and threat of the reports, one sentence for each combination; a page should have one."""
+    """Data, threat and suite of the reports, one sentence for each combination; a page should have one."""
     sentences = []
     for report in (report for entry in entries for report in entry.reports):
-        threat = report.threat.get("name", "unnamed threat")
-        under = f"suite “{report.suite}” under {threat} with eps {plain(report.threat.get('eps'))}"
+        of = "" if report.data.get("of", report.n) == report.n else ", classes in proportion"
         order = ", each attack on the survivors of those before it" if report.sequential else ""
-        of = report.data.get("of", report.n)
-        count = f"{report.n:,} images" if of == report.n else f"{report.n:,} of {of:,} images, classes in proportion,"
-        sentences.append(f"{count} of {report.data['name']} ({report.data['part']}), {under}{order}")
+        sentences.append(f"{title_of(report)}{of}{order}")
     return list(dict.fromkeys(sentences))
 
 

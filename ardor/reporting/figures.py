@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ardor.deployment.variants.comparison import VARIANTS, size_text
+from ardor.deployment.variants.comparison import VARIANTS
 from ardor.evaluation.proportion import Proportion, Summary
 from ardor.evaluation.variance import GapPoint, pearson
 from ardor.reporting.entry import PageEntry
@@ -187,7 +187,7 @@ def _size_ticks(ax: Axes, low: float, high: float) -> None:
     steps = (1, 1.5, 2, 3, 4, 5, 7) if span < 0.8 else (1, 2, 5) if span < 1.6 else (1, 3) if span < 2.4 else (1,)
     sizes = [m * 10.0**k for k in range(math.floor(low), math.ceil(high) + 1) for m in steps]
     places = [size for size in sizes if low <= math.log10(size) <= high]
-    ax.set_xticks(places, [size_text(place) for place in places])
+    ax.set_xticks(places, [f"{p / 1e6:g} MB" if p >= 999_500 else f"{p / 1e3:g} kB" for p in places])
     ax.set_xticks([], minor=True)
 
 

@@ -56,7 +56,7 @@ def write(
     for entry in entries:
         if not entry.reports:
             raise ConfigError(f"expected a report for each net, got none for {entry.name}: evaluate it first")
-    columns, rows = table.results(entries)
+    results = table.tables(entries)
     text = render(
         "ardor.reporting",
         "page.html",
@@ -64,15 +64,16 @@ def write(
         style=Markup(package_text("ardor.reporting", "style.css")),
         intro=intro,
         notes=notes,
-        headline=_headline(entries, distilled),
+        headline=_headline(results, distilled),
         distilled=distilled,
         protocols=evidence.protocols(entries),
-        columns=columns,
-        results=list(zip(entries, rows, strict=True)),
+        results=results,
         images=table.images,
+        order=_worst_first,
+        rows=lambda of: [(entry, _worst_first(row)) for entry, row in zip(of.entries, of.rows, strict=True)],
         spread=_spread,
         several=any(len(entry.reports) > 1 for entry in entries),
-        trends=_trends(entries),
+        trends=[_trends(group) for group in radius_groups(entries)],
         examples=examples,
         png=pictures.png,
         factor=pictures.factor(examples),
@@ -80,7 +81,7 @@ def write(
         attacks=evidence.attacks(entries),
         nets=evidence.nets(entries),
         versions=evidence.versions(entries),
-        figures=_figures(entries),
+        figures=_figures(entries, results),
         variants=VARIANTS,
         devices=device.tables(entries),
         measured=device.measured(entries),
@@ -89,13 +90,23 @@ def write(
     return write_text(path, text)
 
 
-def _headline(entries: list[PageEntry], distilled: str | None) -> list[dict[str, Any]]:
-    """The undefended student and the distilled or the most robust one, if the page has both and the other is better."""
-    students: list[dict[str, Any]] = [{"name": e.name, **e.accuracies} for e in entries if e.role == "student"]
-    natural = [student for student in students if student["name"].lower() == "natural"]
-    others = [student for student in students if student not in natural and distilled in (None, student["name"])]
-    pair = [*natural[:1], *sorted(others, key=lambda student: -student["worst_case"].value)[:1]]
-    return pair if len(pair) == 2 and pair[1]["worst_case"].value > pair[0]["worst_case"].value else []
+def _headline(results: list[table.Table], distilled: str | None) -> list[dict[str, Any]]:
+    """The undefended student and the distilled or the most robust one of the first table, where it is shown better."""
+    entries = results[0].entries if results else []
+    students: dict[str, Any] = {e.name: {"name": e.name, **e.accuracies} for e in entries if e.role == "student"}
+    natural = next((name for name in students if name.lower() == "natural"), None)
+    others = [name for name in students if name != natural and distilled in (None, name)]
+    if natural is None or not others:
+        return []
+    best = max(others, key=lambda name: students[name]["worst_case"].value)
+    pair = [entry for name in (natural, best) for entry in entries if entry.name == name]
+    above = students[best]["worst_case"].value > students[natural]["worst_case"].value
+    return [students[natural], students[best]] if above and table.differ(*pair) else []
+
+
+def _worst_first(cells: list[Any]) -> list[Any]:
+    """The last column, the worst case, in front: what counts is visible on a telephone."""
+    return [cells[-1], *cells[:-1]]
 
 
 def _spread(summary: Summary) -> str:
@@ -103,46 +114,69 @@ def _spread(summary: Summary) -> str:
     return f"{100 * low:.1f} – {100 * high:.1f}" if len(summary.seeds) == 1 else f"± {100 * summary.sd:.1f}"
 
 
-def _figures(entries: list[PageEntry]) -> dict[str, list[Any]]:
-    """Inline SVG by section."""
+def _figures(entries: list[PageEntry], results: list[table.Table]) -> dict[str, list[Any]]:
+    """Inline SVG by section; no figure has nets of two protocols. "accuracy" has a list for each table."""
     from ardor.reporting import figures as draw
     from ardor.reporting.styles import styles_of
     from ardor.reporting.svg import calm, svg
 
     styles = styles_of(entries)
-    curves = [entry for entry in entries if entry.curve]
-    gaps = [entry for entry in entries if entry.gaps]
-    eps = sorted({entry.linf for entry in gaps if entry.linf is not None})
     images: dict[str, list[Any]] = {"accuracy": [], "training": [], "radius": [], "device": [], "trend": []}
+    drawn = 0
 
-    def add(section: str, figure: Any, label: str) -> None:
-        images[section].append(svg(figure, f"{section}{len(images[section])}", label))
+    def draw_svg(figure: Any, label: str) -> Any:
+        nonlocal drawn
+        drawn += 1
+        return svg(figure, f"figure{drawn}", label)
 
     with calm():
-        titles = {"clean": "Clean accuracy", "worst_case": "Worst-case robust accuracy"} if entries else {}
-        for name, title in titles.items():
-            summaries = [entry.accuracies[name] for entry in entries]
-            add("accuracy", draw.accuracy(entries, summaries, styles, title), f"{title} of each net")
-        for entry in curves:
-            others = [other for other in curves if other is not entry]
-            add("training", draw.training(entry, styles[entry.name], others), f"Training curves of {entry.name}")
-        if gaps:
-            add("radius", draw.radius(gaps, styles, eps), "Robust accuracy of each net over a growing radius")
-        if compared := device.shown(entries):
-            forms = {entry.name: [(f.name, f.size, f.report.worst_case) for f in of.forms] for entry, of in compared}
+        for of in results:
+            titles = {"clean": "Clean accuracy", "worst_case": "Worst-case robust accuracy"}
+            pair = []
+            for name, title in titles.items():
+                summaries = [entry.accuracies[name] for entry in of.entries]
+                figure = draw.accuracy(of.entries, summaries, styles, title)
+                pair.append(draw_svg(figure, f"{title} of each net, {of.title}"))
+            images["accuracy"].append(pair)
+            for entry in (entry for entry in of.entries if entry.curve):
+                others = [other for other in of.entries if other.curve and other is not entry]
+                figure = draw.training(entry, styles[entry.name], others)
+                images["training"].append(draw_svg(figure, f"Training curves of {entry.name}"))
+        for group in radius_groups(entries):
+            figure = draw.radius(group, styles, _marked(group))
+            images["radius"].append(draw_svg(figure, "Robust accuracy of each net over a growing radius"))
+        for group in device.groups(entries):
+            forms = {
+                entry.name: [(f.name, f.size, f.report.worst_case) for f in compared.forms]
+                for entry, compared in device.shown(group)
+            }
             label = "Robust accuracy of each form of each net over the size of its file"
-            add("device", draw.size(forms, styles), label)
-        for entry in gaps:
+            images["device"].append(draw_svg(draw.size(forms, styles), label))
+        for entry in (entry for entry in entries if entry.gaps):
             label = f"Robust accuracy of {entry.name} against its variance gap, r = {draw.correlation(entry.gaps)}"
-            add("trend", draw.trend(entry, styles[entry.name], eps), label)
+            images["trend"].append(draw_svg(draw.trend(entry, styles[entry.name], _marked([entry])), label))
     return images
 
 
-def _trends(entries: list[PageEntry]) -> dict[str, Any]:
-    """The table beside the figures over radii: at most six radii, the largest among them."""
+def radius_groups(entries: list[PageEntry]) -> list[list[PageEntry]]:
+    """The nets with radii, in groups of one data set."""
+    groups: dict[tuple[Any, ...], list[PageEntry]] = {}
+    for entry in entries:
+        data = entry.reports[0].data
+        if entry.gaps:
+            groups.setdefault((data.get("name"), data.get("part")), []).append(entry)
+    return list(groups.values())
+
+
+def _marked(entries: list[PageEntry]) -> list[float]:
+    """The radii of the results."""
+    return sorted({entry.linf for entry in entries if entry.linf is not None})
+
+
+def _trends(gaps: list[PageEntry]) -> dict[str, Any]:
+    """The table beside a figure over radii: at most six radii, the largest among them."""
     from ardor.reporting.figures import bend, correlation, radius_text, radius_unit
 
-    gaps = [entry for entry in entries if entry.gaps]
     radii = sorted({p.eps for entry in gaps for p in entry.gaps})
     scale, _ = radius_unit(radii)
     shown = radii[:: -max(1, -(-len(radii) // 6))][::-1]
@@ -155,4 +189,5 @@ def _trends(entries: list[PageEntry]) -> dict[str, Any]:
         rows.append(
             {"name": entry.name, "cells": cells, "r": correlation(entry.gaps), "variance": variance, "turns": turns}
         )
-    return {"radii": [radius_text(r, scale) for r in shown], "rows": rows}
+    data = gaps[0].reports[0].data
+    return {"data": f"{data['name']} ({data['part']})", "radii": [radius_text(r, scale) for r in shown], "rows": rows}

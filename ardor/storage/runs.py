@@ -200,10 +200,10 @@ class Run:
 
     def reports(self, suite: str | None = None, checkpoint: str | None = None) -> list[Path]:
         """The reports, of this suite and checkpoint if given: those of the net before those of its exported files,
-        then those of the checkpoint best, then the newest."""
+        then those of the checkpoint best, then by name."""
 
-        def order(path: Path) -> tuple[bool, bool, float]:
-            return suite_of(path) == "deployed", not path.stem.endswith("-best"), -path.stat().st_mtime
+        def order(path: Path) -> tuple[bool, bool, str]:
+            return suite_of(path) == "deployed", not path.stem.endswith("-best"), path.name
 
         paths = (path for path in self.folder.glob("report-*.json") if suite in (None, suite_of(path)))
         return sorted((p for p in paths if checkpoint is None or checkpoint in p.stem.split("-")[2:]), key=order)

@@ -120,13 +120,15 @@ def test_the_page_names_the_images_and_the_protocol(data):
     report = evaluate(trained(1, 8, 10, 0).float().eval(), data.limit(10), short, batch=5)
     entry = PageEntry("net", "student", [report])
     (text,) = protocols([entry])
-    assert text.startswith("10 of 16 images, classes in proportion, of made (test), suite “short”")
+    assert text.startswith(
+        "10 of 16 images, made (test), suite short, Linf eps 0.1, classes in proportion, each attack"
+    )
     assert text.endswith("each attack on the survivors of those before it")
     assert "n = 10 of 16, classes in proportion" in report.table()
     assert "Each attack saw the survivors of those above it." in report.table()
     full = evaluate(trained(1, 8, 10, 0).float().eval(), data, Suite("one", THREAT, {"pgd": PGD(THREAT, 2)}), batch=16)
     (text,) = protocols([PageEntry("net", "student", [full])])
-    assert text.startswith("16 images of made")
+    assert text.startswith("16 images, made (test)")
     assert "survivors" not in text + full.table()
 
 

@@ -16,14 +16,14 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.variants import evaluate as variants_evaluate
 from ardor.deployment.variants import latencies, run_files
 from ardor.deployment.variants import latency as timing
-from ardor.deployment.variants.comparison import DeploymentReport, p_text, size_text
+from ardor.deployment.variants.comparison import DeploymentReport, size_text
 from ardor.engine.flops import macs
 from ardor.errors import CheckpointError, ConfigError, ExportError
 from ardor.evaluation.attacked import adversarial
-from ardor.evaluation.comparison.significance import mcnemar
+from ardor.evaluation.comparison.significance import mcnemar, p_text
 from ardor.evaluation.identity import identity, matching_report
 from ardor.evaluation.report import Report
-from ardor.evaluation.report_files import default_out, report_of, word_of
+from ardor.evaluation.report_files import default_out, shown_reports, word_of
 from ardor.evaluation.verdicts import evaluate
 from tests.fixtures.make import begun_from
 
@@ -253,12 +253,12 @@ def test_the_forms_of_a_run_have_reports_of_their_own(trained):
 
 
 def test_a_run_is_shown_by_its_other_reports_first(run):
-    assert report_of(run).suite == "deployed"
+    assert shown_reports([run])[0].suite == "deployed"
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "10"]) == 0
     made = run_files.current(run)[0]
     for form in made.forms:
         (run / form.kept).touch()
-    assert report_of(run).suite == "quick"
+    assert shown_reports([run])[0].suite == "quick"
 
 
 # at the shell
@@ -377,9 +377,9 @@ def test_the_shell_refuses_what_is_no_run(tmp_path, capsys):
 
 def test_sizes_and_p_have_few_digits():
     assert [size_text(n) for n in (18_250, 450_449, 999_499, 999_500, 9_093_712, 44_700_000)] == [
-        "18.2 kB", "450 kB", "999 kB", "1 MB", "9.09 MB", "44.7 MB",
+        "18.2 kB", "450 kB", "999 kB", "1.00 MB", "9.09 MB", "44.7 MB",
     ]  # fmt: skip
-    assert [p_text(p) for p in (1.0, 0.0234, 0.00009)] == ["1", "0.023", "< 0.0001"]
+    assert [p_text(p) for p in (1.0, 0.0234, 0.00009)] == ["1.0000", "0.0234", "< 0.0001"]
 
 
 def test_the_difference_is_the_files_less_the_nets(run):

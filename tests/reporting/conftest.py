@@ -45,9 +45,11 @@ def report(verdicts=None, seed=0, labels=None, **more):
 
 
 def share(robust, n=100, clean=90, seed=0):
-    """A report with `clean` of n right and `robust` of n robust under each of two attacks."""
+    """A report with `clean` of n right and `robust` of n robust under each of two attacks, of one seed of training."""
     letters = "r" * robust + "b" * (clean - robust) + "-" * (n - clean)
-    return report({"a": letters, "b": letters}, seed, labels=[0] * (n // 2) + [1] * (n - n // 2))
+    labels, trained = [0] * (n // 2) + [1] * (n - n // 2), {"recipe": {"seed": seed}}
+    model = {"name": "small_cnn", "hash": f"feed{robust}", "parameters": 2294}
+    return report({"a": letters, "b": letters}, labels=labels, model=model, training=trained)
 
 
 def gaps(end=0.1, turn=False):

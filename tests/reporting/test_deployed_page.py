@@ -76,11 +76,11 @@ def test_each_net_has_its_forms_side_by_side(page):
     said = {row[0]: row[1:] for row in tables[0][:22]}
     assert said == {
         "": ["float32", "ONNX", "INT8"],
-        "size": ["40 kB", "40.1 kB", "20 kB"],
+        "size": ["40.0 kB", "40.1 kB", "20.0 kB"],
         "parameters": ["8,610"] * 3,
         "MACs": ["78,656"] * 3,
-        "latency p50, ms": ["0.2", "0.1", "0.05"],
-        "latency p95, ms": ["0.6", "0.3", "0.15"],
+        "latency p50, ms": ["0.2000", "0.1000", "0.0500"],
+        "latency p95, ms": ["0.6000", "0.3000", "0.1500"],
         "clean": ["90.00"] * 3,
         "transfer_pgd20": ["60.00", "60.00", "48.00"],
         "pgd20": ["60.00", "60.00", "48.00"],
@@ -93,9 +93,9 @@ def test_each_net_has_its_forms_side_by_side(page):
         "equal predictions, clean, %": ["", "100.00", "100.00"],
         "equal predictions, adversarial, %": ["", "100.00", "97.00"],
         "clean, points": ["", "+0.00", "+0.00"],
-        "clean, McNemar p": ["", "1", "1"],
+        "clean, McNemar p": ["", "1.0000", "1.0000"],
         "worst case, points": ["", "+0.00", "-12.00"],
-        "worst case, McNemar p": ["", "1", f"{2 / 2**12:.2g}"],
+        "worst case, McNemar p": ["", "1.0000", f"{2 / 2**12:.4f}"],
     }
     assert "The export was forced: 91 of 100 equal." in page
     assert "one thread of a processor, 200 runs of each form in turn, ardor 0.1.0, torch 2.13.0" in page
@@ -136,10 +136,11 @@ def test_the_same_arguments_give_the_same_bytes(page, tmp_path):
 
 def test_the_terminal_gets_a_line_for_each_form():
     lines = device.markdown([*entries()[:2], replace(entries()[1], name="a|b")]).splitlines()
-    assert len(lines) == 2 + 6
-    assert lines[2] == "| rslad | float32 | 40 kB | 0.2 | 90.0 | 60.0 | 50.2 .. 69.1 |  |"
-    assert lines[4] == "| rslad | INT8 | 20 kB | 0.05 | 90.0 | 48.0 | 38.5 .. 57.7 | 0.00049 |"
-    assert lines[5].startswith("| a\\|b |")
+    assert lines[0] == "100 images, digits (test), suite deployed, Linf eps 8/255:"
+    assert len(lines) == 4 + 6
+    assert lines[4] == "| rslad | float32 | 40.0 kB | 0.2000 | 90.0 | 60.0 | 50.2 .. 69.1 |  |"
+    assert lines[6] == "| rslad | INT8 | 20.0 kB | 0.0500 | 90.0 | 48.0 | 38.5 .. 57.7 | 0.0005 |"
+    assert lines[7].startswith("| a\\|b |")
     assert device.markdown(entries()[:1]) == ""
 
 

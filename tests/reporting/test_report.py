@@ -13,7 +13,8 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint
 from ardor.reporting import PageEntry, comparison, figures, styles
 from ardor.reporting.svg import calm
-from tests.reporting.conftest import gaps, page_entries, report
+from ardor.reporting.table import tables
+from tests.reporting.conftest import gaps, page_entries, report, share
 
 # statistics
 
@@ -116,20 +117,82 @@ def test_a_missing_report_is_named(tmp_path):
 # comparison
 
 
-def test_comparison_marks_the_best_student_and_says_seeds():
+def test_comparison_marks_the_best_student_and_the_seeds():
     lines = comparison(page_entries()[:3]).splitlines()
-    assert lines[0] == "| net | role | parameters | images | clean | a | b | worst_case |"
-    assert lines[2] == "| teacher | teacher | 2,294 | 100 | 90.0 | 60.0 | 60.0 | 60.0 |"
-    assert lines[3] == "| natural | student | 2,294 | 100 | **90.0** | 1.0 | 1.0 | 1.0 |"
-    assert lines[4].startswith("| rslad | student | 2,294 | 100 × 2 seeds | **90.0 ± 0.0** | **45.0 ± 7.1** |")
-    assert lines[-1] == "Wilson 95 % intervals of one seed are at most 19.2 points wide."
+    assert lines[0] == "100 images, digits (test), suite paper, Linf eps 8/255:"
+    assert lines[2] == "| net | role | parameters | images | clean | a | b | worst_case |"
+    assert lines[4] == "| teacher | teacher | 2,294 | 100 | 90.0 | 60.0 | 60.0 | 60.0 |"
+    assert lines[5] == "| natural | student | 2,294 | 100 | 90.0 | 1.0 | 1.0 | 1.0 |"
+    assert lines[6].startswith("| rslad | student | 2,294 | 100 × 2 seeds | 90.0 ± 0.0 | 45.0 ± 7.1 |")
+    assert lines[-2] == "Wilson 95 % intervals of one seed are at most 19.2 points wide."
+    assert "are not compared: expected as many seeds" in lines[-1]
 
 
-def test_comparison_keeps_nets_of_different_suites_apart():
-    other = PageEntry("a|b", "student", [report({"c": "rrrrrbb-"})])
-    lines = comparison([PageEntry("x", "student", [report()]), other]).splitlines()
-    assert lines[0].endswith("| clean | a | b | c | worst_case |")
-    assert lines[3] == "| a\\|b | student | 2,294 | 8 | **87.5** | – | – | 62.5 | **62.5** |"
+@pytest.mark.parametrize(
+    ("robust", "sentence"),
+    [
+        ((60, 30, 20), "worst_case: net0 (60.0) stands above net1 (30.0, p < 0.0001)"),
+        ((60, 58, 20), "worst_case: no difference shown between net0 (60.0) and net1 (58.0"),
+        ((60, 60), "worst_case: no difference shown between net0 (60.0) and net1 (60.0, p 1.0000)"),
+        ((60,), ""),
+    ],
+)
+def test_a_star_needs_a_difference_that_the_paired_comparison_shows(robust, sentence):
+    (table,) = tables([PageEntry(f"net{i}", "student", [share(k)]) for i, k in enumerate(robust)])
+    assert table.verdict.startswith(sentence)
+    assert bool(sentence) == bool(table.verdict)
+    stars = [name for name, row in zip(table.entries, table.rows, strict=True) if row[-1][1]]
+    assert bool(stars) == sentence.startswith("worst_case: net0 (60.0) stands")
+
+
+def test_p_of_a_star_is_corrected_for_the_number_of_students():
+    """Six images that only net0 has right: p 0.031 alone, 0.062 beside another student."""
+    entries = [PageEntry(f"net{i}", "student", [share(k)]) for i, k in enumerate((60, 54, 54))]
+    assert tables(entries[:2])[0].rows[0][-1][1]
+    entries[2].reports[0].model["hash"] = "other"
+    assert not tables(entries)[0].rows[0][-1][1]
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_two_seeds_have_no_star(seeds):
+    entries = [PageEntry(n, "student", [share(k + s, seed=s) for s in range(seeds)]) for n, k in (("a", 60), ("b", 30))]
+    assert tables(entries)[0].rows[0][-1][1] == (seeds != 2)
+
+
+def test_an_error_in_a_report_has_no_star():
+    entries = [PageEntry(name, "student", [share(k)]) for name, k in (("a", 60), ("b", 30))]
+    entries[0].reports[0].findings = [Finding("zero_gradients", "error", "seen", "next")]
+    (table,) = tables(entries)
+    assert not table.rows[0][-1][1]
+    assert "no difference can be claimed" in table.verdict
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"suite": "quick"},
+        {"threat": {"name": "Linf", "eps": 0.2}},
+        {"threat": {"name": "L2", "eps": "8/255"}},
+        {"data": report().data | {"name": "cifar10", "hash": "beef"}},
+        {"index": list(range(1, 9))},
+        {"seed": 1},
+        {"attacks": {"a": {"name": "PGD", "steps": 7}}},
+    ],
+)
+def test_each_protocol_has_a_table_of_its_own(other):
+    entries = [PageEntry("x", "student", [report()]), PageEntry("a|b", "student", [report(**other)])]
+    text = comparison(entries)
+    assert [table.entries for table in tables(entries)] == [[entries[0]], [entries[1]]]
+    assert len({table.title for table in tables(entries)}) == text.count("| net |") == 2
+    assert "**" not in text
+    assert "| a\\|b | student" in text
+
+
+def test_an_entry_of_two_protocols_and_two_of_one_name_are_refused():
+    with pytest.raises(ConfigError, match="judged on the same images by the same attacks"):
+        comparison([PageEntry("x", "student", [report(), report(suite="quick")])])
+    with pytest.raises(ConfigError, match="another name for each net, got x twice"):
+        comparison([PageEntry("x", "student", [report()])] * 2)
 
 
 # figures

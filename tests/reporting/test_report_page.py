@@ -18,7 +18,18 @@ from ardor.evaluation.findings import Finding
 from ardor.reporting import PageEntry, examples, figures, styles
 from ardor.reporting.page import write as write_page
 from ardor.reporting.svg import calm, svg
-from tests.reporting.conftest import CHROMIUM, HOSTILE, Page, example, page_entries, report, screenshot, share, write
+from tests.reporting.conftest import (
+    CHROMIUM,
+    HOSTILE,
+    Page,
+    example,
+    gaps,
+    page_entries,
+    report,
+    screenshot,
+    share,
+    write,
+)
 
 SECTIONS = ["results", "training", "radius", "examples", "variance", "wrong"]
 
@@ -85,30 +96,49 @@ def test_title_intro_and_notes_are_escaped(tmp_path):
 
 def test_the_table_holds_the_reports_figures(page):
     rows = {row[0]: row for row in Page(page).rows if len(row) == 8}
-    assert rows["net"][4:] == ["clean", "a", "b", "worst case"]
-    assert rows["teacher"] == ["teacher", "teacher", "2,294", "100", *["90.0 82.6 – 94.5"], *["60.0 50.2 – 69.1"] * 3]
-    assert rows["rslad"] == ["rslad", "student", "2,294", "100 × 2 seeds", "90.0 ± 0.0", *["45.0 ± 7.1"] * 3]
+    assert rows["net"] == ["net", "worst case", "clean", "a", "b", "role", "parameters", "images"]
+    robust, about = ["60.0 50.2 – 69.1"], ["teacher", "2,294", "100"]
+    assert rows["teacher"] == ["teacher", *robust, "90.0 82.6 – 94.5", *robust * 2, *about]
+    assert rows["rslad"][1:] == ["45.0 ± 7.1", "90.0 ± 0.0", *["45.0 ± 7.1"] * 2, "student", "2,294", "100 × 2 seeds"]
 
 
-def test_the_best_student_is_marked_not_the_teacher(page):
-    found = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</th>(.*?)</tr>', page, re.DOTALL)
-    marked = {name: cells.count('class="best"') for _, name, cells in found}
-    assert marked["teacher"] == 0
-    assert marked["rslad"] == 4
-    assert marked["natural"] == 1  # equal on clean images
+def test_the_best_student_is_marked_not_the_teacher(tmp_path):
+    nets = {"teacher": 80, "natural": 1, "rslad": 50}
+    entries = [PageEntry(n, "teacher" if n == "teacher" else "student", [share(k)]) for n, k in nets.items()]
+    text = write(tmp_path / "p.html", entries).read_text()
+    found = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</th>(.*?)</tr>', text, re.DOTALL)
+    assert {name: cells.count('class="best"') for _, name, cells in found} == {"teacher": 0, "natural": 0, "rslad": 3}
+    assert "worst_case: rslad (50.0) stands above natural (1.0, p &lt; 0.0001)" in text
+
+
+def test_two_data_sets_and_norms_share_no_table_and_no_figure(tmp_path):
+    data = report().data | {"name": "shapes", "hash": "beef"}
+    other = PageEntry("b", "student", [report(data=data, threat={"name": "L2", "eps": 0.5})], gaps=gaps())
+    text = write(tmp_path / "p.html", [PageEntry("a", "student", [report()], gaps=gaps()), other]).read_text()
+    captions = "".join(Page(text).texts["strong"])
+    assert "8 images, digits (test), suite paper, Linf eps 8/255." in captions
+    assert "8 images, shapes (test), suite paper, L2 eps 0.5." in captions
+    assert text.count('aria-label="Robust accuracy of each net over a growing radius"') == 2
+    assert "are not ranked against each other" in text
 
 
 def test_the_headline_names_the_fallen_and_the_standing(page, tmp_path):
-    assert Page(page).texts["b"] == ["90.0 → 1.0 %", "90.0 → 45.0 %"]
+    assert 'class="headline"' not in page, "one seed is not compared with two"
+    pair = [PageEntry("natural", "student", [share(1)]), PageEntry("rslad", "student", [share(45)])]
+    found = Page(write(tmp_path / "d.html", pair).read_text())
+    assert found.texts["b"] == ["90.0 → 1.0 %", "90.0 → 45.0 %"]
+    near = [PageEntry("natural", "student", [share(44)]), PageEntry("rslad", "student", [share(45)])]
+    assert 'class="headline"' not in write(tmp_path / "e.html", near).read_text()
     without = [entry for entry in page_entries() if entry.name != "natural"]
     assert 'class="headline"' not in write(tmp_path / "a.html", without).read_text()
     worse = [PageEntry("natural", "student", [share(9)]), PageEntry("sat", "student", [share(8)])]
     assert 'class="headline"' not in write(tmp_path / "b.html", worse).read_text()
-    three = [PageEntry("natural", "student", [share(1)]), PageEntry("sat", "student", [share(8)])]
-    three.append(PageEntry("rslad", "student", [share(6)]))
+    three = [PageEntry("natural", "student", [share(1)]), PageEntry("sat", "student", [share(9)])]
+    three.append(PageEntry("rslad", "student", [share(8)]))
     named = write_page(tmp_path / "c.html", three, [], title="t", intro="", notes=[], distilled="rslad").read_text()
     assert "<strong>rslad</strong>, distilled from the teacher, stands" in named
     assert "<strong>sat</strong>, the most robust" not in named
+    assert "Among the students: worst_case: no difference shown between sat (9.0) and rslad (8.0" in named
 
 
 def test_missing_pieces_leave_their_section_out(tmp_path):

@@ -20,8 +20,8 @@ def compare(
     """Compare two nets image by image: McNemar's test, the difference with its intervals, by class and over seeds.
 
     A and B are each a run that `ardor evaluate` has judged, a report file, or a folder of runs that differ only in the
-    seed; the runs of two such folders are paired by seed. The reports are the newest of the best checkpoint that all of
-    them have, of the same suite, threat and images. What the figures mean is explained in docs/compare.md.
+    seed; the runs of two such folders are paired by seed. The reports are the strongest of the best checkpoint that all
+    of them have, of the same suite, threat and images. What the figures mean is explained in docs/compare.md.
 
     Examples:
 
@@ -36,7 +36,7 @@ def compare(
     b
         The same, to compare with.
     suite
-        Suite of the reports; default the newest that all have.
+        Suite of the reports; default the strongest that all have.
     checkpoint
         Checkpoint of the runs.
     out

@@ -11,10 +11,12 @@ from ardor import models
 from ardor.attacks import PGD
 from ardor.cli import display
 from ardor.errors import ConfigError
+from ardor.evaluation.report_files import shown_reports
 from ardor.evaluation.variance import split_of
 from ardor.reporting import PageEntry, comparison, device, examples
 from ardor.reporting.entry import entry_of, teaches, threat_of
 from ardor.reporting.page import write as write_page
+from ardor.reporting.table import tables
 
 
 def report(
@@ -22,12 +24,13 @@ def report(
     out: Path = Path("report.html"),
     title: str = "Robustness report",
     limit: int = 1000,
+    suite: str | None = None,
     trust_code: bool = False,
 ) -> int:
     """Make one page of the runs named: accuracies with intervals, curves, radii, pictures, variance gap.
 
     Each RUN is a folder that `ardor train` made and `ardor evaluate` has judged. The page is one file that opens
-    offline.
+    offline. Figures of other data, threats, suites or numbers of images are in separate tables, never ranked.
 
     Example:
 
@@ -43,26 +46,28 @@ def report(
         Heading of the page.
     limit
         Images for radii and variance gap.
+    suite
+        Suite of the figures; default the strongest that all have.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     if not runs:
         raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
+    folders = [run.resolve().name for run in runs]
+    names = [str(run) if folders.count(name) > 1 else name for run, name in zip(runs, folders, strict=True)]
+    reports = shown_reports(runs, suite, trust_code)
     with display.progress("radii and variance gap", len(runs)) as move:
         entries: list[PageEntry] = []
-        for run in runs:
-            move(len(entries), run.name)
+        for run, name, chosen in zip(runs, names, reports, strict=True):
+            move(len(entries), name)
             role: Literal["teacher", "student"] = "teacher" if teaches(run, runs, trust_code) else "student"
-            entries.append(entry_of(run, role=role, limit=limit, trust_code=trust_code))
-    first = entries[0].reports[0]
-    intro = (
-        f"Judged on {first.n} images of {first.data['name']} ({first.data['part']}) with the suite {first.suite}, "
-        f"{first.threat['name']} eps {first.threat['eps']}."
-    )
-    nets = {entry.name: models.load(run, trust_code=trust_code) for entry, run in zip(entries, runs, strict=True)}
-    shown = examples(nets, split_of(runs[0], trust_code), PGD(threat_of(first), steps=20))
+            entries.append(entry_of(run, name, role, limit, trust_code, chosen))
+    first = tables(entries)[0].entries  # the examples are images of one data set
+    of_first = [(entry, run) for entry, run in zip(entries, runs, strict=True) if any(entry is e for e in first)]
+    nets = {entry.name: models.load(run, trust_code=trust_code) for entry, run in of_first}
+    shown = examples(nets, split_of(of_first[0][1], trust_code), PGD(threat_of(first[0].reports[0]), steps=20))
     notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
-    where = write_page(out, entries, shown, title=title, intro=intro, notes=notes)
+    where = write_page(out, entries, shown, title=title, intro="", notes=notes)
     parts = [comparison(entries), device.markdown(entries), f"Page: {where}"]
     display.say("\n\n".join(part for part in parts if part))
     return 0

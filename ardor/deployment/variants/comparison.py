@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -15,6 +16,7 @@ from ardor.deployment.variants.latency import Latency
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference
 from ardor.evaluation.comparison.paired import compare
+from ardor.evaluation.comparison.significance import p_text
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
 from ardor.storage.files import write_text
@@ -105,8 +107,9 @@ class DeploymentReport:
         yield "cost", "size", [size_text(form.size) for form in forms]
         yield "cost", "parameters", [f"{self.parameters:,}"] * len(forms)
         yield "cost", "MACs", [f"{self.macs:,}"] * len(forms)
-        yield "cost", "latency p50, ms", [f"{form.latency.p50:.3g}" for form in forms]
-        yield "cost", "latency p95, ms", [f"{form.latency.p95:.3g}" for form in forms]
+        latencies = alike([form.latency.p50 for form in forms] + [form.latency.p95 for form in forms])
+        yield "cost", "latency p50, ms", latencies[: len(forms)]
+        yield "cost", "latency p95, ms", latencies[len(forms) :]
         figures, access = [form.report.figures() for form in forms], [form.report.by_access() for form in forms]
         queries = {name: attack["queries"] for name, attack in net.attacks.items() if attack.get("queries") is not None}
         for name in (name for name in figures[0] if name != "worst_case"):
@@ -224,14 +227,17 @@ def digest(path: Path) -> str:
         ) from error
 
 
+def alike(values: Sequence[float]) -> list[str]:
+    """Positive numbers with the same decimals, so many that the smallest has three digits: 0.2000 and 0.0437."""
+    least = min((value for value in values if value > 0), default=1.0)
+    decimals = max(0, 2 - math.floor(math.log10(least)))
+    return [f"{value:.{decimals}f}" for value in values]
+
+
 def size_text(size: float) -> str:
     """Bytes with three digits, in powers of ten: 21.3 kB, 9.09 MB."""
-    return f"{size / 1e6:.3g} MB" if size >= 999_500 else f"{size / 1e3:.3g} kB"
-
-
-def p_text(p: float) -> str:
-    """A p-value in [0, 1] with two digits."""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+    value, unit = (size / 1e6, "MB") if size >= 999_500 else (size / 1e3, "kB")
+    return f"{value:#.3g}".rstrip(".") + f" {unit}"
 
 
 def _percent(share: Proportion) -> str:

@@ -18,6 +18,7 @@ from ardor.evaluation.comparison.difference import Difference, Pair
 from ardor.evaluation.comparison.significance import holm
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
+from ardor.evaluation.protocol import require_same, title_of
 from ardor.evaluation.report import Report
 from ardor.storage.config import differences, few
 
@@ -79,20 +80,17 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
             f"expected as many seeds of A as of B, one at least, got {len(a)} and {len(b)}: type runs of the same seeds"
         )
     for other in [*a[1:], *b]:
-        _require_same(a[0], other)
+        require_same(a[0], other)
     for side, reports in zip(names, (a, b), strict=True):
         _require_seeds(side, reports)
     first, correct = a[0], [(x.correct(), y.correct()) for x, y in zip(a, b, strict=True)]
     rows = {c: [i for i in range(first.n) if first.labels[i] == c] for c in sorted(set(first.labels))}
     class_names = first.data["class_names"]
-    of = first.data.get("of", first.n)
-    images = f"{first.n} images" + (f" of {of}" if of != first.n else "")
-    threat = f"{first.threat['name']} eps {first.threat.get('eps')}"
     known = all(side[0].training for side in (a, b))
     return Comparison(
         names=names,
         seeds=tuple(map(_seed, a)),
-        what=f"{images}, {first.data['name']} ({first.data['part']}), suite {first.suite}, {threat}",
+        what=title_of(first),
         figures={name: _difference([(x[name], y[name]) for x, y in correct], range(first.n)) for name in correct[0][0]},
         classes={
             class_names[c]: _difference([(x["worst_case"], y["worst_case"]) for x, y in correct], rows[c]) for c in rows
@@ -111,24 +109,6 @@ def _difference(pairs: Sequence[tuple[list[bool], list[bool]]], rows: Sequence[i
     ]
     squares = math.fsum((sum(x[i] - y[i] for x, y in pairs) / len(pairs)) ** 2 for i in rows)
     return Difference(tuple(counts), squares)
-
-
-def _require_same(one: Report, other: Report) -> None:
-    """Refuse other images or attacks: the difference would be theirs."""
-
-    def identity(report: Report) -> dict[str, Any]:
-        return {
-            "data": {"hash": report.data.get("hash")},
-            "images": [*zip(report.index, report.labels, strict=True)],
-            **{key: getattr(report, key) for key in ("suite", "sequential", "threat", "attacks", "seed")},
-            "order": list(report.verdicts),  # an attack of a sequential suite depends on those before it
-        }
-
-    if changed := differences(identity(one), identity(other)):
-        raise ConfigError(
-            f"expected all to be judged on the same images by the same attacks, got {few(changed)}: type "
-            "ardor evaluate with the same --data, --suite, --threat, --limit and --seed for each"
-        )
 
 
 def _require_seeds(side: str, reports: Sequence[Report]) -> None:

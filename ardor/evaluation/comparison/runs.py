@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ardor.errors import ConfigError
 from ardor.evaluation.findings import Finding
+from ardor.evaluation.protocol import weakness
 from ardor.evaluation.report import Report
 from ardor.storage.config import few
 from ardor.storage.runs import Run, suite_of
@@ -108,7 +109,7 @@ def reports_of(pairs: list[list[Path]], suite: str | None, checkpoint: str) -> t
     pairs : list of list of Path
         Two runs or report files each.
     suite : str or None
-        None for the newest report that all runs have.
+        None for the strongest that all runs have.
     checkpoint : str
         "best", "last" or "averaged": of the runs.
 
@@ -144,7 +145,7 @@ def _candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path
 
 
 def _common_name(folders: dict[Path, dict[str, Path]], files: dict[str, str]) -> str:
-    """The newest name that all runs have a report of; beside a report file that of its name, else of its suite."""
+    """The strongest report that all runs have; beside a report file that of its name, else of its suite."""
     common = set.intersection(*map(set, folders.values()))
     if files:
         suites = set(files.values())
@@ -156,4 +157,5 @@ def _common_name(folders: dict[Path, dict[str, Path]], files: dict[str, str]) ->
             f"expected one report that all runs have, got {names}{wanted}: type ardor evaluate RUN with the same "
             "--suite, --threat and --limit for each"
         )
-    return max(common, key=lambda name: (max(reports[name].stat().st_mtime for reports in folders.values()), name))
+    run, first = next(iter(folders.items()))
+    return min(sorted(common), key=lambda name: weakness(Report.load(first[name]), Run(run).threat))

@@ -46,6 +46,11 @@ def holm(p: Mapping[str, float]) -> dict[str, float]:
     return {name: done[name] for name in p}
 
 
+def p_text(p: float) -> str:
+    """A p-value in [0, 1] with four decimals, so that all of a table have one precision."""
+    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def detectable(n: int, discordant: float) -> float:
     """The smallest difference that McNemar's test shows with 80 % power (Connor, Biometrics 1987); NaN if none.
 

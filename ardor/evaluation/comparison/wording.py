@@ -9,7 +9,7 @@ from typing import Any
 
 from ardor.evaluation.comparison.difference import Difference
 from ardor.evaluation.comparison.paired import Comparison
-from ardor.evaluation.comparison.significance import LEVEL, Interval, holm
+from ardor.evaluation.comparison.significance import LEVEL, Interval, holm, p_text
 from ardor.evaluation.proportion import mean_sd
 from ardor.storage.config import few
 
@@ -92,7 +92,7 @@ def _span(interval: Interval | None) -> str:
 
 
 def _p(p: float, equals: str = "") -> str:
-    return "< 0.0001" if p < 1e-4 else f"{equals}{p:.2g}"
+    return p_text(p) if p < 1e-4 else f"{equals}{p:.2g}"
 
 
 def text(c: Comparison) -> str:
@@ -165,4 +165,4 @@ def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], p
         one = [_span(d.images), str(d.pairs[0].only_a), str(d.pairs[0].only_b)]
         least = "nothing" if math.isnan(d.least) else f"{100 * d.least:.2f}"
         cells = [name.replace("|", "\\|"), str(d.n), f"{a:.2f}", f"{b:.2f}", _points(d.value)]
-        yield "| " + " | ".join([*cells, *(seeds if several else one), _p(p[name]), least]) + " |"
+        yield "| " + " | ".join([*cells, *(seeds if several else one), p_text(p[name]), least]) + " |"

@@ -202,7 +202,7 @@ def test_holm_over_the_classes():
     assert result.adjusted == holm(p) != p
     assert {name: row["p_holm"] for name, row in as_dict(result)["classes"].items()} == holm(p)
     cat = next(line for line in text(result).splitlines() if line.startswith("| cat"))
-    assert f" {holm(p)['cat']:.2g} |" in cat
+    assert f" {holm(p)['cat']:.4f} |" in cat
     assert f" {p['cat']:.2g} |" not in cat
 
 
