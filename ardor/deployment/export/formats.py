@@ -22,7 +22,7 @@ from ardor.data.split import Split
 from ardor.deployment.export.executorch import Lowered, Program, runner
 from ardor.deployment.export.int8 import quantised, require_training
 from ardor.deployment.export.metadata import PACKAGES, metadata_of
-from ardor.deployment.export.onnx_graph import quiet, to_onnx, traced
+from ardor.deployment.export.onnx_graph import quiet, to_onnx, traced, unwrapped
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Parity, measure, require_gradient
 from ardor.deployment.export.seal import FORMAT, probe, seal
@@ -105,7 +105,7 @@ def export(
     Parameters
     ----------
     net : nn.Module
-        Images (B, C, H, W) in [0, 1] to logits (B, classes).
+        Images (B, C, H, W) in [0, 1] to logits (B, classes). torch's wrappers are taken off: see `unwrapped`.
     path : str or Path
         The file, with the suffix of its format.
     to : str
@@ -136,7 +136,7 @@ def export(
     package that is missing. DataError: calibration on images that are not for training or that are compared too.
     ModelError: net and data do not fit. RunError: the file cannot be written.
     """
-    path, threat = Path(path), Linf() if threat is None else threat
+    net, path, threat = unwrapped(net), Path(path), Linf() if threat is None else threat
     _require_arguments(path, to, agreement)
     calibrated = _for_calibration(to, calibrate, check, limit)
     images = calibrate if check is None else check

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import io
 import logging
 import re
 import warnings
@@ -17,11 +18,27 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from ardor.errors import ExportError
 
 IMAGES, LOGITS, BATCH = "images", "logits", "batch"
 """Names of the graph's input, its output and its free dimension."""
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+"""Modules that compute what their attribute `module` computes. A user's own class may scale or normalise before it."""
+
+
+def unwrapped(net: Any) -> nn.Module:
+    """The net in torch.compile's wrapper and `WRAPPERS`. Raises ExportError for a TorchScript module."""
+    while isinstance(net, WRAPPERS) or hasattr(net, "_orig_mod"):
+        net = net.module if isinstance(net, WRAPPERS) else net._orig_mod
+    if isinstance(net, torch.jit.ScriptModule):
+        raise ExportError(
+            "expected a net in Python, got a TorchScript module, which is not traced: pass the net that it was made of"
+        )
+    module: nn.Module = net
+    return module
 
 
 def traced(net: nn.Module, shape: tuple[int, int, int]) -> Any:
@@ -29,9 +46,9 @@ def traced(net: nn.Module, shape: tuple[int, int, int]) -> Any:
 
     Raises ExportError where control flow depends on values or on the batch size, or the net cannot be traced.
     """
-    float32 = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
     free = ({0: torch.export.Dim.DYNAMIC},)
     try:
+        float32 = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
         with quiet():
             # two images: a batch of one would become a constant
             return torch.export.export(float32, (torch.zeros(2, *shape),), dynamic_shapes=free)
@@ -125,10 +142,11 @@ def cause_of(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the exporters' warnings, which are about their internals, and leave the root logger as it was."""
+    """Suppress the exporters' messages, which are about their internals, and leave the root logger as it was."""
     root = logging.getLogger()
     handlers, disabled = root.handlers[:], root.manager.disable
-    with warnings.catch_warnings():
+    # torch prints a graph that it cannot trace
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:

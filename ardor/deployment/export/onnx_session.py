@@ -12,9 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ardor.deployment.export.seal import FORMAT, KEY, SEAL, digest, is_sealed, read, require_images, require_probe
-from ardor.deployment.export.simulated import Simulated, layer
+from ardor.deployment.export.seal import (
+    FORMAT,
+    KEY,
+    SEAL,
+    TOLERANCE,
+    digest,
+    is_sealed,
+    probe,
+    read,
+    require_images,
+    require_probe,
+)
+from ardor.deployment.export.simulated import Simulated, layer, require_same
 from ardor.errors import CheckpointError, ExportError, ModelError
+from ardor.noise import Noise
 from ardor.storage.imports import require_package
 
 log = logging.getLogger(__name__)
@@ -125,13 +137,20 @@ class Session(nn.Module):
 
     @cached_property  # which nn.Module does not register: the weights of the simulation are not the file's
     def simulated(self) -> Simulated:
-        """The graph with gradients. Raises ModelError for a black box, ExportError for an operator that has none."""
+        """The graph with gradients, its logits compared with the runtime's on four images.
+
+        Raises ModelError for a black box, ExportError for a graph that is not simulated.
+        """
         if self.foreign:
             raise ModelError(
                 f"expected an attack without gradients on {self.name}, a black box, got one that differentiates: "
                 "type --suite square, or --suite transfer with a net of your own"
             )
-        return Simulated(self._content)
+        simulated = Simulated(self._content)
+        shape = self.metadata["input"]["shape"]
+        noise = Noise(0, torch.arange(3), "simulated").uniform(shape)
+        require_same(simulated, self._run, torch.cat([probe(shape), noise]), TOLERANCE[self.metadata["to"]])
+        return simulated
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, classes). Raises ModelError for images of another shape, and what `simulated` raises."""

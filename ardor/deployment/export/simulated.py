@@ -8,17 +8,20 @@ gradient, which is where the ReLU of such a graph is. Attacks follow these gradi
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ardor.deployment.export.operators import OPERATORS, along
+from ardor.deployment.export.operators import DTYPES, OPERATORS, along
 from ardor.errors import ExportError
 from ardor.storage.imports import require_package
 
-RANGES = {2: (0, 255), 3: (-128, 127), 4: (0, 65535), 5: (-32768, 32767)}
-"""The ranges of ONNX's integer types by number: uint8, int8, uint16, int16."""
+BLACK_BOX = "evaluate the file without them, by --suite square and by transfer from its net"
+
+OLDEST = 13
+"""The first opset in which Softmax is along one axis, as in `operators`."""
 
 
 class _Quantised(torch.autograd.Function):
@@ -36,6 +39,25 @@ class _Quantised(torch.autograd.Function):
         return grads[0] * inside / scale, None, None, None, None
 
 
+def _integers(x: Tensor, scale: Tensor, zero: Tensor | None, axis: int) -> tuple[Tensor, Tensor, int, int]:
+    """Scale and zero point in a shape that broadcasts to x, and the range of the integers."""
+    zero = torch.zeros((), dtype=torch.uint8) if zero is None else zero
+    info = torch.iinfo(zero.dtype)
+    return along(scale, x, axis), along(zero.to(x.dtype), x, axis), info.min, info.max
+
+
+def _quantise(x: Tensor, scale: Tensor, zero: Tensor | None = None, axis: int = 1) -> Tensor:
+    quantised: Tensor = _Quantised.apply(x, *_integers(x, scale, zero, axis))  # type: ignore[no-untyped-call]
+    return quantised
+
+
+def _lost(x: Tensor, scale: Tensor, zero: Tensor | None = None, axis: int = 1) -> float:
+    """The share of values that integers clip, without those of a ReLU."""
+    scale, zero, low, high = _integers(x, scale, zero, axis)
+    q = (x / scale).round() + zero
+    return float(((q > high) | ((q < low) & (zero > low))).float().mean())
+
+
 class Simulated(nn.Module):
     """The graph of an ONNX model in torch: images (B, C, H, W) to logits (B, classes), with gradients, on the CPU.
 
@@ -48,27 +70,32 @@ class Simulated(nn.Module):
 
     Raises
     ------
-    ExportError: an operator that is not simulated, with its layer. ConfigError: the package onnx is missing.
+    ExportError: an operator, or a variant of one, that is not simulated, with its layer. ConfigError: the package onnx
+    is missing.
     """
 
     def __init__(self, content: bytes) -> None:
         super().__init__()
         onnx = require_package("onnx", "onnx", "gradients through an ONNX file")
-        graph = onnx.load_from_string(content).graph
+        model = onnx.load_from_string(content)
+        opsets = {entry.domain: entry.version for entry in model.opset_import}
+        if opsets.get("", OLDEST) < OLDEST:
+            raise ExportError(
+                f"expected opset {OLDEST} or later to simulate a graph with gradients, got {opsets['']}: {BLACK_BOX}"
+            )
+        graph = model.graph
         self._input, self._output = graph.input[0].name, graph.output[0].name
-        self._ranges = {i.name: RANGES[i.data_type] for i in graph.initializer if i.data_type in RANGES}
         self._constants: dict[str, Any] = {"": None}  # an input that is left out has no name
-        self._constants |= {i.name: _tensor(onnx.numpy_helper.to_array(i)) for i in graph.initializer}
+        for initial in graph.initializer:
+            if dtype := DTYPES.get(initial.data_type):  # a node that needs another type is refused below
+                array = onnx.numpy_helper.to_array(initial)
+                array = array.astype("float32") if dtype is torch.bfloat16 else array.copy()  # NumPy has no bfloat16
+                self._constants[initial.name] = torch.from_numpy(array).to(dtype)
         self._nodes: list[tuple[Any, dict[str, Any]]] = []
         for node in graph.node:
-            if node.op_type not in (*OPERATORS, "QuantizeLinear") or node.domain not in ("", "ai.onnx"):
-                raise ExportError(
-                    f"expected operators that can be simulated with gradients, got {node.op_type}{layer(node.name)}: "
-                    "evaluate the file without them, by --suite square and by transfer from its net"
-                )
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
             if all(name in self._constants for name in node.input):
-                self._constants[node.output[0]] = self._computed(node, attributes, self._constants)
+                self._constants |= self._computed(node, attributes, self._constants)
             else:
                 self._nodes.append((node, attributes))
         self.eval()
@@ -79,7 +106,7 @@ class Simulated(nn.Module):
         layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
         values: dict[str, Any] = {self._input: x.to(memory_format=layout)}
         for node, attributes in self._nodes:
-            values[node.output[0]] = self._computed(node, attributes, ChainMap(values, self._constants), clipped)
+            values |= self._computed(node, attributes, ChainMap(values, self._constants), clipped)
         logits: Tensor = values[self._output]
         return logits
 
@@ -93,27 +120,56 @@ class Simulated(nn.Module):
         self(x, shares)
         return shares
 
-    def _computed(self, node: Any, attributes: Any, values: Any, clipped: dict[str, float] | None = None) -> Tensor:
-        inputs = [values[name] for name in node.input]
-        if node.op_type != "QuantizeLinear":
-            return OPERATORS[node.op_type](*inputs, **attributes)
-        x, *parameters = inputs
-        scale, zero = (along(value, x, attributes.get("axis", 1)) for value in parameters)
-        low, high = self._ranges[node.input[2]]
-        if clipped is not None:
-            q = (x / scale).round() + zero
-            lost = (q > high) | ((q < low) & (zero > low))
-            clipped[node.input[0]] = float(lost.float().mean())
-        quantised: Tensor = _Quantised.apply(x, scale, zero, low, high)  # type: ignore[no-untyped-call]
-        return quantised
+    def _computed(
+        self, node: Any, attributes: Any, values: Any, clipped: dict[str, float] | None = None
+    ) -> dict[str, Tensor]:
+        """The node's outputs by name. Raises ExportError where they are not simulated, whatever the reason."""
+        compute = _quantise if node.op_type == "QuantizeLinear" else OPERATORS.get(node.op_type)
+        try:
+            if compute is None or node.domain not in ("", "ai.onnx"):
+                raise NotImplementedError("no such operator")
+            inputs = [values[name] for name in node.input]
+            if clipped is not None and compute is _quantise:
+                clipped[node.input[0]] = _lost(*inputs, **attributes)
+            computed = compute(*inputs, **attributes)
+        except Exception as error:  # torch's own for an operand, and Python's for an attribute
+            cause = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise ExportError(
+                f"expected operators that can be simulated with gradients, got {node.op_type}{layer(node.name)} "
+                f"({cause}): {BLACK_BOX}"
+            ) from error
+        return dict(zip(node.output, computed if isinstance(computed, tuple) else (computed,), strict=False))
+
+
+@torch.enable_grad()
+def require_same(simulated: Simulated, runtime: Callable[[Tensor], Tensor], x: Tensor, tolerance: float) -> None:
+    """Refuse a simulation whose logits of images x (B, C, H, W) are not the runtime's, or have no gradient at x.
+
+    Parameters
+    ----------
+    simulated, runtime
+        Images to logits (B, classes).
+    x
+        The images, which the runtime takes at once.
+    tolerance
+        The largest distance of the logits, relative to their norm.
+
+    Raises
+    ------
+    ExportError
+    """
+    ours, theirs = simulated(x.clone().requires_grad_()), runtime(x)
+    far = float((ours.detach() - theirs).norm()) if ours.shape == theirs.shape else float("inf")
+    if not far <= tolerance * float(theirs.norm()) + 1e-6:
+        raise ExportError(
+            f"expected a simulated graph with the runtime's logits, got some at a distance of {far:.2g}: {BLACK_BOX}"
+        )
+    if not ours.requires_grad:
+        raise ExportError(
+            f"expected a graph with a gradient, got one whose logits depend on the images through integers: {BLACK_BOX}"
+        )
 
 
 def layer(node: str) -> str:
     """` in the layer NAME` of a node called NAME/OPERATOR; empty for a node without a name."""
     return f" in the layer {node.rpartition('/')[0] or node}" if node else ""
-
-
-def _tensor(array: Any) -> Tensor:
-    """float32 for operands, quantised weights and zero points too; int64 (shapes, axes) and bool unchanged."""
-    tensor = torch.from_numpy(array.copy())
-    return tensor if tensor.dtype in (torch.int64, torch.bool) else tensor.float()

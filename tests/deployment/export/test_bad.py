@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -33,11 +34,26 @@ def test_an_operator_that_onnx_lacks_is_named_with_its_layer(digits, tmp_path):
     [lambda x: x if x.sum() > 0 else 2 * x, lambda x: x.reshape(2, -1, *x.shape[1:]).flatten(0, 1)],
     ids=["decides by values", "fixed batch"],
 )
-def test_a_net_that_cannot_be_traced_is_refused(digits, tmp_path, function):
+def test_a_net_that_cannot_be_traced_is_refused(digits, tmp_path, function, capsys):
     one = with_layer(lambda x: function(x) if torch.compiler.is_exporting() else x)
     with pytest.raises(ExportError, match="expected a net that can be traced with a free batch, got \\w+: ") as caught:
         ardor.export(one, tmp_path / "n.onnx", check=digits[1])
     assert "\n" not in str(caught.value)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_net_that_cannot_be_copied_or_is_torchscript_is_refused(digits, tmp_path):
+    one, script = with_layer(torch.relu), "expected a net in Python, got a TorchScript module"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        nets = [(torch.jit.trace(one.eval(), digits[1].batch(slice(0, 2))[0]), script)]
+    one.scale = one[0].weight * 2
+    for net, word in (
+        *nets,
+        (one, "expected a net that can be traced with a free batch, got RuntimeError: Only Tensors"),
+    ):
+        with pytest.raises(ExportError, match=word):
+            ardor.export(net, tmp_path / "n.onnx", check=digits[1])
 
 
 @pytest.mark.parametrize("cut", [torch.Tensor.detach, lambda x: (x > 0).float(), torch.no_grad()(lambda x: x + 1)])

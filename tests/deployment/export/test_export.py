@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import ardor
 import ardor.models.builders
@@ -236,6 +237,20 @@ def test_every_calibration_image_is_shown(net, digits, once, tmp_path):
     words = {"to": "onnx-int8", "check": test, "force": True, "limit": 130}
     a, b = (ardor.export(net, tmp_path / "n.onnx", calibrate=split, **words).metadata["sha256"] for split in (one, two))
     assert a != b
+
+
+@pytest.mark.parametrize(
+    "wrap", [torch.compile, nn.DataParallel, AveragedModel, lambda net: torch.compile(nn.DataParallel(net))]
+)
+def test_a_wrapped_net_is_exported_as_the_net_itself(net, digits, tmp_path, wrap):
+    wrapped, x = wrap(net), digits[1].batch(slice(0, 9))[0]
+    made = ardor.export(wrapped, tmp_path / "n.pt2", to="torch-export", check=digits[1].limit(20))
+    assert (made.metadata["net"], made.metadata["weights"]) == (net.built_as, hash_of(net))
+    assert made.parity.largest < 1e-5
+    own = ardor.models.build("small_cnn", channels=1, width=4)
+    own.module = own.normalise  # a class of the user's own, in which `module` is not the whole net
+    ardor.export(own, tmp_path / "own.pt2", to="torch-export", check=digits[1].limit(20))
+    assert np.allclose(torch.export.load(tmp_path / "own.pt2").module()(x), logits_of(own.eval(), x), atol=1e-5)
 
 
 @pytest.mark.parametrize("part", ["val", "test"])
