@@ -1,23 +1,31 @@
 """Third-party code by name, `file.py:Name` or `package.module:Name`, and the hint for a mistyped name.
 
 Shared by models, methods and data, so that third-party pieces need no registration.
+
+A user's file, and each module or package that it imports from its own folder, is imported under a name made from its
+path and its content with all that it imports there. So two folders with a helper of one name each use their own, and an
+edited helper is another module.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
-import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from ardor.errors import ConfigError
+from ardor.storage.code import digest_of, is_installed, module_file
 
 MOVED = {"ardor.bench.labels": "ardor.experiments.label_study"}
 """Earlier names of modules, which configurations on disk may contain."""
@@ -40,7 +48,8 @@ def resolve(reference: str, what: str) -> object:
     """The object that `file.py:Name` or `package.module:Name` names.
 
     Importing runs the file. The same content of the same file is imported once, so its classes stay the same classes;
-    an edited file is imported anew. It can import the files beside it, a module those in the working folder.
+    a file is imported anew where it, or a file beside it that it imports, was edited. A module can import those in the
+    working folder.
 
     Parameters
     ----------
@@ -80,23 +89,85 @@ def _from_file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f'expected a Python file for the {what}, got "{path}", which is not there: check the path')
     path = path.resolve()
-    # The name has path and content, so that two files called net.py, and a file before and after an edit, are distinct.
-    digest = hashlib.sha256(bytes(path) + b"\0" + path.read_bytes()).hexdigest()[:12]
-    unique = f"ardor_user_{path.stem}_{digest}"
-    if unique in sys.modules:
-        return sys.modules[unique]
-    spec = importlib.util.spec_from_file_location(unique, path)
-    if spec is None or spec.loader is None:  # not so for any .py file
-        raise ConfigError(f"expected a Python file for the {what}, got {path}: check its name")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module  # before it runs: dataclasses need the entry
-    try:
-        with _importing(path.parent, str(path), what):
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[unique]
-        raise
-    return module
+    name = _unique(path.parent, path)
+    if _Finder not in sys.meta_path:
+        sys.meta_path.insert(0, _Finder)
+    with _importing(path.parent, str(path), what), _without_namesakes(path.parent):
+        return importlib.import_module(name)
+
+
+_FILES: dict[str, tuple[Path, Path]] = {}
+"""Unique name -> the file, or the folder of a package, and the folder whose modules it can import."""
+
+
+def _unique(folder: Path, path: Path) -> str:
+    """The name under which a file or package of a user's folder is imported."""
+    files = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
+    digest = hashlib.sha256(f"{path} {digest_of(*files)}".encode()).hexdigest()[:12]
+    name = f"ardor_user_{re.sub(r'[^a-zA-Z0-9]', '_', path.stem)}_{digest}"
+    _FILES[name] = path, folder
+    return name
+
+
+class _Finder:
+    """Finds modules by their unique names, and the modules inside a package with a unique name."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The spec of a user's module, else None."""
+        file, folder = _FILES.get(name.partition(".")[0], (None, None))
+        if file is None or folder is None:
+            return None
+        if "." in name:
+            spec = PathFinder.find_spec(name, path)
+            if spec is not None and isinstance(spec.loader, SourceFileLoader):
+                spec.loader = _Loader(name, str(spec.origin), folder)
+            return spec
+        if file.suffix == ".py":
+            return spec_from_file_location(name, file, loader=_Loader(name, str(file), folder))
+        if not (init := file / "__init__.py").is_file():
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [str(file)]
+            return spec
+        loader = _Loader(name, str(init), folder)
+        return spec_from_file_location(name, init, loader=loader, submodule_search_locations=[str(file)])
+
+
+class _Loader(SourceFileLoader):
+    """Runs a user's file, whose imports are searched in `folder` before sys.path.
+
+    Bytecode in a cache is not used: that of an edit in the same second would be the earlier content's.
+    """
+
+    def __init__(self, name: str, path: str, folder: Path) -> None:
+        super().__init__(name, path)
+        self.folder = folder
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The compiled text."""
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Run the file with an `__import__` of its own, which its functions keep for imports inside them."""
+        module.__dict__["__builtins__"] = {**vars(builtins), "__import__": _importer(self.folder)}
+        super().exec_module(module)
+
+
+def _importer(folder: Path) -> Callable[..., ModuleType]:
+    """`__import__` for a file: absolute names of modules in `folder` become unique ones."""
+
+    @functools.cache
+    def unique(top: str) -> str:
+        path = None if is_installed(top) else module_file(folder, top)
+        return top if path is None else _unique(folder, path.parent if path.name == "__init__.py" else path)
+
+    def import_(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> ModuleType:
+        if not level:
+            top, dot, rest = name.partition(".")
+            name = unique(top) + dot + rest
+        return builtins.__import__(name, globals, locals, fromlist, level)
+
+    return import_
 
 
 @contextlib.contextmanager
@@ -113,6 +184,23 @@ def _importing(folder: Path, place: str, what: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):  # the file may have removed it
             sys.path.remove(str(folder))
+
+
+@contextlib.contextmanager
+def _without_namesakes(folder: Path) -> Iterator[None]:
+    """Set aside modules with the names of those in `folder`, for a file that calls `importlib.import_module`."""
+    names = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+
+    def take() -> dict[str, ModuleType]:
+        tops = {top for top in names & {name.partition(".")[0] for name in sys.modules} if not is_installed(top)}
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops}
+
+    present = take()
+    try:
+        yield
+    finally:
+        take()
+        sys.modules.update(present)
 
 
 def require_package(module: str, extra: str, name: str) -> Any:
