@@ -83,9 +83,9 @@ class Method(Protocol):
     Optional functions: `parameters()`, the parts trained besides the student, and `prepare(student, teacher, x)`, which
     creates them. Attributes that end in `_` are learned state and are checkpointed.
 
-    Optional class attributes, not inherited by subclasses: `needs_teacher` (default False: the teacher may be None),
-    `wants_robust_teacher` (default True: the teacher is attacked before training) and `channels_last` (default False;
-    True where `terms` calls no `view` on the images).
+    Optional class attributes, not inherited by subclasses: `needs_teacher` (True: the teacher may not be None; False: a
+    teacher is neither used nor recorded; default: it may be None), `wants_robust_teacher` (default True: the teacher is
+    attacked before training) and `channels_last` (default False; True where `terms` calls no `view` on the images).
     """
 
     def terms(

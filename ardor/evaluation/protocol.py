@@ -13,6 +13,9 @@ from ardor.storage.config import as_text, differences, few, number
 STRENGTH = ("plus", "autoattack", "rand", "apgd", "paper", "quick", "square", "transfer")
 """Suites, the strongest first. Those of third parties come after them, and `deployed`, of exported files, last."""
 
+WORTH = 5
+"""The first elements of `weakness`: of what makes a report worth less than another, and no mere rule of order."""
+
 
 def protocol_of(report: Report) -> dict[str, Any]:
     """What two evaluations must share so that their figures can be compared."""

@@ -12,7 +12,7 @@ from ardor.attacks import Suite
 from ardor.attacks.square import Square
 from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError
-from ardor.evaluation.protocol import key_of, weakness
+from ardor.evaluation.protocol import WORTH, key_of, weakness
 from ardor.evaluation.report import Report
 from ardor.storage.config import as_text
 from ardor.storage.runs import Run
@@ -64,6 +64,22 @@ def default_out(
     words += [] if limit is None else [f"limit{limit}"]
     words += [] if seed == 0 else [f"seed{seed}"]
     return Run(run or Path()).report(words)
+
+
+def place_of(report: Report, path: Path) -> Path:
+    """`path`, or a file beside it where that has a fuller report of the same weights: a stronger suite, more images.
+
+    The same before and after the report is saved.
+    """
+    try:
+        kept = Report.load(path)
+    except ConfigError:  # missing, or no report
+        return path
+    same = kept.model.get("hash") == report.model.get("hash")
+    if not same or weakness(report, {})[:WORTH] <= weakness(kept, {})[:WORTH]:
+        return path
+    words = (report.suite, str(report.threat["eps"]).replace("/", "_"), f"{report.n}images")
+    return path.with_stem("-".join((path.stem, *words)))
 
 
 def reports_of(run: Path) -> tuple[list[Report], list[str]]:

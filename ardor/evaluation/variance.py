@@ -25,6 +25,7 @@ from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
+from ardor.storage.config import as_text
 from ardor.storage.files import write_text
 from ardor.storage.runs import Run
 from ardor.types import Threat
@@ -121,6 +122,8 @@ def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
 def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> list[GapPoint]:
     """Variance gap and robust accuracy of a run at nine radii from 0 to 2 eps, cached in its folder.
 
+    A file of more images or of other radii is kept, and this one written beside it.
+
     Parameters
     ----------
     run : Path
@@ -142,12 +145,16 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
         return []
     split = split_of(run, trust_code).limit(limit)
     radii = tuple(threat.eps * k / 4 for k in range(9))
-    key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii)}
-    path = Run(run).variance_gap
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: measured again
-        points, measured = read_gaps(path)
-        if measured == key:
-            return points
+    key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii), "n": len(split)}
+    words = ["linf", as_text(threat.eps).replace("/", "_"), str(len(split))]
+    path, beside = Run(run).variance_gap, Run(run).gaps_beside(words)
+    for kept in (path, beside):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: measured again
+            points, measured = read_gaps(kept)
+            if {**key, **measured} == key:
+                return points
+            if measured["model"] == key["model"] and (measured["radii"] != key["radii"] or measured["n"] > key["n"]):
+                path = beside  # a fuller one, or of another threat, is kept
     points = variance_gap(net, split, radii)
     text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
     write_text(path, text)

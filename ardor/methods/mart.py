@@ -36,6 +36,7 @@ class MART:
     """
 
     config_name: ClassVar[str] = "mart"
+    needs_teacher: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 
     beta: float = 6.0

@@ -20,6 +20,7 @@ class Natural:
     """Cross-entropy on clean images; no attack, no teacher."""
 
     config_name: ClassVar[str] = "natural"
+    needs_teacher: ClassVar[bool] = False
     wants_robust_teacher: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 

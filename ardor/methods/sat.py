@@ -30,6 +30,7 @@ class SAT:
     """
 
     config_name: ClassVar[str] = "sat"
+    needs_teacher: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 
     attack: Maximiser = PGD(start="uniform")

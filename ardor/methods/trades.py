@@ -34,6 +34,7 @@ class TRADES:
     """
 
     config_name: ClassVar[str] = "trades"
+    needs_teacher: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 
     beta: float = 6.0

@@ -10,6 +10,7 @@ from ardor.evaluation.report import Report
 from ardor.reporting.device import shown
 from ardor.reporting.entry import PageEntry
 from ardor.storage.config import plain, to_yaml
+from ardor.storage.runs import without_unused_teacher
 
 
 def protocols(entries: list[PageEntry]) -> list[str]:
@@ -67,7 +68,7 @@ def nets(entries: list[PageEntry]) -> list[tuple[str, Report, str, str]]:
     rows = []
     for name, report in [(entry.name, report) for entry in entries for report in entry.reports]:
         worst, share = min(report.per_class().items(), key=lambda item: item[1].value)
-        training = to_yaml(report.training) if report.training else ""
+        training = to_yaml(without_unused_teacher(report.training)) if report.training else ""
         rows.append((name, report, f"{worst}: {share.k} of {share.n}", training))
     return rows
 

@@ -41,6 +41,9 @@ LOCATIONS = (
 # Keys that the first version of the configuration lacked, with the behaviour of that version.
 ABSENT = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
 
+TEACHERLESS = ("natural", "sat", "trades", "mart")
+"""Methods that use no teacher, for which earlier versions recorded the one that was passed."""
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -66,8 +69,8 @@ class Run:
         self._config = self.folder / "config.yaml"
         self.metrics_file, self.log = self.folder / "metrics.jsonl", self.folder / "log.json"
         self.state, self.previous = self.folder / "state.safetensors", self.folder / "previous.safetensors"
-        self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
         self.variance_gap = self.folder / "variance_gap.json"
+        self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
 
     @staticmethod
     def within(folder: Path) -> list[Path]:
@@ -101,7 +104,7 @@ class Run:
         config.setdefault("soft_labels", "live")
         if isinstance(recipe := config.get("recipe") or {}, dict):
             config["recipe"] = recipe | {key: value for key, value in ABSENT.items() if key not in recipe}
-        return config
+        return without_unused_teacher(config)
 
     def part(self, key: str, *, trust_code: bool = False) -> Any:
         """A part of the configuration to build something from: see `require_no_code`. None where it is missing."""
@@ -216,13 +219,26 @@ class Run:
         """The exported ONNX files, by name."""
         return sorted(self.folder.glob(self.exported("*").name))
 
-    def comparison(self, checkpoint: str = "best") -> Path:
-        """The comparison of a checkpoint with its exported files."""
-        return self.folder / f"deployed-{checkpoint}.json"
+    def comparison(self, checkpoint: str = "best", words: Iterable[str] = ()) -> Path:
+        """The comparison of a checkpoint with its exported files; with words, one beside a fuller one."""
+        return self.folder / f"deployed-{'-'.join((checkpoint, *words))}.json"
+
+    def gaps_beside(self, words: Iterable[str]) -> Path:
+        """The variance gap over radii of another threat or of fewer images than `variance_gap`."""
+        return self.variance_gap.with_stem("-".join((self.variance_gap.stem, *words)))
 
     def hub_folder(self, checkpoint: str = "best") -> Path:
         """The folder for the Hub."""
         return self.folder / f"hub-{checkpoint}"
+
+
+def without_unused_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config without a teacher that its method does not use."""
+    changed = dict(config)
+    if changed.get("teacher") and mapping(changed.get("method")).get("name") in TEACHERLESS:
+        changed |= {"teacher": None, "soft_labels": "live"}
+        changed["fingerprint"] = mapping(changed.get("fingerprint")) | {"teacher": None}
+    return changed
 
 
 def journal_of(report: Path) -> Path:

@@ -28,7 +28,7 @@ from ardor.storage.runs import Run
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback
 from ardor.training.loop import epochs
-from ardor.training.preflight import check_setup, resolve_config
+from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.recipe import Recipe, find_device
 from ardor.training.soft_labels import SoftLabelCache
 
@@ -105,16 +105,16 @@ class Job:
         method, recipe = method_of(parts), recipe_of(parts)
         student = net_for("student", {"seed": recipe.seed} | parts["student"], train, fresh=True)
         named = parts.get("teacher", {})
-        taught_by = named.get("name")
+        taught_by = named.get("name") if teacher and uses_teacher(method) else None
         return cls(
             student,
-            net_for("teacher", named, train, fresh=False, trust_code=trust_code) if teacher and taught_by else None,
+            net_for("teacher", named, train, fresh=False, trust_code=trust_code) if taught_by else None,
             method,
             train,
             val,
             recipe,
             run or default_run(parts, recipe.seed),
-            taught_by if teacher else None,
+            taught_by,
             averaging=build(parts["averaging"], "averaging") if parts.get("averaging") else None,
         )
 

@@ -22,7 +22,7 @@ from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
-from ardor.training.preflight import check_setup, resolve_config
+from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.recipe import Recipe, find_device, lr_at
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
 from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
@@ -96,6 +96,7 @@ def epochs(
     """
     device = find_device(recipe.device)
     check_setup(student, teacher, method, train, val, averaging, recipe)
+    teacher = teacher if uses_teacher(method) else None
     state = init_state(student, teacher, method, train, recipe, device, averaging)
     config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)

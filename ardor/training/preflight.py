@@ -52,6 +52,11 @@ def check_setup(
         )
 
 
+def uses_teacher(method: Method) -> bool:
+    """Whether a method may use a teacher: unless its class has `needs_teacher = False`."""
+    return bool(vars(type(method)).get("needs_teacher", True))
+
+
 def resolve_config(
     student: nn.Module,
     teacher: nn.Module | None,
@@ -63,6 +68,7 @@ def resolve_config(
     soft_labels: SoftLabelCache | None = None,
 ) -> dict[str, Any]:
     """The config.yaml of a run: everything that determines its result, and the hashes of nets, code and data."""
+    teacher = teacher if uses_teacher(method) else None
     resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
     return {
         "method": describe(method),

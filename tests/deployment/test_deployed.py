@@ -276,6 +276,7 @@ def test_the_shell_goes_on_with_what_is_there(run, monkeypatch, capsys):
     assert main(["deploy", str(run), *WORDS]) == 0
     shown = capsys.readouterr().out
     assert judged == []
+    assert "is kept" not in shown
     after = tree(run)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {"deployed-best.json"}, "its latency alone"
@@ -363,6 +364,43 @@ def test_a_weaker_square_never_takes_the_place_of_a_stronger(run):
     assert len(set(names)) == 3
     assert "queries" not in names[2]
     assert "| square, 20 queries |" in str(run_files.current(run)[0])
+
+
+@pytest.mark.parametrize("words", [["--limit", "20", "--queries", "20"], ["--limit", str(FEW), "--queries", "5"]])
+def test_a_smaller_comparison_is_written_beside_a_fuller_one(run, capsys, words):
+    before = (run / "deployed-best.json").read_bytes()
+    assert main(["deploy", str(run), *words]) == 0
+    assert (run / "deployed-best.json").read_bytes() == before
+    (beside,) = run.glob("deployed-best-*.json")
+    assert (
+        f"deployed-best.json has more images, queries or forms, or another threat, and is kept. Saved to {beside}"
+        in (capsys.readouterr().out)
+    )
+    assert DeploymentReport.load(beside).forms[0].report.n == int(words[1])
+    assert run_files.current(run)[0].forms[0].report.n == FEW
+
+
+def test_an_int8_that_is_refused_leaves_the_other_forms(run, monkeypatch, capsys):
+    """The file of all three is kept beside, for it has more."""
+    (run / "best-int8.onnx").unlink()
+    export = run_files.export
+
+    def refusing(net, path, *, to, **options):
+        if to == "onnx-int8":
+            raise ExportError("expected INT8 to agree, got 12 of 60: type --force")
+        return export(net, path, to=to, **options)
+
+    monkeypatch.setattr(run_files, "export", refusing)
+    assert main(["deploy", str(run), *WORDS]) == 2
+    shown = capsys.readouterr()
+    assert "| | float32 | ONNX |" in shown.out
+    assert "warning: INT8 is missing: expected INT8 to agree, got 12 of 60: type --force" in shown.out
+    assert shown.err.endswith("type --force\n")
+    (beside,) = run.glob("deployed-best-*without_int8.json")
+    assert [form.name for form in DeploymentReport.load(beside).forms] == ["float32", "onnx"]
+    (run / "deployed-best.json").unlink()
+    assert main(["deploy", str(run), *WORDS]) == 2
+    assert run_files.current(run)[0].refused.startswith("expected INT8 to agree")
 
 
 def test_the_shell_refuses_what_is_no_run(tmp_path, capsys):

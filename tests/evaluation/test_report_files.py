@@ -7,7 +7,7 @@ import pytest
 
 from ardor.errors import ConfigError
 from ardor.evaluation import report_files
-from ardor.evaluation.report_files import shown_reports
+from ardor.evaluation.report_files import place_of, shown_reports
 from tests.evaluation.comparison.conftest import letters, report
 
 NEAR, FAR = {"name": "Linf", "eps": "8/255"}, {"name": "Linf", "eps": 0.2}
@@ -66,3 +66,28 @@ def test_several_runs_are_shown_by_the_strongest_suite_that_all_have(runs):
         shown_reports([a, b], "autoattack")
     with pytest.raises(ConfigError, match=r"got 1 of other weights: type ardor evaluate \S*d$"):
         shown_reports([runs("d", ("paper", 40, {"hash": "older weights"}))])
+
+
+@pytest.mark.parametrize(
+    ("words", "beside"),
+    [
+        ({"n": 20}, True),
+        ({"suite": "quick"}, True),
+        ({"suite": "autoattack"}, False),
+        ({"n": 60}, False),
+        ({"n": 20, "hash": "other weights"}, False),
+        ({}, False),
+    ],
+)
+def test_a_weaker_report_is_written_beside_a_fuller_one(tmp_path, words, beside):
+    path = report(letters(40, 9), "net").save(tmp_path / "mine.json")
+    n = words.pop("n", 40)
+    new = report(letters(n, 9), words.pop("hash", "net"), **words)
+    place = place_of(new, path)
+    assert (place != path) == beside
+    assert place_of(new, new.save(place)) == place
+    assert place_of(new, path) == place, "the same before and after"
+
+
+def test_a_file_that_is_no_report_is_written(tmp_path):
+    assert place_of(report(letters(4, 1)), tmp_path / "new.json") == tmp_path / "new.json"

@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+import yaml
 
 import ardor.data.split
 import ardor.models.builders
@@ -20,6 +21,7 @@ from ardor import methods
 from ardor.errors import CheckpointError, ConfigError, DataError, DivergedError, ModelError, RunError
 from ardor.losses import ce
 from ardor.noise import order
+from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs
@@ -355,3 +357,31 @@ def test_a_moved_teacher_is_the_same_teacher(tmp_path):
     assert records == []
     with pytest.raises(RunError, match="fingerprint.teacher"):
         distill(net(), net(2), rslad(), train, recipe(), val=val, run=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "method", [methods.Natural(), methods.SAT(PGD2), methods.TRADES(attack=PGD2), methods.MART(attack=PGD2), None]
+)
+def test_a_teacher_that_is_not_used_is_not_recorded(tmp_path, method):
+    class Mine:
+        """A method that declares nothing may use its teacher."""
+
+        def terms(self, student, teacher, x, y, *, epoch, noise):
+            return {"clean": ce(student(x), y) + 0 * teacher(x).sum(1)}
+
+    train, _ = splits()
+    list(epochs(net(), net(5), method or Mine(), train, recipe(epochs=1), run=tmp_path / "r"))
+    config = Run(tmp_path / "r").config
+    recorded = [config["teacher"] is not None, config["fingerprint"]["teacher"] is not None]
+    assert recorded == [method is None] * 2
+
+
+def test_a_run_with_an_unused_teacher_of_an_earlier_version_is_resumed(tmp_path):
+    train, _ = splits()
+    list(epochs(net(), None, methods.SAT(PGD2), train, recipe(epochs=1), run=tmp_path))
+    path = tmp_path / "config.yaml"
+    old = yaml.safe_load(path.read_text())
+    old["teacher"], old["fingerprint"]["teacher"] = {"name": "small_cnn"}, "feed"
+    path.write_text(yaml.safe_dump(old))
+    assert list(epochs(net(), net(5), methods.SAT(PGD2), train, recipe(epochs=1), run=tmp_path)) == []
+    assert Run(tmp_path).config["teacher"] is None

@@ -9,8 +9,9 @@ from typing import Literal
 from ardor import data, models
 from ardor.cli import display
 from ardor.cli.selection import Checkpoint, Number, Overrides, find_data, find_threat, threat_of
-from ardor.deployment.variants.run_files import deploy_run, files_of, prepare
+from ardor.deployment.variants.run_files import deploy_run, files_of, place_of, prepare
 from ardor.engine.threads import threads_for, use_threads
+from ardor.errors import ArdorError
 from ardor.evaluation.report_files import reports_of
 from ardor.storage.runs import Run
 
@@ -82,8 +83,15 @@ def deploy(
     with display.progress("export", 2) as move:
         files, reports = files_of(run, checkpoint), reports_of(run)[0]
         names = prepare(net, files, train, check, used, force=force, agreement=agreement, reports=reports, seed=seed)
-        for done, name in enumerate(names, 1):
-            move(done, name)
+        done, refusal = 0, None
+        try:
+            for name in names:
+                done += 1
+                move(done, name)
+        except ArdorError as error:
+            if done == 0:  # there is no ONNX file
+                raise
+            refusal = error
     with display.evaluation() as show:
         report = deploy_run(
             run,
@@ -94,8 +102,13 @@ def deploy(
             queries=queries,
             batch=batch,
             seed=seed,
+            refused="" if refusal is None else str(refusal),
             journal=True,
             progress=lambda name, event: show(replace(event, attack=f"{name}: {event.attack}")),
         )
-    display.say(f"{report}\n\nSaved to {Run(run).comparison(report.checkpoint)}.")
+    place, usual = place_of(run, report), Run(run).comparison(report.checkpoint)
+    kept = "" if place == usual else f"{usual} has more images, queries or forms, or another threat, and is kept. "
+    display.say(f"{report}\n\n{kept}Saved to {place}.")
+    if refusal is not None:
+        raise refusal
     return 0

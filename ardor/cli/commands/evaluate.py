@@ -20,7 +20,7 @@ from ardor.engine import distributed
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.checks.recipe import with_training
-from ardor.evaluation.report_files import default_out, word_of
+from ardor.evaluation.report_files import default_out, place_of, word_of
 from ardor.evaluation.verdicts import evaluate as judge
 from ardor.models.loading import net_for
 from ardor.storage.runs import CHECKPOINTS, journal_of
@@ -128,11 +128,13 @@ def evaluate(
     if exported:
         report.title = f"{run} ({vars(exported)['built_as']['runtime']})"
     report.findings = with_training(report.findings, report.training, attacks.threat.eps)
-    out = out or default
+    usual = out or default
+    out = place_of(report, usual)
     report.save(out)
     if first:
         saved = f", the adversarial images to {journal / 'adversarial.npy'}" if images and journal else ""
-        display.say(f"{report.table()}\n\nSaved to {out}{saved}.")
+        kept = "" if out == usual else f"{usual} has a stronger suite, more images or another protocol, and is kept. "
+        display.say(f"{report.table()}\n\n{kept}Saved to {out}{saved}.")
     return 0
 
 

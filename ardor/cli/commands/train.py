@@ -139,6 +139,8 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
         if first:
             for finding in findings:
                 display.err.print(str(finding), markup=False)
+            if words.teacher is not None and job.taught_by is None:
+                display.err.print(f"{type(job.method).__name__} uses no teacher: --teacher is left out", markup=False)
             _require_teacher(job)
         try:
             with display.watching(job.recipe.epochs, str(job.run), not first) as show, contextlib.closing(sink):

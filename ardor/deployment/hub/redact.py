@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ardor.storage.runs import LOCATIONS
+from ardor.storage.runs import LOCATIONS, without_unused_teacher
 
 # /data/me/x.npz, ~/x.npz, ../x.npz and npz:/data/me/x.npz, but neither 8/255, hf:owner/net nor https://host/x
 _PLACE = re.compile(r"(?<![\w./~])(?:~|\.{1,2})?/(?:[^\s/:]+/)*([^\s/:]+)")
@@ -30,7 +30,7 @@ def trained(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config.yaml without the locations of files and the number of threads."""
     dropped = {*LOCATIONS} - {"fingerprint.ardor"}
     public: dict[str, Any] = {}
-    for key, value in config.items():
+    for key, value in without_unused_teacher(config).items():
         if key not in dropped:
             inner = isinstance(value, Mapping)
             public[key] = {k: v for k, v in value.items() if f"{key}.{k}" not in dropped} if inner else value

@@ -18,6 +18,7 @@ from ardor.evaluation.comparison.difference import Difference
 from ardor.evaluation.comparison.paired import compare
 from ardor.evaluation.comparison.significance import p_text
 from ardor.evaluation.proportion import Proportion
+from ardor.evaluation.protocol import queries_of, title_of
 from ardor.evaluation.report import Report
 from ardor.storage.files import write_text
 
@@ -81,6 +82,8 @@ class DeploymentReport:
         The config of the attack whose adversarial images predictions are compared on.
     processor, versions : str, dict
         Of the latency, which is of one thread and one image at a time.
+    refused : str
+        Why the last variant is missing; "" where none is.
     """
 
     checkpoint: str
@@ -91,6 +94,19 @@ class DeploymentReport:
     attack: dict[str, Any]
     processor: str
     versions: dict[str, str]
+    refused: str = ""
+
+    def replaces(self, other: DeploymentReport) -> bool:
+        """Whether data and threat are those of `other`, and images, queries and variants no fewer."""
+        ours, theirs = (
+            (of.data["name"], of.data["part"], of.threat) for of in (self.forms[0].report, other.forms[0].report)
+        )
+        return ours == theirs and all(a >= b for a, b in zip(self._fullness, other._fullness, strict=True))
+
+    @property
+    def _fullness(self) -> tuple[int, int, int]:
+        report = self.forms[0].report
+        return report.n, sum(queries_of(report)), len(self.forms)
 
     @cached_property
     def differences(self) -> dict[str, dict[str, Difference]]:
@@ -130,8 +146,7 @@ class DeploymentReport:
     def __str__(self) -> str:
         report = self.forms[0].report
         lines = [
-            f"{report.n} images of {report.data['name']} ({report.data['part']}), {report.threat['name']} eps "
-            f"{report.threat.get('eps')}; latency of {self.forms[0].latency.runs} runs each, one thread, one image, on "
+            f"{title_of(report)}; latency of {self.forms[0].latency.runs} runs each, one thread, one image, on "
             f"{self.processor}",
             "",
             "| | " + " | ".join(VARIANTS.get(form.name, form.name) for form in self.forms) + " |",
@@ -143,6 +158,7 @@ class DeploymentReport:
         for form in self.forms:
             lines += [f"warning: {form.file} was forced, with {miss}" for miss in form.forced]
             lines += [f"{VARIANTS[form.name]}: {finding}" for finding in form.report.findings]
+        lines += [f"warning: INT8 is missing: {self.refused}"] if self.refused else []
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.variants.comparison import VARIANTS, DeploymentReport, digest
 from ardor.deployment.variants.evaluate import deploy
 from ardor.errors import ArdorError, ConfigError
+from ardor.evaluation.protocol import queries_of
 from ardor.evaluation.report_files import default_out, word_of
 from ardor.storage.runs import Run
 from ardor.types import Threat
@@ -93,6 +96,7 @@ def deploy_run(
     checkpoint: str = "best",
     queries: int = 5000,
     seed: int = 0,
+    refused: str = "",
     **options: Any,
 ) -> DeploymentReport:
     """Compare the files of `prepare` with the run's net under the suite `deployed`, and save the result in the folder.
@@ -111,6 +115,8 @@ def deploy_run(
         best, last or averaged.
     queries : int
         Of Square, for each image.
+    refused : str
+        Why there is no INT8 file; the others are then compared.
     seed, options
         As in `deploy`.
 
@@ -120,9 +126,34 @@ def deploy_run(
     """
     files, suite = files_of(run, checkpoint), suites.deployed(threat, net, queries)
     reports = reports_of(files, suite, check.part, len(check) if check.of else None, seed)
+    if refused:
+        del files["onnx-int8"], reports["onnx-int8"]
     result = deploy(net, files, check, suite, reports, checkpoint=checkpoint, seed=seed, **options)
-    result.save(Run(run).comparison(checkpoint))
+    result = replace(result, refused=refused)
+    result.save(place_of(run, result))
     return result
+
+
+def place_of(run: Path, result: DeploymentReport) -> Path:
+    """The file for a comparison; beside the checkpoint's own where that has more images, queries or variants.
+
+    The same before and after the comparison is saved.
+    """
+    path = Run(run).comparison(result.checkpoint)
+    with suppress(ConfigError):  # missing, damaged, or with reports that have changed
+        kept = DeploymentReport.load(path)
+        files = {(form.name, form.sha256) for form in result.forms}
+        same = kept.weights == result.weights and files <= {(form.name, form.sha256) for form in kept.forms}
+        if same and not result.replaces(kept):
+            return Run(run).comparison(result.checkpoint, _words(result))
+    return path
+
+
+def _words(result: DeploymentReport) -> list[str]:
+    report = result.forms[0].report
+    words = [report.data["part"], report.threat["name"].lower(), str(report.threat["eps"]).replace("/", "_")]
+    queries = [f"{n}queries" for n in queries_of(report)]
+    return [*words, f"{report.n}images", *queries, *(["without_int8"] if result.refused else [])]
 
 
 def current(run: Path, checkpoint: str = "best", trust_code: bool = False) -> tuple[DeploymentReport | None, str]:

@@ -259,6 +259,17 @@ def test_the_training_is_published_without_where_things_lay():
     assert trained(config | {"threads": 2}) == {"data": {"name": "npz:x.npz"}, "teacher": {"name": "a"}}
 
 
+@pytest.mark.parametrize(("method", "taught"), [("sat", False), ("natural", False), ("mart", False), ("rslad", True)])
+def test_a_card_names_a_teacher_only_where_the_method_uses_one(bare, tmp_path, method, taught):
+    """Runs of earlier versions have a teacher in their config.yaml whatever the method."""
+    config = {"method": {"name": method}, "teacher": {"name": "wide"}, "fingerprint": {"teacher": "feedbeef"}}
+    folder = hub.write_folder(replace(bare, training=config), tmp_path / "out").folder
+    text, published = (folder / "README.md").read_text(), (folder / "config.json").read_text()
+    for word in ("from a teacher", "- teacher: wide", "feedbeef", "wide"):
+        assert (word in text) == taught, word
+    assert ("feedbeef" in published) == taught
+
+
 # what is refused
 
 
