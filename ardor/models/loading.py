@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import yaml
 from torch import nn
 
 from ardor.data.split import Split
@@ -19,6 +18,7 @@ from ardor.models.normalise import Normalised, Numbers, composed
 from ardor.models.weights import load_weights
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
+from ardor.storage.reading import parse_yaml
 from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
@@ -208,7 +208,7 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
 def _recorded(path: Path) -> dict[str, Any]:
     """The arguments of `build` in the metadata of a weights file. Raises ConfigError, also for code to run."""
     text = read_tensors(path)[1].get("net", "") if path.suffix == ".safetensors" else ""
-    config = yaml.safe_load(text)
+    config = parse_yaml(text, f"the metadata of {path}")
     if not isinstance(config, dict) or not known(str(config.get("name"))):
         raise ConfigError(
             f"expected a file whose metadata name its net, as those of a run do, got {path}: "

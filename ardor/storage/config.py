@@ -22,6 +22,7 @@ from torch import nn
 
 from ardor.errors import ConfigError
 from ardor.storage.imports import nearest, resolve
+from ardor.storage.reading import read_yaml as read_yaml
 
 HOMES = {
     "method": "ardor.methods",
@@ -329,7 +330,7 @@ def code_of(cls: type) -> str | None:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
     """The keys at which two configs differ, as "method.alpha: 5/6 here, 0.9 there"."""
     result = []
-    for key in sorted({*ours, *theirs}):
+    for key in sorted({*ours, *theirs}, key=str):
         a, b = ours.get(key), theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             result += differences(a, b, f"{prefix}{key}.")
@@ -346,20 +347,6 @@ def few(items: Sequence[str]) -> str:
 def _short(value: Any) -> str:
     text = "nothing" if value is None else str(value)
     return text if len(text) < 60 else f"{text[:57]}..."
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A recipe or config file. Raises ConfigError where it is missing or no mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"expected a readable file, got {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = " ".join(str(error).split())
-        raise ConfigError(f"expected YAML in {path}, got a file that cannot be read ({line}): repair it") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"expected `key: value` lines in {path}, got {type(content).__name__}")
-    return content
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
