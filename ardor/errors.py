@@ -13,6 +13,18 @@ ArdorError
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+OPTION = re.compile(r"(?<![\w/-])--([a-z_][\w-]*(?:\.\w+)*)(?![\w-]|\.[, ])")
+"""An option in a text, as a shell takes it: texts are written for the shell, `--recipe.lr 0.05`."""
+VALUES = re.compile(r"[= ]((?!(?:with|above|below|or|and|to|of|in|as|for|where|away|out|there)\b)[^\s,;:()`]+)")
+"""The next value of an option: one word, or several numbers."""
+FLAGS = ("force", "download", "trust_code")
+"""Options that need no value."""
+
 
 def shown(text: object, most: int = 80) -> str:
     """Text from a file for a message: without control characters, and cut."""
@@ -22,6 +34,9 @@ def shown(text: object, most: int = 80) -> str:
 
 class ArdorError(Exception):
     """Base class of all errors below."""
+
+    def __str__(self) -> str:
+        return spelled(super().__str__())
 
 
 class ConfigError(ArdorError):
@@ -54,3 +69,58 @@ class ExportError(ArdorError):
 
 class DivergedError(ArdorError):
     """A loss, gradient, weight or statistic of a training is not finite. What is saved is of the last finite epoch."""
+
+
+def rewritten(text: str, change: Callable[[str, list[str]], str], but: str = "") -> str:
+    """A text with `change(name, values)` for each of its options; those behind `ardor COMMAND` or `but` stay."""
+    result, end = "", 0
+    for option in OPTION.finditer(text):
+        before = text[: option.start()]
+        if option.start() < end or re.search(r"\bardor [a-z]+ [^;:]*$", before) or (but and before.endswith(but)):
+            continue
+        result += text[end : option.start()]
+        values: list[str] = []
+        end = option.end()
+        while value := VALUES.match(text, end):
+            if value[1].startswith("-") or (values and not re.match(r"[\d.]+$", value[1])):
+                break
+            values.append(value[1])
+            end = value.end()
+        result += change(option[1], values)
+    return result + text[end:]
+
+
+def as_arguments(text: str) -> str:
+    """A text for Python: `type --student.width 16` is "pass width=16", and `--run` is "run="."""
+
+    def argument(option: str, values: list[str]) -> str:
+        name = (option.partition(".")[2] or option).replace("-", "_")
+        return f"{name}={_literal(values) if values else 'True' if name in FLAGS else ''}"
+
+    return re.sub(r"\btype (?=[\w.]+=)", "pass ", rewritten(text, argument))
+
+
+def _literal(values: list[str]) -> str:
+    if len(values) > 1:
+        return f"[{', '.join(values)}]"
+    if values[0] in ("true", "false"):
+        return values[0].capitalize()
+    return values[0] if re.match(r"[\d.-]|[A-Z]+$", values[0]) else f'"{values[0]}"'
+
+
+_spelling: ContextVar[Callable[[str], str]] = ContextVar("_spelling", default=as_arguments)
+
+
+def spelled(text: str) -> str:
+    """A text with options in the words of the caller: arguments in Python, else as `spelling` sets it."""
+    return _spelling.get()(text)
+
+
+@contextmanager
+def spelling(change: Callable[[str], str]) -> Iterator[None]:
+    """Messages with `change` applied to their options: a shell command's words."""
+    token = _spelling.set(change)
+    try:
+        yield
+    finally:
+        _spelling.reset(token)

@@ -42,6 +42,14 @@ or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 """The signals that stop a command with a sentence, as far as the system has them."""
 
+KEPT = {
+    **dict.fromkeys(
+        ("demo", "train", "bench", "deploy"), "what was finished is kept, and the same command continues from it"
+    ),
+    "evaluate": "verdicts in a journal are kept, and the same command continues from them",
+}
+"""What Ctrl-C leaves of a command; nothing of the others."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the words of a command line.
@@ -51,8 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0, 2 for a refusal, 128 and the signal's number where one stopped the command: 130 for Ctrl-C.
     """
+    from ardor.errors import spelling
+
     words = list(sys.argv[1:] if argv is None else argv)
-    with _printable(), _signals() as received:
+    command = words[0] if words and words[0] in COMMANDS else ""
+    with _printable(), _signals() as received, spelling(lambda text: _spelled(text, command)):
         try:
             return run([word for word in words if word != "--debug"])
         except KeyboardInterrupt:
@@ -61,8 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not received:  # else the library that it interrupted has made another error of it
                 return _refuse(error, debug="--debug" in words)
         by = "" if received[0] == signal.SIGINT else f" by {signal.Signals(received[0]).name}"
-        sys.stderr.write(f"\nardor: stopped{by}; what was finished is kept, and the same command continues from it.\n")
+        kept = f"; {KEPT[command]}" if command in KEPT else ""
+        sys.stderr.write(f"\nardor: stopped{by}{kept}.\n")
         return 128 + received[0]
+
+
+def _spelled(text: str, command: str) -> str:
+    """A message in the words of a command."""
+    if not command or "--" not in text:
+        return text
+    from ardor.cli.words import as_options
+
+    return as_options(text, command)
 
 
 @contextmanager
@@ -155,7 +176,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
     """The function that the words call, and its arguments. Raises ConfigError and CycloptsError."""
     from cyclopts import App, Parameter
 
-    from ardor.cli.words import require_parts, split_words
+    from ardor.cli.words import require_parts, require_present, split_words
     from ardor.errors import ConfigError
     from ardor.storage.imports import nearest
     from ardor.version import __version__
@@ -166,6 +187,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
         raise ConfigError(f'expected a command, got "{name}"{near}: type one of {", ".join(COMMANDS)}')
     plain, overrides = split_words(words)
     require_parts(name, overrides)
+    require_present(name, plain)
     shell = App(
         "ardor",
         help=HELP,

@@ -18,7 +18,7 @@ from rich.text import Text
 from ardor import data, models
 from ardor.cli import display
 from ardor.cli.commands.train import TrainWords
-from ardor.cli.words import PARTS
+from ardor.cli.words import NETS, PARTS
 from ardor.data import load
 from ardor.storage.config import as_text, find_class, name_of, parameters
 from ardor.training.job import method_of, recipe_of
@@ -97,7 +97,7 @@ def _makers(command: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, t
             makers = (load, *((data.reader(name),) if name else ()))
         elif not name:
             continue
-        elif key in ("student", "teacher", "model"):
+        elif key in (*NETS, "transfer_from"):
             trained = Path(name).is_dir() or models.loading.source_of(name) is not None
             makers = (models.load, *(() if trained else (models.build, models.builder(name))))
         else:

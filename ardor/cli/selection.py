@@ -162,7 +162,7 @@ def find_data(source: Mapping[str, Any], name: str | None, overrides: Overrides)
     """The arguments of `data.load` for `--data`, else for a run's data, with the dotted options of data."""
     content = {**(source if name is None else {"name": name}), **overrides.get("data", {})}
     if "name" not in content:
-        raise ConfigError("expected --data with a name, got none: type for example --data digits")
+        raise ConfigError("expected --data with a name, got none: type --data digits")
     return arguments(content, "data", data.load, data.reader(str(content["name"])))
 
 

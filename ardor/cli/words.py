@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, rewritten
 from ardor.storage.imports import nearest
 
 TRAINING = ("method", "recipe", "threat", "data", "student", "teacher", "averaging")
 PARTS = {
     "train": TRAINING,
     "plan": TRAINING,
-    "evaluate": ("threat", "data", "model"),
+    "evaluate": ("threat", "data", "model", "transfer_from"),
     "doctor": ("threat", "data", "model"),
     "gate": ("threat", "data", "teacher", "student"),
     "export": ("threat", "data", "model"),
     "deploy": ("threat", "data"),
+    "bench": ("threat", "data", "teacher"),
 }
 """The parts of the configuration that a command has dotted options of."""
 
@@ -53,6 +57,22 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     return plain, overrides
 
 
+RENAMED = {
+    "eps": "threat.eps", "root": "data.root", "download": "data.download", "device": "recipe.device",
+    "teacher_weights": "teacher.weights",
+}  # fmt: skip
+"""Earlier spellings, and others that are near at hand, of dotted options."""
+
+
+def require_present(command: str, words: Sequence[str]) -> None:
+    """Refuse an earlier spelling of a dotted option that the command has. Raises ConfigError."""
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0]
+        new = RENAMED.get(name, "")
+        if word.startswith("--") and new.partition(".")[0] in PARTS.get(command, ()) and not has_option(command, name):
+            raise ConfigError(f"expected --{new}, got --{name}: type the dotted one")
+
+
 def require_parts(command: str, overrides: dict[str, Any]) -> None:
     """Refuse dotted options of what a command does not have. Raises ConfigError."""
     parts = PARTS.get(command, ())
@@ -63,3 +83,38 @@ def require_parts(command: str, overrides: dict[str, Any]) -> None:
                 f"expected {options} for ardor {command}, got --{key}.{next(iter(overrides[key]))}"
                 f"{nearest(key, parts)}: leave it out or correct it"
             )
+
+
+NETS = ("student", "teacher", "model")
+
+
+def as_options(text: str, command: str) -> str:
+    """A text with its options in the words of a command; one of another command gets that command's name."""
+
+    def option(name: str, values: list[str]) -> str:
+        part, dot, rest = name.partition(".")
+        if dot and part in NETS and part not in PARTS.get(command, ()):
+            part = next((net for net in NETS if net in PARTS.get(command, ())), part)
+        if dot and part in NETS:
+            name = rest if rest in ("weights", "checkpoint") and has_option(command, rest) else f"{part}.{rest}"
+        owner = next((word for word in (command, *_ORDER) if has_option(word, name)), command)
+        return " ".join([f"--{name}", *values]) + ("" if owner == command else f" (of ardor {owner})")
+
+    return rewritten(text, option, but="got ")
+
+
+_ORDER = ("train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "push", "report")
+"""The commands whose options the messages of others may name, first those that have the most of them."""
+
+
+def has_option(command: str, name: str) -> bool:
+    """Whether a command has an option, or for a dotted one the part of the configuration that it belongs to."""
+    name = name.replace("-", "_")
+    part, dot, _ = name.partition(".")
+    if dot:
+        return part in PARTS.get(command, ())
+    function = getattr(importlib.import_module(f"ardor.cli.commands.{command}"), command)
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    groups = [p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)]
+    own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return name in own.union(*({f.name for f in dataclasses.fields(group)} for group in groups))

@@ -132,7 +132,7 @@ def _layout(shape: tuple[int, ...], where: str) -> Layout:
         axes = "both axis 1 and axis 3" if first else "neither axis 1 nor axis 3"
         raise DataError(
             f"{where}: expected 1 or 3 channels on one axis, got {shape}, where {axes} can be the channels: "
-            'choose one with layout="nhwc" or "nchw" (--data.layout nhwc|nchw), or transpose'
+            "type --data.layout nhwc or --data.layout nchw, or transpose"
         )
     return "nchw" if first else "nhwc"
 

@@ -78,8 +78,8 @@ def _download(name: str, root: Path, allowed: bool) -> tuple[Archive, Path]:
     if not allowed:
         places = [str(root / place) for each in ARCHIVES[name] for place in (each.folder, each.file)]
         raise DataError(
-            f"expected {name} in {root}, got none of {', '.join(places)}: type --data.download true "
-            f"(download=True), or put {archive.file} from {URL}{archive.file} into {root}"
+            f"expected {name} in {root}, got none of {', '.join(places)}: type --data.download true, "
+            f"or put {archive.file} from {URL}{archive.file} into {root}"
         )
     return archive, fetch(URL + archive.file, root / archive.file, md5=archive.md5)
 

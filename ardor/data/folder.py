@@ -43,9 +43,7 @@ def read_folder(
         Where there are no images, classes differ between parts, or an image is damaged.
     """
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ConfigError(
-            f"expected data.size as a whole number of pixels, got {size!r}: type for example --data.size 32"
-        )
+        raise ConfigError(f"expected data.size as a whole number of pixels, got {size!r}: type --data.size 32")
     path = Path(name.removeprefix("folder:")).expanduser()
     parts = [part for part in PARTS if (path / part).is_dir()]
     if "test" not in parts:
@@ -89,7 +87,7 @@ def _read_part(name: str, folder: Path, names: tuple[str, ...], size: int | None
         if array.shape[:2] != (height, width):
             raise DataError(
                 f"expected images of one size, got {array.shape[1]} x {array.shape[0]} in {file} and {width} x {height}"
-                f" in {files[0]}: resize all with size=N (--data.size {width})"
+                f" in {files[0]}: type --data.size {width} to resize all"
             )
     pixels = as_images(np.stack(arrays), f"{name} ({folder.name})", "nhwc")
     return Split(pixels, torch.tensor(labels), len(names), name, folder.name, class_names=names)

@@ -139,7 +139,7 @@ def cut(split: Split, share: float, seed: int, part: str = "val") -> tuple[Split
     if not 0 < n < len(split):
         raise ConfigError(
             f"{split.name}: expected {part} as a share such as 0.1 or a count from 1 to {len(split) - 1}, "
-            f"got {share:g}: type for example --data.{part} 0.1"
+            f"got {share:g}: type --data.{part} 0.1"
         )
     held = torch.zeros(len(split), dtype=torch.bool, device=split.labels.device)
     held[stratified(split, n, seed, part)] = True

@@ -36,7 +36,7 @@ def threads_for(net: nn.Module, shape: tuple[int, int, int]) -> int:
 def use_threads(number: int) -> None:
     """Set torch's number of threads. Raises ConfigError below 1."""
     if number < 1:
-        raise ConfigError(f"expected a number of threads of at least 1, got {number}: type for example --threads 1")
+        raise ConfigError(f"expected a number of threads of at least 1, got {number}: type --threads 1")
     torch.set_num_threads(number)
 
 

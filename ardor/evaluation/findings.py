@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from ardor.errors import spelled
+
 Severity: TypeAlias = Literal["note", "warning", "error"]
 SEVERITIES: tuple[Severity, ...] = ("note", "warning", "error")
 
@@ -45,11 +47,11 @@ class Finding:
     next: str
 
     def __str__(self) -> str:
-        return f"{self.severity}: {self.evidence}; {self.next}"
+        return spelled(f"{self.severity}: {self.evidence}; {self.next}")
 
     def text(self) -> str:
         """A paragraph: severity and name, evidence, next step."""
-        return f"\n{self.severity}: {self.name}\n  seen  {self.evidence}\n  next  {self.next}"
+        return spelled(f"\n{self.severity}: {self.name}\n  seen  {self.evidence}\n  next  {self.next}")
 
 
 def explained(name: str, severity: Severity, findings: Iterable[Finding]) -> bool:

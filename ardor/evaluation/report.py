@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.storage.files import write_text
@@ -178,7 +178,7 @@ class Report:
         shares = [f"{100 * share.value:.2f} % {ACCESS[kind]}" for kind, share in kinds.items()]
         shares += [] if "transfer" in kinds else ["no attack by transfer"]
         advice = "quote the worst case, an upper bound; --suite autoattack may break more."
-        return [f"Right {', '.join(shares)}: {advice}"] if kinds else []
+        return [spelled(f"Right {', '.join(shares)}: {advice}")] if kinds else []
 
     def _require_consistent(self) -> None:
         """One letter per image and attack, and attacks that agree on which images were left. Raises ValueError."""

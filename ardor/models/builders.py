@@ -75,7 +75,7 @@ def build(
     counts = {"classes": classes} if channels is None else {"classes": classes, "channels": channels}
     for key, value in counts.items():
         if type(value) is not int or value < 1:
-            raise ConfigError(f"expected {key} as a whole number of 1 or more, got {value!r}: type --student.{key} 10")
+            raise ConfigError(f"expected {key} as a whole number of 1 or more, got {value!r}: type --model.{key} 10")
     name, builder = find_builder(name)
     parameters = inspect.signature(builder).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

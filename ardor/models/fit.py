@@ -10,8 +10,11 @@ from ardor.errors import ModelError
 from ardor.models.normalise import Normalise
 from ardor.storage.imports import cause_of
 
+OPTIONS = {"surrogate": "transfer_from", "net": "model"}
+"""The configuration's key of a net, where that is another word."""
 
-def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: str = "student") -> None:
+
+def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: str = "net") -> None:
     """Require `classes` finite logits for one zero image; modes are restored.
 
     Parameters
@@ -23,7 +26,7 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
     classes
         Number of classes of the data.
     who
-        "student" or "teacher", for the message.
+        "student", "teacher", "net" or "surrogate", for the message.
 
     Raises
     ------
@@ -35,7 +38,7 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
     for module in net.modules():
         # a grey image minus three means is, by broadcasting, a colour image, and no forward pass fails
         if isinstance(module, Normalise) and len(module.mean) != channels:
-            raise ModelError(_other_channels(len(module.mean), channels, who))
+            raise ModelError(_other_channels(net, len(module.mean), channels, who))
     first = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(0))
     image = torch.zeros(1, *shape, device=first.device)  # float32 by the contract of a model
     with torch.no_grad(), attack_view(net):
@@ -44,22 +47,27 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
         except Exception as error:  # a third-party net may raise anything; the cause stays attached
             stem = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
             if stem is not None and stem.in_channels != channels:
-                raise ModelError(_other_channels(stem.in_channels, channels, who)) from error
+                raise ModelError(_other_channels(net, stem.in_channels, channels, who)) from error
             raise ModelError(
                 f"expected the {who} to take an image of shape {tuple(image.shape)}, got {cause_of(error)}: "
                 "choose a net for such images, or data that it fits"
             ) from error
-    _require_logits(logits, classes, who)
+    _require_logits(net, logits, classes, who)
 
 
-def _other_channels(expected: int, channels: int, who: str) -> str:
-    return (
-        f"expected the {who} to take the data's {channels} image channels, got a net for {expected}: "
-        f"type --{who}.channels {channels}"
-    )
+def _other_channels(net: nn.Module, expected: int, channels: int, who: str) -> str:
+    advice = _advice(net, who, "channels", expected, channels)
+    return f"expected the {who} to take the data's {channels} image channels, got a net for {expected}: {advice}"
 
 
-def _require_logits(logits: object, classes: int, who: str) -> None:
+def _advice(net: nn.Module, who: str, key: str, has: int, wanted: int) -> str:
+    """Another option for a net that is built anew; another net for one with weights, or of its own mind."""
+    if hasattr(net, "loaded_from") or getattr(net, "built_as", {}).get(key) in (None, wanted):
+        return f"choose a net for {wanted} {key}, or data of {has}"
+    return f"type --{OPTIONS.get(who, who)}.{key} {wanted}"
+
+
+def _require_logits(net: nn.Module, logits: object, classes: int, who: str) -> None:
     if not isinstance(logits, Tensor):
         raise ModelError(
             f"expected logits from the {who} as one tensor, got {type(logits).__name__}: "
@@ -73,7 +81,7 @@ def _require_logits(logits: object, classes: int, who: str) -> None:
     if logits.shape[1] != classes:
         raise ModelError(
             f"expected the {who} to have the data's {classes} classes, got {logits.shape[1]}: "
-            f"type --{who}.classes {classes}"
+            f"{_advice(net, who, 'classes', logits.shape[1], classes)}"
         )
     if not logits.is_floating_point() or not bool(torch.isfinite(logits).all()):
         raise ModelError(

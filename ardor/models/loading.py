@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import nn
 
 from ardor.data.split import Split
-from ardor.errors import CheckpointError, ConfigError
+from ardor.errors import ArdorError, CheckpointError, ConfigError
 from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
@@ -109,8 +111,7 @@ def load(
         return _marked(net, weights)
     if known(name):
         raise ConfigError(
-            f'expected weights for "{name}", got none: type weights="FILE.safetensors", '
-            f'or build("{name}") for random ones'
+            f'expected weights for "{name}", got none: type --model.weights FILE.safetensors, or build a net without'
         )
     if path.is_dir():
         return _from_run(Run(name), checkpoint, options, statistics, trust_code)
@@ -142,8 +143,7 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool, t
         As `build` and `load`; also for a fresh net by the name of a trained one.
     """
     name = str(config["name"])
-    folder = Path(name).is_dir()
-    trained = folder or source_of(name) is not None
+    trained = Path(name).is_dir() or source_of(name) is not None
     if fresh and trained:
         raise ConfigError(
             f"expected a net's name for the {who}, got {name}, which is trained: type --{who} small_cnn, say, "
@@ -151,9 +151,27 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool, t
         )
     if not trained:
         require_there(name)
+    with _options_of(who):
+        return _net_for(who, config, split, fresh, trained, trust_code)
+
+
+@contextlib.contextmanager
+def _options_of(who: str) -> Iterator[None]:
+    """The options of nets in messages are those of `who`."""
+    try:
+        yield
+    except ArdorError as error:
+        error.args = (re.sub(r"--(student|teacher|model)\.", f"--{who}.", error.args[0]),)
+        raise
+
+
+def _net_for(
+    who: str, config: Mapping[str, Any], split: Split, fresh: bool, trained: bool, trust_code: bool
+) -> nn.Module:
+    name = str(config["name"])
     given = {key: value for key, value in config.items() if value is not None}
     options = arguments(given, who, load, *(() if trained else (build, find_builder(name)[1])))
-    if folder:
+    if Path(name).is_dir():
         return load(**{"trust_code": trust_code, **options})
     options = {"classes": split.classes, "channels": split.shape[0]} | options
     if fresh and "weights" not in options:
@@ -199,7 +217,7 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
     if extra := [option for option in options if option not in ("classes", "channels")]:
         raise ConfigError(
             f"expected no options for {name}, which is built as it was published, got {', '.join(extra)}: leave them "
-            'out, or name the network, as load("wide_resnet", weights="FILE.pt", ...)'
+            "out, or name the network, say wide_resnet, with its weights"
         )
     if weights is not None and source_of(name) == "hf":
         raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
@@ -212,7 +230,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not known(str(config.get("name"))):
         raise ConfigError(
             f"expected a file whose metadata name its net, as those of a run do, got {path}: "
-            f'type, say, load("resnet18", weights="{path}")'
+            f"name the net, say resnet18, and type --model.weights {path}"
         )
     require_no_code(config, path, "net")  # also below the name, where an option could be built
     return config
@@ -265,7 +283,7 @@ def _from_run(
         raise CheckpointError(
             f'expected the checkpoint "{checkpoint}" in {run.folder}, got '
             f"{' and '.join(existing) or 'a run without any'}: "
-            + (f'type checkpoint="{existing[0]}"' if existing else "train it first")
+            + (f"type --model.checkpoint {existing[0]}" if existing else "train it first")
         )
     # `weights` is what the student started from; the run's checkpoint replaces it.
     net = build(**_built({key: value for key, value in student.items() if key != "weights"}, statistics))

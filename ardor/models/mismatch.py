@@ -46,16 +46,19 @@ def _advice(
 ) -> str:
     """shapes: in the file and in the net, where they differ."""
     if any(name.startswith("sub_block1.") for name in left_over):
-        return "the published TRADES form: build the net with sub_block1=True (--student.sub_block1 true)"
+        return "the published TRADES form: type --model.sub_block1 true"
     if any(name.startswith("sub_block1.") for name in missing):
-        return "build the net with sub_block1=False"
+        return "type --model.sub_block1 false"
     if missing or left_over:
         return "name the net that the file was made for, with its depth"
     matrices = [(a, b) for a, b in shapes if len(a) == len(b) == 2]
     if len(shapes) <= 2 and matrices and matrices[0][0][1] == matrices[0][1][1]:
-        n = matrices[0][0][0]
-        return f"the file is for {n} classes: build the net with classes={n} (--student.classes {n})"
+        n, ours = matrices[0][0][0], matrices[0][1][0]
+        return (
+            f"the file is for {n} classes and the net for {ours}: type --model.classes {n} where the data have these, "
+            f"else leave the weights out, or load them in a net of your own, file.py:Name, with a last layer for {ours}"
+        )
     if len(shapes) == 1 and len(shapes[0][0]) == len(shapes[0][1]) == 4 and shapes[0][0][0] == shapes[0][1][0]:
         n = shapes[0][0][1]
-        return f"the file is for {n} image channels: build the net with channels={n} (--student.channels {n})"
-    return "build the net with the width that the file was trained with (--student.width)"
+        return f"the file is for {n} image channels: type --model.channels {n}"
+    return "type --model.width with the width that the file was trained with"

@@ -54,7 +54,7 @@ class MobileNetV2(nn.Module):
     def __init__(self, classes: int, channels: int, width: float, mean: Numbers | None, std: Numbers | None) -> None:
         super().__init__()
         if not width > 0:
-            raise ConfigError(f"expected a width above 0, got {width:g}: type --student.width 1")
+            raise ConfigError(f"expected a width above 0, got {width:g}: type --model.width 1")
         stem, wide, last = (_scaled(planes, width) for planes in (32, 320, 1280))
         self.normalise = normalise(channels, mean, std)
         self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)

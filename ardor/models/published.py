@@ -50,11 +50,11 @@ OTHER = "choose a teacher of these data"
 
 def _missing(known: Known, root: str | Path) -> str:
     """The message for a file that does not exist, with the ways to get it."""
-    download = f"type download=True (--teacher.download true), which fetches {known.url}, or " if known.url else ""
+    download = f"type --teacher.download true, which fetches {known.url}, or " if known.url else ""
     return (
         f"expected the weights of {known.name} ({known.network}) at {known.place(root)}, got no such file: {download}"
-        f"get it in a browser from {known.page} and put it there, or type weights=FILE (--teacher.weights FILE) "
-        "for a file elsewhere"
+        f"get it in a browser from {known.page} and put it there, or type --teacher.weights FILE for "
+        "a file elsewhere"
     )
 
 

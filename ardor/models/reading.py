@@ -25,7 +25,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student")
 def read(path: Path) -> State:
     """Names to tensors on the CPU; a file not called `.safetensors` is read as torch.save's. Raises CheckpointError."""
     if path.is_dir():
-        raise CheckpointError(f'expected a file of weights, got the folder {path}: for a run type load("{path}")')
+        raise CheckpointError(f"expected a file of weights, got the folder {path}: a run is named without weights")
     if not path.is_file():
         raise CheckpointError(f"expected a file of weights, got {path}, which is not there: check the path")
     return _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), path)

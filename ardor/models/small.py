@@ -23,7 +23,7 @@ class SmallCNN(nn.Module):
     def __init__(self, classes: int, channels: int, width: int, mean: Numbers | None, std: Numbers | None) -> None:
         super().__init__()
         if width < 1:
-            raise ConfigError(f"expected a width of 1 or more, got {width}: type --student.width 16")
+            raise ConfigError(f"expected a width of 1 or more, got {width}: type --model.width 16")
         self.normalise = normalise(channels, mean, std)
         self.layers = nn.Sequential(
             _conv(channels, width, stride=1),

@@ -100,7 +100,7 @@ def _same_normalisation(net: nn.Module, names: Iterable[str], state: State, path
             if not broadcast or not bool(((given.float() - expected).abs() < 1e-4).all()):
                 raise CheckpointError(
                     f"expected {path} to normalise as the net does ({aliases[0]} {_digits(expected)}), "
-                    f"got {_digits(given)}: build the net with {aliases[0]}={_digits(given)}"
+                    f"got {_digits(given)}: type --model.{aliases[0]} {' '.join(map(str, _digits(given)))}"
                 )
     return {name: value for name, value in state.items() if not _STATISTICS.search(name)}
 

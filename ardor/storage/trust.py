@@ -18,7 +18,7 @@ NAMES = (
 """Keys whose text is a name in any case; under others it may be any text."""
 
 
-ADVICE = "where you trust it, type --trust-code (in Python trust_code=True)"
+ADVICE = "where you trust it, type --trust-code"
 
 
 def require_no_code(

@@ -188,7 +188,7 @@ def test_absent_data_names_the_places_and_both_ways_out(tmp_path):
     for words in (
         "cifar-100-binary,",
         "cifar-100-python.tar.gz",
-        "--data.download true",
+        "download=True",
         "put cifar-100-binary.tar.gz from https://",
     ):
         assert words in str(caught.value)

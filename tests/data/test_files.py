@@ -54,7 +54,7 @@ def test_npz_for_evaluation_only(tmp_path, keys):
 def test_an_ambiguous_layout_is_asked_for(tmp_path, shape):
     made = arrays(shape=shape)
     name = npz(tmp_path, made)
-    with pytest.raises(DataError, match=r"both axis 1 and axis 3.*--data\.layout nhwc\|nchw"):
+    with pytest.raises(DataError, match=r"both axis 1 and axis 3.*layout=.nhwc"):
         data.load(name)
     assert data.load_test(name, layout="nchw").shape == shape
     assert data.load_test(name, layout="nhwc").shape == (shape[2], *shape[:2])
@@ -225,7 +225,7 @@ def deep_image(root):
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
-        (add_wide_image, r"wide\.png.*--data\.size 5"),
+        (add_wide_image, r"wide\.png.*size=5"),
         (cut_image, r"dog.3\.png, which does not read"),
         (deep_image, r"deep\.png.*more than 8 bits"),
         (lambda root: (root / "train" / "dog" / "x.jpg").write_text("hello"), r"x\.jpg, which does not read"),

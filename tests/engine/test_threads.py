@@ -71,7 +71,7 @@ def test_the_global_generator_does_not_move():
 
 
 def test_a_number_below_one_is_refused():
-    with pytest.raises(ConfigError, match="at least 1, got 0: type for example --threads 1"):
+    with pytest.raises(ConfigError, match="at least 1, got 0: pass threads=1"):
         use_threads(0)
 
 

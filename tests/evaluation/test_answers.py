@@ -42,7 +42,7 @@ def test_each_access_is_the_worst_of_its_attacks_for_each_image():
         "query": (3, 5),
     }
     assert report.worst_case.k == 0, "no image withstands all three"
-    assert "an upper bound; --suite autoattack may break more" in report.table()
+    assert 'an upper bound; suite="autoattack" may break more' in report.table()
     alone = report_of({name: rows[name] for name in NAMES[2:]})
     assert "no attack by transfer: quote" in alone.table()
     assert "Right 40.00 % by transfer from another net, 60.00 % along its own gradients, 60.00 %" in report.table()

@@ -68,7 +68,7 @@ def test_another_identity_is_refused_and_nothing_is_touched(tmp_path):
     run_stage(tmp_path / "j")
     before = {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()}
     other = {"model": {"hash": "b"}, "seed": 0}
-    with pytest.raises(RunError, match="model.hash: b here, a there.*type --journal"):
+    with pytest.raises(RunError, match="model.hash: b here, a there.*pass journal="):
         run_stage(tmp_path / "j", identity=other)
     assert {p.name: p.read_bytes() for p in (tmp_path / "j").iterdir()} == before
 

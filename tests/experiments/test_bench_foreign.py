@@ -179,16 +179,16 @@ def test_a_diverged_cell_is_named_and_kept_and_the_others_are_made(copy, capsys,
         (["whitebx-digits"], "whitebox"),
         (["whitebox"], "expected one data set, got none"),
         (["whitebox-digits", "--data", "npz:x.npz"], "expected one data set, got digits and npz:x.npz"),
-        (["whitebox", "--data", "npz:x.npz"], "expected a radius for npz:x.npz, got none: type --eps 8/255"),
-        (["whitebox", "--data", "npz:absent.npz", "--eps", "0.1"], "absent.npz"),
+        (["whitebox", "--data", "npz:x.npz"], "expected a radius for npz:x.npz, got none: type --threat.eps 8/255"),
+        (["whitebox", "--data", "npz:absent.npz", "--threat.eps", "0.1"], "absent.npz"),
         (["whitebox-digits", "--methods", "rslda"], 'got "rslda"'),
         (["whitebox-digits", "--students", "resnet81"], 'got "resnet81"'),
         (["whitebox-digits", "--scale", "large"], "large"),
         (["whitebox-digits", "--seeds", "0"], "expected at least one seed, got 0"),
         (["whitebox-digits", "--seeds", "-1"], "expected at least one seed, got -1"),
-        (["whitebox-digits", "--eps", "0", "--plan"], "expected a positive eps"),
+        (["whitebox-digits", "--threat.eps", "0", "--plan"], "expected a positive eps"),
         (["labels-digits", "--scale", "full"], "expected --scale smoke or small for the study labels, got full"),
-        (["whitebox-cifar10", "--root", "nowhere"], "nowhere"),
+        (["whitebox-cifar10", "--data.root", "nowhere"], "nowhere"),
         (["whitebox-digits", "--nonsense", "1"], "--nonsense"),
     ],
 )
@@ -307,7 +307,7 @@ def test_full_scale_can_be_planned_on_data_of_ones_own(tmp_path, capsys, monkeyp
     images = np.arange(60 * 3 * 32 * 32, dtype=np.uint8).reshape(60, 3, 32, 32)
     y = np.arange(60) % 10
     np.savez("tiny.npz", x_train=images, y_train=y, x_test=images[:20], y_test=y[:20])
-    words = ["--data", "npz:tiny.npz", "--eps", "8/255", "--students", "mobilenet_v2", "--methods", "natural"]
+    words = ["--data", "npz:tiny.npz", "--threat.eps", "8/255", "--students", "mobilenet_v2", "--methods", "natural"]
     assert bench("whitebox", *words, "--plan", out="out", scale="full") == 0
     assert "1 of 1 nets to make" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.npz"]

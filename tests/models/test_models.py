@@ -300,7 +300,7 @@ def test_require_fit_passes_and_restores_modes():
         (torch.zeros(10), [r"\(10,\)", "squeeze"]),
         (torch.zeros(1, 10, 1, 1), [r"\(1, 10, 1, 1\)"]),
         (torch.zeros(2, 10), [r"\(2, 10\)"]),
-        (torch.zeros(1, 100), ["10 classes", "got 100", "--teacher.classes 10"]),
+        (torch.zeros(1, 100), ["10 classes", "got 100", "choose a net for 10 classes"]),
         (torch.full((1, 10), float("nan")), ["finite", "nan"]),
         (torch.full((1, 10), float("inf")), ["finite", "inf"]),
         (torch.zeros(1, 10, dtype=torch.int64), ["floating-point"]),
@@ -316,7 +316,7 @@ def test_require_fit_refuses_an_answer(answer, words):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_require_fit_refuses_other_channels(name):
     net = models.build(name, channels=3, **FAMILIES[name])
-    with refused(ModelError, "1 image channels", "got a net for 3", "--student.channels 1"):
+    with refused(ModelError, "1 image channels", "got a net for 3", "pass channels=1"):
         models.require_fit(net, (1, 16, 16), 10)
 
 

@@ -216,7 +216,7 @@ def test_download_fetches_checks_and_is_asked_once(tmp_path, monkeypatch):
     monkeypatch.setattr(published, "fetch", fetch)
     with_url = Known(**{**vars(TINY), "url": "https://example.org/tiny.pt"})
     monkeypatch.setitem(KNOWN, "cifar10/Tiny2021Net", with_url)
-    with refused(CheckpointError, "download=True", r"--teacher\.download true", "example.org/tiny.pt"):
+    with refused(CheckpointError, "pass download=True", "example.org/tiny.pt"):
         models.load("robustbench:Tiny2021Net", root=tmp_path)
     for _ in range(2):
         net = models.load("robustbench:Tiny2021Net", root=tmp_path, download=True)
@@ -315,7 +315,7 @@ def test_a_known_net_for_images_of_another_size(root):
 
 
 def test_a_student_is_not_published(root):
-    with refused(ConfigError, "student", "robustbench:Tiny2021Net", "--student.weights"):
+    with refused(ConfigError, "student", "robustbench:Tiny2021Net", "weights=FILE"):
         net_for("student", {"name": "robustbench:Tiny2021Net"}, data.load_test("digits"), fresh=True)
 
 

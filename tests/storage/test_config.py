@@ -253,11 +253,11 @@ def test_normalisation_as_fractions_of_255(tmp_path):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"name": "PGD", "steps": 2.5}, "expected attack.steps as a whole number, got 2.5: type --attack.steps with"),
+        ({"name": "PGD", "steps": 2.5}, "expected attack.steps as a whole number, got 2.5: pass steps= with"),
         ({"name": "PGD", "steps": True}, "expected attack.steps as a whole number"),
         ({"name": "PGD", "step": "fast"}, "expected attack.step as a number such as 0.1 or 8/255, got 'fast'"),
         ({"name": "PGD", "loss": "mse"}, "expected attack.loss as one of ce, margin, dlr, got 'mse'"),
-        ({"name": "PGD", "stepz": 1}, "expected an option of attack, got --attack.stepz (did you mean --attack.step?)"),
+        ({"name": "PGD", "stepz": 1}, "expected an option of attack, got stepz= (did you mean step=?)"),
         (
             {"name": "PGD", "threat": {"name": "L3"}},
             'expected attack.threat as one of l2, linf, or file.py:Name, got "L3"',

@@ -137,7 +137,7 @@ def test_a_state_of_another_student_is_refused_and_changes_nothing():
         {**good, "weights/more": X},
         {**good, "weights/linear.bias": good["weights/linear.bias"].double()},
     ):
-        with pytest.raises(CheckpointError, match=r"^expected the averaged weights of this .*: type --run"):
+        with pytest.raises(CheckpointError, match=r"^expected the averaged weights of this .*: pass run="):
             average.load(tensors)
         assert same(average.tensors(), before)
 
@@ -325,14 +325,14 @@ def test_until_the_first_pass_an_attack_meets_the_old_statistics():
 
 @pytest.mark.parametrize("decay", [1, 1.0, 1.5, -0.1, float("nan"), "0.9", None])
 def test_a_decay_that_is_none_is_refused(decay):
-    with pytest.raises(ConfigError, match=r"^expected averaging\.decay as .*, got .*: type --averaging\.decay [^.]*$"):
+    with pytest.raises(ConfigError, match=r"^expected averaging\.decay as .*, got .*: pass decay= [^.]*$"):
         EMA(decay)
 
 
 @pytest.mark.parametrize("value", [0, -1, 0.5, float("nan"), float("inf"), "3", None])
 def test_epochs_that_are_none_are_refused(value):
     for name in ("start", "every"):
-        with pytest.raises(ConfigError, match=rf"^expected averaging\.{name} as .*, got .*: type --averaging\.{name} "):
+        with pytest.raises(ConfigError, match=rf"^expected averaging\.{name} as .*, got .*: pass {name}= "):
             SWA(**{name: value})
     with pytest.raises(ConfigError, match="averaging.warmup"):
         EMA(warmup="no")
@@ -342,7 +342,7 @@ def test_an_average_that_never_begins_is_refused():
     for averaging, epochs in ((EMA(), 1), (SWA(), 225), (SWA(30), 30), (SWA(1), 1)):
         require_reached(averaging, epochs)
     for averaging, epochs, better in ((SWA(), 40, 30), (SWA(), 224, 168), (SWA(2), 1, 1)):
-        with pytest.raises(ConfigError, match=f"got {averaging.start}: type --averaging.start {better}$"):
+        with pytest.raises(ConfigError, match=f"got {averaging.start}: pass start={better}$"):
             require_reached(averaging, epochs)
 
 

@@ -27,19 +27,19 @@ def test_the_largest_half_that_fits_is_named(error, tmp_path):
     said = explain_oom(error, job)
     assert isinstance(said, ConfigError)
     assert "expected a step of 32 images to fit into the memory of cpu, got out of memory" in str(said)
-    assert str(said).endswith(": type --recipe.batch 8, which fits")
+    assert str(said).endswith(": pass batch=8, which fits")
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.yaml").write_text("")
-    assert f"type --recipe.batch 8 --run {tmp_path / 'r'}-batch8, which" in str(explain_oom(error, job))
+    assert f'pass batch=8 run="{tmp_path / "r"}-batch8", which' in str(explain_oom(error, job))
 
 
 def test_words_for_the_other_ends():
     error = ERRORS[0]
     none = str(explain_oom(error, job_for(Greedy(1, error, []), batch=32)))
     assert "got out of memory (Tried to allocate 2.00 GiB)" in none
-    assert "type a smaller --student" in none
+    assert "a smaller student=" in none
     all_fit = str(explain_oom(error, job_for(Greedy(99, error, []), batch=32)))
-    assert "though steps of 32 images fit: type --recipe.val_size 6" in all_fit
+    assert "though steps of 32 images fit: pass val_size=6" in all_fit
     assert largest_batch(job_for(Greedy(99, error, []), batch=1000)) == 40  # there are no more
     assert largest_batch(job_for(Greedy(2, error, []), batch=32)) == 2
     assert largest_batch(job_for(Greedy(1, error, []), batch=1, student=nn.Sequential(nn.Flatten(), nn.Linear(64, 10))))
@@ -50,10 +50,10 @@ def test_the_advice_for_validation_is_half_of_what_is_attacked_at_once(monkeypat
         job = job_for(Greedy(99, ERRORS[0], []), **recipe)
         return str(explain_oom(ERRORS[0], replace(job, val=job.val.take(slice(0, val)))))
 
-    assert "type --recipe.val_size 3, which" in advice(val_size=6)
-    assert "type --recipe.val_size 1, which" in advice(val=1)  # 0 would be all
+    assert "pass val_size=3, which" in advice(val_size=6)
+    assert "pass val_size=1, which" in advice(val=1)  # 0 would be all
     monkeypatch.setattr("ardor.training.memory.VALIDATED", 4)
-    assert "type --recipe.val_size 2, which" in advice(val_size=0)
+    assert "pass val_size=2, which" in advice(val_size=0)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_what_the_failed_step_held_is_freed_before_the_search():
     with pytest.raises(MemoryError) as caught:
         ardor.distill(job.student, None, job.method, job.train, job.recipe)
     assert job.method.alive[0]() is not None
-    assert "--recipe.batch 8" in str(explain_oom(caught.value, job))
+    assert "batch=8" in str(explain_oom(caught.value, job))
 
 
 REAL = """

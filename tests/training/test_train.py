@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(value):
             return {"clean": ce(student(x), y), "bad": x.mean() * (value if len(snapshots) == 5 else 1)}
 
     student = net()
-    with pytest.raises(DivergedError, match=rf"epoch 2, step 2, lr 0.05 .*bad {value}.*--recipe.lr"):
+    with pytest.raises(DivergedError, match=rf"epoch 2, step 2, lr 0.05 .*bad {value}.*lr="):
         distill(student, None, Breaks(), train, recipe(milestones=(9,)))
     assert len(snapshots) == 5
     assert all(torch.equal(p, q) for p, q in zip(student.parameters(), snapshots[4], strict=True))
@@ -325,7 +325,7 @@ def test_nets_and_data_that_do_not_fit():
         distill(net(), teacher, rslad(), train, recipe())
     with pytest.raises(ModelError, match="val like train"):
         distill(net(), None, methods.Natural(), train, recipe(), val=splits(classes=5)[1])
-    with pytest.raises(ModelError, match="teacher, got none.*--teacher"):
+    with pytest.raises(ModelError, match="teacher, got none.*teacher="):
         distill(net(), None, rslad(), train, recipe())
 
 

@@ -10,13 +10,16 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ardor import experiments
+from ardor.attacks.threat import Linf
 from ardor.cli import display
+from ardor.cli.selection import Overrides, find_data
 from ardor.engine.threads import use_threads
-from ardor.errors import ConfigError, DataError, ModelError
+from ardor.errors import ConfigError, ModelError
 from ardor.evaluation.progress import Progress as AttackProgress
 from ardor.experiments.cells import note_of, state_of
 from ardor.experiments.sheet import missing
 from ardor.experiments.tables import METHODS, STUDENTS, Cell, Table, spec_of
+from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 from ardor.training.epoch import EpochRecord
 
@@ -28,13 +31,10 @@ def bench(
     scale: Literal["smoke", "small", "full"] = "small",
     seeds: int = 1,
     data: str | None = None,
-    root: str | None = None,
-    eps: str | None = None,
     limit: int | None = None,
     students: list[str] | None = None,
     methods: list[str] | None = None,
     teacher: str | None = None,
-    teacher_weights: str | None = None,
     transfer_from: str | None = None,
     released: bool = False,
     gate: Annotated[bool, Parameter(negative="--no_gate")] = True,
@@ -42,6 +42,7 @@ def bench(
     threads: int | None = None,
     plan: bool = False,
     trust_code: bool = False,
+    overrides: Overrides,
 ) -> int:
     """Make a table of the papers: train and evaluate every net of it that is missing, and put ours beside theirs.
 
@@ -56,9 +57,9 @@ def bench(
 
     `ardor bench whitebox-digits --seeds 3`
 
-    `ardor bench whitebox-cifar10 --scale full --teacher_weights model_cifar_wrn.pt --plan`
+    `ardor bench whitebox-cifar10 --scale full --teacher.weights model_cifar_wrn.pt --plan`
 
-    `ardor bench blackbox --data npz:mine.npz --eps 4/255`
+    `ardor bench blackbox --data npz:mine.npz --threat.eps 4/255`
 
     Parameters
     ----------
@@ -70,10 +71,6 @@ def bench(
         Nets of each kind, of seeds 0, 1, ...
     data
         Data set, where TABLE names none.
-    root
-        Folder of the data; default data.
-    eps
-        L-inf radius; default the papers', or the digits'.
     limit
         Largest number of train images; default the scale's.
     students
@@ -82,8 +79,6 @@ def bench(
         natural, sat, trades, ard, iad, rslad, variance_gap: one or more.
     teacher
         Run or known teacher; default the paper's, or one that is trained first.
-    teacher_weights
-        File of its weights.
     transfer_from
         Run for black-box transfer, instead of the bench's.
     released
@@ -101,14 +96,16 @@ def bench(
     """
     if seeds < 1:
         raise ConfigError(f"expected at least one seed, got {seeds}: type --seeds 3")
-    if teacher_weights and not teacher and scale != "full":
-        raise ConfigError(f"expected --teacher with --teacher_weights, got {teacher_weights} alone: name the net too")
+    named, eps = overrides.get("teacher", {}), overrides.get("threat", {}).get("eps")
+    if named and not teacher and scale != "full":
+        raise ConfigError(f"expected --teacher with a name, got --teacher.{next(iter(named))} alone: type both")
     for option, typed, choices in (("students", students, STUDENTS), ("methods", methods, METHODS)):
         for word in typed or ():
             if word not in choices:
                 near = nearest(word, choices)
                 raise ConfigError(f'expected {option} of {", ".join(choices)}, got "{word}"{near}: correct it')
-    named = {"name": teacher, "weights": teacher_weights}
+    arguments(overrides.get("threat", {}), "threat", Linf)
+    source = {} if "data" not in overrides else find_data({}, data or table.partition("-")[2], overrides)
     spec = spec_of(
         table,
         scale,
@@ -118,9 +115,9 @@ def bench(
         seeds=seeds,
         students=tuple(students or STUDENTS),
         methods=tuple(methods or METHODS),
-        data_options={} if root is None else {"root": root},
+        data_options={key: value for key, value in source.items() if key != "name"},
         train=limit,
-        teacher={key: value for key, value in named.items() if value is not None},
+        teacher=named if teacher is None else {"name": teacher, **named},
         transfer_from=transfer_from or "",
         released=released,
         gate=gate,
@@ -131,18 +128,15 @@ def bench(
         use_threads(threads)
     if not spec.scale.full:
         experiments.table_of(spec)  # refuses what needs no image
-    try:
-        result = experiments.table_of(spec.with_images())
-    except DataError as error:  # it names options of `ardor train`
-        raise DataError(str(error).replace("type --data.download true (download=True), or put", "put")) from error
+    result = experiments.table_of(spec.with_images())
     if plan:
         return _plan(result)
     options: dict[str, Any] = {
-        "scale": scale, "seeds": seeds, "data": data, "eps": eps, "limit": limit, "students": students,
-        "methods": methods, "root": root, "teacher": teacher, "teacher_weights": teacher_weights,
-        "transfer_from": transfer_from, "released": [] if released else None,
+        "scale": scale, "seeds": seeds, "data": data, "limit": limit, "students": students, "methods": methods,
+        "teacher": teacher, "transfer_from": transfer_from, "released": [] if released else None,
         "trust_code": [] if trust_code else None,
     }  # fmt: skip
+    options |= {f"{part}.{key}": value for part, typed in overrides.items() for key, value in typed.items()}
     words = ["ardor", "bench", table]  # the command that makes the same table anywhere
     for key, value in options.items():
         if value is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -101,14 +102,15 @@ def evaluate(
     source: str | nn.Module | None = transfer_from
     if source is None and run and exported and suite_name == "deployed":
         source = own_run(run, exported, words.trust_code)
-    attacks = find_suite(suite_name, threat, source, split, words.trust_code)
+    options = {"trust_code": words.trust_code, **overrides.get("transfer_from", {})}
+    attacks = find_suite(suite_name, threat, source, split, options)
     folder, word = (run.parent, word_of(run)) if run and exported else (run, words.checkpoint)
     default = default_out(folder, attacks, word, words.data, part, limit, words.seed)
     if journal is None and (attacks.sequential or distributed.launched() or images):
         journal = journal_of(default)
     first = distributed.local_rank() == 0  # only the first process on this machine displays
     net = net.to(find_device(device))
-    models.require_fit(net, split.shape, split.classes)
+    models.require_fit(net, split.shape, split.classes, "model")
     measured = source if isinstance(source, nn.Module) else net  # an exported file has no layers of torch
     use_threads(threads_for(measured, split.shape) if threads is None else threads)
     if first and suite_name == "deployed" and source is None:
@@ -156,7 +158,7 @@ def own_run(file: Path, exported: Session | Program, trust_code: bool = False) -
 
 
 def find_suite(
-    name: str, threat: Threat, source: str | nn.Module | None, split: Split, trust_code: bool = False
+    name: str, threat: Threat, source: str | nn.Module | None, split: Split, options: Mapping[str, Any]
 ) -> Suite:
     """The suite called `name`; `transfer` needs the net that the images are made against. Raises ConfigError."""
     allowed = name in ("transfer", "deployed")
@@ -169,7 +171,7 @@ def find_suite(
     if not allowed:
         return SUITES[name](threat)
     if isinstance(source, str):
-        source = net_for("surrogate", {"name": source}, split, fresh=False, trust_code=trust_code)
+        source = net_for("transfer_from", {"name": source, **options}, split, fresh=False)
     net = source
     if net is not None:
         models.require_fit(net, split.shape, split.classes, "surrogate")

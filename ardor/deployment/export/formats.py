@@ -156,7 +156,7 @@ def export(
     misses = parity.misses(*((None, agreement) if to.endswith("int8") else (LARGEST, 1.0)))
     if misses and not force:
         raise ExportError(
-            f"expected {to} to match the net, got {'; '.join(misses)}: nothing was written; type --force (force=True) "
+            f"expected {to} to match the net, got {'; '.join(misses)}: nothing was written; type --force "
             "to write it all the same, with this recorded"
         )
     metadata |= {"parity": asdict(parity), "forced": misses, "sha256": hashlib.sha256(body).hexdigest()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ardor.diagnostics.probe import STEPS
 from ardor.diagnostics.record import Record
-from ardor.errors import ModelError
+from ardor.errors import ModelError, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.storage.config import as_text
@@ -98,7 +98,8 @@ class TeacherReport:
 
     def _transfer(self) -> str:
         if self.transfer is None:
-            return "transfer of a student's adversarial examples: not measured; type --student RUN with a trained one"
+            text = "transfer of a student's adversarial examples: not measured; type --student RUN with a trained one"
+            return spelled(text)
         if not self.transfer.n:
             return "transfer of the student's adversarial examples: it has none here"
         return f"transfer of the student's adversarial examples: {self.transfer} % of {self.transfer.n}"

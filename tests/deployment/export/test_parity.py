@@ -40,7 +40,7 @@ def test_a_file_that_does_not_match_is_refused(net, digits, tmp_path, to, change
         return  # INT8 is held to its predictions
     with pytest.raises(ExportError, match=word) as refused:
         ardor.export(Tracing(net, change), path, **words)
-    assert "nothing was written; type --force" in str(refused.value)
+    assert "nothing was written; pass force=True" in str(refused.value)
     assert path.read_text() == "an earlier ardor-export-1"
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

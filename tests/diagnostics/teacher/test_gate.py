@@ -207,7 +207,7 @@ def test_require_names_the_first_error_and_lets_warnings_pass():
     warned = TeacherReport(1, THREAT, findings=[finding("other_eps", "warning", "seen", "next")])
     require(warned)
     warned.findings += [finding("misfit", "error", "one", "do one"), finding("not_robust", "error", "two", "do two")]
-    with pytest.raises(ModelError, match="got misfit: one; do one, or type --gate=false to train all the same"):
+    with pytest.raises(ModelError, match="got misfit: one; do one, or pass gate=False to train all the same"):
         require(warned)
     with pytest.raises(ModelError, match="got misfit: one; do one, or leave the row out$"):
         require(warned, otherwise="leave the row out")

@@ -91,7 +91,7 @@ def test_a_planted_cause_is_named_and_it_alone(sound, normalised, natural, val, 
     text = seen.text()
     assert text.endswith("Refused.")
     assert seen.findings[0].next in text
-    with pytest.raises(ModelError, match=f"got {names(seen)[0]}: .*type --gate=false"):
+    with pytest.raises(ModelError, match=f"got {names(seen)[0]}: .*pass gate=False"):
         require(seen)
 
 

@@ -205,7 +205,7 @@ def test_synchronised_batch_norm_is_the_gpus(tmp_path):
     for error in together(tmp_path, distilled, 16, synchronised):
         assert isinstance(error, ConfigError)
         assert str(error).startswith("expected GPUs to synchronise batch norm")
-        assert "got cpu: leave --recipe.sync_batchnorm away" in str(error)
+        assert "got cpu: leave sync_batchnorm= away" in str(error)
     for mine, theirs in zip(distilled(16, {}), distilled(16, synchronised), strict=True):
         assert np.array_equal(mine, theirs)  # alone there is nothing to synchronise
     net = TinyNet()
@@ -264,7 +264,7 @@ def test_processes_that_see_different_folders_are_refused(tmp_path):
     for error, folder, done in zip(errors, (here, there), (1, 0), strict=True):
         assert isinstance(error, RunError)
         assert f"got {folder} with {done} epochs in process" in str(error)
-        assert "type --run with a folder that all machines share" in str(error)
+        assert "pass run= with a folder that all machines share" in str(error)
 
 
 def test_the_first_process_writes(tmp_path):
