@@ -59,31 +59,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0, 2 for a refusal, 128 and the signal's number where one stopped the command: 130 for Ctrl-C.
     """
-    from ardor.errors import spelling
-
     words = list(sys.argv[1:] if argv is None else argv)
     command = words[0] if words and words[0] in COMMANDS else ""
-    with _printable(), _signals() as received, spelling(lambda text: _spelled(text, command)):
+    with _printable(), _signals() as received:
         try:
-            return run([word for word in words if word != "--debug"])
+            return _in_words_of(command, run, [word for word in words if word != "--debug"])
         except KeyboardInterrupt:
             received.append(signal.SIGINT)  # raised without a signal
         except Exception as error:
             if not received:  # else the library that it interrupted has made another error of it
-                return _refuse(error, debug="--debug" in words)
+                return _in_words_of(command, _refuse, error, "--debug" in words)
         by = "" if received[0] == signal.SIGINT else f" by {signal.Signals(received[0]).name}"
         kept = f"; {KEPT[command]}" if command in KEPT else ""
         sys.stderr.write(f"\nardor: stopped{by}{kept}.\n")
         return 128 + received[0]
 
 
-def _spelled(text: str, command: str) -> str:
-    """A message in the words of a command."""
-    if not command or "--" not in text:
-        return text
+def _in_words_of(command: str, function: Callable[..., int], *arguments: Any) -> int:
+    """The result of a function whose messages advise options of a command."""
     from ardor.cli.words import as_options
+    from ardor.errors import spelling
 
-    return as_options(text, command)
+    with spelling(lambda text: as_options(text, command) if command else text):
+        return function(*arguments)
 
 
 @contextmanager
