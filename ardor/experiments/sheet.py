@@ -24,6 +24,7 @@ from ardor.experiments.worker import Problem
 from ardor.reporting.template import package_text, render
 from ardor.storage.config import as_text, read_yaml
 from ardor.storage.files import write_text
+from ardor.storage.locks import locked
 from ardor.version import __version__
 
 CSV_HEAD = (
@@ -50,8 +51,9 @@ def write_sheets(table: Table, command: str, problems: Sequence[Problem] = ()) -
     rows, folder, kind = rows_of(table), table.spec.folder, table.spec.kind
     texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, problems)}
     texts["html"] = as_html(table, rows, command, problems)
-    name = kind if _contains(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
-    return [_write(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
+    with locked(folder / f".{kind}.lock"):  # another process may write more between the comparison and the writing
+        name = kind if _contains(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
+        return [write_text(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
 
 
 def _contains(text: str, path: Path, parts: int) -> bool:
@@ -63,10 +65,6 @@ def _contains(text: str, path: Path, parts: int) -> bool:
         for content in (text, path.read_text(encoding="utf-8"))
     )
     return all(ours.get(key, 0) >= seeds for key, seeds in theirs.items())
-
-
-def _write(path: Path, text: str) -> Path:
-    return write_text(path, text)
 
 
 def as_csv(table: Table, rows: Sequence[Row]) -> str:

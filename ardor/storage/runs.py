@@ -13,13 +13,15 @@ variance_gap.json     robust accuracy and variance gap over radii
 best.onnx, best-int8.onnx, best.pte ...  exported checkpoints
 deployed-best.json    the comparison of a checkpoint with its exported files
 hub-best              the folder for the Hub
+.train.lock           held by the process that trains; .deploy.lock by the one that compares exported files
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from typing import Any
 from ardor.errors import RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
 from ardor.storage.files import refusal, write_text
+from ardor.storage.locks import holder, locked
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
 
@@ -63,6 +66,8 @@ class Run:
     folder : str or Path
         The folder, as `ardor.epochs(run=...)` takes it.
     """
+
+    _held: tuple[Path, os.stat_result] | None = None
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -123,6 +128,34 @@ class Run:
                 return threat
         return {}
 
+    @contextmanager
+    def held(self, purpose: str = "train") -> Iterator[None]:
+        """Hold the folder for this process. Raises RunError, with the other process, where one has it for `purpose`."""
+        lock = self.folder / f".{purpose}.lock"
+        with locked(lock, wait=False, required=False) as acquired:
+            if not acquired:
+                raise RunError(
+                    f"expected to write to {self.folder} alone, got {holder(lock)}, which {purpose}s there: let it "
+                    "finish or stop it, or name another run"
+                )
+            self._held = lock, lock.stat()
+            yield
+
+    def require_held(self) -> None:
+        """Raise RunError where the folder that this process holds was deleted, moved or replaced."""
+        if self._held is None:
+            return
+        lock, before = self._held
+        try:
+            present = os.path.samestat(lock.stat(), before) and self.exists
+        except FileNotFoundError:
+            present = False
+        if not present:
+            raise RunError(
+                f"expected {self.folder} as this process began it, got it deleted, moved or replaced meanwhile: put it "
+                "back, or delete what is there, and type the same again"
+            )
+
     def enter(self, config: Mapping[str, Any]) -> None:
         """Write the configuration of a new run. Raises RunError as `require` does, or where it cannot be written."""
         self.require(config)
@@ -143,7 +176,7 @@ class Run:
                     f"expected the configuration that {self.folder} was made with, got another ({few(changed)}): "
                     "type --run with a new name"
                 )
-        elif self.folder.is_dir() and any(p.suffix != ".tmp" for p in self.folder.iterdir()):
+        elif self.folder.is_dir() and any(p.suffix not in (".tmp", ".lock") for p in self.folder.iterdir()):
             # a kill may leave part of a configuration, and nothing else
             raise RunError(
                 f"expected an empty folder or a run of ardor, got {self.folder} with other files: "

@@ -48,7 +48,7 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
     Raises
     ------
     RunError
-        Where the system refuses a file.
+        Where the system refuses a file, or the folder was deleted since the run began.
     """
     state.done = record.epoch
     if run is None:
@@ -56,6 +56,7 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
     record.run = str(run.folder)
     if distributed.rank() > 0:
         return
+    run.require_held()
     net = {k: v for k, v in describe(state.student).items() if k != "seed"}
     metadata = {"epoch": str(record.epoch), "val_robust": repr(record.val_robust), "net": json.dumps(net)}
     weights = state.student.state_dict()
@@ -75,6 +76,7 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
         replace(run.new_state, run.state)
     except OSError as error:
         raise refusal(run.state, error) from error
+    run.require_held()
 
 
 def resume(run: Run | None, state: TrainState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ def epochs(
         For a loss or gradient that is not finite, before it reaches the weights, and for weights or statistics that
         are not, before they are saved: a run's folder has the state of the last finite epoch.
     RunError
-        For a folder that cannot be used or belongs to another configuration.
+        For a folder that cannot be used, belongs to another configuration, or in which another process trains.
     ConfigError, ModelError
         Where recipe, nets, method and data do not fit each other.
     CheckpointError
@@ -100,15 +101,15 @@ def epochs(
     state = init_state(student, teacher, method, train, recipe, device, averaging)
     config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
-    folder = _resume(run, config, state)
     train = _resident(train, device)
-    for epoch in range(state.done + 1, recipe.epochs + 1):
-        with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher
-            record = train_epoch(state, net, train, recipe, epoch, table, progress)
-        checkpoint.require_finite(checkpoint.tensors(state), epoch)
-        average = _validate(state, train, val, recipe, record)
-        checkpoint.save(folder, record, state, average)
-        yield record
+    with _resumed(run, config, state) as folder:
+        for epoch in range(state.done + 1, recipe.epochs + 1):
+            with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher
+                record = train_epoch(state, net, train, recipe, epoch, table, progress)
+            checkpoint.require_finite(checkpoint.tensors(state), epoch)
+            average = _validate(state, train, val, recipe, record)
+            checkpoint.save(folder, record, state, average)
+            yield record
 
 
 def distill(*args: Any, **kwargs: Any) -> list[EpochRecord]:
@@ -259,15 +260,20 @@ def _accumulate(pending: list[tuple[float, Update]], sums: dict[str, float]) -> 
     pending.clear()
 
 
-def _resume(run: str | Path | None, config: Mapping[str, Any], state: TrainState) -> Run | None:
-    """The run's folder, entered by process 0 first, with its state loaded in every process."""
+@contextmanager
+def _resumed(run: str | Path | None, config: Mapping[str, Any], state: TrainState) -> Iterator[Run | None]:
+    """The run's folder, held and entered by process 0 first, with its state loaded in every process."""
     folder = None if run is None else Run(run)
-    with distributed.rank_zero_first():
-        if folder is not None:
-            folder.enter(config)
-    checkpoint.resume(folder, state)
-    distributed.require_equal(state.done, run)
-    return folder
+    with ExitStack() as stack:
+        with distributed.rank_zero_first():
+            if folder is not None:
+                folder.require(config)  # before a lock is put into a folder of something else
+                if distributed.rank() == 0:
+                    stack.enter_context(folder.held())
+                folder.enter(config)
+        checkpoint.resume(folder, state)
+        distributed.require_equal(state.done, run)
+        yield folder
 
 
 def _layout(method: Method, nets: list[nn.Module], channels: int) -> torch.memory_format:

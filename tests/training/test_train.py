@@ -236,6 +236,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
     student = net(width=8)
     records = epochs(student, None, methods.Natural(), train, recipe(), val=val, run=tmp_path / "run")
     next(records)
+    del records  # and its lock
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     code = f"""
 import resource, sys

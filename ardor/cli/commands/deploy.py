@@ -80,32 +80,35 @@ def deploy(
     check = (test if part == "test" else val).limit(limit)
     models.require_fit(net, check.shape, check.classes, "net")
     use_threads(threads_for(net, check.shape) if threads is None else threads)
-    with display.progress("export", 2) as move:
-        files, reports = files_of(run, checkpoint), reports_of(run)[0]
-        names = prepare(net, files, train, check, used, force=force, agreement=agreement, reports=reports, seed=seed)
-        done, refusal = 0, None
-        try:
-            for name in names:
-                done += 1
-                move(done, name)
-        except ArdorError as error:
-            if done == 0:  # there is no ONNX file
-                raise
-            refusal = error
-    with display.evaluation() as show:
-        report = deploy_run(
-            run,
-            net,
-            check,
-            used,
-            checkpoint=checkpoint,
-            queries=queries,
-            batch=batch,
-            seed=seed,
-            refused="" if refusal is None else str(refusal),
-            journal=True,
-            progress=lambda name, event: show(replace(event, attack=f"{name}: {event.attack}")),
-        )
+    with Run(run).held("deploy"):  # the files, reports and hashes of one process belong together
+        with display.progress("export", 2) as move:
+            files, reports = files_of(run, checkpoint), reports_of(run)[0]
+            names = prepare(
+                net, files, train, check, used, force=force, agreement=agreement, reports=reports, seed=seed
+            )
+            done, refusal = 0, None
+            try:
+                for name in names:
+                    done += 1
+                    move(done, name)
+            except ArdorError as error:
+                if done == 0:  # there is no ONNX file
+                    raise
+                refusal = error
+        with display.evaluation() as show:
+            report = deploy_run(
+                run,
+                net,
+                check,
+                used,
+                checkpoint=checkpoint,
+                queries=queries,
+                batch=batch,
+                seed=seed,
+                refused="" if refusal is None else str(refusal),
+                journal=True,
+                progress=lambda name, event: show(replace(event, attack=f"{name}: {event.attack}")),
+            )
     place, usual = place_of(run, report), Run(run).comparison(report.checkpoint)
     kept = "" if place == usual else f"{usual} has more images, queries or forms, or another threat, and is kept. "
     display.say(f"{report}\n\n{kept}Saved to {place}.")
