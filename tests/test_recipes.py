@@ -286,7 +286,7 @@ BAD = "data: digits\nstudent: small_cnn\n"
         (BAD + "variants: [smoke]\n", (), "expected `variants:` of bad.yaml as names with keys below, got ['smoke']"),
         (BAD + "variants: {smoke: 1}\n", ("smoke",), "expected `variants:` of bad.yaml as names with keys below"),
         (BAD + "recipe: fast\n", (), "expected `recipe:` of bad.yaml with keys below, got 'fast': write recipe:"),
-        (BAD, ("smoke",), 'expected a variant of bad.yaml, got "smoke": leave --variant'),
+        (BAD, ("smoke",), 'expected a variant of bad.yaml, got "smoke": leave variant='),
         (BAD + "variants: {smoke: {}}\n", ("smok",), 'got "smok" (did you mean "smoke"?'),
     ],
 )

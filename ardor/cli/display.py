@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +31,9 @@ from ardor.training.epoch import EpochRecord, StepProgress
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+INTERVAL = 60.0
+"""Seconds from one line of progress to the next, where standard error is no terminal."""
 
 
 def say(text: str) -> None:
@@ -64,7 +67,8 @@ def watching(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[
             err.print(str(event), markup=False)
 
     if quiet or not err.file.isatty():
-        yield show
+        with _lines(lambda: f"{title}: {board.line()}", quiet):
+            yield show
         return
     with Live(board, console=err, transient=True):
         yield show
@@ -94,6 +98,11 @@ class Board:
         else:
             self._done, self._epoch, self._step = event.epoch, min(event.epoch + 1, self._total), ""
             self._validate(vars(event))
+
+    def line(self) -> str:
+        """Epoch, step, pace, remaining time and loss."""
+        head = [f"epoch {self._epoch}/{self._total}", self._step, self._left(), *self._loss()]
+        return "  ".join(filter(None, head))
 
     def __rich__(self) -> Group:
         """The lines that are not empty."""
@@ -136,7 +145,7 @@ def _accuracies(record: Mapping[str, Any], of: str = "val") -> str:
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal, and no output elsewhere. Yields a function of the number of finished parts and a text."""
+    """A bar on a terminal, elsewhere a line a minute. Yields a function of the number of finished parts and a text."""
     count = MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     with _bar(title, total, *count) as bar:
         yield lambda done, text: bar(completed=done, text=text)
@@ -144,8 +153,8 @@ def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
 @contextmanager
 def evaluation(quiet: bool = False) -> Iterator[Callable[[EvaluationProgress], None]]:
-    """A bar over the whole suite on a terminal, with a line for each finished attack; no output elsewhere."""
-    with _bar("", 1, TaskProgressColumn(), quiet=quiet) as bar:
+    """A bar over the whole suite on a terminal, with a line for each finished attack; elsewhere a line a minute."""
+    with _bar("evaluation", 1, TaskProgressColumn(), quiet=quiet) as bar:
         last: EvaluationProgress | None = None
 
         def show(now: EvaluationProgress) -> None:
@@ -164,8 +173,38 @@ def evaluation(quiet: bool = False) -> Iterator[Callable[[EvaluationProgress], N
 @contextmanager
 def _bar(title: str, total: int, *columns: ProgressColumn, quiet: bool = False) -> Iterator[Callable[..., None]]:
     row = TextColumn("{task.description}"), BarColumn(), *columns, TextColumn("{task.fields[text]}")
+    started = time.monotonic()
     with Progress(*row, console=err, transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
-        yield functools.partial(bars.update, bars.add_task(title, total=total, text=""))
+        task = bars.add_task(title, total=total, text="")
+
+        def line() -> str:
+            now, spent = bars.tasks[0], duration(time.monotonic() - started)
+            parts = [f"{now.description}: {now.percentage:.0f} %", now.fields["text"], f"{spent} so far"]
+            return ", ".join(filter(None, parts))
+
+        with _lines(line, quiet):
+            yield lambda **now: bars.update(task, **now)
+
+
+@contextmanager
+def _lines(line: Callable[[], str], quiet: bool) -> Iterator[None]:
+    """A line of progress every `INTERVAL` where standard error is no terminal, however long a part takes."""
+    if quiet or err.file.isatty():
+        yield
+        return
+    ended = threading.Event()
+
+    def display() -> None:
+        while not ended.wait(INTERVAL):
+            err.print(line(), markup=False)
+
+    thread = threading.Thread(target=display, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def duration(seconds: float) -> str:

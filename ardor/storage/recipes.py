@@ -30,6 +30,12 @@ def find_recipe(name: str | Path) -> Path:
     )
 
 
+def recipe_for(method: str, data: str) -> str | None:
+    """The shipped recipe of a method that has a variant for a data set; None where there is none."""
+    file = next((file for folder in FOLDERS if (file := folder / f"{method}.yaml").is_file()), None)
+    return method if file and data in read_yaml(file).get("variants", {}) else None
+
+
 def read_recipe(
     name: str | Path, data: str | None = None, variants: Sequence[str] = (), trust_code: bool = False
 ) -> dict[str, Any]:

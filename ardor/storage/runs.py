@@ -172,9 +172,15 @@ class Run:
         if self.exists:
             changed = [d for d in differences(config, self.config) if d.partition(":")[0] not in LOCATIONS]
             if changed:
+                advice = "type --run with a new name"
+                if {d.partition(":")[0] for d in changed} <= {"recipe.epochs", "recipe.milestones"}:  # a longer run
+                    last = self.checkpoint("last")
+                    advice += (
+                        f" and --student.weights {last}: the rates belong to the length, more epochs are another run"
+                    )
                 raise RunError(
                     f"expected the configuration that {self.folder} was made with, got another ({few(changed)}): "
-                    "type --run with a new name"
+                    f"{advice}"
                 )
         elif self.folder.is_dir() and any(p.suffix not in (".tmp", ".lock") for p in self.folder.iterdir()):
             # a kill may leave part of a configuration, and nothing else

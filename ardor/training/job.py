@@ -19,7 +19,7 @@ from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_robust
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
-from ardor.evaluation.checks.recipe import of_recipe
+from ardor.evaluation.checks.recipe import of_images, of_recipe
 from ardor.evaluation.findings import Finding
 from ardor.models.loading import net_for
 from ardor.storage.config import build, find_class
@@ -186,8 +186,13 @@ def config_of_job(job: Job) -> dict[str, Any]:
     )
 
 
-def findings_of(job: Job) -> list[Finding]:
+def findings_of(job: Job, recipe: str | None = None) -> list[Finding]:
     """Findings on values of the recipe that silently change results; nothing is written.
+
+    Parameters
+    ----------
+    recipe : str, optional
+        As `of_images` takes it.
 
     Raises
     ------
@@ -198,7 +203,7 @@ def findings_of(job: Job) -> list[Finding]:
     check_setup(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     config = config_of_job(job)
     Run(job.run).require(config)
-    return of_recipe(config)
+    return [*of_recipe(config), *of_images(config, job.train.shape, recipe)]
 
 
 def gate_of(

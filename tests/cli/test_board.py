@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from ardor.cli import display
+from ardor.evaluation.progress import Progress
 from ardor.training.epoch import StepProgress
 from tests.training.trackers.conftest import epoch, finish
 
@@ -126,3 +127,45 @@ def read_all(end):
         if not part:
             return read
         read += part
+
+
+# Lines where standard error is no terminal
+
+
+@pytest.fixture
+def lines(monkeypatch):
+    """The lines on a standard error that is no terminal; `next` waits for one that fits."""
+    read, written = os.pipe()
+    with open(read) as lines, open(written, "w", buffering=1) as stream:
+        monkeypatch.setattr(display, "err", Console(file=stream, highlight=False, soft_wrap=True))
+        monkeypatch.setattr("sys.stderr", stream)
+        monkeypatch.setattr(display, "INTERVAL", 0.001)
+        yield lambda word: next(line for line in lines if word in line)
+
+
+def test_a_part_that_takes_long_shows_lines_off_a_terminal(lines):
+    with display.progress("plan", 3) as move:
+        assert lines("plan").startswith("plan: 0 %")
+        move(1, "steps")
+        assert lines("steps").startswith("plan: 33 %, steps, 0 s so far")
+
+
+def test_an_evaluation_shows_lines_off_a_terminal(lines):
+    with display.evaluation() as show:
+        assert lines("evaluation: 0 %")
+        show(Progress("PGD-20", 1, 1, 30, 60, 0.45, 0.4, None))
+        assert "30/60 images" in lines("PGD-20")
+
+
+def test_training_shows_lines_inside_an_epoch_off_a_terminal(lines, run):
+    with display.watching(4, str(run)) as show:
+        assert "epoch 1/4" in lines(str(run))
+        show(StepProgress(2, 4, 5, 10, 1234.4, {"kl": 1.0}))
+        assert "step 5/10" in lines("epoch 2/4")
+
+
+def test_a_quiet_process_starts_no_lines(lines):
+    before = threading.active_count()
+    with display.progress("x", 1), display.evaluation(quiet=True), display.watching(1, "r", quiet=True):
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before

@@ -7,15 +7,20 @@ import pytest
 
 import ardor
 from ardor import data, methods, models
-from ardor.cli.main import COMMANDS, KEPT, main
+from ardor.attacks.threat import L2, Linf
+from ardor.cli.main import COMMANDS, KEPT, main, parse
 from ardor.cli.options import option_rows
+from ardor.cli.selection import find_threat
 from ardor.cli.words import NETS, as_options, has_option
 from ardor.data import reader
-from ardor.errors import OPTION, ConfigError, as_arguments
+from ardor.errors import OPTION, ConfigError, RunError, as_arguments
 from ardor.experiments.label_study import LabelKinds, both
 from ardor.models.builders import BUILDERS
 from ardor.storage.config import classes
-from tests.conftest import ROOT
+from ardor.storage.recipes import recipe_for
+from ardor.storage.runs import ABSENT, Run
+from ardor.training.job import findings_of
+from tests.conftest import ROOT, job_of
 
 MAKERS = {
     "method": [*(getattr(methods, name) for name in methods.__all__), LabelKinds],
@@ -35,6 +40,11 @@ FLAGS_OF_OTHERS = {
     "standalone",
     "rdzv-backend",
     "rdzv-endpoint",
+    "rdzv-id",
+    "max-restarts",
+    "run-path",
+    "logdir",
+    "backend-store-uri",
     "help",
     "version",
     "debug",
@@ -155,3 +165,29 @@ def test_ctrl_c_names_only_what_is_kept(command, monkeypatch, capsys):
     assert main([command]) == 130
     assert ("kept" in capsys.readouterr().err) == (command in KEPT)
     assert command not in ("plan", "doctor", "gate", "export") or command not in KEPT
+
+
+def test_the_shipped_recipe_with_a_variant_for_the_data():
+    assert recipe_for("sat", "digits") == "sat"
+    assert recipe_for("sat", "npz:mine.npz") is recipe_for("mine.py:Mine", "digits") is None
+    for words, noted in ((["--method", "sat", "--student", "small_cnn"], True), (["sat"], False)):
+        _, bound = parse(["train", *words, "--data", "digits"])
+        recipe = bound.arguments.get("recipe")
+        findings = findings_of(job_of([*words, "--data", "digits"]), None if recipe else recipe_for("sat", "digits"))
+        assert ("cifar_defaults" in [finding.name for finding in findings]) == noted
+
+
+def test_only_the_norm_that_is_typed_keeps_the_radius_of_the_run():
+    trained = {"name": "Linf", "eps": 0.2}
+    assert find_threat("linf", {}, trained) == find_threat(None, {"threat": {"name": "Linf"}}, trained) == Linf(0.2)
+    assert find_threat("l2", {}, trained) == L2()
+
+
+def test_a_finished_run_is_lengthened_as_another_run(tmp_path):
+    run = Run(tmp_path / "r")
+    made = {"method": "sat", "soft_labels": "live", "recipe": ABSENT | {"epochs": 3, "milestones": [2]}}
+    run.enter(made)
+    with pytest.raises(RunError, match=r"run= with a new name and weights=.*last\.safetensors"):
+        run.enter({**made, "recipe": made["recipe"] | {"epochs": 6, "milestones": [4]}})
+    with pytest.raises(RunError, match="run= with a new name$"):
+        run.enter({**made, "recipe": made["recipe"] | {"epochs": 6, "lr": 1}})

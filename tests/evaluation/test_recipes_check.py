@@ -39,6 +39,31 @@ def of(name, **options):
     return changed(method={"name": name, "attack": copy.deepcopy(GOOD["method"]["attack"]), **options})
 
 
+def on(shape, recipe=None, **at):
+    return checks.recipe.of_images(changed(**at), shape, recipe)
+
+
+def test_defaults_of_cifar_on_other_images_are_noted():
+    crop = {"recipe__augment": "crop-flip", "recipe__padding": 4}
+    assert on((3, 32, 32), **crop) == on((3, 64, 64), student={"name": "resnet18"}, **crop) == []
+    wide, mirrored = on((1, 8, 8), data={"name": "digits"}, **crop)
+    assert (wide.name, wide.next) == ("wide_crop", "type --recipe.padding 1")
+    assert mirrored.name == "mirrored"
+    assert on((1, 8, 8), recipe__augment="none", recipe__padding=4) == []
+    (form,) = on((3, 224, 224), student={"name": "resnet18"}, **crop)
+    assert form.name == "cifar_form"
+    assert "at 224 x 224 costs 49 times" in form.evidence
+    assert on((3, 224, 224), student={"name": "mine.py:Net"}, **crop) == []
+    (defaults,) = on((3, 32, 32), "sat", data={"name": "digits"}, recipe__augment="none")
+    assert "ardor train sat --data digits" in defaults.next
+
+
+def test_milestones_are_noted_by_training_alone():
+    config = changed(recipe__epochs=1, recipe__milestones=[1, 1, 1])
+    assert "idle_milestone" in names(checks.recipe.of_recipe(config))
+    assert checks.recipe.with_training([], config, 8 / 255) == []
+
+
 def test_a_plain_configuration_has_none():
     assert checks.recipe.of_recipe(GOOD) == []
     assert checks.recipe.of_recipe(GOOD, 8 / 255) == []

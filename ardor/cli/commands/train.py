@@ -14,6 +14,7 @@ from ardor.cli.selection import Overrides, configuration
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
 from ardor.storage.config import arguments
+from ardor.storage.recipes import recipe_for
 from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
@@ -133,7 +134,9 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
     job = words.job(recipe, overrides)
     with distributed.joined(find_device(job.recipe.device)):
         first = distributed.rank() == 0
-        findings = findings_of(job)
+        config = config_of_job(job)
+        unnamed = recipe_for(config["method"]["name"], config["data"]["name"]) if recipe is None else None
+        findings = findings_of(job, unnamed)
         set_threads(job)
         sink = Sink([job.log] if job.log and first else [], job.run, config_of_job(job))
         if first:

@@ -19,6 +19,16 @@ FEW = 300
 PAPERS = (215, 260, 285)
 """idle_milestone: of 300 epochs, the milestones that `Recipe` has by default."""
 
+WIDE = 3 / 16
+"""wide_crop: padding as a share of the side; CIFAR's is 1/8."""
+
+LARGE = 64
+"""cifar_form: pixels of a side."""
+
+CIFAR_FORM = ("resnet18", "resnet50", "mobilenet_v2", "wide_resnet", "wide_resnet_silu")
+MIRRORED = ("digits",)
+"""mirrored: data whose mirror images are of no class."""
+
 TRAINING, VALIDATION = "method.attack", "recipe.val_attack"
 
 OFF = {
@@ -59,8 +69,44 @@ def of_recipe(config: Config, eps: float | None = None) -> list[Finding]:
     return findings
 
 
+def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = None) -> list[Finding]:
+    """Findings on values that are CIFAR's where the images are others.
+
+    Parameters
+    ----------
+    config : Mapping
+        The content of config.yaml.
+    shape : tuple of int
+        (C, H, W) of an image.
+    recipe : str, optional
+        The shipped recipe that has a variant for these data, where none was named.
+    """
+    flat, side = dict(_flattened(config)), min(shape[1:])
+    size, data, student = f"{shape[1]} x {shape[2]}", flat.get("data.name"), flat.get("student.name")
+    padding, augment = _number(flat, "recipe.padding"), flat.get("recipe.augment")
+    findings = []
+    if recipe is not None:
+        evidence = f"no recipe is named: on {data}, epochs, augmentation and radius are the papers' for CIFAR"
+        advice = f"ardor train {recipe} --data {data} has those of {data}"
+        findings.append(Finding("cifar_defaults", "note", evidence, advice))
+    if augment in ("crop-flip", "crop") and padding > side * WIDE:
+        evidence = f"images of {size} are padded by {padding:g} and cropped, as CIFAR's 32 x 32 are by 4"
+        findings.append(Finding("wide_crop", "note", evidence, f"type --recipe.padding {max(1, side // 8)}"))
+    if augment == "crop-flip" and data in MIRRORED:
+        evidence = f"half of the images of {data} are mirrored, and some are then no {data}"
+        findings.append(Finding("mirrored", "note", evidence, "type --recipe.augment crop or --recipe.augment none"))
+    if student in CIFAR_FORM and side > LARGE:
+        evidence = (
+            f"{student} is CIFAR's form, without a stride in its stem: a pass at {size} costs {(side / 32) ** 2:.0f} "
+            "times one at 32 x 32"
+        )
+        advice = "type --data.size 64 for smaller images, or name a net of your own, file.py:Name, with a stem for them"
+        findings.append(Finding("cifar_form", "note", evidence, advice))
+    return findings
+
+
 def with_training(findings: list[Finding], trained: Config, eps: float) -> list[Finding]:
-    """The findings of an evaluation and those on the training, each name once.
+    """The findings of an evaluation and those on the training, each name once; the milestones are left out.
 
     Parameters
     ----------
@@ -71,7 +117,7 @@ def with_training(findings: list[Finding], trained: Config, eps: float) -> list[
     eps : float
         The radius of the evaluation.
     """
-    names = {finding.name for finding in findings}
+    names = {finding.name for finding in findings} | {"idle_milestone"}  # training displays it, once
     return [*findings, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]
 
 
