@@ -27,6 +27,7 @@ from ardor.evaluation.verdicts import evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
 from ardor.reporting import PageEntry
 from ardor.reporting.table import tables
+from ardor.storage.config import describe
 from ardor.storage.files import write_text
 from ardor.storage.imports import require_package
 from ardor.training.epoch import EpochRecord
@@ -36,6 +37,9 @@ from ardor.version import __version__
 
 THREAT = Linf(0.2)
 """A fifth of the range from white to black: a person still reads the digit."""
+
+RESULTS = "results.json"
+QUICK = "two epochs of tiny nets, to see that everything runs"
 
 QUERIES = 100
 """Of Square on the exported files; its authors take 5,000."""
@@ -140,15 +144,27 @@ def deploys() -> bool:
 def deploy(job: Job, train: Split, test: Split) -> DeploymentReport:
     """A trained job's net beside its ONNX and INT8 files: the existing comparison if it is current, else a new one."""
     report, _ = run_files.current(job.run)
-    if report and (report.versions["ardor"], report.forms[0].report.data["hash"]) == (__version__, test.hash):
-        return report
+    if report and len(report.forms) == 3:
+        of = report.forms[0].report
+        if (report.versions["ardor"], of.data["hash"], of.threat) == (__version__, test.hash, describe(THREAT)):
+            return report
     net = models.load(job.run)
     for _ in run_files.prepare(net, run_files.files_of(job.run), train, test, THREAT, force=True):
         pass  # forced: a net of two epochs is shown too, and the table has the differences of its file
     return run_files.deploy_run(job.run, net, test, THREAT, queries=QUERIES, batch=len(test))
 
 
-def results(entries: list[PageEntry], path: Path) -> Path:
+def place_of(folder: Path, entries: list[PageEntry], name: str) -> Path:
+    """The file called `name` (results.json) in the demo's folder, or part-NAME where that has more nets or seeds."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        kept = {name: net["seeds"] for name, net in json.loads((folder / RESULTS).read_text())["nets"].items()}
+        ours = {entry.name: len(entry.reports) for entry in entries}
+        if any(ours.get(net, 0) < seeds for net, seeds in kept.items()):
+            return folder / f"part-{name}"
+    return folder / name
+
+
+def results(entries: list[PageEntry], path: Path, trial: str = "") -> Path:
     """The figures as JSON: for each net and attack the accuracy of every seed, mean and SD (null for one seed).
 
     "best" has the student of each column that the paired comparison shows above all others, "verdict" the sentence on
@@ -172,6 +188,7 @@ def results(entries: list[PageEntry], path: Path) -> Path:
         "threat": f"Linf {THREAT.eps:g}",
         "suite": "paper",
         "n": entries[0].reports[0].n,
+        "trial": trial,
         "best": best,
         "verdict": table.verdict,
         "nets": nets,

@@ -42,9 +42,8 @@ def key_of(report: Report) -> str:
 
 
 def title_of(report: Report) -> str:
-    """The protocol in words: "60 of 449 images, digits (test), suite paper, Linf eps 0.2"."""
-    of = report.data.get("of", report.n)
-    count = f"{report.n:,} images" if of == report.n else f"{report.n:,} of {of:,} images"
+    """The protocol in words: "449 images, digits (test), suite paper, Linf eps 0.2"."""
+    count = report.trial or f"{report.n:,} images"
     return f"{count}, {report.data['name']} ({report.data['part']}), suite {report.suite}, {threat_text(report.threat)}"
 
 

@@ -86,6 +86,12 @@ class Report:
         return len(self.index)
 
     @property
+    def trial(self) -> str:
+        """ "trial on 60 of 449 images" where only a part of the images was evaluated; else ""."""
+        of = self.data.get("of", self.n)
+        return "" if of == self.n else f"trial on {self.n:,} of {of:,} images"
+
+    @property
     def clean(self) -> Proportion:
         """Clean accuracy."""
         return Proportion(sum(letter != NOT_ATTEMPTED for letter in next(iter(self.verdicts.values()))), self.n)
@@ -131,7 +137,7 @@ class Report:
             name: {"k": p.k, "n": p.n, "accuracy": p.value, "wilson95": p.interval}
             for name, p in self.figures().items()
         }
-        text = json.dumps({"format": FORMAT, "figures": figures, **asdict(self)}, indent=1)
+        text = json.dumps({"format": FORMAT, "trial": self.trial, "figures": figures, **asdict(self)}, indent=1)
         return write_text(Path(path), text)
 
     @staticmethod
@@ -142,6 +148,7 @@ class Report:
             if content.pop("format") != FORMAT:
                 raise KeyError("format")
             content.pop("figures")  # they follow from the verdicts
+            content.pop("trial", None)
             content["findings"] = [Finding(**f) for f in content["findings"]]
             report = Report(**content)
             report._require_consistent()
@@ -157,7 +164,7 @@ class Report:
         lines = [
             f"{self.title or self.model['name']} on {self.data['name']} ({self.data['part']}), {self.threat['name']} "
             f"eps {self.threat.get('eps')}, n = {self.n}"
-            + (f" of {of}, classes in proportion" if of != self.n else ""),
+            + (f" of {of}, classes in proportion: a trial" if self.trial else ""),
             *(["Each attack saw the survivors of those above it."] if self.sequential else []),
             "",
             "| attack | accuracy % | 95 % interval | robust of n |",

@@ -27,6 +27,11 @@ TOLERANCE = 0.005
 """Accuracy by which two attacks of nearly the same strength may change places on a few thousand images."""
 
 
+def title_of(spec: TableSpec) -> str:
+    """The title of a table; a smoke test is a trial."""
+    return ("Trial: " if spec.scale.name == "smoke" else "") + TITLES[spec.kind]
+
+
 def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
     """The limits of the table's evidence."""
     if spec.scale.name == "smoke":

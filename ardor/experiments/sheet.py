@@ -17,7 +17,7 @@ from ardor import models
 from ardor.engine.flops import macs
 from ardor.experiments.cells import note_of, report_of, state_of, weights_of
 from ardor.experiments.figures import gap_figures
-from ardor.experiments.notes import TITLES, doubts, notes, pairs
+from ardor.experiments.notes import doubts, notes, pairs, title_of
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.tables import Cell, Table
 from ardor.experiments.worker import Problem
@@ -89,7 +89,7 @@ def _share(value: float) -> str:
 
 def as_markdown(table: Table, rows: Sequence[Row], command: str, problems: Sequence[Problem] = ()) -> str:
     """The table with its facts, the paired comparisons and its limits."""
-    lines = [f"# {TITLES[table.spec.kind]}", "", f"Made by `{command}`.", ""]
+    lines = [f"# {title_of(table.spec)}", "", f"Made by `{command}`.", ""]
     lines += [*(f"- {line}" for line in facts(table, rows)), ""]
     for title, head, body in blocks(table, rows):
         lines += [f"## {title}", "", f"| {' | '.join(map(_plain, head))} |"]
@@ -105,7 +105,7 @@ def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[
     return render(
         "ardor.experiments",
         "sheet.html",
-        title=TITLES[table.spec.kind],
+        title=title_of(table.spec),
         style=Markup(package_text("ardor.reporting", "style.css")),
         command=command,
         facts=facts(table, rows),

@@ -195,7 +195,7 @@ def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: Pr
     journal, batch = journal_of(path) if suite.sequential else None, min(256, len(split))
     report = evaluate(net, split, suite, batch=batch, journal=journal, progress=lambda p: progress(cell, p))
     report.title, report.training = f"{run} ({evaluation.checkpoint})", config
-    report.findings = with_training(report.findings, config, threat.eps)
+    report.findings = with_training(report.findings, config, threat)
     report.save(path)
 
 

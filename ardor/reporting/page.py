@@ -26,6 +26,7 @@ def write(
     intro: str,
     notes: list[str],
     distilled: str | None = None,
+    trial: str = "",
 ) -> Path:
     """Write the page; a section without content is left out.
 
@@ -36,6 +37,8 @@ def write(
     title, intro : heading and the paragraph below it.
     notes : limits of the evidence, one sentence each; `code` in backquotes.
     distilled : name of the student that the headline compares with the natural one; None for the most robust.
+    trial : why the figures are no result; the title then begins with "Trial", and there is no other headline. Default:
+        where a net was evaluated on a part of the images.
 
     Returns
     -------
@@ -57,14 +60,16 @@ def write(
         if not entry.reports:
             raise ConfigError(f"expected a report for each net, got none for {entry.name}: evaluate it first")
     results = table.tables(entries)
+    trial = trial or "; ".join(dict.fromkeys(entry.reports[0].trial for entry in entries if entry.reports[0].trial))
     text = render(
         "ardor.reporting",
         "page.html",
-        title=title,
+        title=f"Trial: {title}" if trial else title,
+        trial=trial,
         style=Markup(package_text("ardor.reporting", "style.css")),
         intro=intro,
         notes=notes,
-        headline=_headline(results, distilled),
+        headline=[] if trial else _headline(results, distilled),
         distilled=distilled,
         protocols=evidence.protocols(entries),
         results=results,

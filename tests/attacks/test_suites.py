@@ -121,7 +121,7 @@ def test_the_page_names_the_images_and_the_protocol(data):
     entry = PageEntry("net", "student", [report])
     (text,) = protocols([entry])
     assert text.startswith(
-        "10 of 16 images, made (test), suite short, Linf eps 0.1, classes in proportion, each attack"
+        "trial on 10 of 16 images, made (test), suite short, Linf eps 0.1, classes in proportion, each attack"
     )
     assert text.endswith("each attack on the survivors of those before it")
     assert "n = 10 of 16, classes in proportion" in report.table()

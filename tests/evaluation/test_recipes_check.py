@@ -5,6 +5,7 @@ import functools
 
 import pytest
 
+import ardor
 from ardor.evaluation import checks
 
 LINF = {"name": "Linf", "eps": "8/255"}
@@ -188,7 +189,7 @@ def test_the_judged_radius_is_compared_with_the_trained_one():
     config["recipe"]["val_attack"]["threat"] = {"name": "Linf", "eps": 0.031}
     assert checks.recipe.of_recipe(config) == checks.recipe.of_recipe(config, 0.031) == []
     (finding,) = checks.recipe.of_recipe(config, 8 / 255)
-    assert (finding.name, finding.evidence) == ("other_eps", "trained at eps 0.031, judged at 8/255")
+    assert (finding.name, finding.evidence) == ("other_eps", "trained at Linf eps 0.031, judged at Linf eps 8/255")
     assert checks.recipe.of_recipe(changed(method={"name": "natural"}), 0.1) == []
 
 
@@ -196,3 +197,17 @@ def test_values_that_are_no_numbers_have_no_finding():
     odd = changed(method__attack__step="long", recipe__epochs=[1], recipe__val_size=True, data="cifar10")
     assert checks.recipe.of_recipe(odd) == []
     assert checks.recipe.of_recipe(changed(recipe="fast", method=["sat"])) == []
+
+
+@pytest.mark.parametrize(
+    ("threat", "seen"),
+    [
+        (ardor.L2(128 / 255), "trained at Linf eps 8/255, judged at L2 eps 128/255"),
+        (ardor.L2(8 / 255), "trained at Linf eps 8/255, judged at L2 eps 8/255"),
+        (ardor.Linf(0.2), "trained at Linf eps 8/255, judged at Linf eps 0.2"),
+        (ardor.Linf(8 / 255), None),
+    ],
+)
+def test_another_threat_of_the_evaluation_is_named_with_norm_and_radius(threat, seen):
+    evidence = [f.evidence for f in checks.recipe.of_recipe(GOOD, threat)]
+    assert evidence == ([] if seen is None else [seen])

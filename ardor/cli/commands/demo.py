@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Literal
@@ -74,8 +75,8 @@ def demo(
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
     chosen = [job for job in todo if all or job.name in plan.DEPLOYED]
     on_devices = _on_devices(chosen, train, test.limit(60) if quick else test)
-    _write(folder, todo, reports, test)
-    display.say(f"{on_devices}\nPage: {folder / 'page.html'}   Figures: {folder / 'results.json'}")
+    where = _write(folder, todo, reports, test, quick)
+    display.say(f"{on_devices}\n{where}")
     if runtime:
         display.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
     display.say(f"{time.perf_counter() - began:.0f} s.")
@@ -111,14 +112,14 @@ def _on_devices(todo: list[plan.Job], train: Split, test: Split) -> str:
     net, int8 = deployed["rslad"].forms[0], deployed["rslad"].forms[-1]
     p = deployed["rslad"].differences[int8.name]["worst_case"].p
     return (
-        f"On a device, in INT8, rslad weighs {size_text(int8.size)} instead of {size_text(net.size)}, and stands at "
-        f"{100 * int8.report.worst_case.value:.1f} % under harder attacks (APGD, Square, transfer), where float32 "
-        f"stands at {100 * net.report.worst_case.value:.1f} % (McNemar p {p_text(p)})."
+        f"On a device, in INT8, on {net.report.n} images, rslad weighs {size_text(int8.size)} instead of "
+        f"{size_text(net.size)}, and stands at {100 * int8.report.worst_case.value:.1f} % under harder attacks (APGD, "
+        f"Square, transfer), where float32 stands at {100 * net.report.worst_case.value:.1f} % (McNemar p {p_text(p)})."
     )
 
 
-def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split) -> None:
-    """Write the page and the figures as JSON, and display the comparison as a table."""
+def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split, quick: bool) -> str:
+    """Write the page and the figures as JSON, and display the comparison as a table. Returns a line on the files."""
     first = {job.name: job for job in todo if job.seed == 0}
     entries: list[PageEntry] = []
     with display.progress("radii and variance gap", len(first)) as move:
@@ -130,26 +131,35 @@ def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]],
             move(len(entries), name)
     nets = {name: models.load(first[name].run) for name in ("natural", "rslad")}
     pictures = examples(nets, test, PGD(plan.THREAT, steps=20))
+    trial = f"{plan.QUICK}; {len(test)} test images" if quick else ""
+    words = [*["--all"] * (len(first) > len(plan.SHORT) + 1), *(["--quick"] if quick else [])]
+    notes = [NOTE_QUICK if quick else NOTE_RECIPE, *NOTES, f"Reproduce with: {shlex.join(['ardor', 'demo', *words])}"]
+    page = plan.place_of(folder, entries, "page.html")
     write_page(
-        folder / "page.html",
+        page,
         entries,
         pictures,
         title="ardor: small nets that stand",
         intro=INTRO.format(n=len(test), eps=plan.THREAT.eps),
-        notes=NOTES,
+        notes=notes,
         distilled="rslad",
+        trial=trial,
     )
-    plan.results(entries, folder / "results.json")
+    figures = plan.results(entries, plan.place_of(folder, entries, plan.RESULTS), trial)
     display.say(f"\n{comparison(entries)}\n")
     natural, distilled = (next(entry for entry in entries if entry.name == name) for name in ("natural", "rslad"))
     falls, stands = (100 * entry.accuracies["worst_case"].value for entry in (natural, distilled))
-    if stands > falls and differ(natural, distilled):
+    if trial:
+        display.say(f"A trial ({trial}): its figures are no result.")
+    elif stands > falls and differ(natural, distilled):
         display.say(
             f"The naturally trained student falls to {falls:.1f} % under attack; the same net distilled from the "
             f"robust teacher (rslad) stands at {stands:.1f} %."
         )
     else:
         display.say(f"No difference shown between natural ({falls:.1f} %) and rslad ({stands:.1f} %) under attack.")
+    kept = "" if page.name == "page.html" else f"{folder} has figures of more nets or seeds, which are kept.\n"
+    return f"{kept}Page: {page}   Figures: {figures}"
 
 
 INTRO = (
@@ -162,7 +172,7 @@ NOTES = [
     "One seed shows no spread: ardor demo --all gives mean and SD over three.",
     "The images are few and the teacher is hardly more robust than its students: do not expect the order of the papers "
     "from this page.",
-    "The recipe is short (12 to 15 epochs) and shared by all methods; none was tuned for itself.",
     "Best checkpoints were chosen on a validation split cut from train; the test images took no part.",
-    "Reproduce with: ardor demo",
 ]
+NOTE_RECIPE = "The recipe is short (12 to 15 epochs) and shared by all methods; none was tuned for itself."
+NOTE_QUICK = "This is ardor demo --quick, a trial: two epochs, tiny nets, and files for a device on 60 images."

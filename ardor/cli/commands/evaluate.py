@@ -129,7 +129,7 @@ def evaluate(
     report.title, report.training = f"{run} ({words.checkpoint})" if run else str(words.model), config_of(run)
     if exported:
         report.title = f"{run} ({vars(exported)['built_as']['runtime']})"
-    report.findings = with_training(report.findings, report.training, attacks.threat.eps)
+    report.findings = with_training(report.findings, report.training, attacks.threat)
     usual = out or default
     out = place_of(report, usual)
     report.save(out)

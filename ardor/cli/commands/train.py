@@ -155,6 +155,8 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
                 raise
             raise explain_oom(error, job) from None
         if first:
+            if "smoke" in words.variants:
+                display.say("A trial (smoke): its figures are no result.")
             display.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 from ardor.errors import ConfigError
 from ardor.evaluation.findings import Finding, Severity
 from ardor.storage.config import as_text, number
+from ardor.types import Threat
 
 FEW = 300
 """small_val: images. At a robust accuracy of 50 % their standard error is 2.9 points, more than late epochs differ."""
@@ -51,7 +52,7 @@ OFF = {
 Config: TypeAlias = Mapping[str, Any]
 
 
-def of_recipe(config: Config, eps: float | None = None) -> list[Finding]:
+def of_recipe(config: Config, judged: Threat | float | None = None) -> list[Finding]:
     """Every finding on the config of a run.
 
     Of a third-party method only the attack and `train_mode_attack` are checked. A missing value has no finding.
@@ -60,11 +61,11 @@ def of_recipe(config: Config, eps: float | None = None) -> list[Finding]:
     ----------
     config : Mapping
         The content of config.yaml.
-    eps : float or None
-        The radius of the evaluation, on the scale of [0, 1], if it is known.
+    judged : Threat, float or None
+        The threat of the evaluation, or its radius in the norm of training, if it is known.
     """
     flat = dict(_flattened(config))
-    findings = [*_attack(flat, TRAINING), *_attack(flat, VALIDATION), *_radii(flat, eps), *_milestones(flat)]
+    findings = [*_attack(flat, TRAINING), *_attack(flat, VALIDATION), *_radii(flat, judged), *_milestones(flat)]
     findings += [*_weights(flat), *_training_attack(flat), *_length(flat), *_validation(flat), *_numerics(flat)]
     return findings
 
@@ -105,7 +106,7 @@ def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = 
     return findings
 
 
-def with_training(findings: list[Finding], trained: Config, eps: float) -> list[Finding]:
+def with_training(findings: list[Finding], trained: Config, judged: Threat | float) -> list[Finding]:
     """The findings of an evaluation and those on the training, each name once; the milestones are left out.
 
     Parameters
@@ -114,11 +115,11 @@ def with_training(findings: list[Finding], trained: Config, eps: float) -> list[
         Of the evaluation.
     trained : Mapping
         The config of the run.
-    eps : float
-        The radius of the evaluation.
+    judged : Threat or float
+        The threat of the evaluation, or its radius in the norm of training.
     """
     names = {finding.name for finding in findings} | {"idle_milestone"}  # training displays it, once
-    return [*findings, *(finding for finding in of_recipe(trained, eps) if finding.name not in names)]
+    return [*findings, *(finding for finding in of_recipe(trained, judged) if finding.name not in names)]
 
 
 def _attack(config: Config, where: str) -> Iterator[Finding]:
@@ -134,16 +135,18 @@ def _attack(config: Config, where: str) -> Iterator[Finding]:
         yield Finding("short_reach", "warning", evidence, advice)
 
 
-def _radii(config: Config, evaluation: float | None) -> Iterator[Finding]:
-    """other_eps: the threat of validation, or the radius of the evaluation, is not that of training."""
+def _radii(config: Config, judged: Threat | float | None) -> Iterator[Finding]:
+    """other_eps: the threat of validation, or that of the evaluation, is not that of training."""
     eps, val_eps = (_number(config, f"{where}.threat.eps") for where in (TRAINING, VALIDATION))
-    norm, val_norm = (config.get(f"{where}.threat.name", "eps") for where in (TRAINING, VALIDATION))
+    norm, val_norm = (str(config.get(f"{where}.threat.name", "unknown norm")) for where in (TRAINING, VALIDATION))
     if _differ(eps, val_eps) or (norm != val_norm and not math.isnan(eps + val_eps)):
         evidence = f"trained at {norm} {as_text(eps)}, its checkpoint chosen at {val_norm} {as_text(val_eps)}"
         yield Finding("other_eps", "warning", evidence, "leave recipe.val_attack.threat away: it follows the method's")
-    if evaluation is not None and _differ(eps, evaluation):
-        evidence = f"trained at eps {as_text(eps)}, judged at {as_text(evaluation)}"
-        advice = "say both beside the figure, or train at the radius of the table"
+    radius = float(getattr(judged, "eps", judged if isinstance(judged, float | int) else math.nan))
+    judged_norm = type(judged).__name__ if hasattr(judged, "eps") else norm
+    if _differ(eps, radius) or (norm.lower() != judged_norm.lower() and not math.isnan(eps + radius)):
+        evidence = f"trained at {norm} eps {as_text(eps)}, judged at {judged_norm} eps {as_text(radius)}"
+        advice = "say both beside the figure, or train at the threat of the table"
         yield Finding("other_eps", "warning", evidence, advice)
 
 

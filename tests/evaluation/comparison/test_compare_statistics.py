@@ -149,3 +149,10 @@ def test_five_images_can_show_nothing():
     assert mcnemar(0, 5) > 0.05 > mcnemar(0, 6)
     assert math.isnan(detectable(5, 0.5))
     assert 0.8 < detectable(6, 0.5) <= 1
+
+
+@pytest.mark.parametrize(("only_a", "only_b", "n"), [(24, 12, 449), (12, 24, 449), (5, 0, 60), (6, 0, 60), (9, 2, 20)])
+def test_the_interval_over_images_excludes_0_exactly_where_p_is_below_5_per_cent(only_a, only_b, n):
+    """Tango's interval alone excludes 0 for 24 and 12 of 449, where McNemar's exact p is 0.065."""
+    low, high = Difference((Pair(n, only_a, only_a, only_b),), 0).images
+    assert (low <= 0 <= high) == (mcnemar(only_a, only_b) >= 0.05)
