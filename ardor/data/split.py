@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ardor.errors import ConfigError, DataError
 from ardor.noise import order
+from ardor.notebook import table
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,17 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"<Split {self._caption()}>"
+
+    def _repr_html_(self) -> str:
+        counts = torch.bincount(self.labels, minlength=self.classes).tolist()
+        return table(self._caption(), ("class", "images"), list(zip(self.class_names, map(str, counts), strict=True)))
+
+    def _caption(self) -> str:
+        size, kind = " x ".join(map(str, self.shape)), str(self.images.dtype).removeprefix("torch.")
+        return f"{self.name} ({self.part}): {len(self)} images of {size}, {kind}, {self.classes} classes"
 
     @property
     def shape(self) -> tuple[int, int, int]:

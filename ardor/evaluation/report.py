@@ -11,6 +11,7 @@ from typing import Any
 from ardor.errors import ConfigError, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
+from ardor.notebook import table as html_table
 from ardor.storage.files import write_text
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
@@ -178,7 +179,24 @@ class Report:
         lines += [f"worst class: {worst}, {p.k} of {p.n} robust to every attack", *map(str, self.findings)]
         return "\n".join(lines)
 
-    __str__ = table
+    def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        figures = self.figures()
+        lines = [f"{name} {figures[name]} %" for name in dict.fromkeys(("clean", "worst_case")) if name in figures]
+        notes = [f"findings: {', '.join(finding.name for finding in self.findings)}"] if self.findings else []
+        return f"<Report {self._caption()}: {'; '.join([*lines, *notes])}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, str(p), f"{p.k} / {p.n}") for name, p in self.figures().items()]
+        rows += [(finding.severity, finding.name, spelled(finding.next)) for finding in self.findings]
+        return html_table(self._caption(), ("", "% of images, 95 % interval", "images"), rows)
+
+    def _caption(self) -> str:
+        name = self.title or str(self.model.get("name", "net"))
+        threat = f"{self.threat.get('name')} eps {self.threat.get('eps')}"
+        return f"{name} on {self.n} images of {self.data['name']} ({self.data['part']}), suite {self.suite}, {threat}"
 
     def _access_lines(self) -> list[str]:
         kinds = self.by_access()

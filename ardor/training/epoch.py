@@ -75,6 +75,9 @@ class EpochRecord:
     averaged_best: bool = False
     run: str | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<EpochRecord {self}>"
+
     def __str__(self) -> str:
         parts = [f"epoch {self.epoch}/{self.epochs}", f"loss {self.loss:.4f}"]
         parts += [f"{name} {value:.4f}" for name, value in self.terms.items()]

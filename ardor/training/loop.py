@@ -57,7 +57,8 @@ def epochs(
     Parameters
     ----------
     student : nn.Module
-        Images (B, C, H, W) in [0, 1] to logits (B, classes). It is trained in place and ends with the last weights.
+        Images (B, C, H, W) in [0, 1] to logits (B, classes). It is trained in place, is in
+        eval mode between the epochs, and ends with the last weights.
     teacher : nn.Module or None
         Of the same shapes; frozen in eval mode during an epoch, restored before each record. None for a method without.
     method : Method
@@ -99,6 +100,7 @@ def epochs(
     check_setup(student, teacher, method, train, val, averaging, recipe)
     teacher = teacher if uses_teacher(method) else None
     state = init_state(student, teacher, method, train, recipe, device, averaging)
+    student.eval()  # train mode is an epoch's: the caller evaluates and exports between them
     config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
     train = _resident(train, device)
@@ -112,9 +114,26 @@ def epochs(
             yield record
 
 
-def distill(*args: Any, **kwargs: Any) -> list[EpochRecord]:
+def distill(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    method: Method,
+    train: Split,
+    recipe: Recipe = DEFAULT,
+    *,
+    val: Split | None = None,
+    run: str | Path | None = None,
+    averaging: Averaging | None = None,
+    soft_labels: SoftLabelCache | None = None,
+    progress: ProgressCallback | None = None,
+) -> list[EpochRecord]:
     """The records of all epochs of `epochs`, whose parameters and errors it shares."""
-    return list(epochs(*args, **kwargs))
+    return list(
+        epochs(
+            student, teacher, method, train, recipe, val=val, run=run, averaging=averaging, soft_labels=soft_labels,
+            progress=progress,
+        )
+    )  # fmt: skip
 
 
 def train_epoch(

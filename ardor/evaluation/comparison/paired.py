@@ -15,11 +15,12 @@ from typing import Any
 
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
-from ardor.evaluation.comparison.significance import holm
+from ardor.evaluation.comparison.significance import holm, p_text
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import require_same, title_of
 from ardor.evaluation.report import Report
+from ardor.notebook import table
 from ardor.storage.config import differences, few
 
 # Keys of a config that are not the method's: of the seed, the teacher, and the machine. A fingerprint identifies a net.
@@ -47,6 +48,23 @@ class Comparison:
     differ: list[str]
     findings: list[Finding]
     doubts: list[str]
+
+    def __repr__(self) -> str:
+        worst = self.figures["worst_case"]
+        low, high = worst.images
+        interval = f"[{100 * low:.2f}, {100 * high:.2f}] over {worst.n} images"
+        return f"<Comparison {self._caption()}: worst_case {100 * worst.value:+.2f} points {interval}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, *(f"{100 * v:.2f}" for v in (d.value, *d.images)), p_text(d.p_of_nets), str(d.n))
+            for name, d in self.figures.items()
+        ]
+        return table(self._caption(), ("A - B", "points", "from", "to", "p", "images"), rows)
+
+    def _caption(self) -> str:
+        seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "one seed"
+        return f"A = {self.names[0]}, B = {self.names[1]}, {seeds}, {self.what}"
 
     @property
     def adjusted(self) -> dict[str, float]:
