@@ -92,7 +92,8 @@ def load(
     elif "val" in parts:
         held = parts["val"]
     else:
-        train, held = cut(train, val, seed)
+        # pixels of many files may fill the memory; those of other sources may be another's too
+        train, held = cut(train, val, seed, reuse=name.startswith("folder:"))
     # limited after val is cut, so that every limit has the same val
     return train.limit(limit, seed) if limit else train, held, test
 

@@ -3,6 +3,12 @@
 import io
 import os
 import pickle
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ from PIL import Image
 
 from ardor import data
 from ardor.errors import ConfigError, DataError
+from tests.conftest import ROOT, splits
 from tests.data.conftest import Bomb, arrays, npz
 
 
@@ -164,6 +171,8 @@ def test_folder_is_read_by_class_and_name(tmp_path):
     (tmp_path / "train" / "notes.txt").write_text("not a class")
     (tmp_path / "train" / "cat" / "notes.txt").write_text("not an image")
     (tmp_path / "train" / ".cache").mkdir()
+    for hidden in ("._0.png", ".hidden.png"):
+        (tmp_path / "train" / "cat" / hidden).write_bytes(b"\0\5\x16\7")
     train, val, test = data.load(name)
     assert (len(train), len(val), len(test)) == (8, 8, 8)
     assert (train.class_names, train.labels.tolist(), train.shape) == (("cat", "dog"), [0] * 4 + [1] * 4, (3, 6, 5))
@@ -189,15 +198,67 @@ def test_folder_grey_and_size(tmp_path):
         data.load(name, size=0)
 
 
+def test_class_folders_alone_are_divided_by_file_name(tmp_path):
+    name = write_images(tmp_path / "a", parts=[""], n=10)
+    (tmp_path / "a" / "dog" / "._3.png").write_text("not an image")
+    train, val, test = data.load(name, val=0.25)
+    assert (len(train), len(val), len(test), test.labels.tolist()) == (12, 4, 4, [0, 0, 1, 1])
+    assert train.marks == test.marks == ("test is 20 % of one folder, by file name",)
+    pixels = torch.cat([split.images for split in (train, val, test)]).flatten(1)
+    assert len(pixels.unique(dim=0)) == 20, "no image is in two parts"
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert data.load_test(f"folder:{tmp_path}/b").hash == test.hash
+    for file in sorted((tmp_path / "b" / "cat").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(DataError, match="at least 2 images in .*cat, one of them for the test, got 1"):
+        data.load(f"folder:{tmp_path}/b")
+
+
+def test_the_rest_of_a_cut_may_take_the_memory_of_the_whole():
+    whole = splits(n=600, val=1)[0]
+    kept, held = data.cut(whole, 0.3, 1)
+    copy = replace(whole, images=whole.images.clone())
+    rest, out = data.cut(copy, 0.3, 1, reuse=True)
+    assert (rest.hash, out.hash) == (kept.hash, held.hash)
+    assert rest.images.data_ptr() == copy.images.data_ptr()
+
+
+MEASURED = """
+import pathlib, re, sys
+from ardor import data
+data.load(sys.argv[1], val=1)
+pathlib.Path("/proc/self/clear_refs").write_text("5")
+peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+before = peak()
+splits = data.load(sys.argv[2])
+print((peak() - before) / sum(split.images.numel() for split in splits))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_files_take_little_more_memory_than_their_pixels(tmp_path):
+    write_images(tmp_path, n=2)
+    for part, n in (("train", 400), ("test", 40)):
+        (tmp_path / "large" / part / "cat").mkdir(parents=True)
+        for i in range(n):
+            Image.new("RGB", (224, 224), (i % 256, 90, 3)).save(tmp_path / "large" / part / "cat" / f"{i}.jpg")
+    names = [f"folder:{tmp_path}", f"folder:{tmp_path}/large"]
+    words = [sys.executable, "-c", MEASURED, *names]
+    result = subprocess.run(words, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert float(result.stdout) < 1.4
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
 def test_every_8_bit_mode_becomes_rgb(tmp_path, mode):
     assert data.load_test(write_images(tmp_path, mode=mode)).shape == (3, 6, 5)
 
 
-@pytest.mark.parametrize("suffix", ["PNG", "jpg", "jpeg", "webp", "bmp"])
-def test_every_format(tmp_path, suffix):
+@pytest.mark.parametrize(
+    ("suffix", "mode"), [*((suffix, "RGB") for suffix in ("PNG", "jpg", "jpeg", "webp", "bmp")), ("jpg", "CMYK")]
+)
+def test_every_format(tmp_path, suffix, mode):
     name = write_images(tmp_path, parts=["test"], n=1)
-    Image.new("RGB", (5, 6), (10, 200, 30)).save(tmp_path / "test" / "cat" / f"a.{suffix}")
+    Image.new("RGB", (5, 6), (10, 200, 30)).convert(mode).save(tmp_path / "test" / "cat" / f"a.{suffix}")
     image = data.load_test(name).images[1]
     assert (image.float().mean((1, 2)) - torch.tensor([10.0, 200.0, 30.0])).abs().max() < 4
 
@@ -222,12 +283,33 @@ def deep_image(root):
     Image.fromarray(np.full((6, 5), 40000, np.uint16)).save(root / "train" / "dog" / "deep.png")
 
 
+def deep_colours(root):
+    """A PNG of 16 bits a channel, which Pillow cannot write."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header, rows = struct.pack(">IIBBBBB", 5, 6, 16, 2, 0, 0, 0), zlib.compress((b"\0" + b"ab" * 15) * 6)
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*part) for part in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    )
+    (root / "train" / "dog" / "deep.png").write_bytes(content)
+
+
+def animation(root):
+    first, second = (Image.new("RGB", (5, 6), colour) for colour in ("red", "blue"))
+    first.save(root / "train" / "dog" / "moving.png", save_all=True, append_images=[second])
+
+
 @pytest.mark.parametrize(
     ("harm", "words"),
     [
         (add_wide_image, r"wide\.png.*size=5"),
         (cut_image, r"dog.3\.png, which does not read"),
         (deep_image, r"deep\.png.*more than 8 bits"),
+        (deep_colours, r"deep\.png.*mode RGB has more than 8 bits"),
+        (animation, r"moving\.png.*an animation of 2 images"),
+        (lambda root: (root / "train" / "dog" / "x.jpg").touch(), r"x\.jpg, which does not read"),
         (lambda root: (root / "train" / "dog" / "x.jpg").write_text("hello"), r"x\.jpg, which does not read"),
         (lambda root: (root / "test" / "cat").rename(root / "test" / "cta"), "cat, cta in one of them only"),
         (lambda root: (root / "train" / "emu").mkdir(), "emu in one of them only"),
