@@ -20,9 +20,10 @@ from torch import Tensor
 
 from ardor import losses
 from ardor.attacks.rounds import Rows, fooled, in_rounds, rival
-from ardor.attacks.threat import Linf, gradient, per_image, require_at_least, require_choice
+from ardor.attacks.threat import Linf, gradient, per_image, require_at_least
 from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Attack, Images, Labels, Logits, Net, Objective, PerExample, Threat
 
 MOMENTUM = 0.75
@@ -61,9 +62,9 @@ class APGD:
     draws: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self, ThreatError)
         require_at_least(1, steps=self.steps, restarts=self.restarts, draws=self.draws)
         require_at_least(0, targets=self.targets)
-        require_choice(self.loss, losses.BY_NAME, "a loss")
         if self.targets and self.loss == "ce":
             raise ThreatError("expected loss 'dlr' or 'margin' for a targeted APGD, got 'ce': type loss='dlr'")
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from ardor import losses
 from ardor.attacks.pgd import PGD
 from ardor.attacks.threat import Linf, require_at_least, step_or_default
+from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Net, Threat
 
 
@@ -36,6 +38,7 @@ class CW:
     kappa: float = 50.0
 
     def __post_init__(self) -> None:
+        check_fields(self, ThreatError, ranged=("step",))
         require_at_least(1, steps=self.steps)
         step_or_default(self.step, self.threat.eps)
 

@@ -20,6 +20,7 @@ from ardor.attacks.rounds import Rows, fooled, in_rounds, rival
 from ardor.attacks.threat import L2, Linf, gradient, length, require_at_least, require_norm
 from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Attack, Images, Labels, Net, PerExample
 
 BLOCK = 2**17  # image values projected at once on a CPU: 512 KiB in float32
@@ -58,6 +59,7 @@ class FAB:
 
     def __post_init__(self) -> None:
         require_norm(self.threat)
+        check_fields(self, ThreatError)
         require_at_least(1, steps=self.steps, restarts=self.restarts)
         require_at_least(0, targets=self.targets)
         if not (0 <= self.alpha <= 1 <= self.eta and 0 < self.beta <= 1):

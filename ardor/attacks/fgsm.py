@@ -10,8 +10,10 @@ from typing import Literal
 
 from ardor import losses
 from ardor.attacks.pgd import PGD
-from ardor.attacks.threat import Linf, require_choice
+from ardor.attacks.threat import Linf
+from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Net, Objective, Threat
 
 
@@ -31,7 +33,7 @@ class FGSM:
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     def __post_init__(self) -> None:
-        require_choice(self.loss, losses.BY_NAME, "a loss")
+        check_fields(self, ThreatError)
 
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:
         """One ascent step of `objective`, (B, C, H, W) -> (B,), from x."""

@@ -8,13 +8,15 @@ robustness is overestimated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
 from ardor import losses
-from ardor.attacks.threat import Linf, Start, gradient, require_at_least, require_choice, step_or_default
+from ardor.attacks.threat import Linf, Start, gradient, require_at_least, step_or_default
+from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Net, Objective, Threat
 
 
@@ -44,10 +46,9 @@ class PGD:
     loss: Literal["ce", "margin", "dlr"] = "ce"
 
     def __post_init__(self) -> None:
+        check_fields(self, ThreatError, ranged=("step",))
         require_at_least(1, steps=self.steps)
         step_or_default(self.step, self.threat.eps)
-        require_choice(self.start, get_args(Start), "a start")
-        require_choice(self.loss, losses.BY_NAME, "a loss")
 
     @torch.enable_grad()
     def maximise(self, objective: Objective, x: Images, noise: Noise) -> Images:

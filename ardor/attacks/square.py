@@ -30,6 +30,7 @@ from ardor.attacks.rounds import Rows, fooled, in_rounds
 from ardor.attacks.threat import L2, Linf, length, per_image, require_at_least, require_norm
 from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Attack, Images, Labels, Net, PerExample
 
 HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -59,6 +60,7 @@ class Square:
 
     def __post_init__(self) -> None:
         require_norm(self.threat)
+        check_fields(self, ThreatError)
         require_at_least(1, queries=self.queries, restarts=self.restarts)
         if not 0 < self.p <= 1:
             raise ThreatError(f"expected p as a share of the image, in (0, 1], got {self.p}: type for example p=0.8")

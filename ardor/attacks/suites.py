@@ -21,6 +21,7 @@ from ardor.attacks.threat import Linf, require_norm
 from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError
 from ardor.models.weights import hash_of
+from ardor.storage.arguments import check_fields, typed
 from ardor.types import Attack, Threat
 
 
@@ -51,6 +52,7 @@ class Suite:
     sequential: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.attacks:
             raise ConfigError(
                 f"expected at least one attack in the suite {self.name}, got none: add for example PGD(threat)"
@@ -119,6 +121,7 @@ def square(threat: Threat) -> Suite:
     return Suite("square", threat, {"square": Square(require_norm(threat))}, sequential=True)
 
 
+@typed
 def transfer(threat: Threat, source: nn.Module) -> Suite:
     """PGD-20 and CW-20 on `source`, a net with the same classes: the threat of an attacker with a surrogate net."""
     margin = "transfer_cw_inf" if isinstance(threat, Linf) else "transfer_cw_l2"
@@ -130,6 +133,7 @@ def transfer(threat: Threat, source: nn.Module) -> Suite:
     return Suite("transfer", threat, attacks)
 
 
+@typed
 def deployed(threat: Threat, source: nn.Module | None = None, queries: int = 5000) -> Suite:
     """Three attacks on an exported file, each on all correctly classified images.
 

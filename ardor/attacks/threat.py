@@ -6,7 +6,6 @@ Radii and steps are on the [0, 1] scale of the images; images are (B, C, H, W). 
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ardor.errors import ThreatError
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 
 __all__ = ["L2", "Linf"]
 
@@ -43,6 +43,7 @@ class Linf:
     eps: float = 8 / 255
 
     def __post_init__(self) -> None:
+        check_fields(self, ThreatError, ranged=("eps",))
         require_radius(self.eps, 1.0)
 
     def start(self, x: Tensor, kind: str, noise: Noise) -> Tensor:
@@ -81,6 +82,7 @@ class L2:
     eps: float = 128 / 255
 
     def __post_init__(self) -> None:
+        check_fields(self, ThreatError, ranged=("eps",))
         require_radius(self.eps, L2_LARGEST)
 
     def start(self, x: Tensor, kind: str, noise: Noise) -> Tensor:
@@ -133,8 +135,6 @@ def length(v: Tensor) -> Tensor:
 
 def require_radius(eps: float, largest: float) -> None:
     """Check that a radius is in (0, largest] on the [0, 1] scale. Raises ThreatError."""
-    if not isinstance(eps, numbers.Real):
-        raise ThreatError(f"expected eps as a number, got {eps!r}: type for example Linf(8 / 255)")
     if 0 < eps <= largest:
         return
     if eps > largest:

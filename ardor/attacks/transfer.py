@@ -12,6 +12,7 @@ from torch import nn
 
 from ardor.engine.modes import attack_view
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Attack, Images, Labels, Net
 
 
@@ -32,6 +33,9 @@ class Transfer:
     attack: Attack
     source: nn.Module
     weights: str = ""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def __call__(self, net: Net, x: Images, y: Labels, noise: Noise) -> Images:
         """The attack's images (B, C, H, W) for `source`; `net` is not called."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from ardor.errors import ConfigError, DataError
 from ardor.noise import order
 from ardor.notebook import table
+from ardor.storage.arguments import check_fields, typed
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Split:
     Parameters
     ----------
     images
-        (N, C, H, W) uint8 (read as value / 255) or float32 in [0, 1].
+        (N, C, H, W) uint8 (read as value / 255) or floating point in [0, 1], kept as float32.
     labels
         (N,) int64 in 0 .. classes - 1.
     classes
@@ -58,6 +59,9 @@ class Split:
     of: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self, DataError)
+        if self.images.is_floating_point():
+            object.__setattr__(self, "images", self.images.detach().to(torch.float32))
         if not len(self.index) and len(self.images):
             object.__setattr__(self, "index", torch.arange(len(self.images)))
         if not self.class_names:
@@ -128,6 +132,7 @@ def stratified(split: Split, n: int, seed: int, purpose: str) -> Tensor:
     return rank.argsort(stable=True)[:n].sort().values
 
 
+@typed
 def cut(split: Split, share: float, seed: int, part: str = "val", *, reuse: bool = False) -> tuple[Split, Split]:
     """The remaining images, and a stratified part.
 
@@ -176,6 +181,10 @@ def check(split: Split) -> None:
     """Refuse a split that is no data for training or evaluation. Raises DataError."""
     where = f"{split.name} ({split.part})"
     images, labels = split.images, split.labels
+    if images.layout != torch.strided or images.is_meta or labels.is_meta:
+        raise DataError(
+            f"{where}: expected dense tensors in memory, got {images.layout} on {images.device}: convert them"
+        )
     if len(labels) == 0:
         raise DataError(f"{where}: expected at least one image, got an empty split: add images")
     if images.ndim != 4:
@@ -190,6 +199,8 @@ def check(split: Split) -> None:
             f"{where}: expected int64 labels of shape (N,), got {labels.dtype} {tuple(labels.shape)}: "
             "convert with labels.long().flatten()"
         )
+    if split.classes < 1:
+        raise DataError(f"{where}: expected at least 1 class, got {split.classes}: give the number of classes")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= split.classes:
         raise DataError(

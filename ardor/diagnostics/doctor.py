@@ -29,6 +29,7 @@ from ardor.evaluation.findings import SYMPTOMS, Finding, explained, present, wit
 from ardor.evaluation.proportion import Proportion
 from ardor.models import require_fit
 from ardor.noise import seeded
+from ardor.storage.arguments import typed
 from ardor.types import Attack, Threat
 
 LIMIT = 200
@@ -87,6 +88,7 @@ def doctor(net: nn.Module, data: Split, threat: Threat, **options: Any) -> list[
     return examine(net, data, threat, **options).findings
 
 
+@typed
 def examine(
     net: nn.Module,
     data: Split,

@@ -12,6 +12,7 @@ from ardor import data as datasets
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.models import known as known_nets
+from ardor.storage.arguments import check_fields
 from ardor.storage.config import build, number
 from ardor.storage.runs import Run, mapping
 from ardor.storage.trust import require_no_code
@@ -65,6 +66,7 @@ class Record:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for value in (self.clean, self.robust):
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"expected a record in [0, 1], got {value:g}: type 0.6925 for 69.25 %")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ardor import data, models
 from ardor.attacks import PGD
@@ -25,6 +25,7 @@ from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
+from ardor.storage.arguments import typed
 from ardor.storage.config import as_text
 from ardor.storage.files import write_text
 from ardor.storage.runs import Run
@@ -53,8 +54,9 @@ class GapPoint:
         return abs(self.signed)
 
 
+@typed
 def variance_gap(
-    net: Any, data: Split, radii: tuple[float, ...] = RADII, *, steps: int = 20, batch: int = 256, seed: int = 0
+    net: nn.Module, data: Split, radii: tuple[float, ...] = RADII, *, steps: int = 20, batch: int = 256, seed: int = 0
 ) -> list[GapPoint]:
     """Robust accuracy and variance gap over Linf radii: PGD on cross-entropy, step eps / 4.
 

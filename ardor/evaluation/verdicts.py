@@ -36,10 +36,12 @@ from ardor.evaluation.progress import ProgressCallback, ProgressMeter
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
 from ardor.noise import seeded
+from ardor.storage.arguments import typed
 from ardor.storage.files import write_atomic
 from ardor.types import Attack
 
 
+@typed
 def evaluate(
     net: nn.Module,
     data: Split,

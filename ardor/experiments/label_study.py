@@ -20,6 +20,7 @@ from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.models import load
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Logits, Maximiser
 
 Kind: TypeAlias = Literal["hard", "smooth", "natural", "robust"]
@@ -45,6 +46,9 @@ class LabelKinds:
     alpha: float = 5 / 6
     s: float = 0.1
     attack: Maximiser = PGD(start="gaussian")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise

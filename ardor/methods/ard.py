@@ -19,6 +19,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Maximiser, Net
 
 
@@ -49,6 +50,9 @@ class ARD:
     scale: float = 1.0
     train_mode_attack: bool = False
     attack: Maximiser = PGD(start="uniform")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ardor.losses import ce, kl
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Net
 
 
@@ -35,6 +36,9 @@ class KD:
 
     alpha: float = 0.9
     t: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise

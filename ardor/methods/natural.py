@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ardor.losses import ce
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels
 
 
@@ -23,6 +24,9 @@ class Natural:
     needs_teacher: ClassVar[bool] = False
     wants_robust_teacher: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: None, x: Images, y: Labels, *, epoch: int, noise: Noise

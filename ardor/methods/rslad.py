@@ -17,6 +17,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import kl
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Maximiser, Net
 
 
@@ -41,6 +42,9 @@ class RSLAD:
     alpha: float = 5 / 6
     scale: float = 1.0
     attack: Maximiser = PGD(start="gaussian")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise

@@ -16,6 +16,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import ce
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Maximiser
 
 
@@ -34,6 +35,9 @@ class SAT:
     channels_last: ClassVar[bool] = True
 
     attack: Maximiser = PGD(start="uniform")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: None, x: Images, y: Labels, *, epoch: int, noise: Noise

@@ -18,6 +18,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Maximiser
 
 
@@ -39,6 +40,9 @@ class TRADES:
 
     beta: float = 6.0
     attack: Maximiser = PGD(start="gaussian")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def terms(
         self, student: nn.Module, teacher: None, x: Images, y: Labels, *, epoch: int, noise: Noise

@@ -25,6 +25,7 @@ from ardor.engine.modes import attack_view
 from ardor.losses import kl, l_cov, l_gram
 from ardor.methods.alignment import Projector, forward
 from ardor.noise import Noise
+from ardor.storage.arguments import check_fields
 from ardor.types import Images, Labels, Maximiser
 
 
@@ -65,6 +66,9 @@ class VarianceGap:
     seed: int = 0
     attack: Maximiser = PGD(start="gaussian")
     projector_: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def prepare(self, student: Any, teacher: Any, x: Images) -> None:
         """Create W for the widths of the features."""

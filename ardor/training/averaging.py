@@ -28,6 +28,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ardor.engine.modes import restored
 from ardor.errors import CheckpointError, ConfigError
+from ardor.storage.arguments import check_fields
 from ardor.training.recipe import require_value
 
 __all__ = ["EMA", "SWA"]
@@ -116,6 +117,7 @@ class EMA:
     def __post_init__(self) -> None:
         require_value("averaging.decay", self.decay, "a number from 0 to below 1", lambda v: 0 <= v < 1)
         require_value("averaging.warmup", self.warmup, "true or false", lambda v: isinstance(v, bool))
+        check_fields(self)
 
     def update(self, average: Average, student: nn.Module, epochs_done: float) -> None:
         """Average the weights after a step of the optimiser; `epochs_done` is not used."""
@@ -145,6 +147,7 @@ class SWA:
         for name in ("start", "every"):
             value, what = getattr(self, name), "a whole number of epochs from 1 up"
             require_value(f"averaging.{name}", value, what, lambda v: v == int(v) and v >= 1)
+        check_fields(self)
 
     def update(self, average: Average, student: nn.Module, epochs_done: float) -> None:
         """Average the weights after a step of the optimiser, where `epochs_done` is the whole number of an epoch."""

@@ -19,6 +19,7 @@ from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError, ModelError
 from ardor.noise import Noise, order
+from ardor.storage.arguments import typed
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.averaging import Averaging
@@ -36,6 +37,7 @@ EVERY = 10
 """Steps from one call of the progress callback to the next."""
 
 
+@typed
 def epochs(
     student: nn.Module,
     teacher: nn.Module | None,

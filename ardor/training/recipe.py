@@ -13,6 +13,7 @@ import torch
 from ardor.engine import distributed
 from ardor.engine.precision import PRECISION
 from ardor.errors import ConfigError
+from ardor.storage.arguments import check_fields
 from ardor.types import Attack
 
 __all__ = ["Recipe"]
@@ -95,7 +96,7 @@ class Recipe:
         for name in ("epochs", "batch", "lr", "val_every"):
             self._require(name, "a number above 0", lambda v: v > 0)
         for name in ("epochs", "batch", "val_every", "val_size", "padding", "seed"):
-            self._require(name, "a whole number of 0 or more, below 2**63", lambda v: v == int(v) and 0 <= v < 2**63)
+            self._require(name, "a whole number of 0 or more, below 2**63", lambda v: 0 <= v < 2**63)
         self._require("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
         self._require("nesterov", "false where momentum is 0", lambda v: not v or self.momentum > 0)
         self._require("weight_decay", "a number of 0 or more", lambda v: v >= 0)
@@ -104,6 +105,7 @@ class Recipe:
         choices = {"schedule": SCHEDULE, "augment": AUGMENT, "precision": PRECISION, "attack_precision": PRECISION}
         for name, choice in choices.items():
             self._require(name, f"one of {', '.join(get_args(choice))}", get_args(choice).__contains__)
+        check_fields(self)
 
     def _require(self, name: str, what: str, valid: Callable[[Any], bool]) -> None:
         require_value(f"recipe.{name}", getattr(self, name), what, valid)
@@ -126,7 +128,9 @@ def require_value(key: str, value: Any, what: str, valid: Callable[[Any], bool])
     what : str
         What is expected: "a number above 0".
     """
-    with contextlib.suppress(TypeError, ValueError, OverflowError):  # of another type, or a number that is not finite
+    with contextlib.suppress(
+        TypeError, ValueError, OverflowError, RuntimeError
+    ):  # of another type, or a number that is not finite
         if valid(value):
             return
     raise ConfigError(f"expected {key} as {what}, got {value!r}: type --{key} with such a value")

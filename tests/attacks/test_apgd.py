@@ -302,7 +302,7 @@ def test_a_success_on_a_folded_net_counts_only_if_the_net_confirms_it():
         (dict(draws=0), "expected draws of at least 1, got 0"),
         (dict(targets=-1, loss="dlr"), "expected targets of at least 0, got -1"),
         (dict(steps=0), "expected steps of at least 1, got 0"),
-        (dict(loss="hinge"), "a loss as one of"),
+        (dict(loss="hinge"), "one of ce, margin, dlr"),
     ],
 )
 def test_refusals(fields, message):

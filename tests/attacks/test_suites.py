@@ -76,7 +76,7 @@ def test_fab_and_square_support_two_norms():
         pass
 
     class Foreign:
-        eps = 0.1
+        eps, start, ascend, project = 0.1, str, str, str
 
     assert autoattack(Other(0.1)).attacks["square"].threat == Other(0.1)
     with pytest.raises(ThreatError, match="expected Linf or L2 for FAB and Square, got Foreign"):

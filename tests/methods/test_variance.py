@@ -241,7 +241,7 @@ def split(images=12):
 
 
 def test_the_gap_by_hand():
-    net, data = filled(TinyNet(), 3).eval(), split()
+    net, data = filled(TinyNet(), 3).float().eval(), split()
     # decided by what differs between the images, so that an attack changes answers
     net.linear.bias.data = -net.linear.weight.data @ net.features(data.images).detach().mean(0)
     reference = copy.deepcopy(net).eval().requires_grad_(False)
@@ -264,21 +264,21 @@ def test_the_gap_by_hand():
             z = attack(reference, x, y, Noise(4, index, "variance_gap"))
         c = np.cov(reference.features(z).numpy(), rowvar=False)
         v, v0 = np.trace(c) / 8, np.trace(clean) / 8
-        assert point.variance == pytest.approx(v, rel=1e-9)
-        assert point.signed == pytest.approx(v - v0, rel=1e-9, abs=1e-15)
-        assert point.gap == pytest.approx(abs(v - v0), rel=1e-9, abs=1e-15)
-        assert point.relative == pytest.approx((v - v0) / v0, rel=1e-9, abs=1e-15)
-        assert point.frobenius == pytest.approx(np.sqrt(((c - clean) ** 2).sum()), rel=1e-9, abs=1e-15)
+        assert point.variance == pytest.approx(v, rel=1e-4)
+        assert point.signed == pytest.approx(v - v0, rel=1e-4, abs=1e-6)
+        assert point.gap == pytest.approx(abs(v - v0), rel=1e-4, abs=1e-6)
+        assert point.relative == pytest.approx((v - v0) / v0, rel=1e-4, abs=1e-6)
+        assert point.frobenius == pytest.approx(np.sqrt(((c - clean) ** 2).sum()), rel=1e-4, abs=1e-6)
         assert point.accuracy == pytest.approx(float((reference(z).argmax(1) == y).double().mean()))
 
 
 def test_the_gap_is_over_the_whole_set_whatever_the_batch():
-    net, data = filled(TinyNet(), 3).eval(), split(13)
+    net, data = filled(TinyNet(), 3).float().eval(), split(13)
     full = variance_gap(net, data, (0.05,), steps=2)
     for size in (1, 5):
         for a, b in zip(full, variance_gap(net, data, (0.05,), steps=2, batch=size), strict=True):
             assert (a.eps, a.accuracy) == (b.eps, b.accuracy)
-            assert a.variance == pytest.approx(b.variance, rel=1e-9)
+            assert a.variance == pytest.approx(b.variance, rel=1e-4)
 
 
 def test_the_radii_are_the_papers():

@@ -31,6 +31,7 @@ from ardor.evaluation.checks.exported import ENOUGH, few_calibration
 from ardor.evaluation.report import Report
 from ardor.models import require_fit
 from ardor.noise import seeded
+from ardor.storage.arguments import typed
 from ardor.storage.files import write_atomic
 from ardor.storage.imports import require_package
 from ardor.types import Threat
@@ -84,6 +85,7 @@ class Exported:
         return "\n".join([*lines, *(f"warning: forced, with {miss}" for miss in self.forced)])
 
 
+@typed
 def export(
     net: nn.Module,
     path: str | Path,

@@ -22,6 +22,7 @@ from ardor.evaluation.proportion import Proportion
 from ardor.losses import margin
 from ardor.models import require_fit
 from ardor.noise import seeded
+from ardor.storage.arguments import typed
 from ardor.types import Threat
 
 LIMIT, PARTS = 1000, 4
@@ -33,6 +34,7 @@ ProgressCallback: TypeAlias = Callable[[str, int, int], None]
 """Called with the name of the next part, the number of finished parts and the number of all."""
 
 
+@typed
 def examine_teacher(
     teacher: nn.Module,
     val: Split,

@@ -21,6 +21,7 @@ from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import require_same, title_of
 from ardor.evaluation.report import Report
 from ardor.notebook import table
+from ardor.storage.arguments import typed
 from ardor.storage.config import differences, few
 
 # Keys of a config that are not the method's: of the seed, the teacher, and the machine. A fingerprint identifies a net.
@@ -77,6 +78,7 @@ class Comparison:
         return [min(seed.items(), key=lambda item: item[1].value) for seed in shares]
 
 
+@typed
 def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = ("A", "B")) -> Comparison:
     """Compare reports of the same images under the same attacks.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from ardor.data.split import Split
+from ardor.storage.arguments import check_fields
 from ardor.storage.config import to_yaml
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels.savings import crop_of
@@ -36,6 +37,9 @@ class SoftLabelCache:
 
     folder: str | Path
     dtype: DTYPE = "float32"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def table(self, teacher: nn.Module, train: Split, recipe: Recipe) -> SoftLabels | None:
         """The table of `teacher`, on its device, for the views of `train` that `recipe` draws.

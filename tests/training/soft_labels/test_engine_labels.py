@@ -260,7 +260,7 @@ def test_the_run_says_what_it_kept(tmp_path):
     assert yaml.safe_load((tmp_path / "n" / "config.yaml").read_text())["soft_labels"] == "live", "nobody is asked"
     with pytest.raises(RunError, match="soft_labels: float32 here, float16 there"):
         distill(net(3), *words[1:], run=tmp_path / "float16", soft_labels=SoftLabelCache(tmp_path))
-    with pytest.raises(ConfigError, match="float32 or float16"):
+    with pytest.raises(ConfigError, match="one of float32, float16"):
         distill(net(3), *words[1:], soft_labels=SoftLabelCache(tmp_path, "bfloat16"))
 
 
