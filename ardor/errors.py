@@ -124,3 +124,41 @@ def spelling(change: Callable[[str], str]) -> Iterator[None]:
         yield
     finally:
         _spelling.reset(token)
+
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)|[ -/]*[0-~])")
+"""Escape sequences of a terminal, whole: colours, the cursor's movements, titles, links."""
+
+_UNPRINTED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+)
+"""Control characters but tab and line feed, C1, bidirectional controls, invisible ones and other line ends."""
+
+WORD, LINE = 300, 4000
+"""Characters of the longest word and line that are printed."""
+
+
+def printable(text: str, word: int = WORD, line: int = LINE) -> str:
+    """A text as a terminal may get it: without control characters, and with longer words and lines cut in the middle.
+
+    Parameters
+    ----------
+    text : str
+        A text with names from files, servers or users.
+    word, line : int
+        Characters of the longest word and line.
+    """
+    text = _UNPRINTED.sub("", _ESCAPES.sub("", text)).encode("utf-8", "replace").decode()
+    if len(text) <= word:
+        return text
+    lines = (re.sub(rf"\S{{{word + 1},}}", lambda m: _cut(m[0], word), one) for one in text.split("\n"))
+    return "\n".join(_cut(one, line) for one in lines)
+
+
+def _cut(text: str, most: int) -> str:
+    """The beginning and the end of a text, with its length between them; "" is cut nowhere."""
+    if len(text) <= most:
+        return text
+    middle = f"… ({len(text):,} characters) …"
+    half = (most - len(middle)) // 2
+    return f"{text[:half]}{middle}{text[-half:]}"

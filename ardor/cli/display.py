@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import (
     BarColumn,
@@ -25,12 +25,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from ardor.cli.terminal import Terminal
 from ardor.evaluation.progress import Progress as EvaluationProgress
 from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord, StepProgress
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Terminal(highlight=False, soft_wrap=True)
+err = Terminal(stderr=True, highlight=False, soft_wrap=True)
 
 INTERVAL = 60.0
 """Seconds from one line of progress to the next, where standard error is no terminal."""
@@ -172,7 +173,8 @@ def evaluation(quiet: bool = False) -> Iterator[Callable[[EvaluationProgress], N
 
 @contextmanager
 def _bar(title: str, total: int, *columns: ProgressColumn, quiet: bool = False) -> Iterator[Callable[..., None]]:
-    row = TextColumn("{task.description}"), BarColumn(), *columns, TextColumn("{task.fields[text]}")
+    row = TextColumn("{task.description}", markup=False), BarColumn(), *columns
+    row += (TextColumn("{task.fields[text]}", markup=False),)
     started = time.monotonic()
     with Progress(*row, console=err, transient=True, disable=quiet or not sys.stderr.isatty()) as bars:
         task = bars.add_task(title, total=total, text="")

@@ -77,10 +77,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _in_words_of(command: str, function: Callable[..., int], *arguments: Any) -> int:
     """The result of a function whose messages advise options of a command."""
+    from ardor.cli.terminal import plain_logs
     from ardor.cli.words import as_options
     from ardor.errors import spelling
 
-    with spelling(lambda text: as_options(text, command) if command else text):
+    with plain_logs(), spelling(lambda text: as_options(text, command) if command else text):
         return function(*arguments)
 
 
@@ -133,19 +134,20 @@ def _refuse(error: Exception, debug: bool) -> int:
     import traceback
 
     from cyclopts import CycloptsError
-    from rich.console import Console
 
+    from ardor.cli.terminal import Terminal
     from ardor.errors import ArdorError
 
+    stderr = Terminal(stderr=True, highlight=False, soft_wrap=True)
     if debug:
-        traceback.print_exc()
+        stderr.print(traceback.format_exc(), markup=False)
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ArdorError):
         place = f"to use {error.filename}" if error.filename else "the system to read and write"
         text = f"expected {place}, got {error.strerror}: check the name, the permissions and the free space"
     elif not isinstance(error, ArdorError | CycloptsError):
         text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"ardor: {text}", markup=False)
+    stderr.print(f"ardor: {text}", markup=False)
     return 2
 
 
