@@ -2,14 +2,16 @@
 
 An entry is valid where its checksum matches its bytes, its image and its table. So a kill, a full disk, a damaged block
 or a read during a write can leave an entry unknown, never wrong; an unknown entry is computed again. The first process
-to write an entry wins. Reads go through a memory map; writes do not, since a full disk would kill the process there.
+to write an entry wins. Nothing is mapped into memory: a full disk or a file that is cut short would kill the process.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import zlib
+from io import FileIO
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +25,7 @@ from ardor.engine.modes import device_of
 from ardor.errors import ConfigError, DataError, RunError
 from ardor.models import hash_of
 from ardor.storage.config import describe, to_yaml
+from ardor.storage.files import refusal
 from ardor.storage.locks import locked
 from ardor.training.soft_labels.files import LOCK, enter
 from ardor.types import Logits
@@ -66,15 +69,18 @@ class SoftLabels:
         self.padding, self.flip = identity["padding"], identity["flip"]
         self.views, self.classes = views_of(self.padding, self.flip), identity["classes"]
         self.dtype = np.dtype(identity["dtype"]).newbyteorder("<")
-        self.asked, self._warned = 0, False
+        self.asked = 0
+        self._warned: set[str] = set()
         entry = self.classes * self.dtype.itemsize
         sizes = {"images.bin": 8, "table.bin": self.views * entry, "sums.bin": self.views * 4}
         enter(folder, identity, data, sizes)
         rows = int(data.index.max()) + 1
         self._salt = zlib.crc32(to_yaml(identity).encode())
-        self._images = np.memmap(folder / "images.bin", "<u8", "r", shape=(rows,))
-        self._logits = np.memmap(folder / "table.bin", self.dtype, "r", shape=(rows * self.views, self.classes))
-        self._sums = np.memmap(folder / "sums.bin", "<u4", "r", shape=(rows * self.views,))
+        try:
+            self._images = np.fromfile(folder / "images.bin", "<u8", rows)
+            self._table, self._sums = ((folder / name).open("rb", buffering=0) for name in ("table.bin", "sums.bin"))
+        except OSError as error:
+            raise refusal(folder, error) from error
 
     def get(self, index: Tensor, view: Tensor) -> tuple[Logits, Tensor]:
         """Look up logits.
@@ -92,8 +98,8 @@ class SoftLabels:
             (B, C) float32 logits and (B,) bool, whether a row is known; both on the CPU. An unknown row is arbitrary.
         """
         place = self._place(index, view)
-        entries = self._logits[place]  # a copy: the bytes that are checked are those that are returned
-        sums = np.asarray(self._sums[place])
+        entries = self._read(self._table, place, self.dtype, self.classes)
+        sums = self._read(self._sums, place, np.dtype("<u4"), 1)[:, 0]
         known = (sums != 0) & (sums == self._sums_of(place, entries))
         return torch.from_numpy(entries.astype(np.float32)), torch.from_numpy(known)
 
@@ -113,20 +119,33 @@ class SoftLabels:
                 held, known = self.get(index, view)
                 self._write(self._place(index, view), entries, finite & ~known.numpy())
         except (OSError, RunError) as error:
-            if not self._warned:
-                reason = getattr(error, "strerror", None) or error
-                log.warning("soft labels cannot be kept in %s (%s): the teacher is asked live", self.folder, reason)
-            self._warned = True
+            reason = getattr(error, "strerror", None) or error
+            self._warn(f"soft labels cannot be kept in {self.folder} ({reason}): the teacher is asked live")
             return rounded
         return torch.where(known[:, None], held, rounded)
+
+    def _read(self, file: FileIO, place: Array, dtype: np.dtype[Any], columns: int) -> Array:
+        """(B, columns) entries of a file; zeros, which are of no known row, where it was cut short meanwhile."""
+        size = dtype.itemsize * columns
+        parts = [os.pread(file.fileno(), size, int(k) * size) for k in place]
+        if any(len(part) < size for part in parts):
+            self._warn(f"the table of soft labels in {self.folder} was cut short: what is missing is computed again")
+        return np.frombuffer(b"".join(part.ljust(size, b"\0") for part in parts), dtype).reshape(-1, columns)
+
+    def _warn(self, text: str) -> None:
+        """Log a warning, once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text)
 
     def _write(self, place: Array, entries: Array, wanted: Array) -> None:
         """The logits of an entry before its checksum: after a kill in another order old bytes would be valid."""
         sums = self._sums_of(place, entries).astype("<u4")
         with (self.folder / "table.bin").open("r+b") as table, (self.folder / "sums.bin").open("r+b") as checks:
             for row in np.flatnonzero(wanted):
-                os.pwrite(table.fileno(), entries[row].tobytes(), int(place[row]) * entries[row].nbytes)
-                os.pwrite(checks.fileno(), sums[row].tobytes(), int(place[row]) * 4)
+                for file, content in ((table, entries[row].tobytes()), (checks, sums[row].tobytes())):
+                    if os.pwrite(file.fileno(), content, int(place[row]) * len(content)) < len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _place(self, index: Tensor, view: Tensor) -> Array:
         slot = view if self.flip else view // 2  # without flip there are no odd views

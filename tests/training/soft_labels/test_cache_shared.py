@@ -164,6 +164,21 @@ def test_a_full_disk_is_said_once_and_the_run_goes_on(tmp_path, caplog):
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
 
+def test_a_table_that_is_cut_short_meanwhile_is_reported_and_filled_again(tmp_path, caplog):
+    """A memory map of it would end the process by SIGBUS."""
+    table = opened(tmp_path / "t")
+    index, view = everything()
+    true = table.put(index, view, labels(index, view))
+    for name in ("table.bin", "sums.bin"):
+        os.truncate(tmp_path / "t" / name, 5000)
+    logits, known = table.get(index, view)
+    assert 0 < known.sum() < len(index)
+    assert torch.equal(logits[known], true[known])
+    assert [record.message.count("was cut short") for record in caplog.records] == [1]
+    assert torch.equal(table.put(index, view, true), true)
+    assert table.get(index, view)[1].all()
+
+
 def test_a_folder_that_goes_away_does_not_end_the_run(tmp_path, caplog):
     table = opened(tmp_path / "t")
     (tmp_path / "t").rename(tmp_path / "elsewhere")
