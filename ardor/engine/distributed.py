@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ardor.errors import ConfigError, RunError
+from ardor.storage.locks import Waiting
 
 
 def world_size() -> int:
@@ -79,16 +80,23 @@ def _rendezvous() -> tuple[Any, int, int]:
     name = uuid.uuid4().hex
     if number == 0:
         store.set("start", name)
-        present = [store.get(f"{name}/{other}").decode() for other in range(1, count)]
+        present = []
+        for other in range(1, count):
+            waiting = Waiting()
+            while not store.check([f"{name}/{other}"]):
+                waiting("process {} of {} to start".format, other, count)
+                time.sleep(0.05)
+            present.append(store.get(f"{name}/{other}").decode())
         store.set(f"{name}/seen", " ".join(present))
         return PrefixStore(name, store), number, count
-    start = ""
+    start, waiting = "", Waiting()
     while True:
-        if store.get("start").decode() != start:
+        if store.check(["start"]) and store.get("start").decode() != start:
             start = store.get("start").decode()
             store.set(f"{start}/{number}", name)
-        if store.check([f"{start}/seen"]) and name in store.get(f"{start}/seen").decode().split():
+        if start and store.check([f"{start}/seen"]) and name in store.get(f"{start}/seen").decode().split():
             return PrefixStore(start, store), number, count
+        waiting(lambda: f"process 0 of {count} to start, or another one that it waits for")
         time.sleep(0.05)
 
 
@@ -96,10 +104,19 @@ def _rendezvous() -> tuple[Any, int, int]:
 def rank_zero_first() -> Iterator[None]:
     """Run the block in process 0 before the others, which use what it creates."""
     if rank() > 0:
-        dist.barrier()
+        _meet(f"process 0 of {world_size()}, which examines the teacher or opens the run's folder")
     yield
     if rank() == 0 and world_size() > 1:
-        dist.barrier()
+        _meet(f"the other processes of {world_size()}")
+
+
+def _meet(others: str) -> None:
+    """Wait until every process is here, with a warning each minute."""
+    work, waiting = dist.barrier(async_op=True), Waiting()
+    while not work.is_completed():
+        waiting(lambda: others)
+        time.sleep(0.005)
+    work.wait()
 
 
 def shard(rows: Tensor) -> tuple[Tensor, float]:

@@ -3,7 +3,8 @@
 identity.yaml     what is evaluated: net, data, suite, batch size, seed; a folder belongs to one identity
 journal.jsonl     a line for each finished batch
 images/           on request, the adversarial images of each finished batch
-claims.lock       a byte for each batch, locked by the process that computes it; the system releases those of a dead one
+claims.lock       a byte for each batch, locked by the process that computes it; the system releases a dead one's;
+                  its content is a line for each batch that was taken, with the process
 
 Any number of processes, on any machines that share the folder, may work on one journal: each takes batches that no
 other has taken, and reads the others' verdicts. The verdicts of a batch follow from the identity and earlier verdicts
@@ -13,6 +14,7 @@ local disks and NFS 4 do; machines that do not share locks compute some batches 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import quote
@@ -30,7 +33,8 @@ from torch import Tensor
 
 from ardor.errors import ConfigError, RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
-from ardor.storage.files import refusal, write_atomic, write_text
+from ardor.storage.files import refusal, shortened, write_atomic, write_text
+from ardor.storage.locks import Waiting, own
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +91,7 @@ class Journal:
         self._old: set[tuple[str, int]] = set()
         self._read_to = 0
         self._stages: list[str] = []
-        self._claims: BinaryIO | None = None
+        self._claims: FileIO | None = None
 
     @staticmethod
     @contextmanager
@@ -150,7 +154,7 @@ class Journal:
         """
         if stage not in self._stages:
             self._stages.append(stage)
-        pending = list(batches)
+        pending, waiting = list(batches), Waiting()
         while pending:
             self._read()
             left = []
@@ -161,7 +165,10 @@ class Journal:
                 else:
                     yield batch, *result
             if len(left) == len(pending):
+                waiting(self._taken, stage, left[0].number)
                 time.sleep(POLL)
+            else:
+                waiting = Waiting()
             pending = left
 
     def entries(self) -> list[BatchVerdict]:
@@ -200,7 +207,7 @@ class Journal:
             raise RunError(f"expected an empty folder or a journal, got {folder} with other files: name a new one")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._claims = (folder / "claims.lock").open("ab")
+            self._claims = (folder / "claims.lock").open("ab+", buffering=0)
         except OSError as error:
             raise refusal(folder / "claims.lock", error) from error
         with self._lock(0):
@@ -232,21 +239,40 @@ class Journal:
             self._read()
             if self._is_done(*key):  # by another process, between the last read and the lock
                 return None
+            self._claim(*key)
             entry, images = work(batch)
             if images is not None:
                 write_atomic(self._image_file(*key), lambda temporary: _save(temporary, images))
             self._append(self.folder / "journal.jsonl", entry)
             return entry, True
 
+    def _claim(self, stage: str, number: int) -> None:
+        """Record this process as the one that has taken a batch, for the others' warnings."""
+        assert self._claims is not None
+        with contextlib.suppress(OSError):
+            self._claims.write((json.dumps([stage, number, own()]) + "\n").encode())
+
+    def _taken(self, stage: str, number: int) -> str:
+        """A batch and the process that took it last, in words."""
+        assert self._claims is not None
+        # by the descriptor that holds the locks: to close another one of the same file would release them
+        content = os.pread(self._claims.fileno(), os.fstat(self._claims.fileno()).st_size, 0)
+        start = json.dumps([stage, number])[:-1].encode()
+        process = "another process"
+        with contextlib.suppress(IndexError, ValueError):
+            process = json.loads([line for line in content.splitlines() if line.startswith(start)][-1])[2]
+        return f"batch {number} of {stage} in {self.folder}, taken by {process}"
+
     def _image_file(self, stage: str, number: int) -> Path:
         assert self.folder is not None
-        return self.folder / "images" / f"{quote(stage, safe='')}-{number}.npy"
+        return self.folder / "images" / shortened(f"{quote(stage, safe='')}-{number}.npy")
 
     def _append(self, path: Path, entry: BatchVerdict) -> None:
         """Write one line durably, after removal of a line that a kill cut short."""
         content = asdict(entry)
         line = json.dumps({"sum": zlib.crc32(json.dumps(content).encode()), "entry": content}) + "\n"
         with self._lock(0):
+            self._require_present()
             try:
                 with path.open("ab+") as file:
                     _cut(file)
@@ -256,6 +282,20 @@ class Journal:
             except OSError as error:
                 raise refusal(path, error) from error
         self._known[entry.stage, entry.number] = entry
+
+    def _require_present(self) -> None:
+        """Raise RunError where the folder was deleted, moved or replaced: it may be of another evaluation now."""
+        assert self.folder is not None
+        assert self._claims is not None
+        try:
+            present = os.path.samestat(os.fstat(self._claims.fileno()), (self.folder / "claims.lock").stat())
+        except FileNotFoundError:
+            present = False
+        if not present:
+            raise RunError(
+                f"expected the journal {self.folder} as this process began it, got it deleted, moved or replaced "
+                "meanwhile: put it back, or delete what is there, and type the same again"
+            )
 
     def _read(self) -> None:
         """Read the lines that were appended since the last read."""
@@ -284,18 +324,13 @@ class Journal:
     @contextmanager
     def _lock(self, place: int, wait: bool = True) -> Iterator[bool]:
         """Lock a byte of claims.lock; without `wait`, yields False where another process has locked it."""
-        try:
-            import fcntl  # Windows has none, and only a journal needs it
-        except ImportError as error:
-            raise RunError(
-                "expected a system with file locks for a journal, got one without: call ardor.evaluate without one"
-            ) from error
         assert self._claims is not None
         try:
-            fcntl.lockf(self._claims, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, place)
-            locked = True
-        except (BlockingIOError, PermissionError):
-            locked = False
+            locked, waiting = _try_lock(self._claims, place), Waiting()
+            while wait and not locked:
+                waiting(lambda: f"{self.folder} to be written by another process, which stands still")
+                time.sleep(0.001)
+                locked = _try_lock(self._claims, place)
         except OSError as error:
             raise RunError(
                 f"expected a file system with locks for {self.folder}, got {error.strerror or error}: "
@@ -305,7 +340,22 @@ class Journal:
             yield locked
         finally:
             if locked:
-                fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, place)
+                _try_lock(self._claims, place, release=True)
+
+
+def _try_lock(file: FileIO, place: int, release: bool = False) -> bool:
+    """Lock or release a byte of a file; False where another process has locked it. Raises RunError and OSError."""
+    try:
+        import fcntl  # Windows has none, and only a journal needs it
+    except ImportError as error:
+        raise RunError(
+            "expected a system with file locks for a journal, got one without: call ardor.evaluate without one"
+        ) from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_UN if release else fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 def _save(path: Path, images: Images) -> None:

@@ -13,6 +13,7 @@ from ardor.errors import ConfigError
 from ardor.experiments.label_study import KINDS, LabelKinds
 from ardor.experiments.scales import SCALES, Net, Scale, nets_for
 from ardor.storage.config import merged, read_yaml
+from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
 from ardor.storage.recipes import find_recipe, read_recipe
 
@@ -350,5 +351,5 @@ def spec_of(
     if options.get("train") is None:
         options["train"] = SCALES[scale].train
     plain = "".join(c if c.isalnum() else "_" for c in Path(data).name)
-    folder = (folder or Path("runs") / "bench" / f"{plain}-{scale}").resolve()
+    folder = (folder or Path("runs") / "bench" / shortened(f"{plain}-{scale}")).resolve()
     return TableSpec(kind, data, SCALES[scale], eps or EPS[data], folder, **options)

@@ -24,16 +24,16 @@ FIRST, EVERY = 2.0, 60.0
 
 
 class Waiting:
-    """Warnings of what a loop waits for: call it in each turn, with a function that names it."""
+    """Warnings of what a loop waits for: call it in each turn, with a function and its arguments that name it."""
 
     def __init__(self) -> None:
         self._next = time.monotonic() + FIRST
 
-    def __call__(self, what: Callable[[], str]) -> None:
+    def __call__(self, what: Callable[..., str], *args: object) -> None:
         """Log a warning, if one is due."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + EVERY
-            log.warning("waiting for %s", what())
+            log.warning("waiting for %s", what(*args))
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from typing import Any
 
 from ardor.errors import RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
-from ardor.storage.files import refusal, write_text
+from ardor.storage.files import refusal, shortened, write_text
 from ardor.storage.locks import holder, locked
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
@@ -238,7 +238,7 @@ class Run:
 
     def report(self, words: Iterable[str]) -> Path:
         """The report with these parts in its name: suite, norm, eps, checkpoint, and others that distinguish it."""
-        return self.folder / f"report-{'-'.join(words)}.json"
+        return self.folder / shortened(f"report-{'-'.join(words)}.json")
 
     def reports(self, suite: str | None = None, checkpoint: str | None = None) -> list[Path]:
         """The reports, of this suite and checkpoint if given: those of the net before those of its exported files,
@@ -282,7 +282,7 @@ def without_unused_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def journal_of(report: Path) -> Path:
     """The folder of the journal beside a report."""
-    return report.with_name(report.stem.replace("report-", "journal-", 1))
+    return report.with_name(shortened(report.stem.replace("report-", "journal-", 1)))
 
 
 def suite_of(report: Path) -> str:

@@ -23,6 +23,7 @@ from ardor.evaluation.checks.recipe import of_images, of_recipe
 from ardor.evaluation.findings import Finding
 from ardor.models.loading import net_for
 from ardor.storage.config import build, find_class
+from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 from ardor.training.averaging import Averaging
@@ -158,7 +159,7 @@ def recipe_of(config: Mapping[str, Any]) -> Recipe:
 def default_run(config: Mapping[str, Any], seed: int) -> Path:
     """runs/METHOD-STUDENT-DATA-sSEED, in characters that every file system accepts."""
     names = [(config.get("method") or {}).get("name", "rslad"), config["student"]["name"], config["data"]["name"]]
-    return Path("runs") / "-".join(Path(name.replace(":", "_")).name for name in [*names, f"s{seed}"])
+    return Path("runs") / shortened("-".join(Path(name.replace(":", "_")).name for name in [*names, f"s{seed}"]))
 
 
 def records_of(job: Job, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:

@@ -4,12 +4,16 @@ import json
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
+import threading
 
+import numpy as np
 import pytest
+import torch
 
 from ardor.errors import RunError
-from ardor.evaluation.journal import Journal
+from ardor.evaluation.journal import Batch, BatchVerdict, Journal
 from tests.evaluation.conftest import IDENTITY, batches, entry_of, run_stage
 
 
@@ -161,6 +165,53 @@ def _hang(folder, ready):
         signal.pause()
 
     run_stage(folder, work=work)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_wait_for_anothers_batch_is_reported_with_its_process(tmp_path, monkeypatch, caplog, stopped):
+    monkeypatch.setattr("ardor.storage.locks.FIRST", 0.3)
+    context = multiprocessing.get_context("fork")
+    ready = context.Queue()
+    child = context.Process(target=_hang, args=(tmp_path / "j", ready))
+    child.start()
+    assert ready.get(timeout=600) == 0
+    if stopped:
+        os.kill(child.pid, signal.SIGSTOP)
+    threading.Timer(1.5, child.kill).start()
+    _, done = run_stage(tmp_path / "j")
+    child.join()
+    assert sorted(done) == [0, 1, 2, 3]
+    assert len(caplog.messages) == 1, "once a minute"
+    assert f"waiting for batch 0 of apgd/0 in {tmp_path / 'j'}, taken by process {child.pid} on " in caplog.text
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_journal_that_is_deleted_or_replaced_gets_no_verdicts(tmp_path, again):
+    def work(batch):
+        if batch.number == 1:
+            shutil.rmtree(tmp_path / "j")
+            if again:
+                run_stage_elsewhere()
+        return entry_of("apgd/0", batch), None
+
+    def run_stage_elsewhere():
+        run_stage(tmp_path / "other", identity={"model": {"hash": "b"}, "seed": 0})
+        (tmp_path / "other").rename(tmp_path / "j")
+
+    with pytest.raises(RunError, match="deleted, moved or replaced"):
+        run_stage(tmp_path / "j", work=work)
+    if again:
+        assert len((tmp_path / "j" / "journal.jsonl").read_text().splitlines()) == 4, "its own"
+
+
+def test_the_file_of_a_long_names_images_can_be_written(tmp_path):
+    stage = f"{'/é' * 300}/0"
+    entry = BatchVerdict(stage, 0, [0], "b")
+    images = np.zeros((1, 1, 2, 2), np.float32)
+    for _ in range(2):
+        with Journal.open(tmp_path / "j", IDENTITY, images=True) as book:
+            list(book.complete(stage, [Batch(0, torch.arange(1), [0])], lambda batch: (entry, images)))
+            assert book.images_of(stage, 0).shape == images.shape
 
 
 def test_a_dead_process_frees_its_batch(tmp_path):

@@ -14,6 +14,7 @@ from ardor.cli.selection import Overrides, configuration
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
 from ardor.storage.config import arguments
+from ardor.storage.files import shortened
 from ardor.storage.recipes import recipe_for
 from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
@@ -99,7 +100,7 @@ class TrainWords:
         existing = recipe if recipe is not None and recipe.is_dir() else None
         job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
         if self.variants and words.run is None:
-            job.run = job.run.with_name("-".join([*self.variants, job.run.name]))
+            job.run = job.run.with_name(shortened("-".join([*self.variants, job.run.name])))
         if words.soft_labels != "live":
             folder = words.soft_labels_in or job.run.parent / ".soft-labels"
             job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
@@ -144,7 +145,9 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
                 display.err.print(str(finding), markup=False)
             if words.teacher is not None and job.taught_by is None:
                 display.err.print(f"{type(job.method).__name__} uses no teacher: --teacher is left out", markup=False)
-            _require_teacher(job)
+        with distributed.rank_zero_first():  # a wait that is reported
+            if first:
+                _require_teacher(job)
         try:
             with display.watching(job.recipe.epochs, str(job.run), not first) as show, contextlib.closing(sink):
                 for record in records_of(job, show):

@@ -161,6 +161,28 @@ def test_a_second_start_does_not_believe_the_first_ones_store():
                 child.kill()
 
 
+def test_the_start_of_several_processes_reports_whom_it_waits_for(tmp_path):
+    """Process 1 comes seconds after process 0."""
+    store = dist.TCPStore("localhost", 0, is_master=True)
+    code = (
+        "import sys, time, torch; time.sleep(float(sys.argv[1])); from ardor.engine import distributed\n"
+        "with distributed.joined(torch.device('cpu')):\n"
+        "    with distributed.rank_zero_first(): time.sleep(3 * (distributed.rank() == 0))"
+    )
+    ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "OMP_NUM_THREADS": "1"}
+    ranks |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(5 * rank)], env=os.environ | ranks | {"RANK": str(rank)},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    first, second = (child.communicate(timeout=PATIENCE)[1] for child in children)
+    assert "waiting for process 1 of 2 to start" in first
+    assert "waiting for process 0 of 2, which examines the teacher or opens the run's folder" in second
+
+
 def workers(agent):
     """The processes that torchrun started: rank to process id."""
     found = {}
