@@ -20,6 +20,8 @@ from contextvars import ContextVar
 
 OPTION = re.compile(r"(?<![\w/-])--([a-z_][\w-]*(?:\.\w+)*)(?![\w-]|\.[, ])")
 """An option in a text, as a shell takes it: texts are written for the shell, `--recipe.lr 0.05`."""
+COMMAND = re.compile(r"\bardor [a-z]+ (?:(?!, or )[^;:])*$")
+"""A command in a text, up to where it ends."""
 VALUES = re.compile(r"[= ]((?!(?:with|above|below|or|and|to|of|in|as|for|where|away|out|there)\b)[^\s,;:()`]+)")
 """The next value of an option: one word, or several numbers."""
 FLAGS = ("force", "download", "trust_code")
@@ -76,7 +78,7 @@ def rewritten(text: str, change: Callable[[str, list[str]], str], but: str = "")
     result, end = "", 0
     for option in OPTION.finditer(text):
         before = text[: option.start()]
-        if option.start() < end or re.search(r"\bardor [a-z]+ [^;:]*$", before) or (but and before.endswith(but)):
+        if option.start() < end or re.search(COMMAND, before) or (but and before.endswith(but)):
             continue
         result += text[end : option.start()]
         values: list[str] = []

@@ -36,7 +36,8 @@ HELP = """From a robust teacher to a small model whose robustness is proven.
 Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`, `ardor doctor RUN`,
 `ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor deploy RUN`,
 `ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A method, net
-or data set of your own is `file.py:Name`: nothing is registered. `--debug` adds an error's traceback.
+or data set of your own is `file.py:Name`: nothing is registered. `ardor COMMAND --help` lists its options,
+`--help-all` every one; `--debug` adds an error's traceback.
 """
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -155,6 +156,13 @@ def run(words: Sequence[str]) -> int:
     """Parse the words and call the command that they name. Raises ArdorError and CycloptsError."""
     from cyclopts import CycloptsError
 
+    everything = "--help-all" in words
+    words = ["--help" if word == "--help-all" else word for word in words]
+    if not everything and words in (["train", "--help"], ["plan", "--help"]):
+        from ardor.cli.options import print_first
+
+        print_first(words[0])
+        return 0
     command, bound = parse(words)
     if not words or words[0] not in COMMANDS:
         command(*bound.args, **bound.kwargs)
@@ -185,7 +193,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
     if not name.startswith("-") and name not in COMMANDS:  # before a command is imported
         near = nearest(name, COMMANDS)
         raise ConfigError(f'expected a command, got "{name}"{near}: type one of {", ".join(COMMANDS)}')
-    plain, overrides = split_words(words)
+    plain, overrides = (list(words), {}) if name.startswith("-") else split_words(words)
     require_parts(name, overrides)
     require_present(name, plain)
     shell = App(
@@ -199,6 +207,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
     for number, (word, text) in enumerate(COMMANDS.items()):
         function = f"ardor.cli.commands.{word}:{word}"
         shell.command(function, name=word, help=None if word == name else text, sort_key=number)
+    shell.register_install_completion_command(help="Complete the words of ardor in this shell from now on.")
     command, bound, unparsed = shell.parse_args(plain, exit_on_error=False, print_error=False)
     if "overrides" in unparsed:
         bound.arguments["overrides"] = overrides

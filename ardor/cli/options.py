@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,13 +19,42 @@ from rich.text import Text
 from ardor import data, models
 from ardor.cli import display
 from ardor.cli.commands.train import TrainWords
+from ardor.cli.selection import find_threat, threat_of
 from ardor.cli.words import NETS, PARTS
 from ardor.data import load
 from ardor.storage.config import as_text, find_class, name_of, parameters
 from ardor.training.job import method_of, recipe_of
+from ardor.training.recipe import Recipe
 
 DEFAULTS = {"method": "rslad", "threat": "linf", "recipe": "recipe"}
 """What a part is where nothing names it."""
+
+
+FIRST = {
+    "What to train": ("data", "student", "teacher", "method", "run"),
+    "How": ("threat", "variant", "smoke", "recipe.epochs", "recipe.lr"),
+}
+"""The options of `ardor train` that are needed first."""
+
+
+def print_first(command: str) -> None:
+    """The short help of `ardor train` and `ardor plan`: what it does, and the options that are needed first."""
+    function = getattr(importlib.import_module(f"ardor.cli.commands.{command}"), command)
+    text = parse(inspect.getdoc(function) or "", DocstringStyle.NUMPYDOC)
+    about, _, example = (text.long_description or "").replace("`", "").partition("\n\nExample")
+    display.out.print(f"Usage: ardor {command} [RECIPE] [OPTIONS]\n\n{text.short_description}\n", markup=False)
+    display.out.print(f"{about}\n", markup=False, soft_wrap=False)
+    rows = [*option_rows("", TrainWords), *option_rows("recipe", Recipe)]
+    texts = {option.replace("--.", "--"): text for option, _, text in rows}
+    for title, names in FIRST.items():
+        table = Table.grid(Column(no_wrap=True, style="cyan"), Column(ratio=1), padding=(0, 2, 0, 0), expand=True)
+        for name in names:
+            table.add_row(f"--{name}", Text(texts[f"--{name}"]))
+        display.out.print(Panel(table, title=title, title_align="left"), soft_wrap=False)
+    display.say(
+        f"Every option, with its value: ardor {command} --help-all; of one recipe: ardor {command} RECIPE --help."
+    )
+    display.say(f"For example: {example.partition(':')[2].split(chr(10) * 2)[1]}")
 
 
 def print_options(command: str, arguments: Mapping[str, Any]) -> None:
@@ -97,9 +127,14 @@ def _makers(command: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, t
             makers = (load, *((data.reader(name),) if name else ()))
         elif not name:
             continue
+        elif key == "threat" and command not in ("train", "plan"):
+            run = arguments.get("run") or arguments.get("teacher")
+            used = find_threat(part.get("name"), arguments.get("overrides", {}), threat_of(run))
+            makers, objects["threat"] = (type(used),), used
         elif key in (*NETS, "transfer_from"):
             trained = Path(name).is_dir() or models.loading.source_of(name) is not None
-            makers = (models.load, *(() if trained else (models.build, models.builder(name))))
+            built = not trained and (models.builders.known(name) or ":" in name)  # else a run that is still to be made
+            makers = (models.load, *((models.build, models.builder(name)) if built else ()))
         else:
             makers = (find_class(name, key, key),)
         yield key, makers, objects.get(key, SimpleNamespace(**part))

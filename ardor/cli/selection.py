@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
+import torch
 from cyclopts import Parameter, Token
 from torch import nn
 
@@ -19,6 +20,7 @@ from ardor.storage.config import arguments, build, merged, number
 from ardor.storage.recipes import read_recipe
 from ardor.storage.runs import Run, mapping
 from ardor.storage.trust import require_no_code
+from ardor.training.recipe import find_device
 from ardor.types import Threat
 
 Overrides: TypeAlias = Annotated[dict[str, Any], Parameter(parse=False)]
@@ -156,6 +158,11 @@ def find_threat(name: str | None, overrides: Overrides, trained: Mapping[str, An
     content = {**({} if name is None else {"name": name}), **overrides.get("threat", {})}
     threat: Threat = build(content, "threat", default=default)
     return threat
+
+
+def device_of(overrides: Overrides) -> torch.device:
+    """The device that `--recipe.device` names. Raises ConfigError."""
+    return find_device(overrides.get("recipe", {}).get("device", "auto"))
 
 
 def find_data(source: Mapping[str, Any], name: str | None, overrides: Overrides) -> dict[str, Any]:

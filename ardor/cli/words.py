@@ -15,14 +15,14 @@ TRAINING = ("method", "recipe", "threat", "data", "student", "teacher", "averagi
 PARTS = {
     "train": TRAINING,
     "plan": TRAINING,
-    "evaluate": ("threat", "data", "model", "transfer_from"),
-    "doctor": ("threat", "data", "model"),
-    "gate": ("threat", "data", "teacher", "student"),
+    "evaluate": ("threat", "data", "model", "transfer_from", "recipe.device"),
+    "doctor": ("threat", "data", "model", "recipe.device"),
+    "gate": ("threat", "data", "teacher", "student", "recipe.device"),
     "export": ("threat", "data", "model"),
     "deploy": ("threat", "data"),
     "bench": ("threat", "data", "teacher"),
 }
-"""The parts of the configuration that a command has dotted options of."""
+"""The parts of the configuration that a command has dotted options of, and single ones."""
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -69,19 +69,19 @@ def require_present(command: str, words: Sequence[str]) -> None:
     for word in words:
         name = word.removeprefix("--").partition("=")[0]
         new = RENAMED.get(name, "")
-        if word.startswith("--") and new.partition(".")[0] in PARTS.get(command, ()) and not has_option(command, name):
+        if word.startswith("--") and new and has_option(command, new) and not has_option(command, name):
             raise ConfigError(f"expected --{new}, got --{name}: type the dotted one")
 
 
 def require_parts(command: str, overrides: dict[str, Any]) -> None:
     """Refuse dotted options of what a command does not have. Raises ConfigError."""
     parts = PARTS.get(command, ())
-    for key in overrides:
-        if key not in parts:
-            options = ", ".join(f"--{part}." for part in parts) or "no dotted options"
+    for key, typed in overrides.items():
+        if other := [name for name in typed if key not in parts and f"{key}.{name}" not in parts]:
+            options = ", ".join(f"--{part}" if "." in part else f"--{part}." for part in parts) or "no dotted options"
+            near = nearest(key, [part for part in parts if part != f"{key}.device"])
             raise ConfigError(
-                f"expected {options} for ardor {command}, got --{key}.{next(iter(overrides[key]))}"
-                f"{nearest(key, parts)}: leave it out or correct it"
+                f"expected {options} for ardor {command}, got --{key}.{other[0]}{near}: leave it out or correct it"
             )
 
 
@@ -112,7 +112,7 @@ def has_option(command: str, name: str) -> bool:
     name = name.replace("-", "_")
     part, dot, _ = name.partition(".")
     if dot:
-        return part in PARTS.get(command, ())
+        return part in PARTS.get(command, ()) or name in PARTS.get(command, ())
     function = getattr(importlib.import_module(f"ardor.cli.commands.{command}"), command)
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     groups = [p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)]

@@ -130,6 +130,10 @@ def reader(name: str) -> Reader:
         return WITH_PATH[kind]
     if colon and kind not in WITH_PATH:
         return user_reader(name)
+    if Path(name).is_dir():
+        raise ConfigError(f'expected data by its kind, got the folder "{name}": type --data folder:{name}')
+    if Path(name).is_file() and name.endswith(".npz"):
+        raise ConfigError(f'expected data by its kind, got the file "{name}": type --data npz:{name}')
     choices = [*NAMED, *(f"{kind}:PATH" for kind in WITH_PATH), "file.py:Name"]
     raise ConfigError(f'expected data as one of {", ".join(choices)}, got "{name}"{nearest(name, choices)}')
 

@@ -36,8 +36,8 @@ def from_hub(name: str, classes: int | None) -> tuple[nn.Module, str]:
     match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
     if not match:
         raise ConfigError(
-            f'expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION, or a folder as hf:./FOLDER, got "{name}": see '
-            "docs/hub.md"
+            f'expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION, or a folder as hf:./FOLDER, got "{name}": '
+            "type one of them"
         )
     hub = require_package("huggingface_hub", "hub", name)
     repository, revision = match.groups()

@@ -125,7 +125,7 @@ def get(name: str, classes: int | None = None) -> Known:
     plain = name.removeprefix("robustbench:")
     choices = KNOWN if "/" in plain else dict.fromkeys(known.id for known in KNOWN.values())
     raise ConfigError(
-        f'expected a known teacher, got "{name}"{nearest(plain, choices)}: docs/teachers.md lists them; any other file '
+        f'expected a known teacher, got "{name}"{nearest(plain, choices)}: ardor.models.KNOWN has them; any other file '
         'is loaded by its network, as load("wide_resnet", weights="FILE.pt")'
     )
 

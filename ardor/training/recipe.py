@@ -64,7 +64,7 @@ class Recipe:
     precision
         float32 or bfloat16 for the student's passes in the outer step. bfloat16 changes results, and reports name it.
     attack_precision
-        The same for its passes in the attack.
+        float32 or bfloat16 for the student's passes in the training attack, whose steps are then rounded.
     compile
         Compile the attack's folded net by torch.compile, which takes a minute at first.
     sync_batchnorm

@@ -4,6 +4,8 @@ import ast
 import re
 
 import pytest
+import yaml
+from safetensors.torch import save_file
 
 import ardor
 from ardor import data, methods, models
@@ -46,6 +48,7 @@ FLAGS_OF_OTHERS = {
     "logdir",
     "backend-store-uri",
     "help",
+    "help-all",
     "version",
     "debug",
     "no_gate",
@@ -103,7 +106,7 @@ def test_a_command_shows_its_own_options_or_names_the_command_of_the_option(comm
         for found in OPTION.finditer(shown):
             option, behind = found[1], shown[found.end() :]
             of = re.match(r"(?: [^\s()]+)* \(of ardor (\w+)\)", behind)
-            of = of or re.search(r"\bardor (\w+) [^;:]*$", shown[: found.start()])
+            of = of or re.search(r"\bardor (\w+) (?:(?!, or )[^;:])*$", shown[: found.start()])
             if "X" not in option and not shown[: found.start()].endswith("got ") and option not in FLAGS_OF_OTHERS:
                 assert has_option(of[1] if of and of[1] in COMMANDS else command, option), (path, text, shown)
 
@@ -191,3 +194,108 @@ def test_a_finished_run_is_lengthened_as_another_run(tmp_path):
         run.enter({**made, "recipe": made["recipe"] | {"epochs": 6, "milestones": [4]}})
     with pytest.raises(RunError, match="run= with a new name$"):
         run.enter({**made, "recipe": made["recipe"] | {"epochs": 6, "lr": 1}})
+
+
+def width_of_help(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_the_first_help_is_short_and_the_rest_is_behind_help_all(command, capsys, monkeypatch):
+    first = width_of_help([command, "--help"], capsys, monkeypatch)
+    assert len(first.splitlines()) <= 45
+    options = re.findall(r"^│ (--[\w.]+)", first, re.MULTILINE)
+    assert len(options) == 10
+    everything = width_of_help([command, "--help-all"], capsys, monkeypatch)
+    assert all(option in everything for option in (*options, "--recipe.sync_batchnorm", "--soft_labels", "--data.val"))
+    assert "--help-all" in first
+
+
+def test_no_two_options_of_a_recipe_have_one_text():
+    texts = [text for _, _, text in option_rows("recipe", ardor.Recipe)]
+    assert len(texts) == len({*texts, "The ball around x."}) or len(set(texts)) == len(texts)
+    assert not [text for text in texts if text.startswith("The same")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_no_page_that_a_wheel_lacks_and_no_empty_flags(command, capsys):
+    assert main([command, "--help-all"]) == 0
+    shown = capsys.readouterr().out
+    assert "docs/" not in shown
+    assert "--empty" not in shown
+
+
+def test_no_message_names_a_page_that_a_wheel_lacks():
+    raised = re.compile(r"raise \w+Error\([^)]*docs/", re.DOTALL)
+    assert not [path for path in (ROOT / "ardor").rglob("*.py") if raised.search(path.read_text())]
+
+
+@pytest.mark.parametrize(
+    ("words", "new"),
+    [
+        (["bench", "whitebox-digits", "--eps", "0.1"], "--threat.eps"),
+        (["bench", "whitebox-digits", "--root", "x"], "--data.root"),
+        (["bench", "whitebox-digits", "--teacher_weights=x"], "--teacher.weights"),
+        (["bench", "whitebox-digits", "--teacher-weights", "x"], "--teacher.weights"),
+        (["evaluate", "runs/x", "--device", "cpu"], "--recipe.device"),
+        (["gate", "runs/x", "--device=cpu"], "--recipe.device"),
+        (["doctor", "runs/x", "--eps", "0.1"], "--threat.eps"),
+        (["train", "sat", "--device", "cpu"], "--recipe.device"),
+        (["train", "sat", "--download"], "--data.download"),
+    ],
+)
+def test_an_earlier_spelling_names_the_dotted_option(words, new, capsys):
+    assert main(words) == 2
+    assert f"expected {new}, got --" in capsys.readouterr().err
+
+
+def test_help_of_a_run_shows_its_own_radius_and_a_missing_teacher_hides_none(tmp_path, capsys):
+    Run(tmp_path / "r").enter({"method": {"name": "sat", "attack": {"threat": {"name": "Linf", "eps": 0.2}}}})
+    for words in (["evaluate", str(tmp_path / "r")], ["gate", str(tmp_path / "r")]):
+        assert main([*words, "--help"]) == 0
+        assert re.search(r"--threat\.eps +0\.2 ", capsys.readouterr().out)
+    assert main(["train", "rslad", "--data", "digits", "--help"]) == 0
+    assert "--teacher.weights" in capsys.readouterr().out
+
+
+def test_a_folder_and_a_file_that_lie_there_are_suggested_by_their_kind(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "mine.npz").touch()
+    for name, kind in (("shapes", "folder:shapes"), ("mine.npz", "npz:mine.npz")):
+        assert main(["train", "--data", name, "--student", "small_cnn"]) == 2
+        assert f"type --data {kind}" in capsys.readouterr().err
+
+
+def test_completion_is_installed_where_it_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))  # it appends a line to the shell's own file
+    assert main(["--install-completion", "--shell", "bash", "--output", str(tmp_path / "ardor.sh")]) == 0
+    assert "evaluate" in (tmp_path / "ardor.sh").read_text()
+
+
+def test_weights_with_another_head_name_both_counts_and_lead_into_no_circle(tmp_path, capsys):
+    save_file(models.build("small_cnn", classes=7, channels=1).state_dict(), tmp_path / "w.safetensors")
+    words = [
+        "train",
+        "--data",
+        "digits",
+        "--student",
+        "small_cnn",
+        "--student.weights",
+        str(tmp_path / "w.safetensors"),
+    ]
+    assert main(words) == 2
+    sentence = capsys.readouterr().err
+    assert "for 7 classes and the net for 10" in sentence
+    assert "leave the weights out" in sentence
+    assert main([*words, "--student.classes", "7"]) == 2
+    assert "choose a net for 10 classes, or data of 7" in capsys.readouterr().err
+    assert "student" in job_of([*words[1:5], "--recipe.epochs", "1"]).__dict__  # without the weights
+
+
+def test_the_package_is_typed_and_cites_both_papers():
+    assert (ROOT / "ardor" / "py.typed").is_file()
+    titles = [paper["title"] for paper in yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]]
+    assert len(titles) == 2

@@ -149,4 +149,4 @@ def test_the_shells_options_are_few(run, capsys):
     assert len(inspect.signature(command).parameters) <= 15
     code, out, _ = shown(capsys, "--help")
     assert code == 0
-    assert all(word in out for word in ("RUN", "--record", "--weights", "docs/findings.md"))
+    assert all(word in out for word in ("RUN", "--record", "--weights", "next step"))

@@ -184,7 +184,7 @@ def test_what_is_not_known_of_other_nets(root):
             CheckpointError,
             ["models/cifar100/Linf", "download=True", "dm-adversarial-robustness/cifar100_linf_wrn70-16_without.pt"],
         ),
-        ({"name": "robustbench:Chen2021LTD"}, ConfigError, ["did you mean", "Chen2021LTD_WRN34", "docs/teachers.md"]),
+        ({"name": "robustbench:Chen2021LTD"}, ConfigError, ["did you mean", "Chen2021LTD_WRN34", "ardor.models.KNOWN"]),
         ({"name": "robustbench:cifar10/Gowal2020Uncovering"}, ConfigError, ["did you mean", "cifar10.*/Gowal2020"]),
         ({"name": "robustbench:Unknown", "weights": "WEIGHTS"}, ConfigError, ["known teacher", "Unknown"]),
         ({"name": "robustbench:Zhang2019Theoretically", "classes": 100}, ModelError, ["100 classes", "which has 10"]),

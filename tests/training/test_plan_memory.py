@@ -160,6 +160,6 @@ def test_a_real_limit_ends_in_one_sentence(tmp_path):
         if done.returncode >= 0:
             break
     assert done.returncode == 0, done.stderr
-    found = re.search(r"expected a step of 256 images.*type --recipe.batch (\d+), which fits$", done.stdout.strip())
+    found = re.search(r"expected a step of 256 images.*pass batch=(\d+), which fits$", done.stdout.strip())
     assert found, done.stdout
     assert int(found[1]) in (128, 64, 32, 16)

@@ -21,7 +21,7 @@ def compare(
 
     A and B are each a run that `ardor evaluate` has judged, a report file, or a folder of runs that differ only in the
     seed; the runs of two such folders are paired by seed. The reports are the strongest of the best checkpoint that all
-    of them have, of the same suite, threat and images. What the figures mean is explained in docs/compare.md.
+    of them have, of the same suite, threat and images. Each difference has its interval and p.
 
     Examples:
 

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Literal
 
 from ardor.cli import display
-from ardor.cli.selection import RUN, NetWords, Number, Overrides
+from ardor.cli.selection import RUN, NetWords, Number, Overrides, device_of
 from ardor.diagnostics.doctor import LIMIT, examine
 from ardor.diagnostics.record import Record, record_of_run, validation_images
 from ardor.storage.config import as_text
-from ardor.training.recipe import find_device
 
 
 def doctor(
@@ -22,7 +21,6 @@ def doctor(
     record: Number | None = None,
     limit: int = LIMIT,
     batch: int = 256,
-    device: str = "auto",
     overrides: Overrides,
 ) -> int:
     """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
@@ -31,7 +29,9 @@ def doctor(
     others, and the net is compared with the run's record. Without RUN, name a net, its weights and the data, and
     with --record the clean accuracy that is claimed for it.
 
-    Each finding is explained in docs/findings.md. The exit code is 1 where one of them is an error, else 0.
+    Each finding has its evidence and the next step. The exit code is 1 where one of them is an error, else 0.
+
+    `--recipe.device cuda:1` names the device; the default is a GPU if there is one.
 
     Examples:
 
@@ -51,8 +51,6 @@ def doctor(
         Largest number of images that are attacked, classes in proportion.
     batch
         Images at a time.
-    device
-        auto, cpu, cuda and so on.
     """
     net, split, threat = words.load(run, part, overrides)
     claim, images = None if record is None else Record(record), None
@@ -61,7 +59,7 @@ def doctor(
         images = validation_images(run, words.trust_code) if claim else None
     with display.progress("doctor", 100) as move:
         examination = examine(
-            net.to(find_device(device)),
+            net.to(device_of(overrides)),
             split,
             threat,
             record=claim,

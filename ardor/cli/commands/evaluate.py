@@ -13,7 +13,7 @@ from ardor import models
 from ardor.attacks import Suite, suites
 from ardor.attacks.suites import SUITES
 from ardor.cli import display
-from ardor.cli.selection import RUN, NetWords, Overrides, config_of
+from ardor.cli.selection import RUN, NetWords, Overrides, config_of, device_of
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
 from ardor.deployment.export.onnx_session import Session
@@ -25,7 +25,6 @@ from ardor.evaluation.report_files import default_out, place_of, word_of
 from ardor.evaluation.verdicts import evaluate as judge
 from ardor.models.loading import net_for
 from ardor.storage.runs import CHECKPOINTS, journal_of
-from ardor.training.recipe import find_device
 from ardor.types import Threat
 
 FILES: dict[str, type[Session | Program]] = {".onnx": Session, ".pte": Program}
@@ -43,7 +42,6 @@ def evaluate(
     part: Literal["test", "val", "train"] = "test",
     limit: int | None = None,
     batch: int | None = None,
-    device: str = "auto",
     out: Path | None = None,
     journal: Path | None = None,
     threads: int | None = None,
@@ -57,6 +55,8 @@ def evaluate(
     that is with images made against the net that it came from, along the gradients of its simulated graph, and by
     Square. A third-party file is a black box, for `square` and `transfer`, and so is a .pte. Without RUN, name a net,
     its weights and the data.
+
+    `--recipe.device cuda:1` names the device; the default is a GPU if there is one.
 
     Examples:
 
@@ -84,8 +84,6 @@ def evaluate(
         Largest number of images, classes in proportion.
     batch
         Images at a time; default 256, or all if fewer.
-    device
-        auto, cpu, cuda and so on.
     out
         File of the report; default in RUN.
     journal
@@ -109,7 +107,7 @@ def evaluate(
     if journal is None and (attacks.sequential or distributed.launched() or images):
         journal = journal_of(default)
     first = distributed.local_rank() == 0  # only the first process on this machine displays
-    net = net.to(find_device(device))
+    net = net.to(device_of(overrides))
     models.require_fit(net, split.shape, split.classes, "model")
     measured = source if isinstance(source, nn.Module) else net  # an exported file has no layers of torch
     use_threads(threads_for(measured, split.shape) if threads is None else threads)

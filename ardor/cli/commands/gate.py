@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from ardor.cli import display
-from ardor.cli.selection import Overrides, data_of, find_split, find_threat, threat_of
+from ardor.cli.selection import Overrides, data_of, device_of, find_split, find_threat, threat_of
 from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
 from ardor.errors import ConfigError
 from ardor.models.loading import net_for, require_there
 from ardor.storage.config import find_class
-from ardor.training.recipe import find_device
 
 
 def gate(
@@ -27,7 +26,6 @@ def gate(
     limit: int = LIMIT,
     batch: int = 256,
     seed: int = 0,
-    device: str = "auto",
     trust_code: bool = False,
     overrides: Overrides,
 ) -> int:
@@ -38,7 +36,9 @@ def gate(
     with --teacher.weights and --data. A teacher that is not what its record says is refused, with the likely cause:
     mis-normalised, weights never loaded, another class order, other images, not robust.
 
-    Each finding is explained in docs/gate.md. The exit code is 1 where the teacher is refused, else 0.
+    Each finding has its evidence and the next step. The exit code is 1 where the teacher is refused, else 0.
+
+    `--recipe.device cuda:1` names the device; the default is a GPU if there is one.
 
     Examples:
 
@@ -66,8 +66,6 @@ def gate(
         Images at a time.
     seed
         Seed of the attacks' random starts.
-    device
-        auto, cpu, cuda and so on.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
@@ -76,7 +74,7 @@ def gate(
     require_there(teacher)  # before its data are loaded
     used = find_threat(threat, overrides, threat_of(teacher))
     split = find_split(data_of(teacher, data, trust_code), data, part, overrides)
-    place = find_device(device)
+    place = device_of(overrides)
     nets = {
         key: net_for(key, {"name": name, **overrides.get(key, {})}, split, fresh=False, trust_code=trust_code).to(place)
         for key, name in (("teacher", teacher), ("student", student))

@@ -106,8 +106,8 @@ def write_folder(
     if not evidence.reports and not force:
         others = f", only {len(release.reports)} of others" if release.reports else ""
         raise ConfigError(
-            f"expected a report of the weights {evidence.weights} of {release.name}, got none{others}: type --force "
-            'for a card with "not evaluated", or ardor evaluate RUN first'
+            f"expected a report of the weights {evidence.weights} of {release.name}, got none{others}: type ardor "
+            'evaluate RUN first, or --force for a card with "not evaluated"'
         )
 
     def fill(place: Path) -> None:

@@ -17,7 +17,7 @@ from ardor.diagnostics.record import Record
 from ardor.diagnostics.teacher import examine_teacher, require
 from ardor.diagnostics.teacher.causes import at_chance, chance_of, enough, repairs
 from ardor.diagnostics.teacher.robustness import short
-from ardor.errors import ModelError
+from ardor.errors import ModelError, as_arguments
 from ardor.evaluation.proportion import Proportion
 from ardor.noise import Noise
 from tests.conftest import Wrapped
@@ -90,7 +90,7 @@ def test_a_planted_cause_is_named_and_it_alone(sound, normalised, natural, val, 
         assert (seen.robust is None) == (cause != "not_robust"), "nothing is measured with what is broken"
     text = seen.text()
     assert text.endswith("Refused.")
-    assert seen.findings[0].next in text
+    assert as_arguments(seen.findings[0].next) in text
     with pytest.raises(ModelError, match=f"got {names(seen)[0]}: .*pass gate=False"):
         require(seen)
 
@@ -161,7 +161,7 @@ def test_other_classes_and_other_sizes(sound, val, record):
     (found,) = examine_teacher(Wrapped(sound, after=lambda z: z[:, :7]), val, THREAT).findings
     assert found.name == "misfit"
     assert "10 classes, got 7" in found.evidence
-    assert found.next.startswith("type --teacher.classes")
+    assert found.next == "choose a net for 10 classes, or data of 7"
     large = dataclasses.replace(val, images=val.images.repeat_interleave(2, 2).repeat_interleave(2, 3))
     seen = examine_teacher(sound, large, THREAT, record=record)
     assert names(seen) == ["misfit"]

@@ -111,7 +111,7 @@ def test_beside_the_real_loop(run):
 def test_words(run, monkeypatch):
     for words, expected in (
         (["tensorbord"], 'got "tensorbord" (did you mean "tensorboard"?)'),
-        (["tensorboard,w&b"], "expected tensorboard, wandb, mlflow for --log"),
+        (["tensorboard,w&b"], "expected tensorboard, wandb, mlflow for log="),
     ):
         with pytest.raises(ConfigError, match=re.escape(expected)):
             Sink(words, run, CONFIG)
