@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], FoldedNet | None]] = weakref.WeakKeyDictionary()
 _BOOKKEEPING = frozenset(vars(nn.Module()))
 _PLAIN = (int, float, str, tuple, list, dict, type(None))
-_GLOBAL_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+GLOBAL_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 
 
 def folded(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = False) -> Any:
@@ -59,7 +59,7 @@ def is_known(net: nn.Module) -> bool:
     A class is `foldable` if it sets that attribute itself: a subclass may compute something else. A trace skips hooks,
     global ones too, and takes a function in an attribute, such as a replaced `forward`, as it is at that moment.
     """
-    return not any(vars(torch.nn.modules.module)[f"_global_{hooks}"] for hooks in _GLOBAL_HOOKS) and all(
+    return not any(vars(torch.nn.modules.module)[f"_global_{hooks}"] for hooks in GLOBAL_HOOKS) and all(
         (vars(type(m)).get("foldable", False) or type(m).__module__.startswith("torch.nn."))
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
         and not any(map(callable, vars(m).values()))

@@ -14,6 +14,7 @@ from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError
 from ardor.evaluation.protocol import WORTH, key_of, weakness
 from ardor.evaluation.report import Report
+from ardor.models.identity import identity, same_function
 from ardor.storage.config import as_text
 from ardor.storage.runs import Run
 
@@ -75,7 +76,7 @@ def place_of(report: Report, path: Path) -> Path:
         kept = Report.load(path)
     except ConfigError:  # missing, or no report
         return path
-    same = kept.model.get("hash") == report.model.get("hash")
+    same = same_function(kept.model, report.model)
     if not same or weakness(report, {})[:WORTH] <= weakness(kept, {})[:WORTH]:
         return path
     words = (report.suite, str(report.threat["eps"]).replace("/", "_"), f"{report.n}images")
@@ -137,9 +138,9 @@ def _of_present_weights(run: Path, suite: str | None, trust_code: bool) -> list[
     others = 0
     for checkpoint in Run(run).checkpoints():
         paths = Run(run).reports(suite, checkpoint)
-        weights = models.hash_of(models.load(run, checkpoint=checkpoint, trust_code=trust_code)) if paths else ""
+        net = identity(models.load(run, checkpoint=checkpoint, trust_code=trust_code)) if paths else {}
         reports = [Report.load(path) for path in paths]
-        if present := [report for report in reports if report.model.get("hash") == weights]:
+        if present := [report for report in reports if same_function(report.model, net)]:
             return present
         others += len(reports)
     got = f"{others} of other weights" if others else "none"

@@ -25,6 +25,7 @@ from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
+from ardor.models.identity import identity, key_of
 from ardor.storage.arguments import typed
 from ardor.storage.config import as_text
 from ardor.storage.files import write_text
@@ -147,7 +148,7 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
         return []
     split = split_of(run, trust_code).limit(limit)
     radii = tuple(threat.eps * k / 4 for k in range(9))
-    key = {"model": models.hash_of(net), "data": split.hash, "radii": list(radii), "n": len(split)}
+    key = {"model": key_of(identity(net, split.shape)), "data": split.hash, "radii": list(radii), "n": len(split)}
     words = ["linf", as_text(threat.eps).replace("/", "_"), str(len(split))]
     path, beside = Run(run).variance_gap, Run(run).gaps_beside(words)
     for kept in (path, beside):

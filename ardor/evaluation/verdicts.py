@@ -103,7 +103,7 @@ def evaluate(
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = empty_report(net, data, suite, attacks, seed, batch)
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
-    identity = identity_of_report(report, net, attacks)
+    identity = identity_of_report(report, attacks)
     with seeded(seed), attack_view(net) as view, Journal.open(journal, identity, images) as book:
         evaluation = _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter)
         evaluation.run(attacks)

@@ -17,6 +17,7 @@ from ardor import models
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
 from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
+from ardor.models.identity import identity, same_function
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
 from ardor.storage.files import write_text
 from ardor.storage.runs import Run
@@ -119,19 +120,20 @@ def _is_current(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> bool
     path, run = report_path(spec, cell, evaluation), spec.run(cell.name)
     if not path.is_file() or evaluation.suite == "gap":
         return path.is_file()
-    net = _net_hash(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint))
-    return _evaluated(*_stamp(path)) == (net, __version__)
+    net = _net(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint))
+    model, version = _evaluated(*_stamp(path))
+    return version == __version__ and same_function(model, net)
 
 
 @cache
-def _evaluated(path: Path, _changed: int, _size: int) -> tuple[str, str]:
+def _evaluated(path: Path, _changed: int, _size: int) -> tuple[dict[str, Any], str]:
     report = Report.load(path)
-    return report.model["hash"], report.versions["ardor"]
+    return report.model, report.versions["ardor"]
 
 
 @cache
-def _net_hash(run: Path, checkpoint: str, _weights: str) -> str:
-    return models.hash_of(models.load(run, checkpoint=checkpoint))
+def _net(run: Path, checkpoint: str, _weights: str) -> dict[str, Any]:
+    return identity(models.load(run, checkpoint=checkpoint))
 
 
 def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path:

@@ -96,16 +96,22 @@ def _from_file(path: Path, what: str) -> ModuleType:
         return importlib.import_module(name)
 
 
-_FILES: dict[str, tuple[Path, Path]] = {}
-"""Unique name -> the file, or the folder of a package, and the folder whose modules it can import."""
+_FILES: dict[str, tuple[Path, Path, str]] = {}
+"""Unique name -> the file, or the folder of a package; the folder whose modules it can import; its `digest_of`."""
+
+
+def content_of(module: str) -> str | None:
+    """The `digest_of` a user's file as it was imported by `resolve`, whatever is there now; None for other modules."""
+    return _FILES.get(module.partition(".")[0], (None, None, None))[2]
 
 
 def _unique(folder: Path, path: Path) -> str:
     """The name under which a file or package of a user's folder is imported."""
     files = [path] if path.suffix == ".py" else sorted(path.rglob("*.py"))
-    digest = hashlib.sha256(f"{path} {digest_of(*files)}".encode()).hexdigest()[:12]
+    content = digest_of(*files)
+    digest = hashlib.sha256(f"{path} {content}".encode()).hexdigest()[:12]
     name = f"ardor_user_{re.sub(r'[^a-zA-Z0-9]', '_', path.stem)}_{digest}"
-    _FILES[name] = path, folder
+    _FILES[name] = path, folder, content
     return name
 
 
@@ -115,9 +121,9 @@ class _Finder:
     @staticmethod
     def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """The spec of a user's module, else None."""
-        file, folder = _FILES.get(name.partition(".")[0], (None, None))
-        if file is None or folder is None:
+        if (top := name.partition(".")[0]) not in _FILES:
             return None
+        file, folder, _ = _FILES[top]
         if "." in name:
             spec = PathFinder.find_spec(name, path)
             if spec is not None and isinstance(spec.loader, SourceFileLoader):

@@ -1,5 +1,7 @@
 """Evaluations with a journal: continued after any interruption to the same bytes; images match the verdicts."""
 
+import contextlib
+import copy
 import sys
 from dataclasses import dataclass, replace
 from functools import partial
@@ -8,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from ardor import data as datasets
 from ardor.attacks import APGD, PGD, Suite, paper
@@ -17,7 +20,8 @@ from ardor.evaluation.journal import Batch, BatchVerdict, Journal
 from ardor.evaluation.progress import ProgressMeter
 from ardor.evaluation.report import Report
 from ardor.evaluation.verdicts import evaluate
-from ardor.models import build
+from ardor.models import build, hash_of
+from tests.conftest import filled
 from tests.evaluation.conftest import IDENTITY, entry_of, run_stage
 
 THREAT = Linf(0.1)
@@ -191,36 +195,57 @@ def test_attacks_whose_names_look_alike_keep_their_own_images(judged, tmp_path):
     assert int(right.sum()) == report.worst_case.k
 
 
-class Signed(torch.nn.Module):
-    """Its logits depend on a plain attribute, which is in no weight."""
-
-    def __init__(self, net, sign):
-        super().__init__()
-        self.net, self.sign = net, sign
-
-    def forward(self, x):
-        return self.sign * self.net(x)
+def net_of(act, sign=1.0):
+    net = filled(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), act, torch.nn.Linear(16, 10)))
+    if sign != 1:
+        forward = net.forward
+        net.forward = lambda x: sign * forward(x)
+    return net.float().eval()
 
 
-def test_settings_and_code_of_the_users_files_are_part_of_the_identity(judged, tmp_path, monkeypatch):
-    net, test = judged
-    judge((Signed(net, 1), test), tmp_path / "j")
-    with pytest.raises(RunError, match="code: "):
-        judge((Signed(net, -1), test), tmp_path / "j")
+@pytest.mark.parametrize(
+    "other", [net_of(torch.nn.Tanh()), net_of(torch.nn.LeakyReLU(1.5)), net_of(torch.nn.LeakyReLU(), -1.0)]
+)
+def test_a_journal_is_of_the_function_and_not_of_the_weights(judged, tmp_path, other):
+    first = judge((net_of(torch.nn.LeakyReLU()), judged[1]), tmp_path / "j")
+    with pytest.raises(RunError, match="model.function.layers: "):
+        judge((other, judged[1]), tmp_path / "j")
+    again = judge((net_of(torch.nn.LeakyReLU()), judged[1]), tmp_path / "j")
+    assert again.verdicts == first.verdicts
+    assert again.model["hash"] == hash_of(other)
 
-    def attack(net, x, y, noise, steps):
-        return PGD(THREAT, steps=steps)(net, x, y, noise)
 
-    def mine(steps):
-        return Suite("mine", THREAT, {"mine": partial(attack, steps=steps)})
+def test_a_journal_allows_for_rounding_and_refuses_what_an_earlier_version_did_not_record(judged, tmp_path):
+    judge(judged, tmp_path / "j")
+    path = tmp_path / "j" / "identity.yaml"
+    kept = yaml.safe_load(path.read_text())
+    logits = kept["model"]["function"]["logits"]
+    for change, message in (
+        ([[value * (1 + 1e-4) for value in row] for row in logits], None),
+        ([[value * 1.2 for value in row] for row in logits], "model.function.logits: "),
+        (None, "model.function: .* nothing there"),
+    ):
+        content = copy.deepcopy(kept)
+        content["model"]["function"]["logits"] = change
+        if change is None:
+            del content["model"]["function"]
+        path.write_text(yaml.safe_dump(content))
+        with pytest.raises(RunError, match=message) if message else contextlib.nullcontext():
+            judge(judged, tmp_path / "j")
 
-    judge(judged, tmp_path / "k", suite=mine(1))
-    with pytest.raises(RunError, match="code: |keywords"):
-        judge(judged, tmp_path / "k", suite=mine(2))
-    judge(judged, tmp_path / "k", suite=mine(1))
-    monkeypatch.setattr(sys.modules["ardor.evaluation.identity"], "code_of", lambda made: "another file")
-    with pytest.raises(RunError, match="code: "):
-        judge(judged, tmp_path / "k", suite=mine(1))
+
+def test_an_attack_of_a_user_is_part_of_the_identity(judged, tmp_path):
+    def attack(net, x, y, noise, steps, act=lambda x: x):
+        return PGD(THREAT, steps=steps)(net, act(x), y, noise)
+
+    def mine(**options):
+        return Suite("mine", THREAT, {"mine": partial(attack, **options)})
+
+    judge(judged, tmp_path / "k", suite=mine(steps=1))
+    for other in (mine(steps=2), mine(steps=1, act=lambda x: 1 - x)):
+        with pytest.raises(RunError, match="code: |keywords"):
+            judge(judged, tmp_path / "k", suite=other)
+    judge(judged, tmp_path / "k", suite=mine(steps=1))
 
 
 def test_a_second_evaluation_in_one_process_is_refused(tmp_path):

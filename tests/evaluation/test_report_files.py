@@ -16,8 +16,9 @@ NEAR, FAR = {"name": "Linf", "eps": "8/255"}, {"name": "Linf", "eps": 0.2}
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     """Writes a run with reports: (suite, right of n, n, changes); the net of every run has the hash "net"."""
-    fake = SimpleNamespace(load=lambda run, checkpoint, trust_code: None, hash_of=lambda net: "net")
+    fake = SimpleNamespace(load=lambda run, checkpoint, trust_code: None)
     monkeypatch.setattr(report_files, "models", fake)
+    monkeypatch.setattr(report_files, "identity", lambda net: {"hash": "net"})
 
     def make(name, *reports):
         run = tmp_path / name

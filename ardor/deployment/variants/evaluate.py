@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -29,6 +27,7 @@ from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.report import Report
 from ardor.evaluation.verdicts import evaluate
 from ardor.models import hash_of
+from ardor.models.identity import key_of
 from ardor.storage.config import describe
 from ardor.storage.runs import journal_of
 from ardor.version import __version__
@@ -144,7 +143,7 @@ def _report(
     report = matching_report(path, wanted)
     if report is None:
         # named after the evaluation: that of other weights or attacks has another journal
-        key = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:8]
+        key = key_of(wanted)[:8]
         book = path.with_name(f"{journal_of(path).name}-{key}") if journal else None
         report = evaluate(net, data, suite, journal=book, progress=progress, **options)
         report.title = title

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, starmap
 from typing import Any
 
 from ardor.errors import ConfigError
@@ -20,6 +21,7 @@ from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import require_same, title_of
 from ardor.evaluation.report import Report
+from ardor.models.identity import same_function
 from ardor.notebook import table
 from ardor.storage.arguments import typed
 from ardor.storage.config import differences, few
@@ -138,8 +140,8 @@ def _require_seeds(side: str, reports: Sequence[Report]) -> None:
             raise ConfigError(
                 f"expected runs of {side} that differ only in the seed, got {few(changed)}: name one method"
             )
-    hashes, seeds = [r.model.get("hash") for r in reports], [_seed(r) for r in reports if _seed(r) is not None]
-    if len(set(hashes)) < len(hashes) or len(set(seeds)) < len(seeds):
+    twice, seeds = combinations([r.model for r in reports], 2), [_seed(r) for r in reports if _seed(r) is not None]
+    if any(starmap(same_function, twice)) or len(set(seeds)) < len(seeds):
         raise ConfigError(f"expected another net for each seed of {side}, got one twice: name each run once")
 
 
@@ -168,7 +170,7 @@ def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
     reports = [*a, *b]
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in sorted(r.versions.items())) for r in reports)
     marks = dict.fromkeys(m for r in reports for m in (*r.data.get("marks", []), *_fingerprint(r).get("marks", [])))
-    same = sum(x.model.get("hash") == y.model.get("hash") for x, y in zip(a, b, strict=True))
+    same = sum(same_function(x.model, y.model) for x, y in zip(a, b, strict=True))
     teachers = [{_fingerprint(r).get("teacher") for r in side} for side in (a, b)]
     checkpoints = [_checkpoints(side) for side in (a, b)]
     seeds = [(_seed(x), _seed(y)) for x, y in zip(a, b, strict=True)]
