@@ -156,9 +156,11 @@ def run(words: Sequence[str]) -> int:
     """Parse the words and call the command that they name. Raises ArdorError and CycloptsError."""
     from cyclopts import CycloptsError
 
+    if words and words[0] == "help":
+        words = [*words[1:], "--help"]
     everything = "--help-all" in words
     words = ["--help" if word == "--help-all" else word for word in words]
-    if not everything and words in (["train", "--help"], ["plan", "--help"]):
+    if not everything and len(words) == 2 and words[0] in ("train", "plan") and words[1] in ("--help", "-h"):
         from ardor.cli.options import print_first
 
         print_first(words[0])

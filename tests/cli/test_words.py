@@ -184,6 +184,7 @@ def test_only_the_norm_that_is_typed_keeps_the_radius_of_the_run():
     trained = {"name": "Linf", "eps": 0.2}
     assert find_threat("linf", {}, trained) == find_threat(None, {"threat": {"name": "Linf"}}, trained) == Linf(0.2)
     assert find_threat("l2", {}, trained) == L2()
+    assert job_of(["sat", "--data", "digits", "--threat", "linf"]).method.attack.threat == Linf(0.2)
 
 
 def test_a_finished_run_is_lengthened_as_another_run(tmp_path):
@@ -211,6 +212,7 @@ def test_the_first_help_is_short_and_the_rest_is_behind_help_all(command, capsys
     everything = width_of_help([command, "--help-all"], capsys, monkeypatch)
     assert all(option in everything for option in (*options, "--recipe.sync_batchnorm", "--soft_labels", "--data.val"))
     assert "--help-all" in first
+    assert width_of_help(["help", command], capsys, monkeypatch) == first
 
 
 def test_no_two_options_of_a_recipe_have_one_text():

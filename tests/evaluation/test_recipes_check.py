@@ -55,7 +55,9 @@ def test_defaults_of_cifar_on_other_images_are_noted():
     assert form.name == "cifar_form"
     assert "at 224 x 224 costs 49 times" in form.evidence
     assert on((3, 224, 224), student={"name": "mine.py:Net"}, **crop) == []
-    (defaults,) = on((3, 32, 32), "sat", data={"name": "digits"}, recipe__augment="none")
+    (defaults,) = on((3, 32, 32), "sat", data={"name": "digits"}, recipe__augment="none", recipe__epochs=300)
+    typed = {"recipe__augment": "none", "recipe__epochs": 3, "method__attack__threat__eps": 0.2}
+    assert on((3, 32, 32), "sat", data={"name": "digits"}, **typed) == []
     assert "ardor train sat --data digits" in defaults.next
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from ardor.cli import display
 from ardor.cli.commands.train import DEFAULT, TrainWords
 from ardor.cli.selection import Overrides
+from ardor.evaluation.checks.recipe import of_images
 from ardor.training.cost import STEPS
 from ardor.training.cost import plan as cost_of
+from ardor.training.job import config_of_job
 from ardor.training.memory import explain_oom, is_oom
 
 
@@ -32,6 +34,8 @@ def plan(
         Real steps; the first, which warms up, is not counted.
     """
     job = words.job(recipe, overrides)
+    for finding in of_images(config_of_job(job), job.train.shape):
+        display.err.print(str(finding), markup=False)
     try:
         with display.progress("plan", 3) as move:
             parts = ["passes", "steps", "validation"]

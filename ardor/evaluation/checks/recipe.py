@@ -86,8 +86,11 @@ def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = 
     size, data, student = f"{shape[1]} x {shape[2]}", flat.get("data.name"), flat.get("student.name")
     padding, augment = _number(flat, "recipe.padding"), flat.get("recipe.augment")
     findings = []
-    if recipe is not None:
-        evidence = f"no recipe is named: on {data}, epochs, augmentation and radius are the papers' for CIFAR"
+    taken = ["300 epochs"] if flat.get("recipe.epochs") == 300 else []
+    taken += ["crop-flip"] if augment == "crop-flip" else []
+    taken += ["eps 8/255"] if _number(flat, f"{TRAINING}.threat.eps") == 8 / 255 else []
+    if recipe is not None and taken:
+        evidence = f"no recipe is named, and {', '.join(taken)} on {data} are the papers' for CIFAR"
         advice = f"ardor train {recipe} --data {data} has those of {data}"
         findings.append(Finding("cifar_defaults", "note", evidence, advice))
     if augment in ("crop-flip", "crop") and padding > side * WIDE:
