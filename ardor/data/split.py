@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ardor.data.notebook import table
 from ardor.errors import ConfigError, DataError
 from ardor.noise import order
-from ardor.notebook import table
 from ardor.storage.arguments import check_fields, typed
 
 

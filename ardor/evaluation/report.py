@@ -8,10 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ardor.data.notebook import table as html_table
 from ardor.errors import ConfigError, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
-from ardor.notebook import table as html_table
 from ardor.storage.files import write_text
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"

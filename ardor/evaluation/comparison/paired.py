@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import combinations, starmap
 from typing import Any
 
+from ardor.data.notebook import table
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
 from ardor.evaluation.comparison.significance import holm, p_text
@@ -22,7 +23,6 @@ from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import require_same, title_of
 from ardor.evaluation.report import Report
 from ardor.models.identity import same_function
-from ardor.notebook import table
 from ardor.storage.arguments import typed
 from ardor.storage.config import differences, few
 
