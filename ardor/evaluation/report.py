@@ -13,6 +13,7 @@ from ardor.errors import ConfigError, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.storage.files import write_text
+from ardor.storage.markdown import inline
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
 FORMAT = "ardor-report-1"
@@ -163,8 +164,8 @@ class Report:
         """The figures as Markdown, with n and 95 % Wilson intervals, and the findings below."""
         of = self.data.get("of", self.n)
         lines = [
-            f"{self.title or self.model['name']} on {self.data['name']} ({self.data['part']}), {self.threat['name']} "
-            f"eps {self.threat.get('eps')}, n = {self.n}"
+            f"{inline(self.title or self.model['name'])} on {inline(self.data['name'])} ({self.data['part']}), "
+            f"{inline(self.threat['name'])} eps {self.threat.get('eps')}, n = {self.n}"
             + (f" of {of}, classes in proportion: a trial" if self.trial else ""),
             *(["Each attack saw the survivors of those above it."] if self.sequential else []),
             "",
@@ -173,10 +174,12 @@ class Report:
         ]
         for name, p in self.figures().items():
             low, high = p.interval
-            lines.append(f"| {name} | {100 * p.value:.2f} | {100 * low:.2f} .. {100 * high:.2f} | {p.k} / {p.n} |")
+            lines.append(
+                f"| {inline(name)} | {100 * p.value:.2f} | {100 * low:.2f} .. {100 * high:.2f} | {p.k} / {p.n} |"
+            )
         lines += ["", *self._access_lines()]
         worst, p = min(self.per_class().items(), key=lambda item: item[1].value)
-        lines += [f"worst class: {worst}, {p.k} of {p.n} robust to every attack", *map(str, self.findings)]
+        lines += [f"worst class: {inline(worst)}, {p.k} of {p.n} robust to every attack", *map(str, self.findings)]
         return "\n".join(lines)
 
     def __str__(self) -> str:

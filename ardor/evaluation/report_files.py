@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from ardor import models
@@ -145,4 +146,6 @@ def _of_present_weights(run: Path, suite: str | None, trust_code: bool) -> list[
         others += len(reports)
     got = f"{others} of other weights" if others else "none"
     named = "" if suite is None else f" by the suite {suite}"
-    raise ConfigError(f"expected a report{named} of the weights in {run}, got {got}: type ardor evaluate {run}{option}")
+    raise ConfigError(
+        f"expected a report{named} of the weights in {run}, got {got}: type ardor evaluate {quote(str(run))}{option}"
+    )

@@ -25,6 +25,7 @@ from ardor.reporting.template import package_text, render
 from ardor.storage.config import as_text, read_yaml
 from ardor.storage.files import write_text
 from ardor.storage.locks import locked
+from ardor.storage.markdown import code, inline
 from ardor.version import __version__
 
 CSV_HEAD = (
@@ -89,14 +90,14 @@ def _share(value: float) -> str:
 
 def as_markdown(table: Table, rows: Sequence[Row], command: str, problems: Sequence[Problem] = ()) -> str:
     """The table with its facts, the paired comparisons and its limits."""
-    lines = [f"# {title_of(table.spec)}", "", f"Made by `{command}`.", ""]
-    lines += [*(f"- {line}" for line in facts(table, rows)), ""]
+    lines = [f"# {title_of(table.spec)}", "", f"Made by {code(command)}.", ""]
+    lines += [*(f"- {inline(line)}" for line in facts(table, rows)), ""]
     for title, head, body in blocks(table, rows):
-        lines += [f"## {title}", "", f"| {' | '.join(map(_plain, head))} |"]
+        lines += [f"## {inline(title)}", "", f"| {' | '.join(map(_plain, head))} |"]
         lines += ["|" + ":--|" * len(table.head) + "--:|" * (len(head) - len(table.head))]
         lines += [f"| {' | '.join(map(_plain, line))} |" for line in body] + [""]
     for title, items in remarks(table, rows, problems):
-        lines += [f"## {title}", "", *(f"- {item}" for item in items), ""]
+        lines += [f"## {inline(title)}", "", *(f"- {inline(item)}" for item in items), ""]
     return "\n".join(lines)
 
 
@@ -171,8 +172,7 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
         if report is not None:
             figures = ", ".join(f"{name} {100 * p.value:.1f}" for name, p in report.figures().items())
             yield f"{' '.join(cell.row)}: {figures} % of {report.n:,} images"
-    for mark in sorted({mark for row in rows for mark in row.marks}):
-        yield f"**{mark}**"
+    yield from sorted({mark for row in rows for mark in row.marks})
 
 
 Field: TypeAlias = tuple[str, str]
@@ -215,7 +215,8 @@ def remarks(table: Table, rows: Sequence[Row], problems: Sequence[Problem]) -> I
 
 
 def _plain(field: Field) -> str:
-    return f"{field[0]} ({field[1]})".replace("|", "/") if field[1] else field[0].replace("|", "/")
+    text = f"{field[0]} ({field[1]})" if field[1] else field[0]
+    return inline(text.replace("|", "/"))
 
 
 def _fields(*texts: str) -> list[Field]:

@@ -10,6 +10,7 @@ from ardor.deployment.variants.comparison import VARIANTS, DeploymentReport, ali
 from ardor.evaluation.comparison.significance import p_text
 from ardor.evaluation.protocol import queries_of, title_of
 from ardor.reporting.entry import PageEntry
+from ardor.storage.markdown import inline
 
 
 def shown(entries: list[PageEntry]) -> list[tuple[PageEntry, DeploymentReport]]:
@@ -63,7 +64,7 @@ def markdown(entries: list[PageEntry]) -> str:
 
 def _markdown(entries: list[PageEntry]) -> str:
     lines = [
-        f"{_protocol(shown(entries)[0][1])}:",
+        f"{inline(_protocol(shown(entries)[0][1]))}:",
         "",
         "| net | form | size | p50 ms | clean | worst case | 95 % | worst case, McNemar p |",
         "|:--|:--|--:|--:|--:|--:|:-:|--:|",
@@ -71,7 +72,7 @@ def _markdown(entries: list[PageEntry]) -> str:
     compared = shown(entries)
     latencies = iter(alike([form.latency.p50 for _, deployed in compared for form in deployed.forms]))
     for entry, deployed in compared:
-        name = entry.name.replace("|", "\\|")
+        name = inline(entry.name)
         for form in deployed.forms:
             clean, worst = form.report.clean, form.report.worst_case
             low, high = worst.interval

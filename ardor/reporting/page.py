@@ -27,6 +27,7 @@ def write(
     notes: list[str],
     distilled: str | None = None,
     trial: str = "",
+    command: str = "",
 ) -> Path:
     """Write the page; a section without content is left out.
 
@@ -39,6 +40,7 @@ def write(
     distilled : name of the student that the headline compares with the natural one; None for the most robust.
     trial : why the figures are no result; the title then begins with "Trial", and there is no other headline. Default:
         where a net was evaluated on a part of the images.
+    command : what reproduces the page, quoted for a shell.
 
     Returns
     -------
@@ -66,6 +68,7 @@ def write(
         "page.html",
         title=f"Trial: {title}" if trial else title,
         trial=trial,
+        command=command,
         style=Markup(package_text("ardor.reporting", "style.css")),
         intro=intro,
         notes=notes,

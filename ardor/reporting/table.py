@@ -15,6 +15,7 @@ from ardor.evaluation.proportion import Summary
 from ardor.evaluation.protocol import key_of, protocol_of, require_same, title_of
 from ardor.reporting.entry import PageEntry
 from ardor.storage.config import differences, few
+from ardor.storage.markdown import inline
 
 Rows: TypeAlias = list[list[tuple[Summary, bool]]]
 """For each net and column its accuracy, and whether it is the best student's by a difference that is shown."""
@@ -146,17 +147,17 @@ def comparison(entries: list[PageEntry]) -> str:
 
 def _markdown(table: Table) -> str:
     lines = [
-        f"{table.title}:",
+        f"{inline(table.title)}:",
         "",
-        "| " + " | ".join(["net", "role", "parameters", "images", *table.columns]) + " |",
+        "| " + " | ".join(["net", "role", "parameters", "images", *map(inline, table.columns)]) + " |",
         "|:--|:--|--:|--:|" + "--:|" * len(table.columns),
     ]
     for entry, row in zip(table.entries, table.rows, strict=True):
         size = "" if entry.parameters is None else f"{entry.parameters:,}"
         cells = [f"**{summary}**" if best else str(summary) for summary, best in row]
-        head = [entry.name.replace("|", "\\|"), entry.role, size, images(entry)]
+        head = [inline(entry.name), entry.role, size, images(entry)]
         lines.append(f"| {' | '.join([*head, *cells])} |")
     intervals = [p.interval for row in table.rows for summary, _ in row for p in summary.seeds]
     widest = max(high - low for low, high in intervals)
     lines += ["", f"Wilson 95 % intervals of one seed are at most {100 * widest:.1f} points wide."]
-    return "\n".join([*lines, *([f"{table.verdict}."] if table.verdict else [])])
+    return "\n".join([*lines, *([f"{inline(table.verdict)}."] if table.verdict else [])])

@@ -1,7 +1,10 @@
 """Reports, their statistics and comparisons, and the figures."""
 
+import html
 import json
 import math
+import re
+import shlex
 from itertools import pairwise
 
 import pytest
@@ -14,7 +17,7 @@ from ardor.evaluation.variance import GapPoint
 from ardor.reporting import PageEntry, comparison, figures, styles
 from ardor.reporting.svg import calm
 from ardor.reporting.table import tables
-from tests.reporting.conftest import gaps, page_entries, report, share
+from tests.reporting.conftest import gaps, page_entries, report, share, write
 
 # statistics
 
@@ -290,3 +293,17 @@ def test_radii_read_well():
 def test_correlation_has_a_true_minus_and_may_be_undefined():
     assert figures.correlation(gaps()) == "−1.00"
     assert figures.correlation([GapPoint(e, 0.5, 1, 0, 0, 0) for e in (0.0, 0.1)]) == "undefined"
+
+
+def test_names_are_no_markup_in_a_table():
+    evil = "x\n# y <img src=z> | [a](javascript:b)"
+    data = report().data | {"name": evil, "class_names": [evil, "dog"]}
+    one = report(data=data, title=evil)
+    for text in (comparison([PageEntry(evil, "student", [one])]), one.table()):
+        assert not re.search(r"(?m)^# y|<img|\]\(javascript|[^\\]\| \[", text)
+
+
+def test_the_command_of_a_page_can_be_pasted(tmp_path):
+    command = shlex.join(["ardor", "report", "runs/a b", "x'; touch y #`z`"])
+    page = write(tmp_path / "p.html", [], command=command).read_text()
+    assert html.unescape(re.search(r"<pre>(ardor .*?)</pre>", page)[1]) == command

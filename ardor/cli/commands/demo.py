@@ -133,7 +133,8 @@ def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]],
     pictures = examples(nets, test, PGD(plan.THREAT, steps=20))
     trial = f"{plan.QUICK}; {len(test)} test images" if quick else ""
     words = [*["--all"] * (len(first) > len(plan.SHORT) + 1), *(["--quick"] if quick else [])]
-    notes = [NOTE_QUICK if quick else NOTE_RECIPE, *NOTES, f"Reproduce with: {shlex.join(['ardor', 'demo', *words])}"]
+    words += ["--seeds", str(len(entries[0].reports)), "--out", str(folder)]
+    notes = [NOTE_QUICK if quick else NOTE_RECIPE, *NOTES]
     page = plan.place_of(folder, entries, "page.html")
     write_page(
         page,
@@ -144,6 +145,7 @@ def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]],
         notes=notes,
         distilled="rslad",
         trial=trial,
+        command=shlex.join(["ardor", "demo", *words]),
     )
     figures = plan.results(entries, plan.place_of(folder, entries, plan.RESULTS), trial)
     display.say(f"\n{comparison(entries)}\n")

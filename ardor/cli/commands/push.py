@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -82,7 +83,7 @@ def push(
     )
     display.say(str(written))
     if repository is None or dry_run:
-        to = f"{run} {repository or 'OWNER/NAME'}"
+        to = f"{shlex.quote(str(run))} {repository or 'OWNER/NAME'}"
         display.say(f"\nWritten, not uploaded. Look at {written.folder / 'README.md'}; then: ardor push {to}")
         return 0
     name = hub.push(written.folder, repository, private=private)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,8 +67,10 @@ def report(
     of_first = [(entry, run) for entry, run in zip(entries, runs, strict=True) if any(entry is e for e in first)]
     nets = {entry.name: models.load(run, trust_code=trust_code) for entry, run in of_first}
     shown = examples(nets, split_of(of_first[0][1], trust_code), PGD(threat_of(first[0].reports[0]), steps=20))
-    notes = [f"Reproduce with: ardor report {' '.join(map(str, runs))}"]
-    where = write_page(out, entries, shown, title=title, intro="", notes=notes)
-    parts = [comparison(entries), device.markdown(entries), f"Page: {where}"]
+    words = ["ardor", "report", *map(str, runs), "--out", str(out), "--title", title, "--limit", str(limit)]
+    words += [] if suite is None else ["--suite", suite]
+    command = shlex.join([*words, *(["--trust_code"] if trust_code else [])])
+    where = write_page(out, entries, shown, title=title, intro="", notes=[], command=command)
+    parts = [comparison(entries), device.markdown(entries), f"Page: {where}", f"Reproduce with: {command}"]
     display.say("\n\n".join(part for part in parts if part))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -160,7 +161,7 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
         if first:
             if "smoke" in words.variants:
                 display.say("A trial (smoke): its figures are no result.")
-            display.say(f"Kept in {job.run}. Next: ardor evaluate {job.run}")
+            display.say(f"Kept in {job.run}. Next: ardor evaluate {shlex.quote(str(job.run))}")
     return 0
 
 

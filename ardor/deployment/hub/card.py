@@ -10,13 +10,16 @@ from typing import Any
 from ardor.deployment.export.parity import Match, Parity
 from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import Evidence, OnnxFile, Release
+from ardor.errors import printable
 from ardor.evaluation.report import Report
 from ardor.models.hub import WEIGHTS
 from ardor.storage.config import plain, to_yaml
 from ardor.storage.imports import require_package
+from ardor.storage.markdown import block, code, inline
 from ardor.storage.runs import mapping
 
 CARD = "README.md"
+TITLE = "title of the report"
 
 
 ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -47,10 +50,10 @@ def card(
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters |= {"plain": plain, "redact": redact}
+    environment.filters |= {"plain": plain, "redact": redact, "inline": inline, "code": code, "block": block}
     template = environment.from_string(files("ardor.deployment.hub").joinpath("card.md").read_text(encoding="utf-8"))
     config = trained(release.training)
-    name = repository.partition("/")[2] if repository else release.name
+    name = " ".join(printable(repository.partition("/")[2] if repository else release.name).split())
     judged = [(file.path.name if file else WEIGHTS, report) for file, report in evidence.judged]
     versions = [report.versions for _, report in judged] + [file.metadata["versions"] for file in evidence.files]
     return template.render(
@@ -67,7 +70,11 @@ def card(
         config_yaml=to_yaml(config).strip(),
         tables=[_table(file, report) for file, report in judged],
         threats=list(dict.fromkeys(_threat(report) for report in evidence.reports)),
-        attacks={f"`{name}`: {plain(attack)}": 0 for _, report in judged for name, attack in report.attacks.items()},
+        attacks={
+            f"{code(name)}: {inline(plain(attack))}": 0
+            for _, report in judged
+            for name, attack in report.attacks.items()
+        },
         suites=sorted({report.suite for report in evidence.reports}),
         worst=[_worst(report) for report in evidence.reports],
         doubts=list(_doubts(judged)),
@@ -126,7 +133,8 @@ def _threat(report: Report) -> str:
 def _table(file: str, report: Report) -> str:
     """A report's table; the findings of all have a section of the card."""
     data = report.data | {"name": redact(report.data["name"])}
-    text = replace(report, title=f"**{file}**, suite `{report.suite}`,", data=data, findings=[]).table()
+    title = f"**{inline(file)}**, suite {code(report.suite)},"
+    text = replace(report, title=TITLE, data=data, findings=[]).table().replace(TITLE, title, 1)
     text = text.replace("\nEach attack saw", ". Each attack saw").replace("\nworst class: ", "\n\nWorst class: ")
     return str(redact(text.replace("\n\n\n", "\n\n")))
 
@@ -146,7 +154,7 @@ def _doubts(judged: list[tuple[str, Report]]) -> Iterator[str]:
             for text in [*marks, *(str(f) for f in report.findings if f.severity == severity)]:
                 doubts.setdefault(str(redact(text)), {})[file] = True
     for text, of in doubts.items():
-        yield f"{text} ({', '.join(of)})"
+        yield inline(f"{text} ({', '.join(of)})")
 
 
 def _unsound(report: Report) -> bool:
@@ -155,4 +163,4 @@ def _unsound(report: Report) -> bool:
 
 def _worst(report: Report) -> str:
     name, share = min(report.per_class().items(), key=lambda row: row[1].value)
-    return f"{name}, {share.k} of {share.n} (suite {report.suite})"
+    return inline(f"{name}, {share.k} of {share.n} (suite {report.suite})")

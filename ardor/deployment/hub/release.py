@@ -17,6 +17,7 @@ from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import reports_of
 from ardor.storage.config import as_text
+from ardor.storage.markdown import code, inline
 from ardor.storage.runs import Run
 
 
@@ -39,7 +40,7 @@ class Release:
     training : mapping
         The config.yaml of its run; empty if unknown.
     chosen : str
-        The checkpoint, in words.
+        The checkpoint, as Markdown.
     name : str
         The title of the model card where there is no repository.
     left_out : tuple of str
@@ -164,11 +165,11 @@ def _opened(path: Path, weights: str) -> Session | str:
 
 def _chosen(run: Path, net: nn.Module, checkpoint: str) -> str:
     """The checkpoint in words, with the validation accuracies that selected it."""
-    text, record = f"the checkpoint `{checkpoint}`", record_of(run, net)
+    text, record = f"the checkpoint {code(checkpoint)}", record_of(run, net)
     if record is None:
         return text
     text += f"; on the validation images {100 * record.clean:.2f} % clean"
     if record.robust is None or record.eps is None:
         return text
-    under = f"{record.attack} ({record.norm.capitalize()} eps {as_text(record.eps)})"
+    under = inline(f"{record.attack} ({record.norm.capitalize()} eps {as_text(record.eps)})")
     return f"{text}, {100 * record.robust:.2f} % under {under}"

@@ -21,6 +21,7 @@ from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import queries_of, title_of
 from ardor.evaluation.report import Report
 from ardor.storage.files import write_text
+from ardor.storage.markdown import inline
 
 FORMAT = "ardor-deployed-1"
 VARIANTS = {"float32": "float32", "onnx": "ONNX", "onnx-int8": "INT8"}
@@ -146,15 +147,15 @@ class DeploymentReport:
     def __str__(self) -> str:
         report = self.forms[0].report
         lines = [
-            f"{title_of(report)}; latency of {self.forms[0].latency.runs} runs each, one thread, one image, on "
-            f"{self.processor}",
+            f"{inline(title_of(report))}; latency of {self.forms[0].latency.runs} runs each, one thread, one image, on "
+            f"{inline(self.processor)}",
             "",
             "| | " + " | ".join(VARIANTS.get(form.name, form.name) for form in self.forms) + " |",
             "|:--|" + "--:|" * len(self.forms),
         ]
         for group, rows in groupby(self.rows(), key=lambda row: row[0]):
             lines.append(f"| **{group}** |" + " |" * len(self.forms))
-            lines += [f"| {quantity} | {' | '.join(cells)} |" for _, quantity, cells in rows]
+            lines += [f"| {inline(quantity)} | {' | '.join(cells)} |" for _, quantity, cells in rows]
         for form in self.forms:
             lines += [f"warning: {form.file} was forced, with {miss}" for miss in form.forced]
             lines += [f"{VARIANTS[form.name]}: {finding}" for finding in form.report.findings]

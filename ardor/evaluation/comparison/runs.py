@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from ardor.errors import ConfigError
 from ardor.evaluation.findings import Finding
@@ -139,7 +140,7 @@ def _candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path
         options = "" if suite is None else f" --suite {suite}"
         options += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise ConfigError(
-            f"expected a run judged so, got {run} without such a report: type ardor evaluate {run}{options}"
+            f"expected a run judged so, got {run} without such a report: type ardor evaluate {quote(str(run))}{options}"
         )
     return reports
 

@@ -12,6 +12,7 @@ from ardor.evaluation.comparison.paired import Comparison
 from ardor.evaluation.comparison.significance import LEVEL, Interval, holm, p_text
 from ardor.evaluation.proportion import mean_sd
 from ardor.storage.config import few
+from ardor.storage.markdown import inline
 
 FORMAT = "ardor-comparison-1"
 METHOD_SEEDS = 3  # fewer are no evidence on a method
@@ -100,8 +101,8 @@ def text(c: Comparison) -> str:
     k = len(c.seeds)
     seeds = ["?" if seed is None else str(seed) for seed in c.seeds]
     over = "one seed" if k == 1 else f"{k} seeds ({', '.join(seeds)})"
-    lines = [f"A: {c.names[0]}", f"B: {c.names[1]}", f"{c.what}, {over}"]
-    lines += [f"Trained with {few(c.differ)}."] if c.differ else []
+    lines = [f"A: {inline(c.names[0])}", f"B: {inline(c.names[1])}", f"{inline(c.what)}, {over}"]
+    lines += [f"Trained with {inline(few(c.differ))}."] if c.differ else []
     lines += ["", *_table("figure", c.figures, {name: d.p for name, d in c.figures.items()}, "p")]
     lines += [""] if k > 1 else []
     for seed, pair in zip(seeds, c.figures["worst_case"].pairs, strict=True) if k > 1 else ():
@@ -114,7 +115,9 @@ def text(c: Comparison) -> str:
     for name, side in (("A", "a"), ("B", "b")):
         worst = c.worst_class(side)
         mean = f", mean {100 * mean_sd([p.value for _, p in worst])[0]:.2f} %" if k > 1 else ""
-        lines += [f"Worst class of {name}: " + ", ".join(f"{label} ({p.k} of {p.n})" for label, p in worst) + mean]
+        lines += [
+            f"Worst class of {name}: " + ", ".join(f"{inline(label)} ({p.k} of {p.n})" for label, p in worst) + mean
+        ]
     return "\n".join([*lines, "", verdict(c), *map(str, c.findings)])
 
 
@@ -164,5 +167,5 @@ def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], p
         seeds = [f"{100 * d.sd:.2f}", _span(d.both), _span(d.seeds), _span(d.images)]
         one = [_span(d.images), str(d.pairs[0].only_a), str(d.pairs[0].only_b)]
         least = "nothing" if math.isnan(d.least) else f"{100 * d.least:.2f}"
-        cells = [name.replace("|", "\\|"), str(d.n), f"{a:.2f}", f"{b:.2f}", _points(d.value)]
+        cells = [inline(name), str(d.n), f"{a:.2f}", f"{b:.2f}", _points(d.value)]
         yield "| " + " | ".join([*cells, *(seeds if several else one), p_text(p[name]), least]) + " |"

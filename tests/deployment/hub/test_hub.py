@@ -270,6 +270,20 @@ def test_a_card_names_a_teacher_only_where_the_method_uses_one(bare, tmp_path, m
     assert ("feedbeef" in published) == taught
 
 
+def test_names_are_no_markup_in_a_card(bare, tmp_path):
+    evil = "x\n\n# Safe\n</script><img src=y> [a](javascript:z) `c` | d"
+    names = tuple(f"{evil}{k}" for k in range(len(bare.class_names)))
+    reports = [replace(r, data=r.data | {"name": evil, "class_names": list(names)}) for r in bare.reports]
+    training = {"method": {"name": evil}, "teacher": {"name": evil}, "data": {"name": evil}, "note": "a:\n```\n# Safe"}
+    hostile = replace(bare, name=evil, class_names=names, reports=reports, training=training)
+    text = (hub.write_folder(hostile, tmp_path / "out").folder / "README.md").read_text()
+    card = re.sub(r"(?ms)^(`{3,})\w*\n.*?^\1$", "", text.split("\n---\n", 1)[1])  # without blocks of code
+    card = re.sub(r"(`+)(?!`).*?(?<!`)\1(?!`)", "", card)  # and without code in a line
+    assert not re.search(r"(?m)^# Safe|<img|</script|\]\(javascript|(?<!\\)`", card)
+    (metadata,) = yaml.safe_load_all(text.split("\n---\n", 1)[0])
+    assert metadata["model-index"][0]["name"] == " ".join(evil.split())
+
+
 # what is refused
 
 
