@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ardor.errors import ConfigError
+
 _GOLDEN = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
@@ -118,7 +120,9 @@ def order(seed: int, purpose: str, epoch: int, index: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's initialisers with `seed`, and restore the global generator on exit."""
+    """Seed torch's initialisers with `seed`, and restore the global generator on exit. Raises ConfigError."""
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"expected a seed of 0 or more, below 2**63, got {seed}: type for example 0")
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

@@ -16,6 +16,7 @@ from ardor.data.folder import read_folder
 from ardor.data.split import Split, cut
 from ardor.data.user import user_reader
 from ardor.errors import ConfigError, DataError
+from ardor.storage.arguments import typed
 from ardor.storage.imports import nearest
 
 __all__ = ["Protocol", "Split", "crop_flip", "cut", "load", "load_test", "reader", "view_of"]
@@ -31,6 +32,7 @@ NAMED: dict[str, Reader] = {"cifar10": read_cifar, "cifar100": read_cifar, "digi
 WITH_PATH: dict[str, Reader] = {"folder": read_folder, "npz": read_npz}
 
 
+@typed
 def load(
     name: str,
     *,

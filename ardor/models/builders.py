@@ -16,6 +16,7 @@ from ardor.models.resnet import resnet18, resnet50
 from ardor.models.small import small_cnn
 from ardor.models.wide_resnet import wide_resnet, wide_resnet_silu
 from ardor.noise import seeded
+from ardor.storage.arguments import typed
 from ardor.storage.imports import nearest, resolve
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
@@ -28,6 +29,7 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+@typed
 def build(
     name: str,
     *,

@@ -18,6 +18,7 @@ from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
 from ardor.models.normalise import Normalised, Numbers, composed
 from ardor.models.weights import load_weights
+from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 from ardor.storage.reading import parse_yaml
@@ -32,6 +33,7 @@ Statistics: TypeAlias = Mapping[str, Any]
 """mean and std where they are given, else empty."""
 
 
+@typed
 def load(
     name: str | Path,
     *,

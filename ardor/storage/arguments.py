@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import inspect
 import math
@@ -124,9 +125,8 @@ def _as(value: Any, hint: Any) -> Any:
     if kind in (typing.Union, types.UnionType):
         return _of_union(value, inner)
     if kind is typing.Literal:
-        _required(
-            value, isinstance(value, str) and value in inner, f"one of {', '.join(map(str, inner))}", repr(inner[0])
-        )
+        near = (*difflib.get_close_matches(value, inner, 1), *inner) if isinstance(value, str) else inner
+        _required(value, isinstance(value, str) and value in inner, f"one of {', '.join(inner)}", repr(near[0]))
         return str(value)
     if kind in (bool, int, float, str):
         return _scalar(value, kind)
@@ -183,4 +183,4 @@ def _sequence(value: Any, kind: Any, inner: tuple[Any, ...]) -> Any:
     valid = isinstance(value, list | tuple | range) and (not fixed or len(value) == len(inner))
     _required(value, valid, f"a list of {len(inner)} values" if fixed else "a list", "tuple")
     values = [_as(one, inner[i if fixed else 0]) for i, one in enumerate(value)] if inner else list(value)
-    return values if kind is list else tuple(values)
+    return values if kind is list or (kind is Sequence and isinstance(value, list)) else tuple(values)

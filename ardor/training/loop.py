@@ -247,21 +247,21 @@ def step(
     Raises
     ------
     ConfigError
-        Where the method returns no named terms.
+        Where the method returns no named terms, per image or scalar, with a gradient to what is trained.
     DivergedError
         For a loss or gradient that is not finite, before it reaches the weights; a fused optimiser, as on a GPU, skips
         the update without an error.
     """
     terms = method.terms(student, teacher, x, y, epoch=epoch, noise=noise)
-    if not isinstance(terms, dict) or not terms:
-        got = type(terms).__name__
-        raise ConfigError(f"expected named terms of {type(method).__name__}, got {got}: return {{'clean': loss}}, say")
+    _require_terms(terms, type(method).__name__, len(x))
     means = {name: term.mean() for name, term in terms.items()}
     loss = torch.stack(list(means.values())).sum() * share
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss.detach())
     grads = {name: p.grad for name, p in named_parameters(student, method) if p.grad is not None}
+    if not grads:
+        raise ConfigError(_detached(terms, type(method).__name__))
     norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
     update = Update(where, loss, {name: mean.detach() for name, mean in means.items()}, norms)
     if optimiser.defaults["fused"]:  # no host sync: the optimiser skips the update, and `_accumulate` raises later
@@ -270,6 +270,30 @@ def step(
         _require_finite(update)
     optimiser.step()
     return update
+
+
+def _require_terms(terms: Any, method: str, images: int) -> None:
+    """Refuse what is no dict of losses, each per image (B,) or a scalar. Raises ConfigError."""
+    if not isinstance(terms, dict) or not terms:
+        got = "an empty dict" if isinstance(terms, dict) else type(terms).__name__
+        raise ConfigError(f"expected named terms of {method}, got {got}: return {{'clean': loss}}, say")
+    for name, term in terms.items():
+        is_loss = isinstance(term, Tensor) and term.is_floating_point()
+        if not is_loss or tuple(term.shape) not in ((), (images,)):
+            got = f"{term.dtype} {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise ConfigError(
+                f"expected the term {name!r} of {method} as a floating-point tensor of shape ({images},) or (), got "
+                f"{got}: return one loss per image, or their mean"
+            )
+    if not any(term.requires_grad for term in terms.values()):
+        raise ConfigError(_detached(terms, method))
+
+
+def _detached(terms: dict[str, Tensor], method: str) -> str:
+    return (
+        f"expected a term of {method} with a gradient to the student, got {', '.join(map(str, terms))} without one: "
+        "compute one of them from student(x), outside of torch.no_grad and before any detach"
+    )
 
 
 def _accumulate(pending: list[tuple[float, Update]], sums: dict[str, float]) -> None:

@@ -188,7 +188,7 @@ def test_digits_without_scikit_learn(monkeypatch):
         ("CIFAR10", {}, 'did you mean "cifar10"'),
         ("npz", {}, "npz:PATH"),
         ("npz:", {}, "npz:PATH"),
-        ("digits", {"protocol": "papper"}, 'did you mean "paper"'),
+        ("digits", {"protocol": "papper"}, "for example 'paper'"),
         ("digits", {"sede": 1}, 'got "sede".*did you mean "seed"'),
         ("digits", {"layout": "nhwc"}, 'got "layout"'),
         ("npz:a.npz", {"lay_out": "nhwc"}, 'did you mean "layout"'),

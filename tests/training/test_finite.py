@@ -82,7 +82,7 @@ def test_nothing_that_is_not_finite_is_saved_and_a_run_resumes_from_the_epoch_be
         with pytest.raises(DivergedError, match=words) as caught:
             list(records)
         assert "lower" in str(caught.value)
-        assert "new --run" in str(caught.value)
+        assert "a new run=, for a run's folder belongs to one configuration" in str(caught.value)
         require_same(before, ended(tmp_path))
         records = epochs(net(), *arguments, val=val, run=tmp_path, averaging=EMA())
 

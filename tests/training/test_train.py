@@ -340,12 +340,27 @@ def test_bad_recipes():
         splits()[0].take([])
 
 
-def test_terms_that_are_no_terms():
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        (lambda z, y: ce(z, y), "named terms of Wrong, got Tensor"),
+        (lambda z, y: None, "named terms of Wrong, got NoneType"),
+        (lambda z, y: {}, "named terms of Wrong, got an empty dict"),
+        (lambda z, y: {"clean": 1.0}, r"the term 'clean' of Wrong .* shape \(16,\) or \(\), got float"),
+        (lambda z, y: {"clean": ce(z, y), "number": 2}, "the term 'number' of Wrong .* got int"),
+        (lambda z, y: {"clean": z}, r"got torch.float32 \(16, 4\)"),
+        (lambda z, y: {"clean": ce(z, y)[:3]}, r"got torch.float32 \(3,\)"),
+        (lambda z, y: {"clean": z.argmax(1)}, "got torch.int64"),
+        (lambda z, y: {"clean": ce(z, y).detach()}, "with a gradient to the student, got clean without one"),
+        (lambda z, y: {"clean": torch.zeros(1, requires_grad=True).sum()}, "with a gradient to the student"),
+    ],
+)
+def test_terms_that_are_no_losses_of_the_student(terms, words):
     class Wrong:
         def terms(self, student, teacher, x, y, *, epoch, noise):
-            return ce(student(x), y)
+            return terms(student(x), y)
 
-    with pytest.raises(ConfigError, match="named terms"):
+    with pytest.raises(ConfigError, match=words):
         distill(net(), None, Wrong(), splits()[0], recipe())
 
 
