@@ -167,3 +167,33 @@ def job_of(words):
     """The run that `ardor train WORDS` would train."""
     _, bound = parse(["train", *words])
     return bound.arguments.get("words", TrainWords()).job(bound.arguments.get("recipe"), bound.arguments["overrides"])
+
+
+# -- Calls of the system that fail.
+
+
+def fail(patch, what, number, error):
+    """Let the `number`th use of os.fsync, os.replace, or of Path.open for writing raise; a list with the uses so far.
+
+    A file that is opened gets a few bytes before.
+    """
+    used, plain = [0], Path.open if what == "write" else getattr(os, what)
+
+    def counted(*args, **kwargs):
+        used[0] += 1
+        if used[0] == number:
+            raise error
+        return plain(*args, **kwargs)
+
+    def opened(path, mode="r", *args, **kwargs):
+        if mode[0] not in "wax" or path.suffix == ".lock":
+            return plain(path, mode, *args, **kwargs)
+        used[0] += 1
+        if used[0] == number:
+            with plain(path, "ab") as file:
+                file.write(b"half")
+            raise error
+        return plain(path, mode, *args, **kwargs)
+
+    patch.setattr(*((Path, "open", opened) if what == "write" else (os, what, counted)))
+    return used

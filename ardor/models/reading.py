@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ardor.errors import CheckpointError
 from ardor.models.mismatch import some
+from ardor.storage.files import require_readable
 
 State = dict[str, Tensor]
 
@@ -28,6 +29,7 @@ def read(path: Path) -> State:
         raise CheckpointError(f"expected a file of weights, got the folder {path}: a run is named without weights")
     if not path.is_file():
         raise CheckpointError(f"expected a file of weights, got {path}, which is not there: check the path")
+    require_readable(path, CheckpointError)
     return _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), path)
 
 

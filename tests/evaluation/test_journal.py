@@ -1,5 +1,6 @@
 """The journal: no verdict is lost or computed twice, after any interruption and in any number of processes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import torch
 
 from ardor.errors import RunError
 from ardor.evaluation.journal import Batch, BatchVerdict, Journal
+from tests.conftest import fail
 from tests.evaluation.conftest import IDENTITY, batches, entry_of, run_stage
 
 
@@ -130,6 +132,29 @@ def _fill(folder, size):
     except RunError as error:
         os._exit(7 if "expected to write" in str(error) and "free space" in str(error) else 8)
     os._exit(9)
+
+
+@pytest.mark.parametrize(("what", "least"), [("write", 3), ("fsync", 15), ("replace", 5)])
+def test_each_write_and_renaming_of_a_journal_may_fail(tmp_path, monkeypatch, what, least):
+    """The images of a batch too; the same call again ends as if nothing had."""
+
+    def whole(folder):
+        work = lambda batch: (entry_of("apgd/0", batch), np.ones((1, 1, 2, 2), np.float32))  # noqa: E731
+        with Journal.open(folder, IDENTITY, images=True) as book:
+            return sorted(entry.number for _, entry, _ in book.complete("apgd/0", batches(), work))
+
+    with monkeypatch.context() as patch:
+        calls = fail(patch, what, 0, None)
+        assert whole(tmp_path / "whole") == [0, 1, 2, 3]
+    assert calls[0] >= least
+    for number in range(1, calls[0] + 1):
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patch, pytest.raises(RunError, match="expected to write"):
+            fail(patch, what, number, OSError(errno.ENOSPC, "No space left on device"))
+            whole(folder)
+        assert whole(folder) == [0, 1, 2, 3]
+        assert len((folder / "journal.jsonl").read_text().splitlines()) == 4
+        assert not list(folder.rglob("*.tmp"))
 
 
 def _share(folder, out, all_started):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,35 @@ def test_one_of_two_processes_dies(run, whole, tmp_path):
         if died == -9:
             break
         assert died == 0
+
+
+@pytest.mark.soak
+def test_one_of_two_processes_stands_still(run, whole, tmp_path):
+    """The other does all other batches and reports for whom it waits; awake again, both end alike."""
+    reported = 0
+    for attempt in range(4):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        one, other = (
+            subprocess.Popen(command(run, folder), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        )
+        while lines(folder) < (1 + attempt) * whole[2] // 6 and one.poll() is None:
+            time.sleep(0.01)
+        one.send_signal(signal.SIGSTOP)
+        before = -1
+        while before < lines(folder):
+            before = lines(folder)
+            time.sleep(8)
+        one.send_signal(signal.SIGCONT)
+        said = other.communicate()[1]
+        one.communicate()
+        assert (one.returncode, other.returncode) == (0, 0)
+        assert files_of(folder) == whole[0]
+        assert lines(folder) == whole[2]
+        reported += f"taken by process {one.pid} on " in said
+    assert reported
+    print(f"{reported} of 4 processes that stood still had a batch, and were named: all ended in the same bytes")
 
 
 @pytest.mark.soak

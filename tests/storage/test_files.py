@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ardor.errors import CheckpointError, ConfigError, RunError
+from ardor.models.reading import read
 from ardor.storage import files
 from ardor.storage.config import read_yaml
 from ardor.storage.files import remove, shortened, temporary_beside, write_atomic, write_text
@@ -111,6 +112,8 @@ def test_a_file_without_permission_is_refused_with_that_reason(tmp_path, monkeyp
     monkeypatch.setattr("pathlib.Path.open", denied)
     with pytest.raises(CheckpointError, match=r"w\.safetensors: Permission denied"):
         read_tensors(tmp_path / "w.safetensors")
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: Permission denied"):
+        read(tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match=r"c\.yaml: Permission denied"):
         read_yaml(tmp_path / "c.yaml")
 

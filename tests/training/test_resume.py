@@ -1,5 +1,6 @@
 """Resume, bit for bit: a run that is killed, at any moment, ends as one that was not."""
 
+import itertools
 import json
 import os
 import random
@@ -79,18 +80,68 @@ def test_killed_at_a_random_moment(tmp_path, whole):
     require_same(ended(tmp_path / "run"), whole)
 
 
+def finish(folder, whole):
+    assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait() == 0
+    require_same(ended(folder), whole)
+    assert not list(folder.rglob("*.tmp"))
+
+
 @pytest.mark.soak
 def test_soak_kills(tmp_path, whole):
+    """At every third durable write or renaming, from a random one on, and at random moments."""
     seed = random.randrange(10**6)
     rng = random.Random(seed)
-    for moment in range(1, 30):
+    kills = 0
+    for moment in itertools.count(rng.randrange(1, 4), 3):
         folder = tmp_path / f"write{moment}"
-        run(["-c", DIES, str(moment), "train", *WORDS, "--run", str(folder)]).wait()
-        assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait() == 0
-        require_same(ended(folder), whole)
-    kill_at_random(tmp_path / "run", 20, rng)
+        if run(["-c", DIES, str(moment), "train", *WORDS, "--run", str(folder)]).wait() == 0:
+            break
+        kills += 1
+        finish(folder, whole)
+    kill_at_random(tmp_path / "run", 10, rng)
     require_same(ended(tmp_path / "run"), whole)
-    print(f"29 kills at writes and 20 at random moments, seed {seed}: the same bytes")
+    print(f"{kills} kills at writes and 10 at random moments, seed {seed}: the same bytes")
+
+
+@pytest.mark.soak
+def test_soak_two_trainers(tmp_path, whole):
+    """Both at once: one trains and one is refused; the trainer is killed at a random moment, and a third goes on."""
+    rng, refused = random.Random(), 0
+    for _ in range(10):
+        both = [run(["-m", "ardor", "train", *WORDS, "--run", str(tmp_path / "run")]) for _ in range(2)]
+        time.sleep(rng.uniform(4.0, 9.0))
+        ends = [process.poll() for process in both]
+        assert ends.count(2) <= 1, "never are both refused"
+        refused += ends.count(2)
+        for process in both:
+            process.kill()
+            process.wait()
+    finish(tmp_path / "run", whole)
+    print(f"{refused} of 10 second trainers refused before the kill: the same bytes")
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_soak_full_disks(tmp_path, whole):
+    """A disk that is full after another number of bytes each time: a sentence, and once there is space the same end."""
+    disk, full = tmp_path / "disk", 0
+    disk.mkdir()
+    for size in range(4, 84, 8):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}k", "tmpfs", str(disk)], check=True)
+        try:
+            words = [sys.executable, "-m", "ardor", "train", *WORDS, "--run", str(disk / "run")]
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if done.returncode:
+                full += 1
+                assert done.returncode == 2, done.stderr
+                assert "ardor: expected to write" in done.stderr.splitlines()[-1], done.stderr
+                assert "No space left" in done.stderr.splitlines()[-1]
+            subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
+            finish(disk / "run", whole)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    assert full >= 3
+    print(f"{full} full disks: a sentence each, and the same bytes")
 
 
 @pytest.fixture
