@@ -97,7 +97,7 @@ def evaluate(
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     if images and journal is None:
-        raise ConfigError("expected a journal to keep the images in, got none: pass journal='runs/mine/journal', say")
+        raise ConfigError("expected a journal to keep the images in, got none: type --journal FOLDER")
     with seeded(seed):  # for a net that draws random numbers
         require_fit(net, data.shape, data.classes)
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}

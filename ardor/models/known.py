@@ -126,7 +126,7 @@ def get(name: str, classes: int | None = None) -> Known:
     choices = KNOWN if "/" in plain else dict.fromkeys(known.id for known in KNOWN.values())
     raise ConfigError(
         f'expected a known teacher, got "{name}"{nearest(plain, choices)}: ardor.models.KNOWN has them; any other file '
-        'is loaded by its network, as load("wide_resnet", weights="FILE.pt")'
+        "is loaded by its network, say wide_resnet, with --model.weights FILE.pt"
     )
 
 
