@@ -28,8 +28,7 @@ from ardor.attacks import PGD, suites
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.deployment.variants import DeploymentReport
-from ardor.deployment.variants.evaluate import deploy
-from ardor.deployment.variants.run_files import prepare
+from ardor.deployment.variants.run_files import deploy, prepare
 from ardor.methods import SAT
 from ardor.training.loop import epochs
 from ardor.training.recipe import Recipe

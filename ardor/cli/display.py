@@ -27,6 +27,7 @@ from rich.text import Text
 
 from ardor.cli.terminal import Terminal
 from ardor.evaluation.progress import Progress as EvaluationProgress
+from ardor.evaluation.progress import duration
 from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord, StepProgress
 
@@ -207,10 +208,3 @@ def _lines(line: Callable[[], str], quiet: bool) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def duration(seconds: float) -> str:
-    """45 s, 12 min or 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -147,3 +147,10 @@ class ProgressMeter:
             return None
         processes = max(1.0, (self._all_seconds + elapsed) / max(self._reported - self._start, 1e-9))
         return passes * local_seconds / local_passes / processes
+
+
+def duration(seconds: float) -> str:
+    """45 s, 12 min or 3.5 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -25,6 +25,7 @@ from ardor.data.split import Split
 from ardor.engine.flops import Passes, count_flops
 from ardor.engine.modes import freeze, frozen, train_mode
 from ardor.errors import ConfigError
+from ardor.evaluation.progress import duration
 from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
@@ -122,16 +123,16 @@ class Cost:
             f"per image and step: {self.student:.1f} F{of_teacher} "
             f"(attack {self.attack:.1f} F, learning {self.learning:.1f} F)",
             f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s{part}",
-            f"whole run: {_duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
-            f"{_duration(self.validation)} of it validation",
+            f"whole run: {duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
+            f"{duration(self.validation)} of it validation",
             f"peak memory: {self.memory / 1e9:.2f} GB {where}{part and part.replace('from', 'with')}",
         ]
         if self.kept and self.table:
             cold, views = self.table.cold, self.epochs * (1 - self.table.cold)
             lines.append(
                 f"the teacher's soft labels, kept: {100 * cold:.0f} % of {self.kept:.1f} T answered in this run "
-                f"({views:.0f} of {self.table.views} views met), {_duration(3600 * self.saved(cold))} saved; "
-                f"{_duration(3600 * self.saved(1.0))} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
+                f"({views:.0f} of {self.table.views} views met), {duration(3600 * self.saved(cold))} saved; "
+                f"{duration(3600 * self.saved(1.0))} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
             )
         return "\n".join(lines)
 
@@ -320,10 +321,3 @@ def _peak(device: torch.device) -> Iterator[Callable[[], int]]:
     finally:
         stop.set()
         thread.join()
-
-
-def _duration(seconds: float) -> str:
-    """A duration as text: 45 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

@@ -13,7 +13,6 @@ from ardor import models
 from ardor.attacks import PGD, suites
 from ardor.cli.main import main
 from ardor.deployment.export.onnx_session import Session
-from ardor.deployment.variants import evaluate as variants_evaluate
 from ardor.deployment.variants import latencies, run_files
 from ardor.deployment.variants import latency as timing
 from ardor.deployment.variants.comparison import DeploymentReport, size_text
@@ -150,12 +149,12 @@ def test_nets_files_and_reports_must_fit(trained, digits, tmp_path):
     suite = suites.deployed(EPS, net, 20)
     reports = {name: tmp_path / f"{name}.json" for name in files}
     with pytest.raises(ConfigError, match="in this order"):
-        variants_evaluate.deploy(net, dict(reversed(files.items())), digits[1], suite, reports)
+        run_files.deploy(net, dict(reversed(files.items())), digits[1], suite, reports)
     with pytest.raises(ConfigError, match="in this order"):
-        variants_evaluate.deploy(net, files, digits[1], suite, {"float32": tmp_path / "r.json"})
+        run_files.deploy(net, files, digits[1], suite, {"float32": tmp_path / "r.json"})
     other = models.build("small_cnn", channels=1, width=8, seed=5)
     with pytest.raises(CheckpointError, match=r"best\.onnx of the weights"):
-        variants_evaluate.deploy(other, files, digits[1], suite, reports)
+        run_files.deploy(other, files, digits[1], suite, reports)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -272,7 +271,7 @@ def test_the_shell_goes_on_with_what_is_there(run, monkeypatch, capsys):
         judged.append(type(net).__name__)
         return evaluate(net, *words, **more)
 
-    monkeypatch.setattr(variants_evaluate, "evaluate", counted)
+    monkeypatch.setattr(run_files, "evaluate", counted)
     assert main(["deploy", str(run), *WORDS]) == 0
     shown = capsys.readouterr().out
     assert judged == []

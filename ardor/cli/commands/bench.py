@@ -16,6 +16,7 @@ from ardor.cli.selection import Overrides, find_data
 from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError, ModelError
 from ardor.evaluation.progress import Progress as AttackProgress
+from ardor.evaluation.progress import duration
 from ardor.experiments.cells import note_of, state_of
 from ardor.experiments.sheet import missing
 from ardor.experiments.tables import METHODS, STUDENTS, Cell, Table, spec_of
@@ -149,9 +150,9 @@ def _plan(table: Table) -> int:
         count = itertools.count(1)
         costs = experiments.plan(table, lambda name: move(next(count), name))
     for cost in costs:
-        train = display.duration(cost.train)
-        display.say(f"{cost.cell.name:44} train {train:>8}  attacks at most {display.duration(cost.evaluate):>8}")
-    train, evaluate = (display.duration(sum(getattr(c, key) for c in costs)) for key in ("train", "evaluate"))
+        train = duration(cost.train)
+        display.say(f"{cost.cell.name:44} train {train:>8}  attacks at most {duration(cost.evaluate):>8}")
+    train, evaluate = (duration(sum(getattr(c, key) for c in costs)) for key in ("train", "evaluate"))
     display.say(
         f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {train}, "
         f"attacks at most {evaluate}. The same command without --plan starts it."

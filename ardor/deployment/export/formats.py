@@ -7,6 +7,7 @@ hashes of net, data and file.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -21,26 +22,32 @@ from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Lowered, Program, runner
 from ardor.deployment.export.int8 import quantised, require_training
-from ardor.deployment.export.metadata import PACKAGES, metadata_of
-from ardor.deployment.export.onnx_graph import quiet, to_onnx, traced, unwrapped
+from ardor.deployment.export.onnx_graph import IMAGES, LOGITS, quiet, to_onnx, traced, unwrapped
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Parity, measure, require_gradient
 from ardor.deployment.export.seal import FORMAT, probe, seal
 from ardor.errors import ConfigError, DataError, ExportError, RunError
 from ardor.evaluation.checks.exported import ENOUGH, few_calibration
 from ardor.evaluation.report import Report
-from ardor.models import require_fit
+from ardor.models import hash_of, require_fit
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
+from ardor.storage.config import describe
 from ardor.storage.files import write_atomic
 from ardor.storage.imports import require_package
 from ardor.types import Threat
+from ardor.version import __version__
 
 To: TypeAlias = Literal["onnx", "onnx-int8", "torch-export", "executorch", "executorch-int8"]
 SUFFIX: dict[str, str] = {
     "onnx": ".onnx", "onnx-int8": ".onnx", "torch-export": ".pt2", "executorch": ".pte", "executorch-int8": ".pte"
 }  # fmt: skip
 """The file name suffix of each format."""
+
+PACKAGES: dict[str, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"), "torch-export": (), "executorch": ("executorch", "torchao")
+}  # fmt: skip
+"""What each kind of file needs beside torch."""
 
 ROOM = 4096
 """Characters that a .pte reserves for what is measured on it."""
@@ -244,3 +251,47 @@ def _loaded(to: str, content: bytes, complete: bool = False) -> Callable[[Tensor
             return Session(content)
         module: nn.Module = torch.export.load(io.BytesIO(content)).module()
     return torch.no_grad()(module)
+
+
+def metadata_of(
+    net: nn.Module, to: str, images: Split, calibrated: Split | None, threat: Threat, reports: Sequence[Report]
+) -> dict[str, Any]:
+    """All but what is measured on the file itself. reports: those of other weights are left out."""
+    weights, interface = hash_of(net), interface_of(images.shape)
+    if to.startswith("executorch"):
+        interface["input"]["batch"] = 1
+    return {
+        "format": FORMAT,
+        "ardor": __version__,
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", *PACKAGES[to.removesuffix("-int8")])},
+        "to": to,
+        "net": describe(net),
+        "weights": weights,
+        **interface,
+        "classes": list(images.class_names),
+        "threat": describe(threat) | {"eps": float(threat.eps)},
+        "check": _of(images),
+        "calibration": None if calibrated is None else _of(calibrated),
+        "reports": [figures(report) for report in reports if report.model.get("hash") == weights],
+    }
+
+
+def interface_of(shape: Sequence[int]) -> dict[str, Any]:
+    """The keys `input` and `output` of an exported file's metadata and of a Hub folder, for images (C, H, W)."""
+    image = {"name": IMAGES, "layout": "NCHW", "shape": list(shape), "dtype": "float32", "range": [0, 1]}
+    return {"input": image | {"normalisation": "inside"}, "output": {"name": LOGITS, "dtype": "float32"}}
+
+
+def _of(images: Split) -> dict[str, Any]:
+    return {"name": images.name, "part": images.part, "n": len(images), "hash": images.hash}
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """Clean and robust accuracy in [0, 1] of a report, with its suite, threat, data and n."""
+    return {
+        "suite": report.suite,
+        "threat": report.threat,
+        "data": {key: report.data[key] for key in ("name", "part", "hash")},
+        "n": report.n,
+        "accuracy": {name: share.value for name, share in report.figures().items()},
+    }

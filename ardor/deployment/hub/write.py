@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from ardor.deployment.export.metadata import figures, interface_of
+from ardor.deployment.export.formats import figures, interface_of
 from ardor.deployment.export.seal import probe
 from ardor.deployment.hub.card import CARD, card
 from ardor.deployment.hub.folder import put

@@ -211,7 +211,9 @@ def test_every_word_is_passed_on(trained, monkeypatch):
         raise DataError("seen")
 
     load = ardor.models.load
-    monkeypatch.setattr("ardor.models.load", lambda run, checkpoint: options.update(kept=checkpoint) or load(run))
+    monkeypatch.setattr(
+        "ardor.models.load", lambda run, checkpoint, **more: options.update(kept=checkpoint) or load(run)
+    )
     monkeypatch.setattr("ardor.cli.commands.export.write", write)
     words = ["--checkpoint", "last", "--agreement", "0.7", "--seed", "3", "--limit", "17", "--force"]
     words += ["--threat", "l2", "--threat.eps", "0.25"]

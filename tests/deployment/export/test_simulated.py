@@ -439,7 +439,7 @@ class Whole(nn.Module):
 def test_a_file_that_is_not_simulated_is_judged_without_gradients(tmp_path, net, word):
     test = ardor.data.load("digits")[2].limit(24)
     _, file = exported(net, tmp_path, test)
-    with pytest.raises(ExportError, match=f"expected .* a?.*gradient.*, got .*{word}.* by --suite square"):
+    with pytest.raises(ExportError, match=f"expected .* a?.*gradient.*, got .*{word}.* by suite=.square."):
         ardor.evaluate(file, test, ardor.attacks.quick(ardor.Linf(0.1)))
     square = ardor.attacks.Suite("square", ardor.Linf(0.1), {"square": Square(ardor.Linf(0.1), queries=3)})
     (finding,) = [f for f in ardor.evaluate(file, test, square).findings if f.name == "without_gradients"]
