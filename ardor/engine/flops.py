@@ -20,7 +20,7 @@ from ardor.types import Images, Logits, Net
 def macs(net: nn.Module, shape: tuple[int, int, int]) -> int:
     """Multiply-accumulates of one image of `shape` (C, H, W): convolutions and matrix products."""
     with torch.no_grad(), attack_view(net), FlopCounterMode(display=False) as counter:
-        net(torch.zeros(1, *shape, device=device_of(net)))
+        net(torch.zeros(1, *shape, dtype=torch.float32, device=device_of(net)))
     return int(counter.get_total_flops()) // 2
 
 

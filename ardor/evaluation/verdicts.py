@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ardor.attacks import Suite
+from ardor.attacks import APGD, CW, FAB, FGSM, PGD, Square, Suite
 from ardor.attacks.rounds import fitted, has_rounds, rounds_of
 from ardor.data.split import Split
 from ardor.engine.flops import CountedNet
@@ -35,6 +35,7 @@ from ardor.evaluation.journal import Batch, BatchVerdict, Journal
 from ardor.evaluation.progress import ProgressCallback, ProgressMeter
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
+from ardor.models.fit import require_gradient
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
 from ardor.storage.files import write_atomic
@@ -100,6 +101,8 @@ def evaluate(
         raise ConfigError("expected a journal to keep the images in, got none: type --journal FOLDER")
     with seeded(seed):  # for a net that draws random numbers
         require_fit(net, data.shape, data.classes)
+        if _follows_gradients(suite) and not hasattr(net, "without_gradients"):
+            require_gradient(net, data.shape)
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = empty_report(net, data, suite, attacks, seed, batch)
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
@@ -185,6 +188,14 @@ class _Evaluation:
         if not self.book.images or BROKEN not in letters:
             return verdict, None
         return verdict, one.x_adv[:size][~right].float().cpu().contiguous().numpy()
+
+
+def _follows_gradients(suite: Suite) -> bool:
+    """Whether gradients are all that its attacks follow: beside Square, those by gradient stay where they are."""
+    attacks = suite.attacks.values()
+    return any(isinstance(a, FGSM | PGD | CW | APGD | FAB) for a in attacks) and not any(
+        isinstance(a, Square) for a in attacks
+    )
 
 
 def _robust_rows(letters: Sequence[str]) -> Tensor:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from ardor.errors import ConfigError, ModelError
@@ -93,8 +94,13 @@ def build(
         passed = {key: value for key, value in counts.items() if key in parameters}
     else:
         passed = counts
-    with seeded(seed):
-        net = builder(**passed, **options)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)  # that of the images, whatever a user's default is
+    try:
+        with seeded(seed):
+            net = builder(**passed, **options)
+    finally:
+        torch.set_default_dtype(default)
     if not isinstance(net, nn.Module):
         raise ModelError(f"expected {name} to return an nn.Module, got {type(net).__name__}: name what builds the net")
     if outside:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
@@ -35,12 +36,17 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
         (1, classes) of finite floats.
     """
     channels = shape[0]
+    for name, weights in [*net.named_parameters(), *net.named_buffers()]:
+        if is_lazy(weights) or weights.is_meta:
+            got = (
+                "not initialised: call the net on an image" if is_lazy(weights) else "on the device meta: load weights"
+            )
+            raise ModelError(f"expected the weights of the {who} in memory, got {name} {got} first")
     for module in net.modules():
         # a grey image minus three means is, by broadcasting, a colour image, and no forward pass fails
         if isinstance(module, Normalise) and len(module.mean) != channels:
             raise ModelError(_other_channels(net, len(module.mean), channels, who))
-    first = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(0))
-    image = torch.zeros(1, *shape, device=first.device)  # float32 by the contract of a model
+    image = _image(net, shape)
     with torch.no_grad(), attack_view(net):
         try:
             logits = net(image)
@@ -48,11 +54,42 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
             stem = next((m for m in net.modules() if isinstance(m, nn.Conv2d)), None)
             if stem is not None and stem.in_channels != channels:
                 raise ModelError(_other_channels(net, stem.in_channels, channels, who)) from error
+            other = next((p for p in [*net.parameters(), *net.buffers()] if _is_narrow_or_wide(p)), None)
+            if other is not None:
+                dtype = str(other.dtype).removeprefix("torch.")
+                raise ModelError(
+                    f"expected a {who} that takes float32 images, got {dtype} weights and {cause_of(error)}: type "
+                    "net.float() first"
+                ) from error
             raise ModelError(
                 f"expected the {who} to take an image of shape {tuple(image.shape)}, got {cause_of(error)}: "
                 "choose a net for such images, or data that it fits"
             ) from error
     _require_logits(net, logits, classes, who)
+
+
+def require_gradient(net: nn.Module, shape: tuple[int, int, int], who: str = "net") -> None:
+    """Require a path from the logits back to the image, which attacks by gradient follow. Raises ModelError."""
+    with torch.enable_grad(), attack_view(net):
+        image = _image(net, shape).requires_grad_()
+        logits = net(image)
+        found = logits.requires_grad and torch.autograd.grad(logits.sum(), image, allow_unused=True)[0] is not None
+    if not found:
+        raise ModelError(
+            f"expected the {who} to have a gradient at its images, got logits without one: find what stops it "
+            "(rounding in NumPy, detach, no_grad, argmax, a lookup); until then only black-box attacks count, such as "
+            "Square (suites.square, --suite square)"
+        )
+
+
+def _image(net: nn.Module, shape: tuple[int, int, int]) -> Tensor:
+    """One black image, float32 by the contract of a model, on the net's device."""
+    first = next((p for p in net.parameters() if p.is_floating_point()), torch.zeros(0))
+    return torch.zeros(1, *shape, dtype=torch.float32, device=first.device)
+
+
+def _is_narrow_or_wide(weights: Tensor) -> bool:
+    return weights.is_floating_point() and weights.dtype != torch.float32
 
 
 def _other_channels(net: nn.Module, expected: int, channels: int, who: str) -> str:

@@ -12,8 +12,9 @@ from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.errors import ConfigError, ModelError
 from ardor.models import hash_of, require_fit
+from ardor.models.fit import require_gradient
 from ardor.models.known import require_known
-from ardor.storage.config import code_of, describe
+from ardor.storage.config import code_of, describe, few
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import SoftLabelCache
@@ -38,8 +39,17 @@ def check_setup(
         raise ConfigError(f"expected a method, an object with `terms`, got {method!r}: pass RSLAD(), not the class")
     if next(student.parameters(), None) is None:
         raise ModelError("expected a student with parameters to train, got none: pass a net that has weights")
+    if not any(p.requires_grad for p in student.parameters()):
+        raise ModelError(
+            "expected a student with a parameter to train, got none that requires a gradient: type "
+            "student.requires_grad_(True)"
+        )
     require_fit(student, train.shape, train.classes, "student")
+    require_gradient(student, train.shape, "student")
+    if bad := [name for name, value in student.state_dict().items() if not bool(value.isfinite().all())]:
+        raise ModelError(f"expected finite weights of the student, got NaN or infinity in {few(bad)}: build it anew")
     if teacher is not None:
+        require_apart(student, teacher)
         require_fit(teacher, train.shape, train.classes, "teacher")
         require_known(teacher, train.shape, train.classes)
     elif vars(type(method)).get("needs_teacher", False):
@@ -49,6 +59,18 @@ def check_setup(
         raise ModelError(
             f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
             "cut val from the same data"
+        )
+
+
+def require_apart(student: nn.Module, teacher: nn.Module) -> None:
+    """Refuse a teacher with layers of the student: frozen they are not trained, and their batch norms move."""
+    weights = ({p.data_ptr() for p in [*net.parameters(), *net.buffers()] if p.numel()} for net in (student, teacher))
+    shared, layers = len(set.intersection(*weights)), {*student.modules()} & {*teacher.modules()}
+    if shared or layers:
+        count = f"{shared} parameters and buffers" if shared else f"{len(layers)} layers"
+        raise ModelError(
+            f"expected a teacher of its own layers, got one that shares {count} with the student: type "
+            "copy.deepcopy(teacher)"
         )
 
 

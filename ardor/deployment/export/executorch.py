@@ -64,7 +64,7 @@ class Lowered:
                 module = _flat(module) if calibrated is None else quantised(module, calibrated)
                 shape = next(iter(program.example_inputs[0])).shape
                 lowered = exir.to_edge_transform_and_lower(
-                    torch.export.export(module, (torch.zeros(1, *shape[1:]),)),
+                    torch.export.export(module, (torch.zeros(1, *shape[1:], dtype=torch.float32),)),
                     partitioner=[partitioner.XnnpackPartitioner()],
                     constant_methods={KEY: self._room},
                 )
@@ -177,7 +177,9 @@ def runner(content: bytes, name: str = "the exported program") -> Callable[[Tens
         ) from error
 
     def run(x: Tensor) -> Tensor:
-        one = torch.empty(1, *x.shape[1:])  # contiguous: the runtime reads strides, and those of a slice may be any
+        one = torch.empty(
+            1, *x.shape[1:], dtype=torch.float32
+        )  # contiguous: the runtime reads strides, and those of a slice may be any
         return torch.cat([method.execute([one.copy_(image[None])])[0] for image in x.detach()])
 
     vars(run)["program"] = program  # which holds the bytes that the method points into

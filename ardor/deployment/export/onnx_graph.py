@@ -51,7 +51,7 @@ def traced(net: nn.Module, shape: tuple[int, int, int]) -> Any:
         float32 = copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
         with quiet():
             # two images: a batch of one would become a constant
-            return torch.export.export(float32, (torch.zeros(2, *shape),), dynamic_shapes=free)
+            return torch.export.export(float32, (torch.zeros(2, *shape, dtype=torch.float32),), dynamic_shapes=free)
     except Exception as error:  # whatever a user's forward raises under tracing
         raise ExportError(
             f"expected a net that can be traced with a free batch, got {cause_of(error)}: let forward depend on the "

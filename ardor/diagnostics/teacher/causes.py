@@ -199,7 +199,7 @@ def _statistics(data: Split) -> dict[str, tuple[list[float], list[float]]]:
 def _normalisation(name: str, mean: Sequence[float], std: Sequence[float], undo: bool = False) -> Repair:
     """Normalisation before the net, or with `undo` its inverse."""
     means, stds = (" ".join(f"{v:.4g}" for v in values) for values in (mean, std))
-    m, s = (torch.tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+    m, s = (torch.tensor(values, dtype=torch.float32).reshape(-1, 1, 1) for values in (mean, std))
     by = f"by mean {means} and std {stds} ({name})"
     if undo:
         advice = (

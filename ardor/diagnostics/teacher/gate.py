@@ -21,6 +21,7 @@ from ardor.evaluation.findings import Finding, present
 from ardor.evaluation.proportion import Proportion
 from ardor.losses import margin
 from ardor.models import require_fit
+from ardor.models.fit import require_gradient
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
 from ardor.types import Threat
@@ -96,7 +97,7 @@ def examine_teacher(
     with seeded(seed), attack_view(teacher) as view:  # the same numbers for a net that is random itself
         tell("clean", 0, PARTS)
         probe = Probe(teacher, view, part, batch, seed)
-        logits = _logits(probe, report)
+        logits = _logits(probe, report, robust)
         if logits is None:
             return report
         _measure_clean(probe, logits, report, lambda: tell("causes", 1, PARTS))
@@ -117,7 +118,7 @@ def wants_robust(method: Any) -> bool:
     return bool(vars(kind).get("wants_robust_teacher", True))
 
 
-def _logits(probe: Probe, report: TeacherReport) -> Tensor | None:
+def _logits(probe: Probe, report: TeacherReport, robust: bool) -> Tensor | None:
     """The logits of the clean images; None, with a finding, where the net does not fit the data."""
     claim, shape = report.claim, probe.data.shape
     try:
@@ -126,6 +127,8 @@ def _logits(probe: Probe, report: TeacherReport) -> Tensor | None:
                 f"expected images of shape {claim.shape} for {claim.of}, got {shape}: choose another teacher or data"
             )
         require_fit(probe.net, shape, probe.data.classes, "teacher")
+        if robust:
+            require_gradient(probe.net, shape, "teacher")
         return probe.logits()
     except ModelError as error:
         evidence, _, advice = str(error).rpartition(": ")

@@ -1,0 +1,129 @@
+"""What is asked of a net before any work: its weights, dtype, gradient, and layers of its own."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import ardor
+from ardor import attacks, methods
+from ardor.data.split import Split
+from ardor.deployment.export import export
+from ardor.diagnostics.teacher import examine_teacher
+from ardor.errors import ArdorError, ModelError
+from tests.training.conftest import recipe
+
+X = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+TRAIN = Split(X, torch.arange(32) % 4, 4, "toy", "train")
+LINF = ardor.Linf(0.1)
+
+
+class Cut(nn.Module):
+    """A net whose images pass through NumPy."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.f(torch.from_numpy((x.detach().numpy() * 16).round() / 16).flatten(1))
+
+
+def plain(dtype=torch.float32):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).to(dtype)
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+
+
+def frozen():
+    return plain().requires_grad_(False)
+
+
+def entries(net):
+    """The calls that take a net, by name."""
+    return {
+        "evaluate": lambda: ardor.evaluate(net, TRAIN, attacks.paper(LINF)),
+        "epochs": lambda: next(ardor.epochs(net, None, methods.SAT(), TRAIN, recipe())),
+        "distill": lambda: ardor.distill(net, None, methods.SAT(), TRAIN, recipe()),
+        "export": lambda: export(net, "net.onnx", check=TRAIN),
+    }
+
+
+@pytest.mark.parametrize("entry", entries(None))
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: plain(torch.float16), r"float16 weights .*type net.float\(\) first"),
+        (lambda: plain(torch.float64), r"float64 weights .*type net.float\(\) first"),
+        (lambda: plain().to("meta"), "1.weight on the device meta"),
+        (lazy, "1.weight not initialised"),
+        (Cut, "gradient"),
+    ],
+)
+def test_a_net_that_does_not_work_is_refused_by_every_entry(tmp_path, monkeypatch, entry, make, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ArdorError, match=words):
+        entries(make())[entry]()
+    assert not list(tmp_path.iterdir())
+
+
+def test_square_judges_a_net_without_a_gradient_and_autoattack_flags_it():
+    net = Cut()
+    data = Split(X, net(X).argmax(1), 4, "toy", "test")
+    square = ardor.evaluate(net, data, attacks.suites.square(LINF))
+    auto = ardor.evaluate(net, data, attacks.autoattack(LINF))
+    assert auto.worst_case == square.worst_case
+    for report in (square, auto):
+        assert "zero_gradients" in [finding.name for finding in report.findings]
+    found = examine_teacher(net, data, LINF)
+    assert found.refused
+    assert "gradient" in str(found.findings)
+
+
+def test_a_student_that_cannot_be_trained_is_refused():
+    for net in (frozen(), nn.Sequential(nn.Flatten(), nn.AvgPool1d(16))):
+        with pytest.raises(ModelError, match="a student with (a parameter|parameters) to train"):
+            ardor.distill(net, None, methods.SAT(), TRAIN, recipe())
+    broken = plain()
+    broken[1].bias.data[0] = torch.nan
+    with pytest.raises(ModelError, match=r"finite .*"):
+        ardor.distill(broken, None, methods.SAT(), TRAIN, recipe())
+
+
+def test_a_teacher_that_shares_layers_with_the_student_is_refused():
+    body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+    student, teacher = (nn.Sequential(body, nn.Linear(144, 4)) for _ in range(2))
+    before = copy.deepcopy(body.state_dict())
+    tied = copy.deepcopy(teacher)
+    tied[1].weight = student[1].weight
+    dropout = nn.Dropout()
+    for a, b, words in (
+        (student, teacher, "shares 7 parameters and buffers with the student"),
+        (student, student, "shares 9 parameters and buffers"),
+        (student, tied, "shares 1 parameters"),
+        (nn.Sequential(dropout, plain()), nn.Sequential(dropout, plain()), "shares 1 layers"),
+    ):
+        with pytest.raises(ModelError, match=rf"{words}.*copy.deepcopy\(teacher\)"):
+            ardor.distill(a, b, methods.RSLAD(), TRAIN, recipe())
+    assert all(torch.equal(v, before[k]) for k, v in body.state_dict().items())
+
+
+def test_a_default_dtype_of_float64_changes_nothing():
+    expected = ardor.models.build("small_cnn", classes=4, channels=1, width=4)
+    records = ardor.distill(expected, None, methods.SAT(), TRAIN, recipe(epochs=1))
+    suite = attacks.quick(LINF)
+    torch.set_default_dtype(torch.float64)
+    try:
+        data = Split((X * 255).to(torch.uint8), TRAIN.labels, 4, "toy", "test")
+        ardor.evaluate(plain(torch.float32), data, suite)
+        net = ardor.models.build("small_cnn", classes=4, channels=1, width=4)
+        again = ardor.distill(net, None, methods.SAT(), TRAIN, recipe(epochs=1))
+        ardor.evaluate(net, data, suite)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert again[0].loss == records[0].loss
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
