@@ -16,9 +16,9 @@ from ardor.attacks.threat import BY_NAME, Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.models.loading import net_for
-from ardor.storage.config import arguments, build, merged, number
+from ardor.storage.config import build, merged, number
 from ardor.storage.recipes import read_recipe
-from ardor.storage.runs import Run, mapping
+from ardor.storage.runs import Run
 from ardor.storage.trust import require_no_code
 from ardor.training.recipe import find_device
 from ardor.types import Threat
@@ -143,8 +143,7 @@ def config_of(run: str | Path | None) -> dict[str, Any]:
 
 def data_of(run: str | Path | None, name: str | None, trust_code: bool) -> dict[str, Any]:
     """The data of a run's config; empty where that is no run, and where a `name` is typed instead."""
-    part = Run(run).part("data", trust_code=trust_code) if run and name is None and Run(run).exists else None
-    return mapping(part)
+    return Run(run).part("data", trust_code=trust_code) if run and name is None and Run(run).exists else {}
 
 
 def threat_of(run: str | Path | None) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def find_data(source: Mapping[str, Any], name: str | None, overrides: Overrides)
     content = {**(source if name is None else {"name": name}), **overrides.get("data", {})}
     if "name" not in content:
         raise ConfigError("expected --data with a name, got none: type --data digits")
-    return arguments(content, "data", data.load, data.reader(str(content["name"])))
+    return data.options_of(content)
 
 
 def find_split(source: Mapping[str, Any], name: str | None, part: str, overrides: Overrides) -> Split:

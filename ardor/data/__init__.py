@@ -17,9 +17,10 @@ from ardor.data.split import Split, cut
 from ardor.data.user import user_reader
 from ardor.errors import ConfigError, DataError
 from ardor.storage.arguments import typed
+from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 
-__all__ = ["Protocol", "Split", "crop_flip", "cut", "load", "load_test", "reader", "view_of"]
+__all__ = ["Protocol", "Split", "crop_flip", "cut", "load", "load_test", "options_of", "reader", "view_of"]
 
 Protocol: TypeAlias = Literal["holdout", "paper"]
 """holdout: val is cut from train. paper: the whole train set, and the test set as val, as in most published rows."""
@@ -118,6 +119,11 @@ def load_test(
     """
     source = {"name": name, "root": root, "val": val, "seed": seed, "limit": limit, "protocol": protocol, **options}
     return _read(source, download, options)["test"]
+
+
+def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `load` in a config, in the types of its parameters and the source's. Raises ConfigError."""
+    return arguments(config, "data", load, reader(str(config["name"])))
 
 
 def reader(name: str) -> Reader:

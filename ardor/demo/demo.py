@@ -125,7 +125,7 @@ def judge(job: Job, test: Split, progress: ProgressCallback | None = None) -> Re
     path = default_out(job.run, suite, "best")
     if path.exists():
         report = Report.load(path)
-        origin = report.model["hash"], report.data["hash"], report.versions["ardor"]
+        origin = report.model.get("hash"), report.data.get("hash"), report.versions.get("ardor")
         if origin == (models.hash_of(net), test.hash, __version__):
             return report
     report = evaluate(net, test, suite, batch=len(test), progress=progress)

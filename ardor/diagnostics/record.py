@@ -112,13 +112,14 @@ def record_of_run(folder: str | Path, checkpoint: str = "best") -> Record | None
         str(threat.get("name")).lower(),
         mapping(config.get("data")).get("name"),
         replay=replay,
-        seed=mapping(config.get("recipe")).get("seed", 0),
+        seed=mapping(config.get("recipe")).get("seed") or 0,
     )
 
 
 def validation_images(folder: str | Path, trust_code: bool = False) -> Split:
     """The images that a run was validated on. Raises DataError where they are missing, ConfigError for code."""
     run = Run(folder)
-    recipe = run.config["recipe"]
-    val = datasets.load(**run.part("data", trust_code=trust_code))[1]
-    return val.limit(recipe["val_size"], recipe["seed"]) if recipe["val_size"] else val
+    recipe = mapping(run.config.get("recipe"))
+    val = datasets.load(**datasets.options_of(run.part("data", trust_code=trust_code)))[1]
+    size = recipe.get("val_size")
+    return val.limit(size, recipe.get("seed") or 0) if size else val

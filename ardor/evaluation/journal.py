@@ -35,6 +35,7 @@ from ardor.errors import ConfigError, RunError
 from ardor.storage.config import differences, few, read_yaml, to_yaml
 from ardor.storage.files import refusal, shortened, write_atomic, write_text
 from ardor.storage.locks import Waiting, own
+from ardor.storage.reading import checked, parse_json
 
 log = logging.getLogger(__name__)
 
@@ -375,8 +376,8 @@ def _cut(file: BinaryIO) -> None:
 def _parse(line: bytes) -> BatchVerdict | None:
     """The verdict of a line; None where the line is damaged."""
     try:
-        content = json.loads(line)
-        entry = BatchVerdict(**content["entry"])
-        return entry if zlib.crc32(json.dumps(asdict(entry)).encode()) == content["sum"] else None
-    except (ValueError, KeyError, TypeError):
+        content = parse_json(line, "a journal")
+        entry: BatchVerdict = checked(content.get("entry"), BatchVerdict, "a journal")
+    except ConfigError:
         return None
+    return entry if zlib.crc32(json.dumps(content["entry"]).encode()) == content.get("sum") else None

@@ -6,14 +6,15 @@ import json
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from ardor.data.notebook import table as html_table
-from ardor.errors import ConfigError, spelled
+from ardor.errors import ConfigError, shown, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.storage.files import write_text
 from ardor.storage.markdown import inline
+from ardor.storage.reading import checked, read_json
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
 FORMAT = "ardor-report-1"
@@ -24,6 +25,32 @@ ACCESS = {
     "query": "by Square, which uses only logits",
 }
 """What the attacks of the suite `deployed` have access to; none is a bound on another."""
+
+
+class _Net(TypedDict, total=False):
+    """The keys of a report's `model` that are read."""
+
+    name: Required[str]
+    hash: str
+    parameters: int
+
+
+class _Images(TypedDict, total=False):
+    """The keys of a report's `data` that are read."""
+
+    name: Required[str]
+    part: Required[str]
+    class_names: Required[list[str]]
+    of: int
+    hash: str
+    marks: list[str]
+
+
+class _Threat(TypedDict, total=False):
+    """The keys of a report's `threat` that are read."""
+
+    name: Required[str]
+    eps: float | str
 
 
 @dataclass
@@ -144,21 +171,27 @@ class Report:
 
     @staticmethod
     def load(path: str | Path) -> Report:
-        """Read a file that `save` wrote. Raises ConfigError."""
+        """Read a file that `save` wrote. Raises ConfigError, also where its figures contradict its verdicts."""
+        content = read_json(Path(path))
+        if content.pop("format", None) != FORMAT:
+            raise ConfigError(f"expected a report that `ardor evaluate` wrote, got {path}: name such a file")
+        figures = content.pop("figures", {})
+        content.pop("trial", None)
+        report: Report = checked(content, Report, path)
+        for key, kind in (("model", _Net), ("data", _Images), ("threat", _Threat)):
+            checked(getattr(report, key), kind, path, key)
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
-                raise KeyError("format")
-            content.pop("figures")  # they follow from the verdicts
-            content.pop("trial", None)
-            content["findings"] = [Finding(**f) for f in content["findings"]]
-            report = Report(**content)
             report._require_consistent()
-            return report
-        except OSError as error:
-            raise ConfigError(f"expected a report, got {path}: {error.strerror}") from error
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ConfigError(f"expected a report that `ardor evaluate` wrote, got {path}: name such a file") from error
+        except ValueError as error:
+            raise ConfigError(f"expected a report as `ardor evaluate` wrote it, got {path} with {error}") from error
+        for name, share in report.figures().items():
+            saved = checked(figures.get(name) if isinstance(figures, dict) else figures, dict, path, f"figures.{name}")
+            if (saved.get("k"), saved.get("n")) != (share.k, share.n):
+                raise ConfigError(
+                    f"expected figures that follow from the verdicts in {path}, got {shown(saved.get('k'))} of "
+                    f"{shown(saved.get('n'))} for {name}, where {share.k} of {share.n} do: evaluate again"
+                )
+        return report
 
     def table(self) -> str:
         """The figures as Markdown, with n and 95 % Wilson intervals, and the findings below."""
@@ -212,6 +245,8 @@ class Report:
         """One letter per image and attack, and attacks that agree on which images were left. Raises ValueError."""
         letters = {ROBUST, BROKEN, NOT_ATTEMPTED}
         lengths = {len(self.labels), *map(len, self.verdicts.values())}
+        if not self.n or not all(0 <= label < len(self.data["class_names"]) for label in self.labels):
+            raise ValueError("labels that are no classes")
         if lengths != {self.n} or not self.verdicts or not letters.issuperset("".join(self.verdicts.values())):
             raise ValueError("verdicts that do not fit the images")
         gone = {NOT_ATTEMPTED, BROKEN} if self.sequential else {NOT_ATTEMPTED}

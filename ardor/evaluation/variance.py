@@ -12,7 +12,7 @@ import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,14 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine.modes import attack_view
-from ardor.errors import ModelError
+from ardor.errors import ConfigError, ModelError
 from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
 from ardor.models.identity import identity, key_of
 from ardor.storage.arguments import typed
 from ardor.storage.config import as_text
 from ardor.storage.files import write_text
+from ardor.storage.reading import checked, read_json
 from ardor.storage.runs import Run
 from ardor.types import Threat
 
@@ -113,13 +114,28 @@ def pearson(points: list[GapPoint]) -> float:
 
 def split_of(run: Path, trust_code: bool = False) -> Split:
     """The test part of a run's data. Raises ConfigError for code, unless `trust_code`."""
-    return data.load_test(**Run(run).part("data", trust_code=trust_code))
+    return data.load_test(**data.options_of(Run(run).part("data", trust_code=trust_code)))
+
+
+class _Key(TypedDict):
+    """What the points of a file were measured on."""
+
+    model: str
+    data: str
+    radii: list[float]
+
+
+class _Saved(TypedDict):
+    """A file of `gaps_of`."""
+
+    key: _Key
+    points: list[GapPoint]
 
 
 def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
-    """The points of a file of `gaps_of`, and its key: net, images and radii."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return [GapPoint(**point) for point in content["points"]], content["key"]
+    """The points of a file of `gaps_of`, and its key: net, images and radii. Raises ConfigError."""
+    content = checked(read_json(path), _Saved, path)
+    return content["points"], content["key"]
 
 
 def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> list[GapPoint]:
@@ -152,7 +168,7 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
     words = ["linf", as_text(threat.eps).replace("/", "_"), str(len(split))]
     path, beside = Run(run).variance_gap, Run(run).gaps_beside(words)
     for kept in (path, beside):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # missing or damaged: measured again
+        with contextlib.suppress(ConfigError, KeyError, TypeError):  # missing or damaged: measured again
             points, measured = read_gaps(kept)
             if {**key, **measured} == key:
                 return points

@@ -128,7 +128,7 @@ def _is_current(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> bool
 @cache
 def _evaluated(path: Path, _changed: int, _size: int) -> tuple[dict[str, Any], str]:
     report = Report.load(path)
-    return report.model, report.versions["ardor"]
+    return report.model, report.versions.get("ardor", "")
 
 
 @cache

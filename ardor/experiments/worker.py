@@ -29,7 +29,7 @@ from ardor.experiments.label_study import Both
 from ardor.experiments.tables import DISTILLATION, Cell, EvaluationSpec, Table, TableSpec
 from ardor.storage.config import number
 from ardor.storage.locks import locked
-from ardor.storage.runs import Run, journal_of
+from ardor.storage.runs import Run, journal_of, mapping
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, records_of, set_threads
 from ardor.training.preflight import check_setup
@@ -188,8 +188,12 @@ def _evaluate(table: Table, cell: Cell, evaluation: EvaluationSpec, progress: Pr
         gaps_of(run, threat, evaluation.limit or 1000)
         return
     config = Run(run).config
-    net = models.load(run, checkpoint=evaluation.checkpoint).to(find_device(config["recipe"]["device"]))
-    split = datasets.load_test(**{**Run(run).part("data"), **spec.data_options, "name": spec.data})  # as located here
+    net = models.load(run, checkpoint=evaluation.checkpoint).to(
+        find_device(mapping(config.get("recipe")).get("device", "auto"))
+    )
+    split = datasets.load_test(
+        **datasets.options_of({**Run(run).part("data"), **spec.data_options, "name": spec.data})
+    )  # as located here
     split = split.limit(evaluation.limit) if evaluation.limit else split
     path, suite = report_path(spec, cell, evaluation), _suite(spec, evaluation, split)
     journal, batch = journal_of(path) if suite.sequential else None, min(256, len(split))

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ardor.errors import ConfigError, ModelError
+from ardor.errors import ConfigError, ModelError, shown
 from ardor.models.mobilenet_v2 import mobilenet_v2
 from ardor.models.normalise import Normalised, Numbers
 from ardor.models.resnet import resnet18, resnet50
@@ -18,7 +18,7 @@ from ardor.models.small import small_cnn
 from ardor.models.wide_resnet import wide_resnet, wide_resnet_silu
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
-from ardor.storage.imports import nearest, resolve
+from ardor.storage.imports import cause_of, nearest, resolve
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v2": mobilenet_v2,
@@ -28,6 +28,12 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "wide_resnet": wide_resnet,
     "wide_resnet_silu": wide_resnet_silu,
 }
+
+
+MOST, MOST_CLASSES = 4096, 65536
+"""The largest numbers that an option of a builder, and `classes`, take."""
+MOST_VALUES = 1 << 32
+"""The most parameters of a net: 17 GB in float32."""
 
 
 @typed
@@ -79,6 +85,9 @@ def build(
     for key, value in counts.items():
         if type(value) is not int or value < 1:
             raise ConfigError(f"expected {key} as a whole number of 1 or more, got {value!r}: type --model.{key} 10")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        got = shown(repr(seed), 30)
+        raise ConfigError(f"expected seed as a whole number from 0 to below 2**63, got {got}: type --model.seed 0")
     name, builder = find_builder(name)
     parameters = inspect.signature(builder).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -94,6 +103,8 @@ def build(
         passed = {key: value for key, value in counts.items() if key in parameters}
     else:
         passed = counts
+    if builder in BUILDERS.values():
+        _require_size(name, builder, passed | options)
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)  # that of the images, whatever a user's default is
     try:
@@ -108,6 +119,27 @@ def build(
     # past nn.Module's own bookkeeping, which is for tensors and modules
     vars(net)["built_as"] = {"name": name, **counts, **(options | statistics), "seed": seed}
     return net
+
+
+def _require_size(name: str, builder: Callable[..., object], options: dict[str, Any]) -> None:
+    """Raise ConfigError for options that no net is built from, before memory is taken."""
+    for key, value in options.items():
+        most = MOST_CLASSES if key == "classes" else MOST
+        if isinstance(value, int) and not -1 < value <= most:
+            raise ConfigError(
+                f"expected {key} of {name} as a whole number of at most {most:,}, got {shown(value, 30)}: type another"
+            )
+    try:
+        with torch.device("meta"), seeded(0):
+            net = cast(nn.Module, builder(**options))
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        listed = ", ".join(f"{key} {shown(value, 30)}" for key, value in options.items())
+        raise ConfigError(
+            f"expected options that {name} can be built with, got {listed} ({cause_of(error)}): correct them"
+        ) from error
+    values = sum(value.numel() for value in net.parameters())
+    if values > MOST_VALUES:
+        raise ConfigError(f"expected {name} with at most {MOST_VALUES:,} parameters, got {values:,}: make it narrower")
 
 
 def known(name: str) -> str | None:

@@ -7,24 +7,31 @@ and `model.safetensors`, the state dict. Where `config.json` also has the hash o
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from torch import nn
 
 from ardor.errors import ArdorError, CheckpointError, ConfigError, ModelError
 from ardor.models.builders import build, known
 from ardor.models.published import OTHER
-from ardor.models.weights import hash_of, load_weights
+from ardor.models.weights import hash_of, load_weights, require_values
 from ardor.storage.imports import cause_of, require_package
+from ardor.storage.reading import checked, read_json
 from ardor.storage.runs import Run
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TIMEOUT = 10  # seconds until a machine without a network gives up; the client's own retries take minutes
 FORM = '{"ardor": {"name": "resnet18", "classes": 10}}'
+
+
+class _Config(TypedDict, total=False):
+    """The keys of a config.json that are read."""
+
+    ardor: Any
+    weights: str | None
 
 
 def from_hub(name: str, classes: int | None) -> tuple[nn.Module, str]:
@@ -81,12 +88,14 @@ def _net(path_of: Callable[[str], Path], name: str, classes: int | None) -> nn.M
         raise ModelError(
             f"expected a net of {classes} classes, got {name}, which has {arguments.get('classes', 10)}: {OTHER}"
         )
+    weights = path_of(WEIGHTS)
     try:
+        require_values(arguments, weights)
         net = build(**arguments)
     except (TypeError, ValueError, ConfigError) as error:  # text for a number, options of another release
         cause = str(error).splitlines()[0]
         raise CheckpointError(f"expected {name} to describe a net that can be built, got {cause}") from error
-    load_weights(net, path_of(WEIGHTS))
+    load_weights(net, weights)
     if config.get("weights") not in (None, hash_of(net)):
         raise CheckpointError(
             f"expected in {name} the weights {config['weights']} of its {CONFIG}, got {hash_of(net)}: the two files "
@@ -138,10 +147,10 @@ def _refusal(hub: Any, repository: str, revision: str | None, error: Exception, 
 def _read(path: Path) -> dict[str, Any]:
     """The content of a config.json, which names a builder under `ardor`."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"expected JSON in {path}, got {type(error).__name__}: ask its owner") from error
-    config = content.get("ardor") if isinstance(content, dict) else None
+        content: dict[str, Any] = checked(read_json(path), _Config, path)
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; it has to name a builder, as {FORM}") from error
+    config = content.get("ardor")
     name = config.get("name") if isinstance(config, dict) else config
     if not isinstance(config, dict) or not isinstance(name, str) or not known(name):
         raise CheckpointError(

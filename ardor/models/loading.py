@@ -17,7 +17,7 @@ from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
 from ardor.models.normalise import Normalised, Numbers, composed
-from ardor.models.weights import load_weights
+from ardor.models.weights import load_weights, require_values
 from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
@@ -118,7 +118,7 @@ def load(
     if path.is_dir():
         return _from_run(Run(name), checkpoint, options, statistics, trust_code)
     if path.is_file():
-        return load(weights=name, **_built(_recorded(path) | options, statistics))
+        return load(weights=name, **_built(_recorded(path) | options, statistics, path))
     require_there(name)
     return _marked(build(name, mean=mean, std=std, **options), None)  # third-party code, with weights of its own
 
@@ -238,9 +238,10 @@ def _recorded(path: Path) -> dict[str, Any]:
     return config
 
 
-def _built(config: Mapping[str, Any], statistics: Statistics) -> dict[str, Any]:
+def _built(config: Mapping[str, Any], statistics: Statistics, path: Path) -> dict[str, Any]:
     """A net's config in the types of the builder, a mean of "128/255" as a number; `statistics` go before its own."""
     built = arguments(config, "student", build, find_builder(config["name"])[1])
+    require_values(built, path)
     return built | (composed(build(**built), **_both(statistics)) if statistics else {})
 
 
@@ -274,11 +275,6 @@ def _from_run(
             "leave them out"
         )
     student = run.part("student", trust_code=trust_code)
-    if not isinstance(student, dict) or not isinstance(student.get("name"), str):
-        raise ConfigError(
-            f"expected student: {{name: ...}} in the config.yaml of {run.folder}, got {student!r}: add the student's "
-            "name"
-        )
     path = run.checkpoint(checkpoint)
     if not path.is_file():
         existing = run.checkpoints()
@@ -288,7 +284,8 @@ def _from_run(
             + (f"type --model.checkpoint {existing[0]}" if existing else "train it first")
         )
     # `weights` is what the student started from; the run's checkpoint replaces it.
-    net = build(**_built({key: value for key, value in student.items() if key != "weights"}, statistics))
+    config = _built({key: value for key, value in student.items() if key != "weights"}, statistics, path)
+    net = build(**config)
     load_weights(net, path)
     return _marked(net, path)
 

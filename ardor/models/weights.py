@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ardor.errors import CheckpointError
+from ardor.models.builders import build, known
 from ardor.models.mismatch import explain, some
 from ardor.models.normalise import Normalise, Normalised
 from ardor.models.reading import State, read
@@ -57,6 +59,20 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
             "the training that wrote it diverged; take an earlier checkpoint"
         )
     net.load_state_dict(state)  # cannot fail half-way: every name, shape and kind is checked above
+
+
+def require_values(config: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError where a file holds far fewer numbers than the net of a config, before that takes memory."""
+    if not known(str(config.get("name"))) or not path.is_file():
+        return
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in build(**config).state_dict().values())
+    present = path.stat().st_size  # a number takes at least a byte
+    if needed > present + 2**20:
+        raise CheckpointError(
+            f"expected weights of the net that was recorded, of {needed:,} values, got {path} of {present:,} bytes: "
+            "the record or the file was changed; take the two from one run"
+        )
 
 
 def hash_of(net: nn.Module) -> str:

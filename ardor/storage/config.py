@@ -207,8 +207,11 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
         return None
     mapping = (typing.get_origin(hint) or hint) in (dict, Mapping, None, Any)
     described = isinstance(value, Mapping) and ("name" in value or not mapping)
+    if described and all(option in (*EXPECTED, type(None)) for option in options):  # nothing is built for a number
+        raise ValueError(" or ".join(EXPECTED[option] for option in options if option in EXPECTED))
     if described or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
-        return build(value, "threat" if key.endswith("threat") else "attack", default=preset, key=key)
+        default = preset if dataclasses.is_dataclass(preset) else None
+        return build(value, "threat" if key.endswith("threat") else "attack", default=default, key=key)
     if hint is None and preset is not None:
         options = (type(preset),)
     expected = []
@@ -297,7 +300,7 @@ def merged(below: Any, above: Any) -> Any:
     """`above` laid over `below`: its keys win, at every depth; another name drops the keys of the first."""
     if not isinstance(above, Mapping):
         return above
-    below = {"name": below} if isinstance(below, str) else dict(below or {})
+    below = {"name": below} if isinstance(below, str) else dict(below) if isinstance(below, Mapping) else {}
     names = [str(part["name"]).lower().replace("-", "_") for part in (below, above) if part.get("name") is not None]
     if len(names) == 2 and names[0] != names[1]:
         below = {}

@@ -93,7 +93,7 @@ def checked(value: Any, hint: Any, path: str | Path, key: str = "", error: type[
 
 
 class _RefusedError(Exception):
-    """What was expected, and what was read."""
+    """What was expected, what was read, and the key."""
 
 
 def _checked(value: Any, hint: Any, key: str) -> Any:
@@ -101,12 +101,14 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
     if kind is Any:
         return value
     if kind in (typing.Union, types.UnionType):
-        for option in inner[:-1]:
+        refusals = []
+        for option in inner:
             try:
                 return _checked(value, option, key)
-            except _RefusedError:
-                continue
-        return _checked(value, inner[-1], key)
+            except _RefusedError as refusal:
+                refusals.append(refusal)
+        inside = [refusal for refusal in refusals if isinstance(value, dict | list) and refusal.args[2] != key]
+        raise inside[0] if inside else _refused(value, hint, key)
     if kind in (typing.Required, typing.NotRequired):
         return _checked(value, inner[0], key)
     if kind is typing.Literal and value in inner:
@@ -124,7 +126,11 @@ def _checked(value: Any, hint: Any, key: str) -> Any:
         return value
     if kind is float and type(value) is int and abs(value) < 2**63:
         return float(value)
-    raise _RefusedError(f"{_name(hint)} as {shown(key.lstrip('.') or 'its content')}", shown(repr(value), 40))
+    raise _refused(value, hint, key)
+
+
+def _refused(value: Any, hint: Any, key: str) -> _RefusedError:
+    return _RefusedError(f"{_name(hint)} as {shown(key.lstrip('.') or 'its content')}", shown(repr(value), 40), key)
 
 
 def _fields(value: dict[str, Any], kind: Any, key: str) -> Any:
@@ -135,13 +141,17 @@ def _fields(value: dict[str, Any], kind: Any, key: str) -> Any:
         nothing = dataclasses.MISSING
         needed = {f.name for f in fields if f.default is nothing and f.default_factory is nothing}
         if other := next((name for name in value if name not in {field.name for field in fields}), None):
-            raise _RefusedError(f"a known key below {shown(key.lstrip('.')) or 'the top'}", shown(repr(other)))
+            place = f"{key}.{other}"
+            raise _RefusedError("known keys", f"the key {shown(place.lstrip('.'))}", place)
     else:
-        needed = kind.__required_keys__
+        # from the hints, for __required_keys__ is wrong where annotations are text
+        needed = {name for name, of in hints.items() if typing.get_origin(of) is typing.Required or (
+            kind.__total__ and typing.get_origin(of) is not typing.NotRequired)}  # fmt: skip
     if missing := sorted(needed - value.keys()):
-        raise _RefusedError(f"the key {shown(f'{key}.{missing[0]}'.lstrip('.'))}", "none")
+        raise _RefusedError(f"the key {shown(f'{key}.{missing[0]}'.lstrip('.'))}", "none", f"{key}.{missing[0]}")
     result = {name: _checked(one, hints.get(name, Any), f"{key}.{name}") for name, one in value.items()}
-    return kind(**result) if dataclasses.is_dataclass(kind) else result
+    make: Any = kind if dataclasses.is_dataclass(kind) else dict
+    return make(**result) if make is kind else result
 
 
 NAMES = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", dict: "keys with values"}

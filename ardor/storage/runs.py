@@ -19,17 +19,19 @@ hub-best              the folder for the Hub
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
-from ardor.errors import RunError
-from ardor.storage.config import differences, few, read_yaml, to_yaml
+from ardor.errors import ConfigError, RunError, shown
+from ardor.storage.config import differences, few, to_yaml
 from ardor.storage.files import refusal, shortened, write_text
 from ardor.storage.locks import holder, locked
+from ardor.storage.reading import checked, parse_json, read_yaml
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
 
@@ -46,6 +48,47 @@ ABSENT = {"precision": "float32", "attack_precision": "float32", "compile": Fals
 
 TEACHERLESS = ("natural", "sat", "trades", "mart")
 """Methods that use no teacher, for which earlier versions recorded the one that was passed."""
+
+
+log = logging.getLogger(__name__)
+
+
+class _Recipe(TypedDict, total=False):
+    """The keys of a config's recipe that are read without building it."""
+
+    epochs: int
+    seed: int | None
+    val_size: int | None
+    device: str
+
+
+class _Config(TypedDict, total=False):
+    """The keys of a config.yaml that are read without building what they describe."""
+
+    data: dict[str, Any] | str | None
+    student: dict[str, Any] | str | None
+    teacher: dict[str, Any] | str | None
+    recipe: _Recipe | None
+    fingerprint: dict[str, Any] | None
+    threads: int | None
+
+
+class _Epoch(TypedDict, total=False):
+    """A line of the metrics."""
+
+    epoch: Required[int]
+    epochs: int
+    loss: float | None
+    terms: dict[str, float]
+    lr: float | None
+    seconds: float | None
+    images_per_second: float | None
+    val_clean: float | None
+    val_robust: float | None
+    best: bool
+    averaged_clean: float | None
+    averaged_robust: float | None
+    averaged_best: bool
 
 
 @dataclass(frozen=True)
@@ -105,17 +148,19 @@ class Run:
         """
         if not self.exists:
             raise RunError(f"expected a run folder with config.yaml, got {self.folder} without: name a run's folder")
-        config = read_yaml(self._config)
+        config: dict[str, Any] = checked(read_yaml(self._config), _Config, self._config)
         config.setdefault("soft_labels", "live")
         if isinstance(recipe := config.get("recipe") or {}, dict):
             config["recipe"] = recipe | {key: value for key, value in ABSENT.items() if key not in recipe}
         return without_unused_teacher(config)
 
-    def part(self, key: str, *, trust_code: bool = False) -> Any:
-        """A part of the configuration to build something from: see `require_no_code`. None where it is missing."""
+    def part(self, key: str, *, trust_code: bool = False) -> dict[str, Any]:
+        """A part of the configuration to build from, with a name. Raises ConfigError, also for code it names."""
         content = self.config.get(key)
         require_no_code(content, self._config, key, trust_code=trust_code)
-        return content
+        if not isinstance(mapping(content).get("name"), str):
+            raise ConfigError(f"expected {key}: {{name: NAME}} in {self._config}, got {shown(content)}: add the name")
+        return mapping(content)
 
     @property
     def threat(self) -> dict[str, Any]:
@@ -190,8 +235,8 @@ class Run:
             )
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of the epochs, in order; a line that a kill cut short is left out."""
-        return [record for record in map(json_mapping, self._lines()) if "epoch" in record]
+        """The records of the epochs, in order; a line that a kill cut short, or a damaged one, is left out."""
+        return [record for _, record in self._lines() if record]
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add the record of an epoch to the metrics. Raises RunError where it cannot be written."""
@@ -206,14 +251,27 @@ class Run:
     def truncate(self, epoch: int) -> None:
         """Remove the metrics after `epoch`, which will be trained again, and a line that a kill cut short."""
         lines = self._lines()
-        past = [line for line in lines if json_mapping(line).get("epoch", epoch + 1) <= epoch]
-        if past != lines:
+        past = [line for line, record in lines if record.get("epoch", epoch + 1) <= epoch]
+        if len(past) != len(lines):
             text = "".join(f"{line}\n" for line in past)
             write_text(self.metrics_file, text)
 
-    def _lines(self) -> list[str]:
-        path = self.metrics_file
-        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    def _lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """The lines of the metrics with their records, which are empty for a damaged line."""
+        if not self.metrics_file.is_file():
+            return []
+        text = self.metrics_file.read_text(encoding="utf-8", errors="replace")
+        result = []
+        for number, line in enumerate(text.split("\n"), 1):
+            where, record = f"line {number} of {self.metrics_file}", {}
+            try:
+                record = checked(parse_json(line, where), _Epoch, where)
+            except ConfigError as error:
+                if line and number <= text.count("\n"):  # the last line without its end is of a kill
+                    log.warning("%s; the line is left out", error)
+            if line:
+                result.append((line, record))
+        return result
 
     def checkpoint(self, name: str = "best") -> Path:
         """The weights called best, last or averaged."""
@@ -293,11 +351,3 @@ def suite_of(report: Path) -> str:
 def mapping(value: Any) -> dict[str, Any]:
     """A part of a config; empty where it is no mapping."""
     return value if isinstance(value, dict) else {}
-
-
-def json_mapping(text: str) -> dict[str, Any]:
-    """A JSON mapping; empty for any other text."""
-    try:
-        return mapping(json.loads(text))
-    except ValueError:
-        return {}

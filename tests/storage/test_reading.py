@@ -1,7 +1,9 @@
 """Files that are read: bounded, each key once, and a wrong type is one sentence with the file and the key."""
 
+from __future__ import annotations
+
 import dataclasses
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Required, TypedDict
 
 import pytest
 import yaml
@@ -36,7 +38,7 @@ from ardor.storage.reading import LARGEST, checked, parse_json, parse_yaml
         ("a: 1.0e+999\n", "inf"),
         (f"a: {'9' * 5000}\n", "cannot be read"),
         ("a: " + "[" * 100_000, "levels"),
-        ("a: " + "{a: " * 100_000, "levels"),
+        ("a: " + "{a: " * 50_000, "levels"),
         ("a: " + "- " * 10_000 + "1", "cannot be read|levels"),
         ("a: 1\n---\nb: 2\n", "cannot be read"),
         ("a: \x00\n", "cannot be read"),
@@ -86,6 +88,11 @@ class Part(TypedDict, total=False):
     name: str
 
 
+class Needed(TypedDict, total=False):
+    n: Required[int]
+    name: str
+
+
 @dataclasses.dataclass
 class Thing:
     n: int
@@ -95,6 +102,8 @@ class Thing:
     pair: tuple[int, int] = (1, 2)
     other: Any = None
     maybe: str | None = None
+    either: dict[str, str] | str = ""
+    needed: Needed | None = None
 
 
 SOUND = {"n": 3, "of": {"x": [1, 0.5]}, "part": {"name": "p", "more": [1]}, "pair": [3, 4]}
@@ -118,8 +127,11 @@ def test_what_is_read_becomes_what_is_expected():
         ({"part": {"name": 1}}, "text as part.name"),
         ({"kind": "c"}, "one of a, b as kind"),
         ({"pair": [1]}, "a list of 2 as pair"),
-        ({"maybe": 3}, "null as maybe|text or null as maybe"),
-        ({"extra": 3}, "a known key"),
+        ({"maybe": 3}, "text or null as maybe"),
+        ({"either": {"m": 1}}, "text as either.m"),
+        ({"either": [1]}, "keys with values or text as either"),
+        ({"needed": {"name": "x"}}, "the key needed.n "),
+        ({"extra": 3}, "known keys in t.json, got the key extra"),
         ({"n": ...}, "the key n in t.json, got none"),
     ],
     ids=str,

@@ -252,4 +252,5 @@ def test_shipped_recipes_name_no_code():
 
 def test_a_part_of_a_run_is_checked(run):
     assert Run(run).part("data")["name"] == "digits"
-    assert Run(run).part("nothing") is None
+    with pytest.raises(ConfigError, match=r"expected nothing: \{name: NAME\} in .*config\.yaml"):
+        Run(run).part("nothing")

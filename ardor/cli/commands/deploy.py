@@ -73,7 +73,7 @@ def deploy(
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
-    source = find_data(Run(run).part("data", trust_code=trust_code) or {}, None, overrides)
+    source = find_data(Run(run).part("data", trust_code=trust_code), None, overrides)
     used = find_threat(threat, overrides, threat_of(run))
     net = models.load(run, checkpoint=checkpoint, trust_code=trust_code)
     train, val, test = data.load(**source)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ardor.data.split import Split
 from ardor.deployment.export.int8 import calibration_batches
 from ardor.deployment.export.onnx_graph import cause_of, layer_of, quiet
-from ardor.deployment.export.seal import FORMAT, KEY, digest, read, require_images, require_probe
+from ardor.deployment.export.seal import KEY, digest, metadata_in, read, require_images, require_probe
 from ardor.errors import CheckpointError, ExportError, ModelError
 from ardor.storage.imports import require_package
 
@@ -255,11 +255,7 @@ def _metadata(content: bytes, name: str) -> dict[str, Any]:
         if _digest(content) != match[1].decode():
             raise ValueError("other bytes than were sealed")
         start = content.rindex(b'{"format": "', 0, match.start())
-        metadata: dict[str, Any] = json.loads(content[start : content.index(b"\0", start)])
-        if metadata["format"] != FORMAT:
-            raise ValueError(f"format {metadata['format']}")
-    except (ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"expected {name} as it was exported, got {type(error).__name__}: {error}: copy or export it again"
-        ) from error
-    return metadata
+        text = content[start : content.index(b"\0", start)]
+    except ValueError as error:
+        raise CheckpointError(f"expected {name} as it was exported, got {error}: copy or export it again") from error
+    return metadata_in(text, name)

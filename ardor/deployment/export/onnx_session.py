@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from functools import cached_property
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ardor.deployment.export.seal import (
-    FORMAT,
     KEY,
     SEAL,
     TOLERANCE,
     digest,
     is_sealed,
+    metadata_in,
     probe,
     read,
     require_images,
@@ -207,22 +206,14 @@ class Session(nn.Module):
         if not {KEY, SEAL} & set(entries):
             log.warning("%s", self.without_gradients)
             return
-        try:
-            metadata = json.loads(entries.get(KEY, ""))
-            if metadata["format"] != FORMAT:
-                raise ValueError(f"format {metadata['format']}")
-            image = metadata["input"]
-            if (image["layout"], image["shape"], image["range"]) != ("NCHW", list(self.shape), [0, 1]):
-                raise ModelError(
-                    f"expected metadata of {self.name} for its input, NCHW {list(self.shape)} in [0, 1], got "
-                    f"{image['layout']} {image['shape']} in {image['range']}: export it again with ardor"
-                )
-            require_probe(self, metadata)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f"expected metadata of the format {FORMAT} in {self.name}, got {type(error).__name__}: {error}: export "
-                "it again with this version"
-            ) from error
+        metadata = metadata_in(entries.get(KEY, ""), self.name)
+        image = metadata["input"]
+        if (image["layout"], image["shape"], image["range"]) != ("NCHW", list(self.shape), [0, 1]):
+            raise ModelError(
+                f"expected metadata of {self.name} for its input, NCHW {list(self.shape)} in [0, 1], got "
+                f"{image['layout']} {image['shape']} in {image['range']}: export it again with ardor"
+            )
+        require_probe(self, metadata)
         if not is_sealed(self._content, entries.get(SEAL, "")):
             raise CheckpointError(f"expected {self.name} as it was exported, got other bytes: copy or export it again")
         self._source = self._content  # the file at its path may change later

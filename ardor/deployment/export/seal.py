@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import torch
 from torch import Tensor
 
-from ardor.errors import CheckpointError, ModelError
+from ardor.errors import CheckpointError, ConfigError, ModelError, shown
+from ardor.storage.reading import checked, parse_json
 
 FORMAT = "ardor-export-1"
 KEY, SEAL = "ardor", "ardor.sha256"
@@ -24,6 +26,8 @@ KEY, SEAL = "ardor", "ardor.sha256"
 TOLERANCE = {"onnx": 1e-3, "executorch": 1e-3, "onnx-int8": 0.25, "executorch-int8": 0.25}
 """The largest distance of the probe's logits from the recorded ones, relative to their norm: processors round INT8
 differently."""
+LARGEST_INPUT = 1 << 26
+"""Values of an image that a file of ardor is for."""
 
 
 def seal(body: bytes, metadata: Mapping[str, Any]) -> bytes:
@@ -36,6 +40,62 @@ def is_sealed(content: bytes, digest: str) -> bool:
     """Whether `content` ends in the hash `digest` of everything before it."""
     end = _entry(SEAL, digest)
     return content.endswith(end) and hashlib.sha256(content[: -len(end)]).hexdigest() == digest
+
+
+class _Input(TypedDict, total=False):
+    layout: Required[str]
+    shape: Required[list[int]]
+    range: Required[list[float]]
+
+
+class _Of(TypedDict, total=False):
+    name: Required[str]
+    n: int
+
+
+class _Match(TypedDict, total=False):
+    n: Required[int]
+    equal: Required[int]
+
+
+class _Parity(TypedDict, total=False):
+    clean: Required[_Match]
+    adversarial: Required[_Match]
+    attack: dict[str, Any]
+
+
+class _Metadata(TypedDict, total=False):
+    """The keys of the metadata that are read."""
+
+    format: Required[str]
+    to: Required[str]
+    weights: Required[str]
+    input: Required[_Input]
+    classes: Required[list[str]]
+    probe: Required[list[float]]
+    threat: dict[str, Any]
+    check: _Of | None
+    calibration: _Of | None
+    parity: _Parity
+    versions: dict[str, str]
+
+
+def metadata_in(text: str | bytes, name: str) -> dict[str, Any]:
+    """The metadata of an exported file from their JSON text. Raises CheckpointError."""
+    try:
+        metadata = parse_json(text, f"the metadata of {name}")
+        checked(metadata, _Metadata, f"the metadata of {name}")
+    except ConfigError as error:
+        raise CheckpointError(f"{error}; or export it again with this version") from error
+    shape = metadata["input"]["shape"]
+    if metadata["format"] != FORMAT or metadata["to"] not in TOLERANCE or not (len(shape) == 3 and min(shape) > 0):
+        raise CheckpointError(
+            f"expected metadata of the format {FORMAT} in {name}, got format {shown(metadata['format'])}, to "
+            f"{shown(metadata['to'])}, input {shown(shape)}: export it again with this version"
+        )
+    if math.prod(shape) > LARGEST_INPUT:
+        raise CheckpointError(f"expected images of at most {LARGEST_INPUT:,} values for {name}, got {shape}: check it")
+    return metadata
 
 
 def probe(shape: Sequence[int]) -> Tensor:

@@ -118,7 +118,7 @@ def release_of(run: str | Path, checkpoint: str = "best", *, trust_code: bool = 
     weights = models.hash_of(net)
     session = next((one for path in files if isinstance(one := _opened(path, weights), Session)), None)
     if session is None:
-        test = data.load_test(**folder.part("data", trust_code=trust_code))
+        test = data.load_test(**data.options_of(folder.part("data", trust_code=trust_code)))
         shape, names = test.shape, tuple(test.class_names)
     else:
         c, h, w = session.metadata["input"]["shape"]

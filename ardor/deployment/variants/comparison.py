@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Required, TypedDict
 
 from ardor.deployment.variants.latency import Latency
 from ardor.errors import ConfigError
@@ -22,6 +22,7 @@ from ardor.evaluation.protocol import queries_of, title_of
 from ardor.evaluation.report import Report
 from ardor.storage.files import write_text
 from ardor.storage.markdown import inline
+from ardor.storage.reading import checked, read_json
 
 FORMAT = "ardor-deployed-1"
 VARIANTS = {"float32": "float32", "onnx": "ONNX", "onnx-int8": "INT8"}
@@ -197,7 +198,7 @@ class DeploymentReport:
         """Read a file of `save`, with the unchanged reports beside it. Raises ConfigError."""
         path = Path(path)
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = checked(read_json(path), _Saved, path)
             if content.pop("format") != FORMAT:
                 raise KeyError("format")
             forms = tuple(_variant(form, path.parent) for form in content.pop("forms"))
@@ -205,14 +206,41 @@ class DeploymentReport:
                 raise ValueError("forms")
             report = DeploymentReport(**content, forms=forms)
             report.differences  # noqa: B018  # raises unless all were evaluated alike
-        except OSError as error:
-            raise ConfigError(f"expected a comparison of forms, got {path}: {error.strerror}") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"expected {path} as `ardor deploy` wrote it, got {type(error).__name__} ({error}): type ardor deploy "
                 "RUN again"
             ) from error
         return report
+
+
+class _Form(TypedDict, total=False):
+    """The keys of a saved variant that are read."""
+
+    name: Required[str]
+    file: Required[str]
+    size: Required[int]
+    sha256: Required[str]
+    kept: Required[str]
+    kept_sha256: Required[str]
+    latency_ms: Required[Latency]
+    same: Required[tuple[tuple[int, int], tuple[int, int]]]
+    forced: Required[list[str]]
+
+
+class _Saved(TypedDict, total=False):
+    """A file of `save`."""
+
+    format: Required[str]
+    checkpoint: str
+    weights: str
+    parameters: int
+    macs: int
+    forms: Required[list[_Form]]
+    attack: dict[str, Any]
+    processor: str
+    versions: dict[str, str]
+    refused: str
 
 
 PLAIN = ("name", "file", "size", "sha256", "kept")
@@ -227,7 +255,7 @@ def _variant(content: dict[str, Any], folder: Path) -> Variant:
     clean, adversarial = (Proportion(k, n) for k, n in content["same"])
     return Variant(
         **{k: content[k] for k in PLAIN},
-        latency=Latency(**content["latency_ms"]),
+        latency=content["latency_ms"],
         report=Report.load(report),
         same=(clean, adversarial),
         forced=tuple(content["forced"]),

@@ -97,9 +97,11 @@ def _matches(net: nn.Module, path: Path, agreement: float, force: bool) -> bool:
     session = Session(path)
     if session.foreign:
         raise ConfigError(f"expected a file that ardor exported, or none, got a third-party file {path}: move it away")
-    metadata, parity = session.metadata, session.metadata["parity"]
-    equal = min(parity[images]["equal"] / parity[images]["n"] for images in ("clean", "adversarial"))
-    agrees = force or (not metadata["forced"] and equal >= agreement)
+    metadata, parity = session.metadata, session.metadata.get("parity") or {}
+    equal = min(
+        (parity[images]["equal"] / max(parity[images]["n"], 1) for images in parity if images != "attack"), default=0
+    )
+    agrees = force or (not metadata.get("forced") and equal >= agreement)
     return bool(metadata["weights"] == hash_of(net) and agrees)
 
 

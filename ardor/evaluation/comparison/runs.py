@@ -11,7 +11,7 @@ from ardor.evaluation.findings import Finding
 from ardor.evaluation.protocol import weakness
 from ardor.evaluation.report import Report
 from ardor.storage.config import few
-from ardor.storage.runs import Run, suite_of
+from ardor.storage.runs import Run, mapping, suite_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,8 @@ def side_of(path: Path) -> Side:
 
 
 def _seed(config: dict[str, object], path: Path) -> int | None:
-    recipe = config.get("recipe")
-    seed = recipe.get("seed") if isinstance(recipe, dict) else None
-    if not isinstance(seed, int | None):
+    seed = mapping(config.get("recipe")).get("seed")
+    if not isinstance(seed, int | None):  # in a report; that of a config.yaml is checked where it is read
         raise ConfigError(f"expected recipe.seed as a whole number, got {seed!r} in {path}: name a run of ardor")
     return seed
 

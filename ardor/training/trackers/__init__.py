@@ -13,12 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from ardor.errors import ConfigError
 from ardor.storage.files import write_text
 from ardor.storage.imports import nearest, require_package
-from ardor.storage.runs import Run, json_mapping
+from ardor.storage.reading import checked, read_json
+from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord
 from ardor.training.trackers.mlflow import MLflow
 from ardor.training.trackers.tensorboard import TensorBoard
@@ -30,6 +31,13 @@ log = logging.getLogger(__name__)
 
 Tracker: TypeAlias = TensorBoard | Wandb | MLflow
 TRACKERS: dict[str, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow}
+
+
+class _Entry(TypedDict, total=False):
+    """What log.json has of a tracker."""
+
+    id: Any
+    epoch: int
 
 
 class Sink:
@@ -91,9 +99,11 @@ class Sink:
         write_text(self._run.log, f"{text}\n")
 
     def _entries(self) -> dict[str, Any]:
-        """The content of log.json."""
-        log = self._run.log
-        return json_mapping(log.read_text(encoding="utf-8", errors="replace")) if log.is_file() else {}
+        """The content of log.json; empty where it is missing or damaged."""
+        try:
+            return dict(checked(read_json(self._run.log), dict[str, _Entry], self._run.log))
+        except ConfigError:
+            return {}
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:

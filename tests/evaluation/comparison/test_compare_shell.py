@@ -184,7 +184,7 @@ def test_folders_that_are_no_seeds_of_one_method_are_refused(here, capsys):
     with pytest.raises(ConfigError, match=r"got c/x without recipe\.seed"):
         output_of(capsys, "c", "c")
     run(here / "d", letters(40, 30), "zero")
-    with pytest.raises(ConfigError, match="expected recipe.seed as a whole number, got 'zero' in d"):
+    with pytest.raises(ConfigError, match=r"a whole number or null as recipe\.seed in d/config\.yaml, got 'zero'"):
         output_of(capsys, "d", "d")
 
 
