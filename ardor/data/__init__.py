@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from ardor.data.digits import read_digits
 from ardor.data.folder import read_folder
 from ardor.data.split import Split, cut
 from ardor.data.user import user_reader
-from ardor.errors import ConfigError, DataError
+from ardor.errors import ConfigError, DataError, shown
 from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
@@ -138,12 +139,12 @@ def reader(name: str) -> Reader:
         return WITH_PATH[kind]
     if colon and kind not in WITH_PATH:
         return user_reader(name)
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         raise ConfigError(f'expected data by its kind, got the folder "{name}": type --data folder:{name}')
-    if Path(name).is_file() and name.endswith(".npz"):
+    if os.path.isfile(name) and name.endswith(".npz"):
         raise ConfigError(f'expected data by its kind, got the file "{name}": type --data npz:{name}')
     choices = [*NAMED, *(f"{kind}:PATH" for kind in WITH_PATH), "file.py:Name"]
-    raise ConfigError(f'expected data as one of {", ".join(choices)}, got "{name}"{nearest(name, choices)}')
+    raise ConfigError(f'expected data as one of {", ".join(choices)}, got "{shown(name)}"{nearest(name, choices)}')
 
 
 def _read(source: dict[str, Any], download: bool, options: Mapping[str, Any]) -> dict[str, Split]:

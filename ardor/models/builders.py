@@ -159,7 +159,7 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
             raise ConfigError(f"expected {name} to be a callable that builds a net, got a {kind}: name its class")
         return name, cast(Callable[..., object], callable_)
     raise ConfigError(
-        f'expected the name of a net, got "{name}"{nearest(name, BUILDERS)}: '
+        f'expected the name of a net, got "{shown(name)}"{nearest(name, BUILDERS)}: '
         f"type one of {', '.join(BUILDERS)}, or file.py:Name for your own"
     )
 

@@ -7,6 +7,7 @@ and `model.safetensors`, the state dict. Where `config.json` also has the hash o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,7 @@ def local_of(name: str) -> Path | None:
 
 def is_local(folder: Path) -> bool:
     """Whether a folder has the form of a repository of the Hub, and is no run."""
-    return (folder / CONFIG).is_file() and not Run(folder).exists
+    return os.path.isfile(folder / CONFIG) and not Run(folder).exists
 
 
 def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Path]:

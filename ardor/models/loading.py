@@ -115,9 +115,9 @@ def load(
         raise ConfigError(
             f'expected weights for "{name}", got none: type --model.weights FILE.safetensors, or build a net without'
         )
-    if path.is_dir():
+    if os.path.isdir(name):  # which takes a name of any length
         return _from_run(Run(name), checkpoint, options, statistics, trust_code)
-    if path.is_file():
+    if os.path.isfile(name):
         return load(weights=name, **_built(_recorded(path) | options, statistics, path))
     require_there(name)
     return _marked(build(name, mean=mean, std=std, **options), None)  # third-party code, with weights of its own
@@ -145,7 +145,7 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool, t
         As `build` and `load`; also for a fresh net by the name of a trained one.
     """
     name = str(config["name"])
-    trained = Path(name).is_dir() or source_of(name) is not None
+    trained = os.path.isdir(name) or source_of(name) is not None
     if fresh and trained:
         raise ConfigError(
             f"expected a net's name for the {who}, got {name}, which is trained: type --{who} small_cnn, say, "
@@ -173,7 +173,7 @@ def _net_for(
     name = str(config["name"])
     given = {key: value for key, value in config.items() if value is not None}
     options = arguments(given, who, load, *(() if trained else (build, find_builder(name)[1])))
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return load(**{"trust_code": trust_code, **options})
     options = {"classes": split.classes, "channels": split.shape[0]} | options
     if fresh and "weights" not in options:
@@ -253,7 +253,7 @@ def _both(statistics: Statistics) -> Statistics:
 
 def require_there(name: str) -> None:
     """Raise ConfigError where `name` is no net's name, no `file.py:Name`, and no folder or file that exists."""
-    if known(name) or ":" in name or Path(name).exists():
+    if known(name) or ":" in name or os.path.exists(name):
         return
     if "/" in name or os.sep in name:
         raise ConfigError(

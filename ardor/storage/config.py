@@ -21,7 +21,7 @@ import numpy as np
 import yaml
 from torch import nn
 
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, shown
 from ardor.storage.imports import nearest, resolve
 from ardor.storage.reading import read_yaml as read_yaml
 
@@ -293,7 +293,9 @@ def find_class(name: str | None, kind: str, key: str) -> Any:
             raise ConfigError(f"expected {name} to be a class, got {type(result).__name__}: name the class")
         return result
     listed = ", ".join(choices)
-    raise ConfigError(f'expected {key} as one of {listed}, or file.py:Name, got "{name}"{nearest(plain, choices)}')
+    raise ConfigError(
+        f'expected {key} as one of {listed}, or file.py:Name, got "{shown(name)}"{nearest(plain, choices)}'
+    )
 
 
 def merged(below: Any, above: Any) -> Any:

@@ -15,6 +15,7 @@ import difflib
 import functools
 import hashlib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -86,7 +87,7 @@ def resolve(reference: str, what: str) -> object:
 
 
 def _from_file(path: Path, what: str) -> ModuleType:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(f'expected a Python file for the {what}, got "{path}", which is not there: check the path')
     path = path.resolve()
     name = _unique(path.parent, path)

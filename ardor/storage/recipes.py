@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe: a path, or the name of one that ardor ships. Raises ConfigError."""
     path = Path(name)
-    if path.is_file():
+    if os.path.isfile(path):
         return path
     shipped = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}
     if str(name) in shipped:

@@ -129,7 +129,7 @@ class Run:
     def exists(self) -> bool:
         """Whether the folder has a configuration. Raises RunError where the system does not tell."""
         try:
-            return self._config.is_file()
+            return os.path.isfile(self._config)
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise RunError(
                 f"expected a run's folder that can be read, got {self.folder}: {error.strerror}; check its name and "
