@@ -34,8 +34,6 @@ def plan(
         Real steps; the first, which warms up, is not counted.
     """
     job = words.job(recipe, overrides)
-    for finding in of_images(config_of_job(job), job.train.shape):
-        display.err.print(str(finding), markup=False)
     try:
         with display.progress("plan", 3) as move:
             parts = ["passes", "steps", "validation"]
@@ -45,4 +43,6 @@ def plan(
             raise
         raise explain_oom(error, job) from None
     display.say(cost.text())
+    for finding in of_images(config_of_job(job), job.train.shape):
+        display.err.print(str(finding), markup=False)
     return 0
