@@ -49,6 +49,7 @@ FLAGS_OF_OTHERS = {
     "backend-store-uri",
     "help",
     "help-all",
+    "install-completion",
     "version",
     "debug",
     "no_gate",
