@@ -15,7 +15,7 @@ from ardor.attacks.transfer import Transfer
 from ardor.errors import ConfigError
 from ardor.evaluation.protocol import WORTH, key_of, weakness
 from ardor.evaluation.report import Report
-from ardor.models.identity import identity, same_function
+from ardor.models.identity import is_of, same_function
 from ardor.storage.config import as_text
 from ardor.storage.runs import Run
 
@@ -139,9 +139,9 @@ def _of_present_weights(run: Path, suite: str | None, trust_code: bool) -> list[
     others = 0
     for checkpoint in Run(run).checkpoints():
         paths = Run(run).reports(suite, checkpoint)
-        net = identity(models.load(run, checkpoint=checkpoint, trust_code=trust_code)) if paths else {}
         reports = [Report.load(path) for path in paths]
-        if present := [report for report in reports if same_function(report.model, net)]:
+        nets = [models.load(run, checkpoint=checkpoint, trust_code=trust_code)] if paths else []
+        if present := [report for report in reports if is_of(report.model, *nets)]:
             return present
         others += len(reports)
     got = f"{others} of other weights" if others else "none"

@@ -17,7 +17,8 @@ from ardor import models
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
 from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
-from ardor.models.identity import identity, same_function
+from ardor.models.identity import is_of
+from ardor.storage.code import digest_of
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
 from ardor.storage.files import write_text
 from ardor.storage.runs import Run
@@ -63,6 +64,9 @@ def made_by(spec: TableSpec, cell: Cell) -> dict[str, Any]:
     paths = [teacher[key] for key in ("name", "weights", "natural", "robust") if teacher.get(key)]
     if hashes := list(filter(None, map(weights_of, paths))):
         origin["teacher's weights"] = hashes
+    named = [part["name"].rpartition(":")[0] for part in cell.config.values() if ".py:" in str(part.get("name"))]
+    if named:
+        origin["code"] = {file: digest_of(Path(file).absolute()) for file in named}
     return origin
 
 
@@ -120,20 +124,15 @@ def _is_current(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> bool
     path, run = report_path(spec, cell, evaluation), spec.run(cell.name)
     if not path.is_file() or evaluation.suite == "gap":
         return path.is_file()
-    net = _net(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint))
-    model, version = _evaluated(*_stamp(path))
-    return version == __version__ and same_function(model, net)
+    return _is_of(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint), *_stamp(path))
 
 
 @cache
-def _evaluated(path: Path, _changed: int, _size: int) -> tuple[dict[str, Any], str]:
+def _is_of(run: Path, checkpoint: str, _weights: str, path: Path, _changed: int, _size: int) -> bool:
+    """Whether a report is by this version of the net that the run's checkpoint has now."""
     report = Report.load(path)
-    return report.model, report.versions.get("ardor", "")
-
-
-@cache
-def _net(run: Path, checkpoint: str, _weights: str) -> dict[str, Any]:
-    return identity(models.load(run, checkpoint=checkpoint))
+    current = report.versions.get("ardor") == __version__
+    return current and is_of(report.model, models.load(run, checkpoint=checkpoint))
 
 
 def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path:

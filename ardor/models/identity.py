@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from ardor.engine.folding import GLOBAL_HOOKS, is_known
 from ardor.engine.modes import device_of, restored
+from ardor.models.builders import build, known
+from ardor.models.known import known_of
 from ardor.models.weights import hash_of
 from ardor.noise import Noise, seeded
 from ardor.storage.config import differences
@@ -32,47 +34,44 @@ RANDOM_LAYERS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 """Layers of torch that draw numbers in eval mode, too."""
 
 
-def identity(net: nn.Module, shape: Sequence[int] | None = None) -> dict[str, Any]:
-    """The identity of a net, in the types of JSON. The net, its modes and buffers stay as they are.
-
-    Parameters
-    ----------
-    net : nn.Module
-        Images to logits.
-    shape : (C, H, W) or None
-        Of an image; None leaves the logits out.
+def identity(net: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """The identity of a net for images (C, H, W), in the types of JSON; its modes and buffers stay as they are.
 
     Returns
     -------
     dict
         `hash`, of the weights: `hash_of`. `function`: a mapping of `layers`, a hash of their classes, order, settings,
-        hooks and closures; `code`, a hash of the user's files and what they import from their own folders, or None; and
-        `logits` of images of noise, or a sentence where there are none: for a net whose identical calls differ, and for
-        an exported file, whose bytes are its function. State that a call changes, such as a counter, is no setting.
+        hooks and closures; `code`, a hash of the user's files and what they import from their own folders, or None;
+        `shape`; and `logits` of images of noise, or a sentence where there are none: for a net whose identical calls
+        differ, and for an exported file, whose bytes are its function. State that a call changes is no setting.
     """
-    noise = Noise(0, torch.arange(IMAGES, device=device_of(net)), "identity")
-    x = None if shape is None else noise.uniform(tuple(shape))
+    noise = Noise(0, torch.arange(IMAGES, device=device_of(net)), "identity").uniform(tuple(shape))
+    first, *others = noise.split(1)  # one at a time: a net's rounding depends on its batch
     if is_known(net) and not any(isinstance(module, RANDOM_LAYERS) for module in net.modules()):
-        with ThreadPoolExecutor(1) as thread, restored(net):  # hashing takes as long as a pass
+        with ThreadPoolExecutor(1) as thread, restored(net):
             net.eval()
-            weights = thread.submit(hash_of, net)
-            logits, signature = _logits(net, x), signature_of(net)
-            return {"hash": weights.result(), "function": _function(signature, signature.texts, logits)}
-    buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    with restored(net), seeded(0):
-        with contextlib.suppress(NotImplementedError):  # an exported program, which has no other mode
-            net.eval()
-        logits, before = _logits(net, x), signature_of(net)
-        again, after = _logits(net, x), signature_of(net)
-    for buffer, value in buffers:
-        buffer.data.copy_(value)
-    changed = {path for path, text in before.texts.items() if after.texts.get(path) != text}
-    changed |= after.texts.keys() - before.texts.keys()
-    below = tuple(path + mark for path in changed for mark in ".[(")
-    kept = {key: text for key, text in before.texts.items() if key not in changed and not key.startswith(below)}
-    if differences({"logits": logits}, {"logits": again}):
-        logits = RANDOM
-    return {"hash": hash_of(net), "function": _function(before, kept, logits)}
+            weights = thread.submit(hash_of, net)  # which takes as long as a pass
+            logits, before = _logits(net, first, *others), signature_of(net)
+            digest, texts = weights.result(), before.texts
+    else:
+        buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
+        with restored(net), seeded(0):
+            with contextlib.suppress(NotImplementedError):  # an exported program, which has no other mode
+                net.eval()
+            logits, before = _logits(net, first), signature_of(net)
+            again, after = _logits(net, first), signature_of(net)
+            random = differences({"logits": logits}, {"logits": again})
+            logits = RANDOM if random else logits if isinstance(logits, str) else logits + _logits(net, *others)
+        for buffer, value in buffers:
+            buffer.data.copy_(value)
+        changed = {path for path, text in before.texts.items() if after.texts.get(path) != text}
+        changed |= after.texts.keys() - before.texts.keys()
+        below = tuple(path + mark for path in changed for mark in ".[(")
+        texts = {k: text for k, text in before.texts.items() if k not in changed and not k.startswith(below)}
+        digest = hash_of(net)
+    layers = hashlib.sha256("\n".join(f"{path}\t{text}" for path, text in texts.items()).encode()).hexdigest()[:16]
+    function = {"layers": layers, "code": before.code, "shape": [*shape], "logits": logits}
+    return {"hash": digest, "function": function}
 
 
 def signature_of(net: nn.Module) -> Signature:
@@ -93,28 +92,39 @@ def _without_logits(value: Any) -> Any:
     return {k: _without_logits(v) for k, v in value.items() if k != "logits"} if isinstance(value, Mapping) else value
 
 
-def _function(signature: Signature, texts: Mapping[str, str], logits: Any) -> dict[str, Any]:
-    layers = hashlib.sha256("\n".join(f"{path}\t{text}" for path, text in texts.items()).encode()).hexdigest()[:16]
-    return {"layers": layers, "code": signature.code} | ({} if logits is None else {"logits": logits})
-
-
 @torch.no_grad()
-def _logits(net: nn.Module, x: Tensor | None) -> list[list[float]] | str | None:
-    """Logits of some classes, rounded to five digits; a sentence where there are none, None without images."""
-    if x is None:
-        return None
+def _logits(net: nn.Module, *images: Tensor) -> Any:
+    """For each image the logits of some classes, rounded to five digits; a sentence where there are none."""
     if is_file(net):
         return "none: an exported file is its bytes"
     try:
-        logits = net(x).detach().double().cpu().flatten(1)
+        rows = [net(x).detach().double().cpu().flatten() for x in images]
     except Exception as error:  # a third-party net may raise anything; what needs its logits will refuse it
         return f"none: {cause_of(error)}"
-    logits = logits[:, :: math.ceil(logits.shape[1] / CLASSES)]
-    return [[float(f"{value:.5g}") for value in row] for row in logits.tolist()]
+    return [[float(f"{v:.5g}") for v in row[:: math.ceil(len(row) / CLASSES) or 1].tolist()] for row in rows]
+
+
+def as_built(net: nn.Module) -> bool:
+    """Whether a net has the layers that a builder of this package makes for its config: then weights determine it."""
+    built, record = dict(getattr(net, "built_as", {})), known_of(net)
+    if record is not None:
+        mean, std = record.mean_std or (None, None)
+        built = {"name": record.builder, "classes": record.classes, "mean": mean, "std": std, **record.options}
+    if known(str(built.get("name"))) is None:
+        return False
+    with torch.device("meta"):
+        fresh = build(**built)
+    return signature_of(fresh).digest == signature_of(net).digest
 
 
 def same_function(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two identities are of one function, by what both have: an earlier version has the weights' hash alone."""
-    ours, theirs = (part.get("function") or {} for part in (one, other))
-    shared = {key: value for key, value in theirs.items() if key in ours}
-    return one.get("hash") == other.get("hash") and not differences({key: ours[key] for key in shared}, shared)
+    """Whether two identities are of one function; by the weights alone where an earlier version wrote one of them."""
+    functions = [part["function"] for part in (one, other) if part.get("function")]
+    return one.get("hash") == other.get("hash") and (len(functions) < 2 or not differences(functions[0], functions[1]))
+
+
+def is_of(recorded: Mapping[str, Any], net: nn.Module) -> bool:
+    """Whether a recorded identity, such as a report's `model`, is of a net; by the weights alone for one of 0.1.0."""
+    function = recorded.get("function")
+    present = {"hash": hash_of(net)} if function is None else identity(net, function["shape"])
+    return same_function(recorded, present)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib
 import inspect
 import math
@@ -323,14 +322,6 @@ def name_of(cls: type) -> str:
 def in_package(cls: type) -> bool:
     """Whether a class is defined in this package."""
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
-
-
-def code_of(cls: type) -> str | None:
-    """A hash of the file that defines a third-party class, whose edits make it another; None in this package."""
-    if in_package(cls):
-        return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else None
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:

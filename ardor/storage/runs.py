@@ -215,7 +215,8 @@ class Run:
             shown = str(self.folder).encode(errors="backslashreplace").decode()
             raise RunError(f"expected the name of a run in UTF-8, got {shown}: type --run with another name") from error
         if self.exists:
-            changed = [d for d in differences(config, self.config) if d.partition(":")[0] not in LOCATIONS]
+            changed = differences(config, _completed(self.config, config, self.folder))
+            changed = [text for text in changed if text.partition(":")[0] not in LOCATIONS]
             if changed:
                 advice = "type --run with a new name"
                 if {d.partition(":")[0] for d in changed} <= {"recipe.epochs", "recipe.milestones"}:  # a longer run
@@ -336,6 +337,25 @@ def without_unused_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
         changed |= {"teacher": None, "soft_labels": "live"}
         changed["fingerprint"] = mapping(changed.get("fingerprint")) | {"teacher": None}
     return changed
+
+
+def _completed(present: dict[str, Any], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The config of a run; of 0.1.0, which has hashes of weights alone, with the functions of nets as they are built.
+
+    Raises RunError for other nets, whose functions cannot be compared.
+    """
+    prints, wanted = mapping(present.get("fingerprint")), mapping(config.get("fingerprint"))
+    for who in ("student", "teacher"):
+        key = f"{who}_function"
+        if key in prints or key not in wanted or who not in prints:
+            continue
+        if not mapping(wanted[key]).get("as_built"):
+            raise RunError(
+                f"expected a run that records what its {who} computes, got {folder} of an earlier version, with the "
+                "hash of the weights alone: type --run with a new name"
+            )
+        prints[key] = wanted[key]
+    return present
 
 
 def journal_of(report: Path) -> Path:

@@ -179,7 +179,7 @@ class Signature:
         """The class of an object, and its attributes, or where it has none what a copy is made from."""
         slots = [name for cls in type(value).__mro__ for name in vars(cls).get("__slots__", ())]
         named = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
-        if not named and not isinstance(value, _BUILT_IN):
+        if not slots and not hasattr(value, "__dict__") and not isinstance(value, _BUILT_IN):
             try:
                 reduce = copyreg.dispatch_table.get(type(value)) or (lambda value: value.__reduce_ex__(4))
                 named = {"()": [list(part) if isinstance(part, Iterator) else part for part in reduce(value)[1:]]}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +13,12 @@ from torch import nn
 from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.errors import ConfigError, ModelError
-from ardor.models import hash_of, require_fit
+from ardor.models import require_fit
 from ardor.models.fit import require_gradient
+from ardor.models.identity import as_built, identity
 from ardor.models.known import require_known
-from ardor.storage.config import code_of, describe, few
+from ardor.storage.config import describe, few
+from ardor.storage.signature import Signature
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import SoftLabelCache
@@ -92,6 +96,10 @@ def resolve_config(
     """The config.yaml of a run: everything that determines its result, and the hashes of nets, code and data."""
     teacher = teacher if uses_teacher(method) else None
     resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
+    pieces = Signature()
+    pieces.add("method", _before_training(method))
+    code = pieces.code
+    pieces.add("recipe", (recipe, averaging))
     return {
         "method": describe(method),
         "student": describe(student),
@@ -105,11 +113,26 @@ def resolve_config(
         # a name, a path or a file may stand for other bytes later
         "fingerprint": {
             "ardor": __version__,
-            "method": code_of(type(method)),
-            "student": hash_of(student),
-            "teacher": None if teacher is None else hash_of(teacher),
+            "method": code,
+            "pieces": None if pieces.plain and pieces.code == code else pieces.digest,  # beyond what their configs have
+            **_function("student", student, train.shape),
+            **({"teacher": None} if teacher is None else _function("teacher", teacher, train.shape)),
             "train": train.hash,
             "val": None if val is None else val.hash,
             "marks": list(train.marks),
         },
     }
+
+
+def _function(who: str, net: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
+    """The hash of a net's weights, and its function. as_built: what the config of an earlier version determines."""
+    one = identity(net, shape)
+    return {who: one["hash"], f"{who}_function": {"as_built": as_built(net), **one["function"]}}
+
+
+def _before_training(method: Method) -> Method:
+    """The method without its learned state, whose names end in "_"."""
+    bare = copy.copy(method)
+    for name in [name for name in vars(method) if name.endswith("_")]:
+        del vars(bare)[name]
+    return bare

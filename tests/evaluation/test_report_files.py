@@ -18,7 +18,7 @@ def runs(tmp_path, monkeypatch):
     """Writes a run with reports: (suite, right of n, n, changes); the net of every run has the hash "net"."""
     fake = SimpleNamespace(load=lambda run, checkpoint, trust_code: None)
     monkeypatch.setattr(report_files, "models", fake)
-    monkeypatch.setattr(report_files, "identity", lambda net: {"hash": "net"})
+    monkeypatch.setattr(report_files, "is_of", lambda model, net: model["hash"] == "net")
 
     def make(name, *reports):
         run = tmp_path / name

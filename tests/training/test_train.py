@@ -13,6 +13,7 @@ import time
 import pytest
 import torch
 import yaml
+from torch import nn
 
 import ardor.data.split
 import ardor.models.builders
@@ -26,7 +27,7 @@ from ardor.storage.tensors import read_tensors
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs
 from ardor.training.recipe import Recipe, find_device, lr_at
-from tests.conftest import ROOT, splits
+from tests.conftest import ROOT, filled, splits
 from tests.training.conftest import PGD2, ended, net, recipe, require_same, rslad
 
 
@@ -215,6 +216,62 @@ def test_another_configuration_is_refused_and_named(tmp_path):
         with pytest.raises(RunError, match=word):
             distill(teacher=None, **pieces, val=val, run=tmp_path / "run")
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def acting(act):
+    made = filled(nn.Sequential(nn.Flatten(), nn.Linear(64, 6), act, nn.Linear(6, 4)))
+    return made.float()
+
+
+class Scaled:
+    """A user's method whose factor no config shows."""
+
+    def __init__(self, factor):
+        self.factor = lambda z: factor * z
+
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        return {"clean": self.factor(ce(student(x), y))}
+
+
+@pytest.mark.parametrize(
+    ("changed", "word"),
+    [
+        ({"student": acting(nn.Tanh())}, "fingerprint.student_function.layers"),
+        ({"teacher": acting(nn.Tanh())}, "fingerprint.teacher_function.layers"),
+        ({"method": Scaled(2)}, "fingerprint.pieces"),
+    ],
+)
+def test_a_run_is_of_functions_and_not_of_weights_alone(tmp_path, changed, word):
+    train, val = splits()
+    method = methods.KD() if "teacher" in changed else Scaled(1)
+    teacher = acting(nn.ReLU()) if "teacher" in changed else None
+    pieces = {"student": acting(nn.ReLU()), "teacher": teacher, "method": method, "train": train, "val": val}
+    distill(**pieces, recipe=recipe(), run=tmp_path / "run")
+    with pytest.raises(RunError, match=word):
+        distill(**pieces | changed, recipe=recipe(), run=tmp_path / "run")
+
+
+def test_a_run_of_the_first_version_goes_on_with_a_net_as_it_is_built_and_no_other(tmp_path):
+    train, val = splits()
+
+    def begin(student, name):
+        distill(student, None, methods.Natural(), train, recipe(), val=val, run=tmp_path / name)
+        config = yaml.safe_load((tmp_path / name / "config.yaml").read_text())
+        for key in ("student_function", "teacher_function", "pieces"):
+            config["fingerprint"].pop(key, None)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+
+    def resume(student, name):
+        return distill(student, None, methods.Natural(), train, recipe(), val=val, run=tmp_path / name)
+
+    begin(net(), "ours")
+    resume(net(), "ours")
+    patched = net()
+    patched.layers[0][2] = nn.Tanh()
+    begin(acting(nn.ReLU()), "theirs")
+    for student, name in ((patched, "ours"), (acting(nn.ReLU()), "theirs")):
+        with pytest.raises(RunError, match="records what its student computes, got .* of an earlier version"):
+            resume(student, name)
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):

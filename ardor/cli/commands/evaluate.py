@@ -16,6 +16,7 @@ from ardor.cli import display
 from ardor.cli.selection import RUN, NetWords, Overrides, config_of, device_of
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
+from ardor.deployment.export.formats import exported_from
 from ardor.deployment.export.onnx_session import Session
 from ardor.engine import distributed
 from ardor.engine.threads import threads_for, use_threads
@@ -150,7 +151,7 @@ def own_run(file: Path, exported: Session | Program, trust_code: bool = False) -
     for checkpoint in CHECKPOINTS:
         with contextlib.suppress(ArdorError):  # no run, or one that was continued since
             net = models.load(file.parent, checkpoint=checkpoint, trust_code=trust_code)
-            if models.hash_of(net) == exported.metadata.get("weights"):
+            if exported_from(exported.metadata, net):
                 return net
     return None
 

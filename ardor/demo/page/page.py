@@ -24,6 +24,7 @@ from ardor.data.split import Split
 from ardor.demo.page.npm import VERSION, Runtime
 from ardor.demo.page.shown import Shown, fooled, shown
 from ardor.deployment.export import export
+from ardor.deployment.export.formats import exported_from
 from ardor.deployment.export.onnx_session import Session
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
@@ -140,8 +141,7 @@ def _exported(path: Path, net: nn.Module) -> bytes | None:
         metadata = Session(path, threads=1).metadata if path.is_file() else {}
     except ArdorError:
         return None
-    same = (metadata.get("to"), metadata.get("weights")) == ("onnx", models.hash_of(net))
-    return path.read_bytes() if same else None
+    return path.read_bytes() if metadata.get("to") == "onnx" and exported_from(metadata, net) else None
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:

@@ -10,7 +10,8 @@ import hashlib
 import importlib.metadata
 import io
 import json
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -25,11 +26,13 @@ from ardor.deployment.export.int8 import quantised, require_training
 from ardor.deployment.export.onnx_graph import IMAGES, LOGITS, quiet, to_onnx, traced, unwrapped
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Parity, measure, require_gradient
-from ardor.deployment.export.seal import FORMAT, probe, seal
+from ardor.deployment.export.seal import FORMAT, TOLERANCE, probe, seal
+from ardor.engine.modes import device_of, freeze
 from ardor.errors import ConfigError, DataError, ExportError, RunError
 from ardor.evaluation.checks.exported import ENOUGH, few_calibration
 from ardor.evaluation.report import Report
-from ardor.models import hash_of, require_fit
+from ardor.models import require_fit
+from ardor.models.identity import identity, is_of, same_function
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
 from ardor.storage.config import describe
@@ -257,7 +260,7 @@ def metadata_of(
     net: nn.Module, to: str, images: Split, calibrated: Split | None, threat: Threat, reports: Sequence[Report]
 ) -> dict[str, Any]:
     """All but what is measured on the file itself. reports: those of other weights are left out."""
-    weights, interface = hash_of(net), interface_of(images.shape)
+    one, interface = identity(net, images.shape), interface_of(images.shape)
     if to.startswith("executorch"):
         interface["input"]["batch"] = 1
     return {
@@ -266,14 +269,32 @@ def metadata_of(
         "versions": {name: importlib.metadata.version(name) for name in ("torch", *PACKAGES[to.removesuffix("-int8")])},
         "to": to,
         "net": describe(net),
-        "weights": weights,
+        "weights": one["hash"],
+        "function": one["function"],
         **interface,
         "classes": list(images.class_names),
         "threat": describe(threat) | {"eps": float(threat.eps)},
         "check": _of(images),
         "calibration": None if calibrated is None else _of(calibrated),
-        "reports": [figures(report) for report in reports if report.model.get("hash") == weights],
+        "reports": [figures(report) for report in reports if same_function(report.model, one)],
     }
+
+
+def exported_from(metadata: Mapping[str, Any], net: nn.Module) -> bool:
+    """Whether a file's metadata are of a net: of its weights and its function.
+
+    Of the function a file of 0.1.0 has the logits that it gave for the probe; those of INT8 tell two nets apart too
+    coarsely, so there the weights decide.
+    """
+    recorded = {"hash": metadata.get("weights"), "function": metadata.get("function")}
+    if recorded["function"] or "probe" not in metadata or not is_of(recorded, net):
+        return is_of(recorded, net)
+    to, expected = metadata["to"], torch.tensor(metadata["probe"])
+    with torch.no_grad(), freeze(net):
+        logits = net(probe(metadata["input"]["shape"]).to(device_of(net)))[0].cpu()
+    far = float((logits - expected).norm()) if logits.shape == expected.shape else math.inf
+    coarse = to.endswith("int8") or metadata.get("forced")
+    return far < math.inf if coarse else far <= TOLERANCE[to] * float(expected.norm()) + 1e-6
 
 
 def interface_of(shape: Sequence[int]) -> dict[str, Any]:

@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from ardor import data, models
+from ardor.deployment.export.formats import exported_from
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.variants.run_files import current
 from ardor.diagnostics.record import record_of
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import reports_of
+from ardor.models.identity import identity, same_function
 from ardor.storage.config import as_text
 from ardor.storage.markdown import code, inline
 from ardor.storage.runs import Run
@@ -115,8 +117,7 @@ def release_of(run: str | Path, checkpoint: str = "best", *, trust_code: bool = 
     if compared:  # without the findings, which have a section of the card
         forms = tuple(replace(form, report=replace(form.report, findings=[])) for form in compared.forms)
         deployed = str(replace(compared, forms=forms))
-    weights = models.hash_of(net)
-    session = next((one for path in files if isinstance(one := _opened(path, weights), Session)), None)
+    session = next((one for path in files if isinstance(one := _opened(path, net), Session)), None)
     if session is None:
         test = data.load_test(**data.options_of(folder.part("data", trust_code=trust_code)))
         shape, names = test.shape, tuple(test.class_names)
@@ -129,17 +130,18 @@ def release_of(run: str | Path, checkpoint: str = "best", *, trust_code: bool = 
 
 def evidence_of(release: Release) -> Evidence:
     """The release's reports and files that are of its net's weights."""
-    weights = models.hash_of(release.net)
+    net = identity(release.net, release.shape)
+    weights = net["hash"]
     files, of, left_out = [], {weights: list[Report]()}, list(release.left_out)
     for path in release.files:
-        session = _opened(path, weights)
+        session = _opened(path, release.net)
         if isinstance(session, Session):
             reports = of.setdefault(models.hash_of(session), [])
             files.append((path, session.metadata, reports))
         else:
             left_out.append(session)
     for report in release.reports:
-        if report.model.get("hash") in of:
+        if report.model.get("hash") in of and (report.model["hash"] != weights or same_function(report.model, net)):
             of[report.model["hash"]].append(report)
         else:
             left_out.append(
@@ -151,14 +153,15 @@ def evidence_of(release: Release) -> Evidence:
     return Evidence(weights, tuple(of[weights]), exported, tuple(left_out))
 
 
-def _opened(path: Path, weights: str) -> Session | str:
-    """A file that was exported from these weights; for any other, why it is left out."""
+def _opened(path: Path, net: nn.Module) -> Session | str:
+    """A file that was exported from this net; for any other, why it is left out."""
     try:
         session = Session(path, threads=1)
     except ArdorError as error:
         return f"{path.name}: {error}"
-    if session.metadata.get("weights") == weights:
+    if exported_from(session.metadata, net):
         return session
+    weights = models.hash_of(net)
     of = f"of the weights {session.metadata['weights']}" if session.metadata else "not exported by ardor"
     return f"{path.name}: {of}, expected {weights}: export it again with ardor export"
 

@@ -17,6 +17,7 @@ from ardor import models
 from ardor.attacks import PGD, Suite, suites
 from ardor.data.split import Split
 from ardor.deployment.export import export
+from ardor.deployment.export.formats import exported_from
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import match
 from ardor.deployment.variants.comparison import VARIANTS, DeploymentReport, Variant, digest
@@ -102,7 +103,7 @@ def _matches(net: nn.Module, path: Path, agreement: float, force: bool) -> bool:
         (parity[images]["equal"] / max(parity[images]["n"], 1) for images in parity if images != "attack"), default=0
     )
     agrees = force or (not metadata.get("forced") and equal >= agreement)
-    return bool(metadata["weights"] == hash_of(net) and agrees)
+    return exported_from(metadata, net) and bool(agrees)
 
 
 def deploy_run(
@@ -291,10 +292,9 @@ def _opened(path: Path, net: nn.Module) -> Session:
     """The file as a net. Raises CheckpointError where it is not of the weights of `net`."""
     session = Session(path)
     weights = session.metadata.get("weights", "a third-party file")
-    if weights != hash_of(net):
-        raise CheckpointError(
-            f"expected {path} of the weights {hash_of(net)}, got {weights}: type ardor export RUN again"
-        )
+    if not exported_from(session.metadata, net):
+        got = f"{weights} with other layers or settings" if weights == hash_of(net) else weights
+        raise CheckpointError(f"expected {path} of the weights {hash_of(net)}, got {got}: type ardor export RUN again")
     return session
 
 

@@ -27,9 +27,9 @@ from ardor.storage.arguments import typed
 from ardor.storage.config import differences, few
 
 # Keys of a config that are not the method's: of the seed, the teacher, and the machine. A fingerprint identifies a net.
-OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student")
+OF_A_SEED = ("recipe.seed", "student.seed", "fingerprint.student", "fingerprint.student_function.logits")
 PLACES_OF_A_TEACHER = tuple(f"teacher.{key}" for key in ("weights", "natural", "robust", "root", "download"))
-OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher")
+OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher", "fingerprint.teacher_function")
 ELSEWHERE = ("fingerprint.ardor", "recipe.device", "threads", "data.root", "data.download")
 
 
@@ -148,6 +148,8 @@ def _require_seeds(side: str, reports: Sequence[Report]) -> None:
 def _changed(one: Report, other: Report, ignored: Sequence[str]) -> list[str]:
     """How two trainings differ, without the keys in `ignored` and those below them."""
     changed = differences(one.training, other.training)
+    unrecorded = tuple(f"fingerprint.{who}_function:" for who in ("student", "teacher"))  # by an earlier version
+    changed = [text for text in changed if not text.startswith((*unrecorded, "fingerprint.teacher_function.logits"))]
     return [text for text in changed if not f"{text.partition(':')[0]}.".startswith(tuple(f"{k}." for k in ignored))]
 
 
