@@ -17,6 +17,7 @@ from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
 from ardor.models.normalise import Normalised, Numbers, composed
+from ardor.models.reading import is_safetensors
 from ardor.models.weights import load_weights, require_values
 from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
@@ -227,7 +228,7 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
 
 def _recorded(path: Path) -> dict[str, Any]:
     """The arguments of `build` in the metadata of a weights file. Raises ConfigError, also for code to run."""
-    text = read_tensors(path)[1].get("net", "") if path.suffix == ".safetensors" else ""
+    text = read_tensors(path)[1].get("net", "") if is_safetensors(path) else ""
     config = parse_yaml(text, f"the metadata of {path}")
     if not isinstance(config, dict) or not known(str(config.get("name"))):
         raise ConfigError(

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import _codecs
+import argparse
+import contextlib
 import pickle
 import re
 import warnings
+import zipfile
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import safetensors
-import safetensors.torch
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ardor.errors import CheckpointError
 from ardor.models.mismatch import some
 from ardor.storage.files import require_readable
+from ardor.storage.tensors import read_tensors
 
 State = dict[str, Tensor]
+
+HARMLESS: list[Any] = [
+    argparse.Namespace, np.dtype, np.ndarray,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+    (_codecs.encode, "_codecs.encode"),
+]  # fmt: skip
+"""Beside the weights: options of a command line, and numbers of NumPy. None of them runs code of the file."""
 
 # Keys of the state dict in files of training programs; the first one present is taken.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student")
@@ -30,29 +44,48 @@ def read(path: Path) -> State:
     if not path.is_file():
         raise CheckpointError(f"expected a file of weights, got {path}, which is not there: check the path")
     require_readable(path, CheckpointError)
-    return _unwrap(_read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path), path)
+    return _unwrap(_read_safetensors(path) if is_safetensors(path) else _read_torch(path), path)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file is in this format: by its ending in any case, else by its first bytes, a length and a brace."""
+    if path.suffix.lower() == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
 
 
 def _read_safetensors(path: Path) -> object:
     try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
+        return read_tensors(path)[0]
+    except CheckpointError as error:
+        if not isinstance(error.__cause__, SafetensorError):
+            raise
         _refuse_foreign(path, magic=())
         raise CheckpointError(
-            f"expected a complete safetensors file, got {path}, which is truncated or of another kind ({error}): "
-            "copy or download it again"
+            f"expected a complete safetensors file, got {path}, which is truncated or of another kind "
+            f"({error.__cause__}): copy or download it again"
         ) from error
 
 
 def _read_torch(path: Path) -> object:
     _refuse_foreign(path, magic=(b"PK", b"\x80"))  # a zip, as torch saves since 1.6, or a bare pickle, as before
     try:
-        with warnings.catch_warnings():
+        _require_stored(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(HARMLESS):
             warnings.simplefilter("ignore")  # torch warns of formats that are refused here anyway
             return cast(object, torch.load(path, map_location="cpu", weights_only=True))
+    except CheckpointError:
+        raise
     except Exception as error:  # a hostile or broken file can fail in any way: each is a refusal
         if isinstance(error, pickle.UnpicklingError) or "TorchScript" in str(error):
-            culprit = re.search(r"GLOBAL (\S+)", str(error))
+            culprit, protocol = re.search(r"GLOBAL (\S+)", str(error)), _protocol_of(path)
+            if protocol > 2 and culprit is None:
+                raise CheckpointError(
+                    f"expected {path} in pickle's protocol 2, got protocol {protocol}, which is not read: save it "
+                    "again by torch.save(state, FILE) without pickle_protocol, or by safetensors.torch.save_file"
+                ) from error
             raise CheckpointError(
                 f"expected plain tensors in {path}, got pickled code or objects"
                 f"{f' ({culprit[1]})' if culprit else ''}, which was not run: ask for a .safetensors file, or, where "
@@ -62,6 +95,29 @@ def _read_torch(path: Path) -> object:
             f"expected a complete file of torch.save, got {path}, which is truncated or damaged "
             f"({type(error).__name__}): copy or download it again"
         ) from error
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse much in few bytes: torch itself compresses nothing."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            size, packed = sum(entry.file_size for entry in file.infolist()), path.stat().st_size
+        if size > 8 * packed + 2**24:
+            raise CheckpointError(
+                f"expected a file of torch.save, got {path}, compressed from {size:,} to {packed:,} bytes: unpack it "
+                "first"
+            )
+
+
+def _protocol_of(path: Path) -> int:
+    """The protocol of a file's pickle; 0 where there is none."""
+    with contextlib.suppress(OSError, zipfile.BadZipFile, StopIteration):
+        start = path.read_bytes()[:2]
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as file:
+                start = file.read(next(name for name in file.namelist() if name.endswith("data.pkl")))[:2]
+        return start[1] if start[:1] == b"\x80" else 0
+    return 0
 
 
 def _refuse_foreign(path: Path, magic: tuple[bytes, ...]) -> None:
@@ -97,6 +153,7 @@ def _unwrap(content: object, path: Path) -> State:
         or value.is_quantized
         or value.is_meta
         or value.is_complex()
+        or value.numel() * value.element_size() > value.untyped_storage().nbytes()  # expanded: any size from few bytes
     ]
     if foreign:
         raise CheckpointError(

@@ -25,20 +25,24 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises CheckpointError where it is truncated or foreign."""
+    """Tensors and metadata of a safetensors file. Raises CheckpointError where it is truncated, foreign or changed."""
     require_readable(path, CheckpointError)
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"expected a complete safetensors file, got {path} ({error}): delete it or take an earlier copy"
         ) from error
+    recorded = metadata.get("sum", "")  # earlier versions wrote none, and third parties another
+    if recorded.isdigit() and recorded != checksum(tensors):
+        raise CheckpointError(f"expected {path} as it was written, got other bytes: take an earlier copy")
+    return tensors, metadata
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Replace a safetensors file atomically. Raises RunError."""
+    """Replace a safetensors file atomically, with a checksum in its metadata. Raises RunError."""
     # a copy, because tensors that share memory are refused by the format
     plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-    content = save(plain, metadata)  # its save_file makes a file that no other user may read
+    content = save(plain, metadata | {"sum": checksum(plain)})  # its save_file makes a file that no other user may read
     write_atomic(path, lambda temporary: temporary.write_bytes(content))

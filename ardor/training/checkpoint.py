@@ -15,7 +15,7 @@ from ardor.errors import CheckpointError, DivergedError
 from ardor.storage.config import describe, few
 from ardor.storage.files import refusal, replace
 from ardor.storage.runs import Run
-from ardor.storage.tensors import checksum, read_tensors, write_tensors
+from ardor.storage.tensors import read_tensors, write_tensors
 from ardor.training.epoch import EpochRecord
 from ardor.training.state import TrainState, learned_by, learned_state
 
@@ -69,7 +69,7 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
     run.append({k: v for k, v in asdict(record).items() if k != "run"})
     content = tensors(state)
     best = {"best": repr(state.best), "best_averaged": repr(state.best_averaged)}
-    write_tensors(run.new_state, content, {"epoch": str(record.epoch), **best, "sum": checksum(content)})
+    write_tensors(run.new_state, content, {"epoch": str(record.epoch), **best})
     try:  # at each moment one of the two is whole, unless the run is in its first epoch
         if run.state.exists():
             replace(run.state, run.previous)
@@ -94,7 +94,7 @@ def resume(run: Run | None, state: TrainState) -> None:
     damaged = []
     for path in run.states():
         try:
-            tensors, metadata = _read_verified(path)
+            tensors, metadata = read_tensors(path)
         except CheckpointError as error:
             damaged.append(error)
             log.warning("%s; looking for the epoch before", error)
@@ -106,14 +106,6 @@ def resume(run: Run | None, state: TrainState) -> None:
             raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
     if distributed.rank() == 0:
         run.truncate(state.done)
-
-
-def _read_verified(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a state whose checksum matches. Raises CheckpointError."""
-    tensors, metadata = read_tensors(path)
-    if metadata.get("sum", checksum(tensors)) != checksum(tensors):
-        raise CheckpointError(f"expected {path} as it was written, got other bytes")
-    return tensors, metadata
 
 
 def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], state: TrainState) -> None:

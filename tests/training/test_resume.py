@@ -182,7 +182,7 @@ def test_two_damaged_states_are_refused_and_left_alone(finished):
     for name in ("state", "previous"):
         flip(folder / f"{name}.safetensors")
     before = {p.name: p.read_bytes() for p in Path(folder).iterdir()}
-    with pytest.raises(CheckpointError, match=r"as it was written, got other bytes; no earlier state is left"):
+    with pytest.raises(CheckpointError, match=r"as it was written, got other bytes.*no earlier state is left"):
         again(words, val, folder)
     assert before == {p.name: p.read_bytes() for p in Path(folder).iterdir()}
 
