@@ -17,6 +17,7 @@ from ardor.evaluation.protocol import WORTH, key_of, weakness
 from ardor.evaluation.report import Report
 from ardor.models.identity import is_of, same_function
 from ardor.storage.config import as_text
+from ardor.storage.files import shortened
 from ardor.storage.runs import Run
 
 FULL = Square().queries
@@ -81,7 +82,7 @@ def place_of(report: Report, path: Path) -> Path:
     if not same or weakness(report, {})[:WORTH] <= weakness(kept, {})[:WORTH]:
         return path
     words = (report.suite, str(report.threat["eps"]).replace("/", "_"), f"{report.n}images")
-    return path.with_stem("-".join((path.stem, *words)))
+    return path.with_name(shortened(f"{'-'.join((path.stem, *words))}{path.suffix}"))
 
 
 def reports_of(run: Path) -> tuple[list[Report], list[str]]:

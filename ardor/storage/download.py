@@ -19,7 +19,7 @@ from typing import IO, Any
 from filelock import lock_descriptor
 
 from ardor.errors import ArdorError, DataError
-from ardor.storage.files import refusal, replace, write_text
+from ardor.storage.files import LONGEST, refusal, replace, shortened, write_text
 from ardor.storage.imports import cause_of
 
 CHUNK = 1 << 20
@@ -87,7 +87,7 @@ def fetch(
 def part_of(url: str, target: Path) -> Path:
     """The path of a partial transfer of `url`, with the suffix of the target, which selects the reader."""
     digest = hashlib.sha256(url.encode()).hexdigest()[:12]
-    return target.with_name(f".{target.stem}.{digest}.part{target.suffix}")
+    return target.with_name(shortened(f".{target.stem}.{digest}.part{target.suffix}", LONGEST - len(".etag")))
 
 
 class _DownloadError(Exception):

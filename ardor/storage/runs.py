@@ -29,7 +29,7 @@ from typing import Any, Required, TypedDict
 
 from ardor.errors import ConfigError, RunError, shown
 from ardor.storage.config import differences, few, to_yaml
-from ardor.storage.files import refusal, shortened, write_text
+from ardor.storage.files import refusal, require_readable, shortened, write_text
 from ardor.storage.locks import holder, locked
 from ardor.storage.reading import checked, parse_json, read_yaml
 from ardor.storage.tensors import read_tensors
@@ -261,6 +261,7 @@ class Run:
         """The lines of the metrics with their records, which are empty for a damaged line."""
         if not self.metrics_file.is_file():
             return []
+        require_readable(self.metrics_file, RunError)
         text = self.metrics_file.read_text(encoding="utf-8", errors="replace")
         result = []
         for number, line in enumerate(text.split("\n"), 1):

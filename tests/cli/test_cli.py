@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 
@@ -454,6 +455,22 @@ def test_an_unexpected_error_is_one_sentence_too(folder, capsys):
 def test_a_folder_is_no_file_to_write(run, capsys):
     assert "expected a file to write" in refused(capsys, "evaluate", "runs/sat", "--suite", "quick", "--out", ".")
     assert "batch" in refused(capsys, "evaluate", "runs/sat", "--batch", "0")
+
+
+def test_a_run_that_is_deleted_while_it_is_evaluated_is_not_made_again(run, monkeypatch, capsys):
+    """The report is of use all the same."""
+    from ardor.cli.commands import evaluate
+
+    def judge(*args, **kwargs):
+        report = ardor.evaluate(*args, **kwargs)
+        shutil.rmtree(run)
+        return report
+
+    monkeypatch.setattr(evaluate, "judge", judge)
+    assert main(["evaluate", "runs/sat", "--suite", "quick", "--limit", "8"]) == 0
+    assert not run.exists()
+    report = Report.load("report-quick-linf-0.1-best-limit8.json")
+    assert report.training["method"]["name"] == "sat"
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(run, monkeypatch, capsys):

@@ -114,6 +114,7 @@ def evaluate(
     use_threads(threads_for(measured, split.shape) if threads is None else threads)
     if first and suite_name == "deployed" and source is None:
         display.err.print("no images by transfer: type --transfer_from with the run that the net is from", markup=False)
+    training = config_of(run)
     with display.evaluation(quiet=not first) as show:
         report = judge(
             net,
@@ -125,10 +126,12 @@ def evaluate(
             images=images,
             progress=show,
         )
-    report.title, report.training = f"{run} ({words.checkpoint})" if run else str(words.model), config_of(run)
+    report.title, report.training = f"{run} ({words.checkpoint})" if run else str(words.model), training
     if exported:
         report.title = f"{run} ({vars(exported)['built_as']['runtime']})"
     report.findings = with_training(report.findings, report.training, attacks.threat)
+    if not default.parent.is_dir():  # the run was deleted meanwhile: a folder with a report alone would be no run
+        default = Path(default.name)
     usual = out or default
     out = place_of(report, usual)
     report.save(out)

@@ -36,6 +36,7 @@ from ardor.evaluation.verdicts import evaluate
 from ardor.models import hash_of
 from ardor.models.identity import key_of
 from ardor.storage.config import describe
+from ardor.storage.files import shortened
 from ardor.storage.runs import Run, journal_of
 from ardor.types import Threat
 from ardor.version import __version__
@@ -307,7 +308,7 @@ def _report(
     if report is None:
         # named after the evaluation: that of other weights or attacks has another journal
         key = key_of(wanted)[:8]
-        book = path.with_name(f"{journal_of(path).name}-{key}") if journal else None
+        book = path.with_name(shortened(f"{journal_of(path).name}-{key}")) if journal else None
         report = evaluate(net, data, suite, journal=book, progress=progress, **options)
         report.title = title
         report.save(path)

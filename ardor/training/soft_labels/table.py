@@ -166,7 +166,9 @@ class SoftLabels:
 def identity_of(
     teacher: nn.Module, data: Split, *, padding: int, flip: bool, classes: int, dtype: DTYPE
 ) -> dict[str, Any]:
-    """Everything that distinguishes two tables, except their images."""
+    """Everything that distinguishes two tables, except their images. Raises ConfigError for another dtype."""
+    if dtype not in ("float32", "float16"):
+        raise ConfigError(f"expected soft labels in float32 or float16, got {dtype!r}: type one of them")
     device = device_of(teacher)
     return {
         "layout": 1,
