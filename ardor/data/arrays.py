@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +21,8 @@ from ardor.errors import ConfigError, DataError
 Layout: TypeAlias = Literal["nhwc", "nchw"]
 
 PARTS = ("train", "val", "test")
+NAMES = ("x", "y", "class_names", *(f"{axis}_{part}" for axis in "xy" for part in PARTS))
+"""The arrays of a file that are read."""
 MOST_CLASSES = 65536
 
 
@@ -61,12 +65,36 @@ def _unpack(path: Path) -> dict[str, NDArray[Any]]:
         if isinstance(file, np.ndarray):
             raise DataError(f"expected named arrays in {path}, got one npy array: save with numpy.savez_compressed")
         with file:
-            return dict(file)
+            _require_room(path)
+            return {name: file[name] if name in NAMES else np.empty(0) for name in file.files}  # others are not read
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise DataError(
             f"expected plain number arrays in a complete npz file, got {path} ({path.stat().st_size:,} bytes), which "
             f"does not read ({error}): write it anew with numpy.savez_compressed, without object arrays"
         ) from error
+
+
+def _require_room(path: Path) -> None:
+    """Compare the shapes that the headers declare with the file and with this machine's memory. Raises ValueError."""
+    total, memory = 0, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+    with zipfile.ZipFile(path) as file:
+        for entry in file.infolist():
+            if not entry.filename.endswith(".npy"):
+                continue
+            with file.open(entry) as array:
+                version = np.lib.format.read_magic(array)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(array)
+                size, present = math.prod(shape) * dtype.itemsize, entry.file_size - array.tell()
+            if dtype.hasobject:
+                raise ValueError(f"{entry.filename} holds objects")
+            if entry.filename.removesuffix(".npy") not in NAMES:
+                continue
+            if size != present:
+                raise ValueError(f"{entry.filename} declares {shape} of {dtype}, {size:,} bytes, and has {present:,}")
+            total += size
+    if total > memory:
+        raise ValueError(f"its arrays take {total:,} bytes, and this machine has {memory:,}")
 
 
 def from_arrays(

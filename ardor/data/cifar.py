@@ -10,6 +10,7 @@ import tarfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from ardor.storage.download import fetch
 
 URL = "https://www.cs.toronto.edu/~kriz/"
 SHAPE = (3, 32, 32)
+MOST = 1 << 29
+"""Bytes of an unpacked archive; the official ones have less than 2**28."""
 
 
 def read_cifar(name: str, root: Path, download: bool) -> dict[str, Split]:
@@ -84,21 +87,39 @@ def _download(name: str, root: Path, allowed: bool) -> tuple[Archive, Path]:
     return archive, fetch(URL + archive.file, root / archive.file, md5=archive.md5)
 
 
+class _Bounded:
+    """A stream of at most MOST bytes: a small archive may unfold to any size."""
+
+    def __init__(self, stream: gzip.GzipFile) -> None:
+        self._stream, self._left = stream, MOST
+
+    def read(self, size: int) -> bytes:
+        """The next bytes. Raises OSError past the bound."""
+        chunk = self._stream.read(size)
+        self._left -= len(chunk)
+        if self._left < 0:
+            raise OSError(f"it unfolds to more than {MOST:,} bytes")
+        return chunk
+
+
 def _contents(place: Path, names: Collection[str]) -> dict[str, bytes]:
     """The named files in a folder or an archive; nothing is written to disk."""
     if place.is_dir():
         return {file: (place / file).read_bytes() for file in names if (place / file).is_file()}
     contents = {}
     try:
-        with gzip.open(place) as stream:
+        with gzip.open(place) as compressed:
+            stream: Any = _Bounded(compressed)
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
                     file = PurePosixPath(member.name).name
+                    if member.size > MOST:
+                        raise OSError(f"{file} declares {member.size:,} bytes")
                     if file in names and member.isfile() and (opened := tar.extractfile(member)):
                         contents[file] = opened.read()
             while stream.read(1 << 20):  # the checksum is at the very end, which tar does not read
                 pass
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, OSError, ValueError, zlib.error) as error:
         raise DataError(
             f"expected a complete tar.gz archive, got {place} ({place.stat().st_size:,} bytes), which does not read "
             f"({error}): remove it and get it again (--data.download true)"

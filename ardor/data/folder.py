@@ -141,6 +141,10 @@ def _read_part(
     return Split(torch.from_numpy(pixels), torch.tensor(labels), len(names), name, part, class_names=names, marks=marks)
 
 
+MOST_PIXELS = 1 << 26
+"""Pixels of an image; a file of few bytes may declare any number."""
+
+
 def _read_image(file: Path, size: int | None, grey: bool) -> NDArray[np.uint8]:
     """(3, H, W), or (1, H, W) with `grey`."""
     try:
@@ -148,6 +152,8 @@ def _read_image(file: Path, size: int | None, grey: bool) -> NDArray[np.uint8]:
             # Pillow has no mode for 16-bit colour: it is in the decoder's arguments alone
             if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):
                 raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which would be cut off")
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
             if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's, whose first is the photo
                 raise ValueError(f"an animation of {getattr(image, 'n_frames', 2)} images")
             pixels = image.convert("L" if grey else "RGB")

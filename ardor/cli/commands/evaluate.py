@@ -120,7 +120,7 @@ def evaluate(
             net,
             split,
             attacks,
-            batch=min(256, len(split)) if batch is None else batch,
+            batch=min(256 if batch is None else batch, len(split)),
             seed=words.seed,
             journal=journal,
             images=images,
