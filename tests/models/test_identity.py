@@ -2,7 +2,12 @@
 
 import copy
 import functools
+import json
+import os
+import random
 import re
+import subprocess
+import sys
 import types
 
 import numpy as np
@@ -11,8 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ardor.models.identity import identity, key_of, same_function
-from tests.conftest import filled
+from ardor import models
+from ardor.models.identity import RANDOM, identity, key_of, same_function
+from ardor.storage.config import differences
+from tests.conftest import ROOT, bits, filled, same
 
 SHAPE = (3, 8, 8)
 
@@ -161,3 +168,132 @@ def test_a_replaced_class_or_forward_is_another_net(monkeypatch):
     assert identity(net, SHAPE)["function"] == before
     nn.Module.__setattr__(net[2], "__class__", nn.Tanh)
     assert identity(net, SHAPE)["function"]["layers"] != before["layers"]
+
+
+class Drawn(Net):
+    def forward(self, x):
+        return self.fc(x.flatten(1) + torch.rand(()))
+
+
+class Counting(Net):
+    """Its state changes with each call, and its settings do not."""
+
+    def __init__(self):
+        super().__init__(calls=[], number=0, kept=None, counter=1.5)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.append(len(x))
+        self.number += 1
+        self.seen += 1
+        self.kept = x if self.kept is None else self.kept
+        return self.fc(x.flatten(1))
+
+
+def test_a_net_whose_identical_calls_differ_has_no_logits_and_says_so():
+    assert identity(filled(Drawn()).float(), SHAPE)["function"]["logits"] == RANDOM
+    pool = nn.Sequential(nn.FractionalMaxPool2d(2, output_size=5), nn.Flatten(), nn.Linear(75, 4))
+    assert identity(filled(pool).float(), SHAPE)["function"]["logits"] == RANDOM
+
+
+def test_the_net_and_the_generators_are_as_before():
+    for net in (filled(torchs(nn.Dropout(), nn.BatchNorm1d(8))).float().train(), filled(Counting()).float(), Drawn()):
+        net.fc = nn.Linear(1, 1).eval()
+        next(net.parameters()).requires_grad_(False)
+        modes, flags, weights = (
+            [m.training for m in net.modules()],
+            [p.requires_grad for p in net.parameters()],
+            bits(net),
+        )
+        state, other = torch.get_rng_state(), random.getstate()
+        with torch.no_grad():
+            identity(net, (1, 1, 1))
+        assert torch.equal(torch.get_rng_state(), state)
+        assert random.getstate() == other
+        assert modes == [m.training for m in net.modules()]
+        assert flags == [p.requires_grad for p in net.parameters()]
+        assert same(bits(net), weights)
+        assert all(p.grad is None for p in net.parameters())
+
+
+def test_state_that_a_call_changes_is_no_setting():
+    net = filled(Counting()).float()
+    before = identity(net, SHAPE)
+    net(torch.rand(5, *SHAPE))
+    net.seen.zero_()
+    assert identity(net, SHAPE)["function"] == before["function"]
+    net.counter = 2.5
+    assert identity(net, SHAPE)["function"]["layers"] != before["function"]["layers"]
+
+
+USER = """
+import functools, json, sys
+import torch
+from torch import nn
+from parts import scale
+SLOPE = 0.1
+
+class Mine(nn.Module):
+    names = {"a", "b", "c"}
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(192, 4)
+        self.sets, self.act = {"x", "y", "z"}, functools.partial(scale, factor=lambda z: SLOPE * z)
+        nn.init.ones_(self.fc.weight)
+        nn.init.zeros_(self.fc.bias)
+        self.fc.register_forward_hook(lambda module, x, z: 2 * z)
+    def forward(self, x):
+        return self.act(self.fc(x.flatten(1)))
+"""
+PRINT = "\nfrom ardor.models.identity import identity\nprint(json.dumps(identity(Mine(), (3, 8, 8))))"
+
+
+@pytest.mark.parametrize("how", ["file", "main", "shell"])
+def test_an_identity_is_the_same_in_every_process_until_the_code_changes(tmp_path, how):
+    (tmp_path / "parts.py").write_text("def scale(z, factor): return factor(z)\n")
+    (tmp_path / "mine.py").write_text(USER)
+    (tmp_path / "script.py").write_text(USER + PRINT)
+    words = {
+        "file": ["-c", "from mine import *" + PRINT], "main": ["script.py"], "shell": ["-c", USER + PRINT],
+    }[how]  # fmt: skip
+
+    def printed(seed):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), "."]), "PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )
+        return json.loads(done.stdout)
+
+    one = printed("1")
+    assert one == printed("2")
+    (tmp_path / "parts.py").write_text("def scale(z, factor): return factor(z) - 0\n")
+    other = printed("1")
+    assert one["function"]["logits"] == other["function"]["logits"]
+    assert not same_function(one, other)
+
+
+def test_an_identity_is_of_the_helpers_as_they_were_imported(tmp_path):
+    write = (tmp_path / "parts.py").write_text
+    write("def flip(x): return x\n")
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, classes=4): super().__init__(); self.fc = nn.Linear(192, classes)\n"
+        "    def forward(self, x):\n        from parts import flip\n        return self.fc(flip(x).flatten(1))\n"
+    )
+    first = models.build(f"{tmp_path / 'net.py'}:Net", classes=4)
+    before = identity(first, SHAPE)
+    write("def flip(x): return -x\n")
+    second = models.build(f"{tmp_path / 'net.py'}:Net", classes=4)
+    assert identity(first, SHAPE) == before
+    assert identity(second, SHAPE)["function"]["code"] != before["function"]["code"]
+
+
+def test_logits_are_compared_with_a_tolerance_and_enter_no_key():
+    one = identity(filled(Net()).float(), SHAPE)
+    near, far = copy.deepcopy(one), copy.deepcopy(one)
+    near["function"]["logits"][0][0] *= 1 + 1e-4
+    far["function"]["logits"] = [[-value for value in row] for row in far["function"]["logits"]]
+    assert not differences(one, near)
+    assert differences(one, far)
+    assert key_of(one) == key_of(far)

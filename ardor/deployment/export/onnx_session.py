@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from functools import cached_property
@@ -71,7 +72,7 @@ class Session(nn.Module):
     class_names : tuple of str
         In the order of the logits; () where they are unknown.
     digest : (32,) uint8 Tensor
-        A buffer, the file's SHA-256, so that `hash_of` distinguishes files.
+        A buffer, the SHA-256 of the file and of those beside it that hold its weights: `hash_of` distinguishes files.
 
     Raises
     ------
@@ -94,7 +95,7 @@ class Session(nn.Module):
             self.session  # noqa: B018 (opened here, so that a bad file is refused at once)
         except Exception as error:  # onnxruntime's own, one class per status
             raise _refusal(self._content, self.name, error) from error
-        self.register_buffer("digest", digest(self._content))
+        self.register_buffer("digest", digest(self._content + _beside(file, self._content)))
         vars(self)["built_as"] = {"name": Path(self.name).name, "runtime": f"onnxruntime {ort.__version__}"}
         self._read_graph()
         self._read_metadata()
@@ -219,6 +220,18 @@ class Session(nn.Module):
         self._source = self._content  # the file at its path may change later
         self.metadata, self.class_names = metadata, tuple(map(str, metadata["classes"]))
         vars(self)["built_as"]["to"] = metadata["to"]
+
+
+def _beside(file: str | Path | bytes, content: bytes) -> bytes:
+    """Hashes of the files that an ONNX file names as the place of its weights; empty where it holds them itself."""
+    if isinstance(file, bytes) or b"location" not in content:  # the key of such a name
+        return b""
+    folder = Path(file).absolute().parent
+    paths = sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    named = [
+        path for path in paths if str(path.relative_to(folder)).encode() in content and path.name != Path(file).name
+    ]
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in named)
 
 
 def _refusal(content: bytes, name: str, error: Exception) -> Exception:

@@ -14,6 +14,7 @@ import ardor
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.seal import is_sealed, seal
 from ardor.errors import CheckpointError, ConfigError, DataError, ExportError, ModelError, RunError
+from ardor.models import hash_of
 from tests.deployment.export.conftest import foreign, saved, split, with_layer
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
@@ -122,7 +123,10 @@ def test_weights_that_lie_beside_a_foreign_file_are_found(tmp_path):
     path = tmp_path / "foreign.onnx"
     onnx.save(model, path, save_as_external_data=True, location="foreign.data", size_threshold=100)
     x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(Session(path)(x), 3 * x.sum((1, 2)))
+    first = Session(path)
+    assert torch.allclose(first(x), 3 * x.sum((1, 2)))
+    (tmp_path / "foreign.data").write_bytes(np.full((1, 1, 8, 8), 2, np.float32).tobytes())
+    assert hash_of(Session(path)) != hash_of(first)
 
 
 def test_a_foreign_file_with_two_outputs_is_refused(tmp_path):
