@@ -10,7 +10,9 @@ import logging
 import os
 import re
 import sys
+import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +20,14 @@ from typing import IO, Any
 
 from filelock import lock_descriptor
 
-from ardor.errors import ArdorError, DataError
+from ardor.errors import ArdorError, DataError, shown
 from ardor.storage.files import LONGEST, refusal, replace, shortened, write_text
 from ardor.storage.imports import cause_of
 
 CHUNK = 1 << 20
 TIMEOUT = 30  # seconds without a byte
+PATIENCE, SLOWEST = 120, 1024  # seconds after which a transfer of fewer bytes a second ends; the next call resumes it
+MOST = 1 << 34  # bytes of a file: above those of every archive and net that is known
 PAGES = {"text/html": "an HTML page", "application/xhtml+xml": "an HTML page", "application/json": "JSON"}
 
 logger = logging.getLogger(__name__)
@@ -34,6 +38,7 @@ def fetch(
     target: Path,
     *,
     md5: str | None = None,
+    most: int = MOST,
     check: Callable[[Path], object] | None = None,
     error: type[ArdorError] = DataError,
 ) -> Path:
@@ -49,6 +54,8 @@ def fetch(
         Path of the file.
     md5
         Of the complete file, where it is known; else that of the server's x-goog-hash header, if it sends one.
+    most
+        Bytes of the largest file that is accepted.
     check
         Called with the complete file before that gets its final name; raises an ArdorError for a wrong one.
     error
@@ -68,7 +75,7 @@ def fetch(
     part = part_of(url, target)
     try:
         with _locked(part) as file:
-            server_md5 = _transfer(url, part, file)
+            server_md5 = _transfer(url, part, file, most)
             _verify(part, md5 or server_md5, check)
             os.fsync(file.fileno())
             replace(part, target)  # before the lock is released, so that no other call resumes this one's file
@@ -121,7 +128,7 @@ def _locked(part: Path) -> Iterator[IO[bytes]]:
                 _remove(part)
 
 
-def _transfer(url: str, part: Path, file: IO[bytes]) -> str | None:
+def _transfer(url: str, part: Path, file: IO[bytes], most: int) -> str | None:
     """Append the missing bytes to `part`. Returns the md5 of the server's x-goog-hash header, if it sends one."""
     size = file.tell()
     version = _version_file(part).read_text(encoding="utf-8") if size and _version_file(part).is_file() else ""
@@ -135,9 +142,23 @@ def _transfer(url: str, part: Path, file: IO[bytes]) -> str | None:
                 _version(response) not in ("", version)
             ):
                 raise _DownloadError("another part of it than the requested one")
-            _append(response, file)
+            _append(response, file, most)
         match = re.search(r"md5=([\w+/]+=*)", ",".join(response.headers.get_all("x-goog-hash") or []))
         return base64.b64decode(match[1]).hex() if match else None
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects within one scheme: https stays https, and nothing else is followed."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        """The request of the new address. Raises _DownloadError for another scheme."""
+        scheme = urllib.parse.urlsplit(newurl).scheme
+        if scheme != req.type and not (req.type == "http" and scheme == "https"):
+            raise _DownloadError(f"a redirection from {req.type} to {shown(newurl)}")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+_OPENER = urllib.request.build_opener(_Redirects)
 
 
 def _request(url: str, size: int, version: str) -> Any:
@@ -147,7 +168,7 @@ def _request(url: str, size: int, version: str) -> Any:
     """
     headers = {"User-Agent": "ardor"} | ({"Range": f"bytes={size}-", "If-Range": version} if size else {})
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+        return _OPENER.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if size and error.code == 416:
             if error.headers.get("Content-Range") == f"bytes */{size}" and _version(error) in ("", version):
@@ -174,18 +195,28 @@ def _version(response: Any) -> str:
     return etag if etag.startswith('"') else str(response.headers.get("Last-Modified", ""))
 
 
-def _append(response: Any, file: IO[bytes]) -> None:
-    while chunk := _read(response, file):
+def _append(response: Any, file: IO[bytes], most: int) -> None:
+    """Append the body. Raises _DownloadError for one that is cut, larger than `most`, or slower than SLOWEST."""
+    start, begin, promised = time.monotonic(), file.tell(), response.length  # None without a promise
+    if begin + (promised or 0) > most:
+        raise _DownloadError(f"{begin + promised:,} bytes, where at most {most:,} are expected")
+    while chunk := _read(response, file, CHUNK if promised is None else min(CHUNK, begin + promised - file.tell())):
         file.write(chunk)
+        if file.tell() > most:
+            raise _DownloadError(f"more than the {most:,} bytes that are expected")
+        seconds = time.monotonic() - start
+        if seconds > PATIENCE and file.tell() - begin < SLOWEST * seconds:
+            file.flush()
+            raise _DownloadError(f"less than {SLOWEST:,} bytes a second after {file.tell():,} bytes")
     file.flush()
-    if response.length:  # bytes of the promised length that did not come; None without a promise
-        raise _DownloadError(f"{file.tell():,} of {file.tell() + response.length:,} bytes")
+    if promised is not None and file.tell() < begin + promised:
+        raise _DownloadError(f"{file.tell():,} of {begin + promised:,} bytes")
 
 
-def _read(response: Any, file: IO[bytes]) -> bytes:
-    """The next bytes; apart from writing them, so that a full disk is distinct from a lost connection."""
+def _read(response: Any, file: IO[bytes], size: int) -> bytes:
+    """The next bytes, as they come; apart from writing them, so that a full disk is distinct from a lost connection."""
     try:
-        chunk: bytes = response.read(CHUNK)
+        chunk: bytes = response.read1(size) if size else b""
         return chunk
     except (OSError, http.client.HTTPException) as error:
         file.flush()

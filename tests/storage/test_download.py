@@ -6,6 +6,7 @@ import http.server
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ import torch
 from ardor import models
 from ardor.errors import CheckpointError, DataError, RunError
 from ardor.models.reading import read
-from ardor.storage.download import fetch, part_of
+from ardor.storage.download import _Redirects, fetch, part_of
 
 BODY = bytes(range(256)) * 40
 MD5 = hashlib.md5(BODY).hexdigest()
@@ -332,3 +333,36 @@ def test_a_killed_process_loses_nothing_that_came(server, target):
     fetch(server.url, target, md5=MD5)
     assert server.asked[-1] == ("bytes=6000-", '"one"')
     assert target.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("scheme", ["ftp", "file", "https"])
+def test_another_scheme_is_not_followed(server, target, scheme):
+    server.status, server.headers = 302, {"Location": f"{scheme}://127.0.0.1:1/net.pt"}
+    words = "no answer" if scheme == "https" else "a redirection from http to|not allowed"  # which is safer than http
+    with pytest.raises(DataError, match=words):
+        fetch(server.url, target)
+    assert names(target) == []
+
+
+def test_https_is_not_redirected_to_http():
+    request = urllib.request.Request("https://host/net.pt")
+    for url in ("http://host/net.pt", "ftp://host/net.pt"):
+        with pytest.raises(Exception, match="a redirection from https to"):
+            _Redirects().redirect_request(request, None, 302, "", {}, url)
+    assert _Redirects().redirect_request(request, None, 302, "", {}, "https://other/net.pt").full_url
+
+
+def test_a_file_larger_than_expected_is_refused(server, target):
+    with pytest.raises(DataError, match="at most 100 are expected"):
+        fetch(server.url, target, most=100)
+    assert not target.exists()
+
+
+def test_a_trickle_ends_and_is_resumed(server, target, monkeypatch):
+    monkeypatch.setattr("ardor.storage.download.PATIENCE", -1)
+    monkeypatch.setattr("ardor.storage.download.SLOWEST", 1 << 60)
+    with pytest.raises(DataError, match="bytes a second"):
+        fetch(server.url, target)
+    monkeypatch.undo()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert fetch(server.url, target, md5=MD5).read_bytes() == BODY
