@@ -1,5 +1,6 @@
 """A user's files: each imports the modules of its own folder, whatever else has their names."""
 
+import hashlib
 import sys
 import types
 import typing
@@ -8,6 +9,7 @@ import pytest
 
 from ardor.storage.code import digest_of
 from ardor.storage.imports import resolve
+from ardor.storage.signature import Signature
 
 
 def write(folder, **files):
@@ -103,3 +105,19 @@ def test_a_digest_is_of_the_helpers_too(tmp_path, statement):
         digests.append(digest_of(tmp_path / folder / "net.py"))
     assert digests[0] != digests[1]
     assert digests[0] == digests[2]  # a copy elsewhere
+
+
+def test_the_code_of_an_object_is_its_files_with_their_helpers(tmp_path):
+    write(tmp_path, method="from parts import scale\nclass Mine:\n    def terms(self): return scale", parts="scale = 1")
+    codes = []
+    for text in ("scale = 1", "scale = 2"):
+        write(tmp_path, parts=text)
+        signature = Signature()
+        signature.add("method", resolve(f"{tmp_path / 'method.py'}:Mine", "method")())
+        codes.append(signature.code)
+        assert signature.plain
+    assert codes[0] != codes[1]
+    alone = Signature()
+    write(tmp_path, alone="class Mine: pass")
+    alone.add("method", resolve(f"{tmp_path / 'alone.py'}:Mine", "method")())
+    assert alone.code == hashlib.sha256(b"class Mine: pass").hexdigest()[:16]  # as a run of the first version has it
