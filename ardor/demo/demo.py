@@ -25,6 +25,7 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out
 from ardor.evaluation.verdicts import evaluate
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
+from ardor.models.identity import is_of
 from ardor.reporting import PageEntry
 from ardor.reporting.table import tables
 from ardor.storage.config import describe
@@ -125,8 +126,8 @@ def judge(job: Job, test: Split, progress: ProgressCallback | None = None) -> Re
     path = default_out(job.run, suite, "best")
     if path.exists():
         report = Report.load(path)
-        origin = report.model.get("hash"), report.data.get("hash"), report.versions.get("ardor")
-        if origin == (models.hash_of(net), test.hash, __version__):
+        origin = report.data.get("hash"), report.versions.get("ardor")
+        if origin == (test.hash, __version__) and is_of(report.model, net):
             return report
     report = evaluate(net, test, suite, batch=len(test), progress=progress)
     report.title = job.name

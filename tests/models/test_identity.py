@@ -190,6 +190,17 @@ class Counting(Net):
         return self.fc(x.flatten(1))
 
 
+def test_a_global_hook_is_part_of_every_net():
+    net = filled(torchs(nn.ReLU())).float().eval()
+    before = identity(net, SHAPE)
+    hook = nn.modules.module.register_module_forward_hook(lambda module, x, z: None)
+    try:
+        assert not same_function(identity(net, SHAPE), before)
+    finally:
+        hook.remove()
+    assert identity(net, SHAPE) == before
+
+
 def test_a_net_whose_identical_calls_differ_has_no_logits_and_says_so():
     assert identity(filled(Drawn()).float(), SHAPE)["function"]["logits"] == RANDOM
     pool = nn.Sequential(nn.FractionalMaxPool2d(2, output_size=5), nn.Flatten(), nn.Linear(75, 4))

@@ -34,7 +34,7 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, word_of
 from ardor.evaluation.verdicts import evaluate
 from ardor.models import hash_of
-from ardor.models.identity import key_of
+from ardor.models.identity import is_of, key_of
 from ardor.storage.config import describe
 from ardor.storage.files import shortened
 from ardor.storage.runs import Run, journal_of
@@ -186,11 +186,13 @@ def current(run: Path, checkpoint: str = "best", trust_code: bool = False) -> tu
         return None, ""
     try:
         report = DeploymentReport.load(path)
-        weights = hash_of(models.load(run, checkpoint=checkpoint, trust_code=trust_code))
+        net = models.load(run, checkpoint=checkpoint, trust_code=trust_code)
     except ArdorError as error:
         return None, str(error)
-    if report.weights != weights:
+    if report.weights != (weights := hash_of(net)):
         return None, f"{path.name} is of the weights {report.weights}, {checkpoint} now of {weights}"
+    if any(not is_of(form.report.model, net) for form in report.forms if form.name == "float32"):
+        return None, f"{path.name} is of the weights {weights} with other code or settings than {checkpoint} has now"
     for form in report.forms[1:]:
         file = run / form.file
         if file.exists() and digest(file) != form.sha256:
