@@ -9,10 +9,13 @@ the signed gap shows.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +41,17 @@ RADII = tuple(r / 255 for r in range(0, 18, 2))
 
 @dataclass(frozen=True)
 class GapPoint:
-    """One radius of the trend: robust accuracy beside the variance of the attacked features.
+    """One radius of the trend: robust accuracy beside the variance of the attacked features, NaN without features.
 
     variance: V(X'_eps); signed: V(X'_eps) - V(X); gap: its size; relative: signed / V(X); frobenius: ||C' - C||_F.
     """
 
     eps: float
     accuracy: float
-    variance: float
-    signed: float
-    relative: float
-    frobenius: float
+    variance: float = math.nan
+    signed: float = math.nan
+    relative: float = math.nan
+    frobenius: float = math.nan
 
     @property
     def gap(self) -> float:
@@ -83,27 +86,60 @@ def variance_gap(
     ModelError
         The features are constant over the images.
     """
-    clean_c, points = None, []
-    for eps in sorted({0.0, *radii}):
-        attack = PGD(Linf(eps), steps=steps) if eps else None
+    points = radius_curve(net, data, [Linf(eps) for eps in radii if eps], steps=steps, batch=batch, seed=seed)
+    if not points[0].variance > 0:
+        raise ModelError("expected features that vary over the images, got constants: check the net's weights")
+    return points
+
+
+def radius_curve(
+    net: Any, data: Split, threats: Sequence[Threat], *, steps: int = 20, batch: int = 256, seed: int = 0
+) -> list[GapPoint]:
+    """Robust accuracy at 0 and at each threat's radius, with the variance gap where the net has `features`.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Any classifier.
+    data : Split
+        The images.
+    threats : sequence of Threat
+        Of one norm.
+    steps, batch, seed : int
+        Of PGD.
+
+    Returns
+    -------
+    list of GapPoint
+        By radius.
+    """
+    attacks = {0.0: None} | {threat.eps: PGD(threat, steps=steps) for threat in threats}
+    points, clean_c = [], None
+    for eps, attack in sorted(attacks.items()):
         c, accuracy = _attacked_covariance(net, data, attack, batch, seed)
         clean_c = c if clean_c is None else clean_c
-        v, v0 = float(c.diagonal().mean()), float(clean_c.diagonal().mean())
-        if not v0 > 0:
-            raise ModelError("expected features that vary over the images, got constants: check the net's weights")
+        if c is None or clean_c is None or not (v0 := float(clean_c.diagonal().mean())) > 0:
+            points.append(GapPoint(eps, accuracy))
+            continue
+        v = float(c.diagonal().mean())
         points.append(GapPoint(eps, accuracy, v, v - v0, (v - v0) / v0, float((c - clean_c).norm())))
     return points
 
 
-def _attacked_covariance(net: Any, data: Split, attack: PGD | None, batch: int, seed: int) -> tuple[Tensor, float]:
+def _attacked_covariance(
+    net: Any, data: Split, attack: PGD | None, batch: int, seed: int
+) -> tuple[Tensor | None, float]:
+    """The covariance of the attacked features, None for a net without, and the accuracy."""
     features, correct = [], 0
     with attack_view(net) as view:
+        has_features = hasattr(view, "features") and hasattr(view, "head")
         for one in attacked(view, data, attack, "variance_gap", batch=batch, seed=seed):
             with torch.no_grad():
-                h = view.features(one.x_adv)
-                correct += int((view.head(h).argmax(1) == one.y).sum())
-            features.append(h.double().cpu())
-    return covariance(torch.cat(features)), correct / len(data)
+                h = view.features(one.x_adv) if has_features else None
+                logits = view(one.x_adv) if h is None else view.head(h)
+                correct += int((logits.argmax(1) == one.y).sum())
+            features += [] if h is None else [h.double().cpu()]
+    return covariance(torch.cat(features)) if features else None, correct / len(data)
 
 
 def pearson(points: list[GapPoint]) -> float:
@@ -123,6 +159,8 @@ class _Key(TypedDict):
     model: str
     data: str
     radii: list[float]
+    n: NotRequired[int]
+    norm: NotRequired[str]
 
 
 class _Saved(TypedDict):
@@ -157,24 +195,23 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
     Returns
     -------
     list of GapPoint
-        By radius; empty unless the threat is Linf and the net has `features`.
+        By radius; without variances for a net without `features`.
     """
     net = models.load(run, trust_code=trust_code)
-    if not (isinstance(threat, Linf) and hasattr(net, "features")):
-        return []
-    split = split_of(run, trust_code).limit(limit)
-    radii = tuple(threat.eps * k / 4 for k in range(9))
-    key = {"model": key_of(identity(net, split.shape)), "data": split.hash, "radii": list(radii), "n": len(split)}
-    words = ["linf", as_text(threat.eps).replace("/", "_"), str(len(split))]
+    split, norm = split_of(run, trust_code).limit(limit), type(threat).__name__
+    radii, n = tuple(threat.eps * k / 4 for k in range(9)), len(split)
+    key = {"model": key_of(identity(net, split.shape)), "data": split.hash, "radii": list(radii), "n": n, "norm": norm}
+    words = [norm.lower(), as_text(threat.eps).replace("/", "_"), str(n)]
     path, beside = Run(run).variance_gap, Run(run).gaps_beside(words)
     for kept in (path, beside):
         with contextlib.suppress(ConfigError, KeyError, TypeError):  # missing or damaged: measured again
             points, measured = read_gaps(kept)
-            if {**key, **measured} == key:
+            if {"n": n, "norm": "Linf", **measured} == key:
                 return points
-            if measured["model"] == key["model"] and (measured["radii"] != key["radii"] or measured["n"] > key["n"]):
+            other = measured["radii"] != key["radii"] or measured.get("norm", "Linf") != norm
+            if measured["model"] == key["model"] and (other or measured.get("n", n + 1) > n):
                 path = beside  # a fuller one, or of another threat, is kept
-    points = variance_gap(net, split, radii)
-    text = json.dumps({"key": key, "points": [vars(point) for point in points]}, indent=1)
-    write_text(path, text)
+    points = radius_curve(net, split, [dataclasses.replace(cast(Any, threat), eps=eps) for eps in radii if eps])
+    content = [{name: value for name, value in vars(point).items() if not math.isnan(value)} for point in points]
+    write_text(path, json.dumps({"key": key, "points": content}, indent=1))
     return points

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +58,16 @@ class PageEntry:
         """Number of learned parameters, where the report has it."""
         count = self.reports[0].model.get("parameters")
         return None if count is None else int(count)
+
+    @property
+    def radius(self) -> float:
+        """Radius of the evaluation."""
+        return float(number(self.reports[0].threat["eps"]))
+
+    @property
+    def has_variance(self) -> bool:
+        """Whether the variance gap was measured: not for a net without `features`."""
+        return bool(self.gaps) and not math.isnan(self.gaps[0].variance)
 
     @property
     def linf(self) -> float | None:

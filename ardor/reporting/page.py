@@ -5,13 +5,14 @@ Its content is computed here, its layout is in page.html. The same arguments giv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ardor.deployment.variants.comparison import VARIANTS
 from ardor.errors import ConfigError
 from ardor.evaluation.proportion import Summary
-from ardor.reporting import device, evidence, table
+from ardor.reporting import device, downloads, evidence, table
 from ardor.reporting.entry import Example, PageEntry
 from ardor.reporting.template import package_text, render
 from ardor.storage.files import write_text
@@ -28,6 +29,7 @@ def write(
     distilled: str | None = None,
     trial: str = "",
     command: str = "",
+    links: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the page; a section without content is left out.
 
@@ -41,6 +43,7 @@ def write(
     trial : why the figures are no result; the title then begins with "Trial", and there is no other headline. Default:
         where a net was evaluated on a part of the images.
     command : what reproduces the page, quoted for a shell.
+    links : text to the file beside the page that it links to.
 
     Returns
     -------
@@ -69,6 +72,8 @@ def write(
         title=f"Trial: {title}" if trial else title,
         trial=trial,
         command=command,
+        links=links or {},
+        downloads=downloads.links(results),
         style=Markup(package_text("ardor.reporting", "style.css")),
         intro=intro,
         notes=notes,
@@ -93,6 +98,7 @@ def write(
         variants=VARIANTS,
         devices=device.tables(entries),
         measured=device.measured(entries),
+        without_variance=[entry.name for entry in entries if entry.gaps and not entry.has_variance],
         stale=[entry for entry in entries if entry.stale],
     )
     return write_text(path, text)
@@ -160,25 +166,25 @@ def _figures(entries: list[PageEntry], results: list[table.Table]) -> dict[str, 
             }
             label = "Robust accuracy of each form of each net over the size of its file"
             images["device"].append(draw_svg(draw.size(forms, styles), label))
-        for entry in (entry for entry in entries if entry.gaps):
+        for entry in (entry for entry in entries if entry.has_variance):
             label = f"Robust accuracy of {entry.name} against its variance gap, r = {draw.correlation(entry.gaps)}"
             images["trend"].append(draw_svg(draw.trend(entry, styles[entry.name], _marked([entry])), label))
     return images
 
 
 def radius_groups(entries: list[PageEntry]) -> list[list[PageEntry]]:
-    """The nets with radii, in groups of one data set."""
+    """The nets with radii, in groups of one data set and norm."""
     groups: dict[tuple[Any, ...], list[PageEntry]] = {}
     for entry in entries:
-        data = entry.reports[0].data
+        data, threat = entry.reports[0].data, entry.reports[0].threat
         if entry.gaps:
-            groups.setdefault((data.get("name"), data.get("part")), []).append(entry)
+            groups.setdefault((data.get("name"), data.get("part"), threat.get("name")), []).append(entry)
     return list(groups.values())
 
 
 def _marked(entries: list[PageEntry]) -> list[float]:
     """The radii of the results."""
-    return sorted({entry.linf for entry in entries if entry.linf is not None})
+    return sorted({entry.radius for entry in entries})
 
 
 def _trends(gaps: list[PageEntry]) -> dict[str, Any]:
@@ -191,11 +197,12 @@ def _trends(gaps: list[PageEntry]) -> dict[str, Any]:
     rows = []
     for entry in gaps:
         accuracies = {p.eps: f"{100 * p.accuracy:.1f}" for p in entry.gaps}
-        turn = bend(entry.gaps)
-        cells, turns = [accuracies.get(r, "–") for r in shown], radius_text(turn.eps, scale) if turn else "no"
-        variance = f"{entry.gaps[0].variance:.3g}"
-        rows.append(
-            {"name": entry.name, "cells": cells, "r": correlation(entry.gaps), "variance": variance, "turns": turns}
-        )
-    data = gaps[0].reports[0].data
-    return {"data": f"{data['name']} ({data['part']})", "radii": [radius_text(r, scale) for r in shown], "rows": rows}
+        row: dict[str, Any] = {"name": entry.name, "cells": [accuracies.get(r, "–") for r in shown], "r": ""}
+        if entry.has_variance:
+            turn, variance = bend(entry.gaps), f"{entry.gaps[0].variance:.3g}"
+            row |= {"r": correlation(entry.gaps), "variance": variance}
+            row["turns"] = radius_text(turn.eps, scale) if turn else "no"
+        rows.append(row)
+    data, norm = gaps[0].reports[0].data, gaps[0].reports[0].threat["name"]
+    of = f"{data['name']} ({data['part']})"
+    return {"data": of, "norm": norm, "radii": [radius_text(r, scale) for r in shown], "rows": rows}

@@ -43,6 +43,8 @@ def svg(figure: Figure, key: str, label: str) -> Markup:
     body = re.sub(r"<(metadata|style).*?</\1>\s*", "", text[text.index("<svg") :], flags=re.DOTALL)
     body = re.sub(r"<svg[^>]*>", lambda _: opening, body, count=1)
     body = re.sub(r' (d|x|y|transform)="([^"]*)"', _rounded, re.sub(r">\s+<", "><", body))
+    # a colour may have another value in dark mode: see style.css
+    body = re.sub(r"(?<=: )#([0-9a-f]{6})(?=[;\"])", r"var(--c\1, #\1)", body)
     return Markup(_own_ids(body, key))  # matplotlib has escaped every text in it
 
 

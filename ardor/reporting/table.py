@@ -93,22 +93,23 @@ def _best(
     values: dict[str, float], column: str, paired: Callable[[str, str], Comparison | ConfigError]
 ) -> tuple[str, bool, str]:
     """The highest net, whether each difference to the others is shown, p corrected by Holm, and the sentence on it."""
+    figure = "Worst case" if column == "worst_case" else column
     top = max(values, key=lambda name: values[name])
     others = {name: paired(top, name) for name in values if name != top}
     for name, c in others.items():
         if isinstance(c, ConfigError):
-            return top, False, f"{column}: {top} and {name} are not compared: {c}"
+            return top, False, f"{figure}: {top} and {name} are not compared: {c}"
         if c.doubts:
-            return top, False, f"{column}: no difference can be claimed between {top} and {name}: {'; '.join(c.doubts)}"
+            return top, False, f"{figure}: no difference can be claimed between {top} and {name}: {'; '.join(c.doubts)}"
     p = holm({name: _p(c, column) for name, c in others.items() if isinstance(c, Comparison)})
     unsure = [name for name in p if p[name] >= LEVEL]
     by = "paired comparison" + (f", p corrected by Holm for {len(p)} students" if len(p) > 1 else "")
     listed = ", ".join(f"{name} ({100 * values[name]:.1f}, p {p_text(p[name])})" for name in unsure or p)
     if not unsure:
-        return top, True, f"{column}: {top} ({100 * values[top]:.1f}) stands above {listed} ({by})"
+        return top, True, f"{figure}: {top} ({100 * values[top]:.1f}) stands above {listed} ({by})"
     two = any(isinstance(c, Comparison) and 1 < len(c.seeds) < METHOD_SEEDS for c in others.values())
     by += "; two seeds say nothing about methods" if two else ""
-    return top, False, f"{column}: no difference shown between {top} ({100 * values[top]:.1f}) and {listed} ({by})"
+    return top, False, f"{figure}: no difference shown between {top} ({100 * values[top]:.1f}) and {listed} ({by})"
 
 
 def _p(c: Comparison, column: str) -> float:

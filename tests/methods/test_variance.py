@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+import ardor
 from ardor.attacks import PGD
-from ardor.attacks.threat import Linf
+from ardor.attacks.threat import L2, Linf
 from ardor.data.split import Split
 from ardor.errors import ModelError
-from ardor.evaluation.variance import RADII, GapPoint, pearson, variance_gap
+from ardor.evaluation.variance import RADII, GapPoint, pearson, radius_curve, variance_gap
 from ardor.losses import covariance, l_cov
 from ardor.methods import RSLAD, VarianceGap
 from ardor.noise import Noise
@@ -290,3 +291,12 @@ def test_pearson_is_numpys():
     points = [GapPoint(i / 10, a, 1 + g, g, g, 0) for i, (g, a) in enumerate(zip(gaps, accuracies, strict=True))]
     assert pearson(points) == pytest.approx(np.corrcoef(np.abs(gaps), accuracies)[0, 1], rel=1e-12)
     assert math.isnan(pearson([GapPoint(0, 0.5, 1, 0, 0, 0), GapPoint(0.1, 0.5, 2, 1, 1, 1)]))
+
+
+@pytest.mark.parametrize("threat", [Linf, L2])
+def test_a_net_without_features_has_a_radius_curve_in_any_norm(threat):
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    points = radius_curve(plain, ardor.data.load_test("digits").limit(20), [threat(0.1), threat(0.2)], steps=2)
+    assert [point.eps for point in points] == [0, 0.1, 0.2]
+    assert points[0].accuracy >= points[2].accuracy
+    assert all(math.isnan(point.variance) for point in points)

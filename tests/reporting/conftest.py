@@ -126,12 +126,12 @@ class Page(HTMLParser):
             self.rows[-1][-1] += f" {data.strip()}" if self.rows[-1][-1] else data.strip()
 
 
-def screenshot(text, folder, width, height):
+def screenshot(text, folder, width, height, *more):
     """The pixels (height, width, 3) of a page in chromium."""
     (folder / "p.html").write_text(text, encoding="utf-8")
     quiet = "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
     words = ["--headless", "--no-sandbox", "--disable-sync", "--hide-scrollbars", *quiet.split()]
-    words += [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}"]
+    words += [f"--user-data-dir={folder / 'profile'}", f"--window-size={width},{height}", *more]
     words += [f"--screenshot={folder / 'p.png'}", (folder / "p.html").as_uri()]
     subprocess.run([CHROMIUM, *words], check=True, capture_output=True)
     return np.asarray(Image.open(folder / "p.png").convert("RGB"))

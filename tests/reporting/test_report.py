@@ -134,9 +134,9 @@ def test_comparison_marks_the_best_student_and_the_seeds():
 @pytest.mark.parametrize(
     ("robust", "sentence"),
     [
-        ((60, 30, 20), "worst_case: net0 (60.0) stands above net1 (30.0, p < 0.0001)"),
-        ((60, 58, 20), "worst_case: no difference shown between net0 (60.0) and net1 (58.0"),
-        ((60, 60), "worst_case: no difference shown between net0 (60.0) and net1 (60.0, p 1.0000)"),
+        ((60, 30, 20), "Worst case: net0 (60.0) stands above net1 (30.0, p < 0.0001)"),
+        ((60, 58, 20), "Worst case: no difference shown between net0 (60.0) and net1 (58.0"),
+        ((60, 60), "Worst case: no difference shown between net0 (60.0) and net1 (60.0, p 1.0000)"),
         ((60,), ""),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_star_needs_a_difference_that_the_paired_comparison_shows(robust, sent
     assert table.verdict.startswith(sentence)
     assert bool(sentence) == bool(table.verdict)
     stars = [name for name, row in zip(table.entries, table.rows, strict=True) if row[-1][1]]
-    assert bool(stars) == sentence.startswith("worst_case: net0 (60.0) stands")
+    assert bool(stars) == sentence.startswith("Worst case: net0 (60.0) stands")
 
 
 def test_p_of_a_star_is_corrected_for_the_number_of_students():

@@ -1,7 +1,9 @@
 """The page: well formed, loads nothing, and shows the reports' figures, with examples."""
 
 import base64
+import csv
 import io
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from torch import nn
 from ardor.data.split import Split
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.findings import Finding
+from ardor.evaluation.variance import GapPoint
 from ardor.reporting import PageEntry, examples, figures, styles
 from ardor.reporting.page import write as write_page
 from ardor.reporting.svg import calm, svg
@@ -54,7 +57,9 @@ def test_the_page_is_well_formed_and_holds_every_section(page):
 def test_the_page_loads_nothing(page):
     loads = [(tag, name, value) for tag, name, value in Page(page).attributes if name in ("src", "href", "xlink:href")]
     assert loads
-    assert all(value.startswith(("#", "data:image/png;base64,")) for _, _, value in loads)
+    assert all(value.startswith(("#", "data:image/png;base64,")) for tag, _, value in loads if tag != "a")
+    links = [value for tag, _, value in loads if tag == "a"]
+    assert all(value.startswith(("#", "data:text/csv;base64,", "data:application/json;base64,")) for value in links)
     assert not re.search(r"@import|url\((?!#)|https?://", page)
     assert "script" not in Page(page).tags
 
@@ -108,7 +113,7 @@ def test_the_best_student_is_marked_not_the_teacher(tmp_path):
     text = write(tmp_path / "p.html", entries).read_text()
     found = re.findall(r'<tr class="(\w+)"><th scope="row">(.*?)</th>(.*?)</tr>', text, re.DOTALL)
     assert {name: cells.count('class="best"') for _, name, cells in found} == {"teacher": 0, "natural": 0, "rslad": 3}
-    assert "worst_case: rslad (50.0) stands above natural (1.0, p &lt; 0.0001)" in text
+    assert "Worst case: rslad (50.0) stands above natural (1.0, p &lt; 0.0001)" in text
 
 
 def test_two_data_sets_and_norms_share_no_table_and_no_figure(tmp_path):
@@ -138,7 +143,7 @@ def test_the_headline_names_the_fallen_and_the_standing(page, tmp_path):
     named = write_page(tmp_path / "c.html", three, [], title="t", intro="", notes=[], distilled="rslad").read_text()
     assert "<strong>rslad</strong>, distilled from the teacher, stands" in named
     assert "<strong>sat</strong>, the most robust" not in named
-    assert "Among the students: worst_case: no difference shown between sat (9.0) and rslad (8.0" in named
+    assert "Worst case: no difference shown between sat (9.0) and rslad (8.0" in named
 
 
 def test_missing_pieces_leave_their_section_out(tmp_path):
@@ -241,6 +246,66 @@ def test_a_browser_draws_the_page(page, tmp_path, width):
         colour = np.array([int(styles.KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
         assert (np.abs(seen.astype(int) - colour).max(-1) < 8).sum() > 50
     assert (seen[:, -8:] == 255).all()  # nothing runs over the right edge
+
+
+def test_the_figures_can_be_downloaded(page):
+    uris = [value for tag, name, value in Page(page).attributes if (tag, name) == ("a", "href") and "base64" in value]
+    as_csv, as_json = (base64.b64decode(uri.partition(",")[2]).decode() for uri in uris)
+    rows = list(csv.DictReader(as_csv.splitlines()))
+    assert len(rows) == 4 * (3 + 2)  # clean, a, b and the worst case of four nets, one of them with two seeds
+    row = next(row for row in rows if (row["net"], row["seed"], row["figure"]) == ("rslad", "1", "worst_case"))
+    assert (row["correct"], row["n"], row["accuracy"], row["best"]) == ("40", "100", "0.4", "False")
+    (table,) = json.loads(as_json)
+    assert table["table"] == row["table"] == "100 images, digits (test), suite paper, Linf eps 8/255"
+    assert [str(figure["correct"]) for figure in table["figures"]] == [row["correct"] for row in rows]
+
+
+def test_a_trial_is_marked_in_title_and_in_the_place_of_the_headline(tmp_path):
+    pair = [PageEntry("natural", "student", [share(1)]), PageEntry("rslad", "student", [share(45)])]
+    for entry in pair:
+        entry.reports[0].data["of"] = 449
+    text = write(tmp_path / "p.html", pair, title="Robustness").read_text()
+    assert "<h1>Trial: Robustness</h1>" in text
+    assert "trial on 100 of 449 images: this is a trial" in text
+    assert 'class="headline"' not in text
+
+
+def test_nets_without_features_and_under_l2_have_a_radius_curve(tmp_path):
+    points = [GapPoint(eps, accuracy) for eps, accuracy in ((0, 0.9), (0.25, 0.5), (0.5, 0.1))]
+    l2 = PageEntry("l2", "student", [report(threat={"name": "L2", "eps": 0.5})], gaps=points)
+    text = write(tmp_path / "p.html", [l2, PageEntry("linf", "student", [report()], gaps=gaps())]).read_text()
+    assert text.count('aria-label="Robust accuracy of each net over a growing radius"') == 2
+    assert "by radius eps (L2, PGD on cross-entropy" in text
+    assert ["l2", "90.0", "50.0", "10.0"] in Page(text).rows
+    assert "Left out, for it has no <code>features</code>: l2." in text
+    alone = write(tmp_path / "q.html", [l2]).read_text()
+    assert "The variance gap is left out: l2 has no <code>features</code>." in alone
+    assert 'id="variance"' not in alone
+
+
+def test_a_file_beside_the_page_is_linked_where_it_is_named(tmp_path):
+    text = write(tmp_path / "p.html", [], links={"Draw <a> digit": "draw.html"}).read_text()
+    assert '<a href="draw.html">Draw &lt;a&gt; digit</a>' in text
+
+
+def test_every_dark_colour_of_a_figure_is_lighter_in_dark_mode(page):
+    """Colours of lightness below that of mid grey would be lost on a dark page."""
+    dark = dict(re.findall(r"--c([0-9a-f]{6}): #([0-9a-f]{6})", page))
+    used = set(re.findall(r"var\(--c([0-9a-f]{6}), #\1\)", page)) | {look.colour[1:] for look in styles.KNOWN.values()}
+
+    def light(colour):
+        return sum(w * int(colour[i : i + 2], 16) for w, i in ((0.21, 0), (0.72, 2), (0.07, 4)))
+
+    assert all(light(dark.get(colour, colour)) > 110 or light(colour) > 190 for colour in used - {"d5dbe1"})
+    assert "prefers-color-scheme: dark" in page
+    assert not re.search(r"<svg(?:(?!</svg>).)*: #[0-9a-f]{6}", page, re.DOTALL)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+def test_a_browser_draws_the_page_in_dark_mode(page, tmp_path):
+    seen = screenshot(page, tmp_path, 1280, 1500, "--blink-settings=preferredColorScheme=0").astype(int)
+    assert (seen[:, -8:].max(-1) < 40).all()
+    assert (seen.min(-1) > 200).sum() > 1000, "light text"
 
 
 # examples

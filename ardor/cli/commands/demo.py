@@ -75,7 +75,8 @@ def demo(
         reports.setdefault(job.name, []).append(_one(job, f"{number}/{len(todo)}", train, val, test))
     chosen = [job for job in todo if all or job.name in plan.DEPLOYED]
     on_devices = _on_devices(chosen, train, test.limit(60) if quick else test)
-    where = _write(folder, todo, reports, test, quick)
+    draw = page or (folder / "draw.html").is_file()
+    where = _write(folder, todo, reports, test, quick, draw)
     display.say(f"{on_devices}\n{where}")
     if runtime:
         display.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
@@ -118,7 +119,9 @@ def _on_devices(todo: list[plan.Job], train: Split, test: Split) -> str:
     )
 
 
-def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split, quick: bool) -> str:
+def _write(
+    folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]], test: Split, quick: bool, draw: bool
+) -> str:
     """Write the page and the figures as JSON, and display the comparison as a table. Returns a line on the files."""
     first = {job.name: job for job in todo if job.seed == 0}
     entries: list[PageEntry] = []
@@ -146,6 +149,7 @@ def _write(folder: Path, todo: list[plan.Job], reports: dict[str, list[Report]],
         distilled="rslad",
         trial=trial,
         command=shlex.join(["ardor", "demo", *words]),
+        links={"Draw a digit, and see both nets read it under attack": "draw.html"} if draw else {},
     )
     figures = plan.results(entries, plan.place_of(folder, entries, plan.RESULTS), trial)
     display.say(f"\n{comparison(entries)}\n")
