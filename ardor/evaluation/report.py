@@ -116,7 +116,7 @@ class Report:
 
     @property
     def trial(self) -> str:
-        """ "trial on 60 of 449 images" where only a part of the images was evaluated; else ""."""
+        """Trial on 60 of 449 images, in these words, where only a part of the images was evaluated; else ""."""
         of = self.data.get("of", self.n)
         return "" if of == self.n else f"trial on {self.n:,} of {of:,} images"
 

@@ -101,14 +101,14 @@ def test_a_report_survives_saving(tmp_path):
 def test_a_file_that_is_no_report_is_refused(tmp_path, damage):
     path = report().save(tmp_path / "r.json")
     path.write_text(json.dumps(damage(json.loads(path.read_text()))))
-    with pytest.raises(ConfigError, match="expected a report that"):
+    with pytest.raises(ConfigError, match=r"expected .*r\.json"):
         Report.load(path)
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])
 def test_a_file_that_is_no_json_is_refused(tmp_path, content):
     (tmp_path / "r.json").write_bytes(content)
-    with pytest.raises(ConfigError, match="name such a file"):
+    with pytest.raises(ConfigError, match=r"expected .*r\.json"):
         Report.load(tmp_path / "r.json")
 
 
