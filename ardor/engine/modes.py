@@ -51,8 +51,7 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
     if isinstance(model, Computed):
         model, dtype, compiled = model.as_given(), model.attack_dtype, model.compiled
     with restored(model):
-        model.train(training)
-        model.requires_grad_(False)
+        _fix(model, training)
         view = model if training else folded(model, dtype, compiled)
         yield Computed(model, dtype, dtype) if view is model and dtype != torch.float32 else view
 
@@ -61,9 +60,16 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
 def freeze(model: AnyModule) -> Iterator[AnyModule]:
     """A teacher: eval mode, parameters without gradients. Not `no_grad`: a method may differentiate to its input."""
     with restored(model):
-        model.eval()
-        model.requires_grad_(False)
+        _fix(model, False)
         yield model
+
+
+def _fix(model: nn.Module, training: bool) -> None:
+    """Set the mode, and switch the gradients of the parameters off; a scripted net has no `requires_grad_`."""
+    with contextlib.suppress(NotImplementedError):  # an exported program has one mode, of its export
+        model.train(training)
+    for p in model.parameters():
+        p.requires_grad_(False)
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
     """
     if steps < 2:
         raise ConfigError(f"expected at least 2 steps, of which the first is not counted, got {steps}: type --steps 3")
-    check_setup(job.student, job.teacher, job.method, job.train, job.val)
+    check_setup(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     recipe, batch = job.recipe, batch_of(job)
     progress("passes")
     start = time.perf_counter()

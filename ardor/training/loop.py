@@ -18,14 +18,14 @@ from ardor.engine.folding import folded, is_known
 from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError, ModelError
-from ardor.noise import Noise, order
+from ardor.noise import Noise
 from ardor.storage.arguments import typed
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
-from ardor.training.recipe import Recipe, find_device, lr_at
+from ardor.training.recipe import Recipe, batches, find_device, lr_at
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
 from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
 from ardor.training.validation import augmented, averaged, validate
@@ -61,6 +61,7 @@ def epochs(
     student : nn.Module
         Images (B, C, H, W) in [0, 1] to logits (B, classes). It is trained in place, is in
         eval mode between the epochs, and ends with the last weights.
+        Every submodule is in train mode during an epoch, also a batch norm that was in eval mode.
     teacher : nn.Module or None
         Of the same shapes; frozen in eval mode during an epoch, restored before each record. None for a method without.
     method : Method
@@ -176,31 +177,31 @@ def train_epoch(
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
     layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
     teacher = None if teacher is None else folded(teacher)
-    batches = order(recipe.seed, "order", epoch, train.index).split(recipe.batch)
+    steps = batches(recipe, "order", epoch, train.index)
     pending: list[tuple[float, Update]] = []
     sums: dict[str, float] = {}
     with train_mode(student):
-        for number, rows in enumerate(batches, 1):
+        for number, rows in enumerate(steps, 1):
             part, share = distributed.shard(rows)
             x, y, index = train.batch(part)
             x, view = augmented(x.to(device), recipe, Noise(recipe.seed, index, "augment", epoch))
             x = x.contiguous(memory_format=layout)
             cached = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
-            rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(batches)))
+            rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(steps)))
             noise = Noise(recipe.seed, index.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
             update = step(
                 net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share
             )
             if state.averaging is not None and state.average is not None:
-                state.averaging.update(state.average, student, epoch - 1 + number / len(batches))
+                state.averaging.update(state.average, student, epoch - 1 + number / len(steps))
             pending.append((share * len(rows) / len(train), update))
-            if device.type == "cpu" or number % EVERY == 0 or number == len(batches):
+            if device.type == "cpu" or number % EVERY == 0 or number == len(steps):
                 _accumulate(pending, sums)
             if progress is not None and number % EVERY == 0:
-                done, speed = number / len(batches), number * recipe.batch / (time.perf_counter() - start)
+                done, speed = number / len(steps), number * recipe.batch / (time.perf_counter() - start)
                 terms = {name: value * distributed.world_size() / done for name, value in sums.items()}
-                progress(StepProgress(epoch, recipe.epochs, number, len(batches), speed, terms))
+                progress(StepProgress(epoch, recipe.epochs, number, len(steps), speed, terms))
     sums = distributed.total(sums)
     seconds = time.perf_counter() - start
     distributed.broadcast([*student.buffers(), *learned_state(method).values()])  # batch statistics differ by process
@@ -279,7 +280,7 @@ def _require_terms(terms: Any, method: str, images: int) -> None:
         raise ConfigError(f"expected named terms of {method}, got {got}: return {{'clean': loss}}, say")
     for name, term in terms.items():
         is_loss = isinstance(term, Tensor) and term.is_floating_point()
-        if not is_loss or tuple(term.shape) not in ((), (images,)):
+        if not is_loss or tuple(term.shape) not in ((), (1,), (images,)):
             got = f"{term.dtype} {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
             raise ConfigError(
                 f"expected the term {name!r} of {method} as a floating-point tensor of shape ({images},) or (), got "

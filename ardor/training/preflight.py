@@ -12,11 +12,13 @@ from torch import nn
 
 from ardor.data.split import Split
 from ardor.engine import distributed
+from ardor.engine.modes import device_of, train_mode
 from ardor.errors import ConfigError, ModelError
 from ardor.models import require_fit
 from ardor.models.fit import require_gradient
 from ardor.models.identity import as_built, identity
 from ardor.models.known import require_known
+from ardor.noise import seeded
 from ardor.storage.config import describe, few
 from ardor.storage.signature import Signature
 from ardor.training.averaging import Averaging, require_reached
@@ -49,7 +51,17 @@ def check_setup(
             "student.requires_grad_(True)"
         )
     require_fit(student, train.shape, train.classes, "student")
+    try:
+        with train_mode(student):
+            pass
+    except NotImplementedError as error:
+        raise ModelError(
+            f"expected a student that can be put into train mode, got {type(student).__name__}, an exported program: "
+            "train the net that it was exported from"
+        ) from error
     require_gradient(student, train.shape, "student")
+    if recipe is not None:
+        _require_statistics(student, train, recipe.batch)
     if bad := [name for name, value in student.state_dict().items() if not bool(value.isfinite().all())]:
         raise ModelError(f"expected finite weights of the student, got NaN or infinity in {few(bad)}: build it anew")
     if teacher is not None:
@@ -64,6 +76,32 @@ def check_setup(
             f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
             "cut val from the same data"
         )
+
+
+def _require_statistics(student: nn.Module, train: Split, batch: int) -> None:
+    """Refuse a step with one image in a process where a batch norm needs two: on maps of 1 x 1 pixels."""
+    images, processes = len(train), distributed.world_size()
+    if _least_share(images, batch, processes) > 1:
+        return
+    try:
+        with torch.no_grad(), seeded(0):
+            one = copy.deepcopy(student).train()
+            one(torch.zeros(1, *train.shape, dtype=torch.float32, device=device_of(one)))
+    except ValueError as error:
+        sizes = (*range(batch, images + 1), *range(batch, 1, -1))
+        fits = next((size for size in sizes if _least_share(images, size, processes) > 1), None)
+        raise ConfigError(
+            "expected at least 2 images of each step in every process, for the student's batch norm, got 1 of "
+            f"{images} images in steps of {batch} over {processes} processes: "
+            + (f"type --recipe.batch {fits}" if fits else "add training images, or take fewer processes")
+        ) from error
+
+
+def _least_share(images: int, batch: int, processes: int) -> int:
+    """The fewest images of a step that a process has; `batches` adds a last image alone to the step before."""
+    last = images % batch or batch
+    sizes = {min(batch, images), last if last > 1 or images <= batch else batch + 1}
+    return min(max(1, size // processes) for size in sizes if size <= images)
 
 
 def require_apart(student: nn.Module, teacher: nn.Module) -> None:

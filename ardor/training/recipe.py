@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
+from torch import Tensor
 
 from ardor.engine import distributed
 from ardor.engine.precision import PRECISION
 from ardor.errors import ConfigError
+from ardor.noise import order
 from ardor.storage.arguments import check_fields
 from ardor.types import Attack
 
@@ -146,6 +148,14 @@ def lr_at(recipe: Recipe, epochs_done: float) -> float:
     if share < 0.3:
         return recipe.lr * (1 / 25 + (1 - 1 / 25) * share / 0.3)
     return recipe.lr * (1 + math.cos(math.pi * (share - 0.3) / 0.7)) / 2
+
+
+def batches(recipe: Recipe, purpose: str, epoch: int, index: Tensor) -> list[Tensor]:
+    """The rows of each step of an epoch in a random order; a last image that would be alone joins the step before."""
+    steps = list(order(recipe.seed, purpose, epoch, index).split(recipe.batch))
+    if len(steps) > 1 and len(steps[-1]) == 1:  # it has no batch statistics
+        steps[-2:] = [torch.cat(steps[-2:])]
+    return steps
 
 
 def find_device(name: str) -> torch.device:

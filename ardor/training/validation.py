@@ -15,9 +15,9 @@ from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.modes import attack_view, device_of
 from ardor.evaluation.attacked import correct
-from ardor.noise import Noise, order, seeded
+from ardor.noise import Noise, seeded
 from ardor.training.averaging import restatistic
-from ardor.training.recipe import Recipe
+from ardor.training.recipe import Recipe, batches
 from ardor.training.state import TrainState
 from ardor.types import Images, Method
 
@@ -63,7 +63,7 @@ def averaged(state: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.
 
 def _batches(train: Split, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[Images]:
     """Clean training images, augmented as in training, in another order."""
-    for rows in order(recipe.seed, "restatistic", epoch, train.index).split(recipe.batch)[:STATISTIC_BATCHES]:
+    for rows in batches(recipe, "restatistic", epoch, train.index)[:STATISTIC_BATCHES]:
         x, _, index = train.batch(rows)
         yield augmented(x.to(device), recipe, Noise(recipe.seed, index, "restatistic/augment", epoch))[0]
 

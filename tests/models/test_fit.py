@@ -127,3 +127,21 @@ def test_a_default_dtype_of_float64_changes_nothing():
         torch.set_default_dtype(torch.float32)
     assert again[0].loss == records[0].loss
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), expected.parameters(), strict=True))
+
+
+def exported(net):
+    dim = torch.export.Dim.DYNAMIC
+    return torch.export.export(net.eval(), (torch.rand(2, 1, 8, 8),), dynamic_shapes=({0: dim},)).module()
+
+
+@pytest.mark.parametrize("wrap", [torch.jit.script, exported, nn.DataParallel], ids=["script", "export", "parallel"])
+def test_scripted_and_exported_nets_are_judged_as_the_net_itself(wrap):
+    data, suite = Split(X, plain()(X).argmax(1), 4, "toy", "test"), attacks.quick(LINF)
+    net = wrap(plain())
+    flags = [p.requires_grad for p in net.parameters()]
+    assert ardor.evaluate(net, data, suite).verdicts == ardor.evaluate(plain(), data, suite).verdicts
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert not examine_teacher(net, data, LINF).refused
+    if wrap is exported:
+        with pytest.raises(ModelError, match="exported program: train the net that it was exported from"):
+            ardor.distill(net, None, methods.SAT(), TRAIN, recipe())
