@@ -5,6 +5,7 @@ from __future__ import annotations
 import _codecs
 import argparse
 import contextlib
+import logging
 import pickle
 import re
 import warnings
@@ -21,6 +22,8 @@ from ardor.errors import CheckpointError
 from ardor.models.mismatch import some
 from ardor.storage.files import require_readable
 from ardor.storage.tensors import read_tensors
+
+log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
@@ -139,8 +142,13 @@ def _refuse_foreign(path: Path, magic: tuple[bytes, ...]) -> None:
 def _unwrap(content: object, path: Path) -> State:
     """The state dict inside what was saved: names to plain tensors."""
     for _ in range(3):  # no deeper: a pickled dict may contain itself
-        if isinstance(content, dict):
-            content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
+        if isinstance(content, dict) and (key := next((k for k in WRAPPERS if isinstance(content.get(k), dict)), None)):
+            nets = (
+                k for k, v in content.items() if isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values())
+            )
+            if others := [str(other) for other in nets if other != key]:  # an average of the weights, say
+                log.warning("%s: %s is taken, not %s beside it: save that alone to load it", path, key, some(others))
+            content = content[key]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
             f"expected a state dict (names to tensors) in {path}, got "

@@ -82,3 +82,9 @@ def test_small_files_of_much_memory_are_refused(tmp_path):
         write_tensors(tmp_path / "n.safetensors", STATE, {"net": net})
         with pytest.raises(ArdorError, match=words):
             models.load(tmp_path / "n.safetensors")
+
+
+def test_an_average_beside_the_weights_is_named(tmp_path, caplog):
+    torch.save({"state_dict": STATE, "state_dict_ema": {"a": -STATE["a"]}, "optimizer": {"lr": 0.1}}, tmp_path / "w.pt")
+    assert torch.equal(read(tmp_path / "w.pt")["a"], STATE["a"])
+    assert "state_dict is taken, not state_dict_ema beside it" in caplog.text
