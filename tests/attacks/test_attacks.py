@@ -126,17 +126,6 @@ def test_pgd_step_by_step(threat, start):
         assert torch.allclose(got, expected, rtol=0, atol=1e-10)
 
 
-def test_the_step_is_a_quarter_of_eps_or_the_given_one():
-    x = torch.full((2, 1, 2, 2), 0.5, dtype=torch.float64)
-    noise = Noise(0, torch.arange(2))
-    for attack, moved in ((PGD(Linf(0.2), 1, start="none"), 0.05), (PGD(Linf(0.2), 1, 0.03, "none"), 0.03)):
-        assert torch.allclose(attack.maximise(lambda z: z.flatten(1).sum(1), x, noise), x + moved)
-    three = PGD(Linf(0.2), 3, start="none").maximise(lambda z: z.flatten(1).sum(1), x, noise)
-    assert torch.allclose(three, x + 0.15)
-    six = PGD(Linf(0.2), 6, start="none").maximise(lambda z: z.flatten(1).sum(1), x, noise)
-    assert torch.allclose(six, x + 0.2)
-
-
 def test_gradient_is_taken_at_the_image_and_not_through_a_clamp():
     # uphill is inward for the black pixels and outward for the white ones: all move that can
     x = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(1, 1, 2, 2)

@@ -12,7 +12,6 @@ from ardor.attacks.square import Square
 from ardor.attacks.threat import L2, Linf
 from ardor.errors import ThreatError
 from ardor.noise import Noise
-from ardor.storage.config import describe
 from ardor.testing import TinyNet, check_attack
 from ardor.types import Attack
 from tests.attacks.conftest import SHAPES, Watched, by_hand_eta, images
@@ -266,24 +265,9 @@ def test_a_longer_search_begins_as_a_shorter_one():
     assert all(map(torch.equal, inputs[0], inputs[1]))
 
 
-def test_refusals_and_words():
-    bad = [
-        {"threat": "linf"},
-        {"threat": None},
-        {"queries": 0},
-        {"restarts": 0},
-        {"p": 0.0},
-        {"p": 1.1},
-        {"p": math.nan},
-    ]
-    for words in bad:
+def test_refusals_and_cost():
+    threats, counts = [{"threat": "linf"}, {"threat": None}], [{"queries": 0}, {"restarts": 0}]
+    for words in (*threats, *counts, {"p": 0.0}, {"p": 1.1}, {"p": math.nan}):
         with pytest.raises(ThreatError, match="expected .* got .*: type for example"):
             Square(**words)
-    assert describe(Square()) == {
-        "name": "Square",
-        "threat": {"name": "Linf", "eps": "8/255"},
-        "queries": 5000,
-        "p": 0.8,
-        "restarts": 1,
-    }
     assert Square().cost(10) == 5001

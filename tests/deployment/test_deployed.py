@@ -24,11 +24,10 @@ from ardor.evaluation.identity import identity, matching_report
 from ardor.evaluation.report import Report
 from ardor.evaluation.report_files import default_out, shown_reports, word_of
 from ardor.evaluation.verdicts import evaluate
+from tests.deployment.conftest import onnx_packages
 from tests.fixtures.make import begun_from
 
-onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx, *_ = onnx_packages()
 
 pytestmark = pytest.mark.processor
 

@@ -15,11 +15,10 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.seal import is_sealed, seal
 from ardor.errors import CheckpointError, ConfigError, DataError, ExportError, ModelError, RunError
 from ardor.models import hash_of
+from tests.deployment.conftest import onnx_packages
 from tests.deployment.export.conftest import foreign, saved, split, with_layer
 
-onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx, ort, _ = onnx_packages()
 
 
 def test_an_operator_that_onnx_lacks_is_named_with_its_layer(digits, tmp_path):

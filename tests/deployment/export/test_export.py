@@ -17,11 +17,10 @@ from ardor.deployment.export.onnx_graph import quiet
 from ardor.deployment.export.onnx_session import Session
 from ardor.errors import DataError
 from ardor.models import hash_of
+from tests.deployment.conftest import onnx_packages
 from tests.deployment.export.conftest import EPS, FILES, logits_of, split
 
-onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx, ort, _ = onnx_packages()
 
 
 def run(path, x):

@@ -10,11 +10,10 @@ import ardor
 from ardor.deployment.export.onnx_session import Session
 from ardor.deployment.export.parity import Match, Parity, match, measure
 from ardor.errors import ExportError, RunError
+from tests.deployment.conftest import onnx_packages
 from tests.deployment.export.conftest import EPS, FILES, Tracing
 
-pytest.importorskip("onnx", reason="the extra onnx is not installed")
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx_packages()
 
 
 def off_grid(x):

@@ -21,12 +21,10 @@ from ardor.engine import threads
 from ardor.errors import DataError, ModelError
 from ardor.models import hash_of
 from ardor.storage.config import read_yaml
-from tests.deployment.conftest import train
+from tests.deployment.conftest import onnx_packages, train
 from tests.deployment.export.conftest import EPS, foreign, logits_of, saved
 
-onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
-ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx, ort, _ = onnx_packages()
 
 
 # the runtime

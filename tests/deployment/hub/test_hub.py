@@ -25,12 +25,11 @@ from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import evidence_of
 from ardor.errors import ConfigError, ExportError, ModelError, RunError
 from tests.conftest import ROOT
-from tests.deployment.conftest import EPS, train
+from tests.deployment.conftest import EPS, onnx_packages, train
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
-ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+_, ort, _ = onnx_packages()
 
 NAMES = ["README.md", "SHA256SUMS", "best-int8.onnx", "best.onnx", "config.json", "model.safetensors"]
 

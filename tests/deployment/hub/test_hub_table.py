@@ -7,11 +7,10 @@ import pytest
 from ardor import models
 from ardor.cli.main import main
 from ardor.deployment import hub
-from tests.deployment.conftest import train
+from tests.deployment.conftest import onnx_packages, train
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
-pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx_packages()
 
 
 def test_the_table_of_forms_goes_into_the_card_while_it_is_of_these_weights(tmp_path):

@@ -15,12 +15,12 @@ from ardor import models
 from ardor.cli.main import main
 from ardor.deployment import hub
 from ardor.errors import CheckpointError, ConfigError, RunError
-from tests.deployment.conftest import train
+from tests.deployment.conftest import onnx_packages, train
 from tests.deployment.hub.conftest import serving
 
 client = pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+onnx_packages()
 
 
 @pytest.fixture(scope="module")
