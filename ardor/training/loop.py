@@ -280,7 +280,7 @@ def _require_terms(terms: Any, method: str, images: int) -> None:
         raise ConfigError(f"expected named terms of {method}, got {got}: return {{'clean': loss}}, say")
     for name, term in terms.items():
         is_loss = isinstance(term, Tensor) and term.is_floating_point()
-        if not is_loss or tuple(term.shape) not in ((), (1,), (images,)):
+        if not is_loss or term.ndim > 1 or not term.numel():  # a loss of a part of the images is allowed
             got = f"{term.dtype} {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
             raise ConfigError(
                 f"expected the term {name!r} of {method} as a floating-point tensor of shape ({images},) or (), got "
