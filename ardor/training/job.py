@@ -19,8 +19,9 @@ from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_robust
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
+from ardor.evaluation.checks.data import missing_classes
 from ardor.evaluation.checks.recipe import of_images, of_recipe
-from ardor.evaluation.findings import Finding
+from ardor.evaluation.findings import Finding, present
 from ardor.models.loading import net_for
 from ardor.storage.config import build, find_class
 from ardor.storage.files import shortened
@@ -204,7 +205,7 @@ def findings_of(job: Job, recipe: str | None = None) -> list[Finding]:
     check_setup(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     config = config_of_job(job)
     Run(job.run).require(config)
-    return [*of_recipe(config), *of_images(config, job.train.shape, recipe)]
+    return [*of_recipe(config), *of_images(config, job.train.shape, recipe), *present(missing_classes(job.train))]
 
 
 def gate_of(

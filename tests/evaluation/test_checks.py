@@ -302,6 +302,15 @@ def test_images_scaled_twice_and_marks_are_found():
     assert names(checks.data.of_data(split(x, marks=("test set took part in selection",)))) == ["selection"]
 
 
+@pytest.mark.parametrize(("labels", "missing"), [([1, 2, 3], "0"), ([0, 1, 3], "2")])
+def test_a_class_without_an_image_is_found(labels, missing):
+    data = split(torch.rand(45, 3, 4, 4), classes=3)
+    data = Split(data.images, torch.tensor(labels)[data.labels], 4, "toy", "test")
+    (finding,) = checks.data.of_data(data)
+    assert finding.evidence == f"1 of 4 classes are of none of 45 images: {missing}"
+    assert checks.data.of_data(data.take(range(39))) == []  # absent by chance, perhaps
+
+
 # The verdicts.
 
 KINDS = {"pgd_sat": "PGD", "pgd_trades": "PGD", "cw_inf": "CW", "apgd_ce": "APGD", "apgd_t": "APGD", "fab_t": "FAB"}
