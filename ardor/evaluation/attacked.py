@@ -60,8 +60,8 @@ def attacked(
     rows : (N,) int64 Tensor or None
         The rows of `data` to attack; None for all.
     pad : bool
-        Repeat the rows of a short batch up to `batch`: one shape for all batches, so that an image's result does not
-        depend, not even by rounding, on how many others there are.
+        Repeat the rows of a short batch up to `batch`, at most the size of `data`: one shape for all batches, so that
+        an image's result does not depend, not even by rounding, on how many others there are.
     threat : Threat or None
         The adversarial images must lie within it and [0, 1]; None for no check.
 
@@ -78,7 +78,7 @@ def attacked(
     device = device_of(view)
     rows = torch.arange(len(data)) if rows is None else rows
     for chunk in rows.split(batch) if len(rows) else ():
-        padded = chunk[torch.arange(batch) % len(chunk)] if pad else chunk
+        padded = chunk[torch.arange(min(batch, len(data))) % len(chunk)] if pad else chunk
         x, y, index = (value.to(device) for value in data.batch(padded.to(data.labels.device)))
         x_adv = x if attack is None else attack(view, x, y, Noise(seed, index, name))
         if threat is not None:

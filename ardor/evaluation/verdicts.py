@@ -103,6 +103,7 @@ def evaluate(
         require_fit(net, data.shape, data.classes)
         if _follows_gradients(suite) and not hasattr(net, "without_gradients"):
             require_gradient(net, data.shape)
+    batch = min(batch, len(data))
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = empty_report(net, data, suite, attacks, seed, batch)
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from ardor.data.split import Split
-from ardor.errors import ArdorError, CheckpointError, ConfigError
+from ardor.errors import ArdorError, CheckpointError, ConfigError, shown
 from ardor.models.builders import BUILDERS, build, find_builder, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
@@ -27,7 +27,7 @@ from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
 
-PUBLISHED = {"robustbench": ("weights", "root", "download"), "hf": (), "timm": ("weights",)}
+PUBLISHED = {"robustbench": ("weights", "state", "root", "download"), "hf": (), "timm": ("weights", "state")}
 """Prefixes, before the colon, of the names of published nets."""
 
 Statistics: TypeAlias = Mapping[str, Any]
@@ -39,6 +39,7 @@ def load(
     name: str | Path,
     *,
     weights: str | Path | None = None,
+    state: str | None = None,
     checkpoint: str = "best",
     root: str | Path = "models",
     download: bool = False,
@@ -65,6 +66,8 @@ def load(
         - `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`.
     weights
         File of weights (see `load_weights`).
+    state
+        The key of one of several state dicts in `weights`: an average, say.
     checkpoint
         Checkpoint of a run: best, last or averaged.
     root
@@ -95,6 +98,11 @@ def load(
     name = str(name)
     path = Path(name)
     statistics = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    if state is not None and (weights is None or source_of(name) == "hf"):
+        raise ConfigError(
+            f"expected weights for the state {shown(state, 40)}, got {shown(name)}, which has one: type "
+            "--model.weights FILE, or leave the state out"
+        )
     folder = path if weights is None and not known(name) and is_local(path) else local_of(name)
     if folder is not None:
         _refuse_options(name, weights, options)
@@ -107,11 +115,11 @@ def load(
         built: dict[str, Any] = vars(net)["built_as"]
         return load(weights=file, **built, **composed(net, **_both(statistics))) if statistics else net
     if source_of(name):
-        return _published(name, weights, root, download, options, statistics)
+        return _published(name, weights, state, root, download, options, statistics)
     if weights is not None:
         net = build(name, mean=mean, std=std, **options)
-        load_weights(net, weights)
-        return _marked(net, weights)
+        load_weights(net, weights, state)
+        return _marked(net, weights, state=state)
     if known(name):
         raise ConfigError(
             f'expected weights for "{name}", got none: type --model.weights FILE.safetensors, or build a net without'
@@ -193,6 +201,7 @@ def source_of(name: str) -> str | None:
 def _published(
     name: str,
     weights: str | Path | None,
+    state: str | None,
     root: str | Path,
     download: bool,
     options: dict[str, Any],
@@ -204,15 +213,15 @@ def _published(
     classes, path, sizes = options.get("classes"), weights, {}
     if name.startswith("robustbench:"):
         net, name, path = published.from_robustbench(
-            name, weights=weights, root=root, download=download, classes=classes
+            name, weights=weights, state=state, root=root, download=download, classes=classes
         )
     elif name.startswith("hf:"):
         net, name = hub.from_hub(name, classes)
     else:
-        net = published.from_timm(name, weights, classes, options.get("channels"))
+        net = published.from_timm(name, weights, state, classes, options.get("channels"))
         sizes = {} if weights is None else options
     vars(net)["built_as"] = {"name": name, **sizes}
-    return _marked(net, path, statistics)
+    return _marked(net, path, statistics, state)
 
 
 def _refuse_options(name: str, weights: str | Path | None, options: dict[str, Any]) -> None:
@@ -291,11 +300,15 @@ def _from_run(
     return _marked(net, path)
 
 
-def _marked(net: nn.Module, weights: str | Path | None, statistics: Statistics | None = None) -> nn.Module:
+def _marked(
+    net: nn.Module, weights: str | Path | None, statistics: Statistics | None = None, state: str | None = None
+) -> nn.Module:
     """The net in eval mode, with its file of weights recorded in place of its initial seed."""
     built_as = {k: v for k, v in vars(net)["built_as"].items() if k != "seed"}
     if statistics:  # a net of ours keeps its own form: it is rebuilt with them; any other one is wrapped
         net = Normalised(net, **_both(statistics))
     vars(net)["built_as"] = {**built_as, **(statistics or {})}
     vars(net)["loaded_from"] = None if weights is None else str(weights)
+    if state is not None:
+        vars(net)["loaded_state"] = state
     return net.eval()

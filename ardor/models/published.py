@@ -22,7 +22,7 @@ from ardor.storage.imports import cause_of, require_package
 
 
 def from_robustbench(
-    name: str, *, weights: str | Path | None, root: str | Path, download: bool, classes: int | None
+    name: str, *, weights: str | Path | None, state: str | None, root: str | Path, download: bool, classes: int | None
 ) -> tuple[nn.Module, str, Path | None]:
     """The net, its full name, and the file of its weights; see `load`."""
     plain = name.removeprefix("robustbench:")
@@ -41,7 +41,7 @@ def from_robustbench(
             raise CheckpointError(_missing(known, root))
         fetch(known.url, path, check=read, error=CheckpointError)
     net = build(known.builder, classes=known.classes, **known.options)
-    load_weights(net, path)
+    load_weights(net, path, state)
     return net, known.name, path
 
 
@@ -86,7 +86,9 @@ def _from_package(
     return net, f"robustbench:{data}/{name}", None
 
 
-def from_timm(name: str, weights: str | Path | None, classes: int | None, channels: int | None) -> nn.Module:
+def from_timm(
+    name: str, weights: str | Path | None, state: str | None, classes: int | None, channels: int | None
+) -> nn.Module:
     """timm's net behind the normalisation of its pretrained_cfg; see `load`.
 
     Without `weights` it has timm's own, with their classes: a head for other classes would be random.
@@ -106,7 +108,7 @@ def from_timm(name: str, weights: str | Path | None, classes: int | None, channe
     if weights is None and classes not in (None, getattr(net, "num_classes", classes)):
         raise ModelError(f"expected a net of {classes} classes, got {name}, which has {net.num_classes}: {OTHER}")
     if weights is not None:
-        load_weights(net, weights)
+        load_weights(net, weights, state)
     config: Any = getattr(net, "pretrained_cfg", None) or {}
     if not (config.get("mean") and config.get("std")):
         raise ModelError("expected mean and std in the net's pretrained_cfg, got none: wrap it in a file.py:Name")

@@ -37,17 +37,17 @@ HARMLESS: list[Any] = [
 """Beside the weights: options of a command line, and numbers of NumPy. None of them runs code of the file."""
 
 # Keys of the state dict in files of training programs; the first one present is taken.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student", "module")
 
 
-def read(path: Path) -> State:
-    """Names to tensors on the CPU; a file not called `.safetensors` is read as torch.save's. Raises CheckpointError."""
+def read(path: Path, state: str | None = None) -> State:
+    """Names to tensors on the CPU; `state`: the key of one of several state dicts. Raises CheckpointError."""
     if path.is_dir():
         raise CheckpointError(f"expected a file of weights, got the folder {path}: a run is named without weights")
     if not path.is_file():
         raise CheckpointError(f"expected a file of weights, got {path}, which is not there: check the path")
     require_readable(path, CheckpointError)
-    return _unwrap(_read_safetensors(path) if is_safetensors(path) else _read_torch(path), path)
+    return _unwrap(_read_safetensors(path) if is_safetensors(path) else _read_torch(path), path, state)
 
 
 def is_safetensors(path: Path) -> bool:
@@ -139,15 +139,23 @@ def _refuse_foreign(path: Path, magic: tuple[bytes, ...]) -> None:
         )
 
 
-def _unwrap(content: object, path: Path) -> State:
+def _unwrap(content: object, path: Path, state: str | None) -> State:
     """The state dict inside what was saved: names to plain tensors."""
+    if state is not None:
+        nets = _nets(content)
+        if state not in nets:
+            raise CheckpointError(
+                f'expected a state dict called "{state}" in {path}, got '
+                f"{some(list(nets)) if nets else 'one without a name'}: type another --model.state, or leave it out"
+            )
+        content = nets[state]
     for _ in range(3):  # no deeper: a pickled dict may contain itself
         if isinstance(content, dict) and (key := next((k for k in WRAPPERS if isinstance(content.get(k), dict)), None)):
-            nets = (
-                k for k, v in content.items() if isinstance(v, dict) and any(isinstance(t, Tensor) for t in v.values())
-            )
-            if others := [str(other) for other in nets if other != key]:  # an average of the weights, say
-                log.warning("%s: %s is taken, not %s beside it: save that alone to load it", path, key, some(others))
+            if others := [other for other in _nets(content) if other != key]:  # an average of the weights, say
+                log.warning(
+                    "%s: %s is taken, not %s beside it: type --model.state %s for that",
+                    *(path, key, some(others), others[0]),
+                )
             content = content[key]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(
@@ -169,3 +177,17 @@ def _unwrap(content: object, path: Path) -> State:
             f"({some(foreign)}): save net.state_dict(), alone or under one of {', '.join(WRAPPERS)}"
         )
     return content
+
+
+def _nets(content: object) -> dict[str, Any]:
+    """The state dicts in what was saved, by their keys, each as it is or in a wrapper."""
+    parts = {str(key): part for key, part in content.items()} if isinstance(content, dict) else {}
+    return {
+        key: part
+        for key, part in parts.items()
+        if isinstance(part, dict)
+        and (
+            any(isinstance(value, Tensor) for value in part.values())
+            or any(isinstance(part.get(wrapper), dict) for wrapper in WRAPPERS)
+        )
+    }

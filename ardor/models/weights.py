@@ -22,7 +22,7 @@ PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 _STATISTICS = re.compile(r"(^|\.)(mean|mu|std|sigma)$")
 
 
-def load_weights(net: nn.Module, path: str | Path) -> None:
+def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> None:
     """Copy the weights in a file into a net, all of them or none.
 
     A dict around the state dict is opened (`reading.WRAPPERS`). A prefix such as `module.` is removed only if every
@@ -37,6 +37,9 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
         Left unchanged where the file is refused.
     path
         `.safetensors`, or a file of torch.save (.pt, .pth, .tar, .model), read without running code in it.
+    state
+        The key of the state dict in a file of several, such as an average of the weights; None for `state_dict`,
+        `model` and the like.
 
     Raises
     ------
@@ -47,18 +50,18 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     net = net.net if isinstance(net, Normalised) else net  # a file from elsewhere is of the net behind the layer
     path = Path(path)
     expected = net.state_dict()
-    state = _same_normalisation(net, expected, read(path), path)
-    state = _without_prefixes(state, set(expected))
-    state = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | state
-    if problem := explain(expected, state):
+    values = _same_normalisation(net, expected, read(path, state), path)
+    values = _without_prefixes(values, set(expected))
+    values = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | values
+    if problem := explain(expected, values):
         built = getattr(net, "built_as", {}).get("name", type(net).__name__)
         raise CheckpointError(f"expected weights for {built}, got {path} with {problem}")
-    if bad := [name for name, value in state.items() if not bool(torch.isfinite(value).all())]:
+    if bad := [name for name, value in values.items() if not bool(torch.isfinite(value).all())]:
         raise CheckpointError(
             f"expected finite weights in {path}, got NaN or infinity in {some(bad)}: "
             "the training that wrote it diverged; take an earlier checkpoint"
         )
-    net.load_state_dict(state)  # cannot fail half-way: every name, shape and kind is checked above
+    net.load_state_dict(values)  # cannot fail half-way: every name, shape and kind is checked above
 
 
 def require_values(config: Mapping[str, Any], path: Path) -> None:

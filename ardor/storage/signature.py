@@ -39,7 +39,7 @@ _BUILT_IN = (list, tuple, dict, set, frozenset)
 _GENERATED = ("__init__", "__repr__", "__eq__", "__setattr__", "__delattr__", "__hash__", "__replace__")
 """Methods that the decorator of a dataclass writes; its fields are class attributes."""
 _HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-_OF_MODULES = {*vars(nn.Module()), "built_as", "loaded_from", "_compiled_call_impl"}
+_OF_MODULES = {*vars(nn.Module()), "built_as", "loaded_from", "loaded_state", "_compiled_call_impl"}
 """Torch's bookkeeping, where a net comes from, and the same computation compiled."""
 DEPTH = 40
 """How deep an object is described, in attributes of attributes."""

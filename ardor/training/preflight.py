@@ -141,7 +141,7 @@ def resolve_config(
     return {
         "method": describe(method),
         "student": describe(student),
-        "teacher": None if teacher is None else describe(teacher) | {"weights": getattr(teacher, "loaded_from", None)},
+        "teacher": None if teacher is None else describe(teacher) | _source(teacher),
         "data": describe(train.source),
         "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
         "averaging": None if averaging is None else describe(averaging),
@@ -160,6 +160,12 @@ def resolve_config(
             "marks": list(train.marks),
         },
     }
+
+
+def _source(net: nn.Module) -> dict[str, Any]:
+    """The file of a net's weights, and which of several in it."""
+    state = getattr(net, "loaded_state", None)
+    return {"weights": getattr(net, "loaded_from", None), **({} if state is None else {"state": state})}
 
 
 def _function(who: str, net: nn.Module, shape: Sequence[int]) -> dict[str, Any]:

@@ -55,6 +55,11 @@ def test_an_image_meets_the_same_noise_in_any_batch(net, data):
     assert not torch.equal(next(attacked(net, data, start, "a", seed=1)).x_adv, whole)
 
 
+def test_no_batch_is_larger_than_the_data(net, data):
+    assert [len(one.x) for one in attacked(net, data, None, "clean", batch=2**40, pad=True)] == [20]
+    assert evaluate(net, data, Suite("s", THREAT, {"pgd": PGD(THREAT, steps=1)}), batch=2**40).batch == 20
+
+
 def test_a_short_batch_is_padded_by_its_own_rows(net, data):
     *_, last = attacked(net, data, None, "clean", batch=8, pad=True)
     assert last.rows.tolist() == [16, 17, 18, 19]

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ardor import models
-from ardor.errors import ArdorError, CheckpointError
+from ardor.errors import ArdorError, CheckpointError, ConfigError
 from ardor.models.reading import read
 from ardor.storage.tensors import read_tensors, write_tensors
 
@@ -87,4 +87,16 @@ def test_small_files_of_much_memory_are_refused(tmp_path):
 def test_an_average_beside_the_weights_is_named(tmp_path, caplog):
     torch.save({"state_dict": STATE, "state_dict_ema": {"a": -STATE["a"]}, "optimizer": {"lr": 0.1}}, tmp_path / "w.pt")
     assert torch.equal(read(tmp_path / "w.pt")["a"], STATE["a"])
-    assert "state_dict is taken, not state_dict_ema beside it" in caplog.text
+    assert "state_dict is taken, not state_dict_ema beside it: type --model.state state_dict_ema" in caplog.text
+
+
+def test_an_average_beside_the_weights_is_loaded_by_its_key(tmp_path):
+    file, net = tmp_path / "w.pt", models.build("small_cnn", width=2)
+    average = {name: value * 2 for name, value in net.state_dict().items()}
+    torch.save({"model": net.state_dict(), "ema": {"module": average, "steps": 3}, "optimizer": {"state": {}}}, file)
+    loaded = models.load("small_cnn", weights=file, state="ema", width=2)
+    assert all(torch.equal(value, average[name]) for name, value in loaded.state_dict().items())
+    with pytest.raises(CheckpointError, match=r'"swa" in .*w\.pt, got model, ema'):
+        models.load("small_cnn", weights=file, state="swa", width=2)
+    with pytest.raises(ConfigError, match="expected weights for the state ema"):
+        models.load("small_cnn", state="ema", width=2)

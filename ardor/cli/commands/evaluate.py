@@ -120,7 +120,7 @@ def evaluate(
             net,
             split,
             attacks,
-            batch=min(256 if batch is None else batch, len(split)),
+            batch=256 if batch is None else batch,
             seed=words.seed,
             journal=journal,
             images=images,
