@@ -135,6 +135,7 @@ def _refuse(error: Exception, debug: bool) -> int:
     import traceback
 
     from cyclopts import CycloptsError
+    from cyclopts.exceptions import UnusedCliTokensError
 
     from ardor.cli.terminal import Terminal
     from ardor.errors import ArdorError
@@ -146,6 +147,9 @@ def _refuse(error: Exception, debug: bool) -> int:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ArdorError):
         place = f"to use {error.filename}" if error.filename else "the system to read and write"
         text = f"expected {place}, got {error.strerror}: check the name, the permissions and the free space"
+    elif isinstance(error, UnusedCliTokensError):
+        command = " ".join(("ardor", *(error.command_chain or ())))
+        text = f"expected no other words, got {' '.join(error.unused_tokens or ())}: leave them out ({command} --help)"
     elif not isinstance(error, ArdorError | CycloptsError):
         text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
     stderr.print(f"ardor: {text}", markup=False)

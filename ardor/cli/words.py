@@ -59,9 +59,11 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
 
 RENAMED = {
     "eps": "threat.eps", "root": "data.root", "download": "data.download", "device": "recipe.device",
-    "teacher_weights": "teacher.weights",
+    "teacher_weights": "teacher.weights", "epochs": "recipe.epochs", "lr": "recipe.lr", "batch": "recipe.batch",
+    "batch_size": "recipe.batch", "seed": "recipe.seed", "alpha": "method.alpha", "beta": "method.beta",
+    "width": "student.width", "limit": "data.limit",
 }  # fmt: skip
-"""Earlier spellings, and others that are near at hand, of dotted options."""
+"""Earlier spellings of dotted options, and their names without the dot."""
 
 
 def require_present(command: str, words: Sequence[str]) -> None:
@@ -70,7 +72,7 @@ def require_present(command: str, words: Sequence[str]) -> None:
         name = word.removeprefix("--").partition("=")[0]
         new = RENAMED.get(name, "")
         if word.startswith("--") and new and has_option(command, new) and not has_option(command, name):
-            raise ConfigError(f"expected --{new}, got --{name}: type the dotted one")
+            raise ConfigError(f"expected --{new}, got --{name}: type --{new}")
 
 
 def require_parts(command: str, overrides: dict[str, Any]) -> None:
@@ -98,7 +100,10 @@ def as_options(text: str, command: str) -> str:
         if dot and part in NETS:
             name = rest if rest in ("weights", "checkpoint") and has_option(command, rest) else f"{part}.{rest}"
         owner = next((word for word in (command, *_ORDER) if has_option(word, name)), command)
-        return " ".join([f"--{name}", *values]) + ("" if owner == command else f" (of ardor {owner})")
+        typed = (
+            f"--{name}={values[0]}" if values in (["true"], ["false"]) and not dot else " ".join([f"--{name}", *values])
+        )
+        return typed + ("" if owner == command else f" (of ardor {owner})")
 
     return rewritten(text, option, but="got ")
 

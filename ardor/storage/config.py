@@ -324,15 +324,20 @@ def in_package(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The keys at which two configs differ, as "method.alpha: 5/6 here, 0.9 there"; `logits` by more than rounding."""
+def differences(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], prefix: str = "", places: tuple[str, str] = ("here", "there")
+) -> list[str]:
+    """The keys at which two configs differ, as "method.alpha: 5/6 here, 0.9 there"; `logits` by more than rounding.
+
+    Names come first, and hashes, which follow from other keys as a rule, last.
+    """
     result = []
-    for key in sorted({*ours, *theirs}, key=str):
+    for key in sorted({*ours, *theirs}, key=lambda key: (key == "fingerprint", key != "name", str(key))):
         a, b = ours.get(key), theirs.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            result += differences(a, b, f"{prefix}{key}.")
+            result += differences(a, b, f"{prefix}{key}.", places)
         elif a != b and not (key == "logits" and _close(a, b)):
-            result.append(f"{prefix}{key}: {_short(a)} here, {_short(b)} there")
+            result.append(f"{prefix}{key}: {_short(a)} {places[0]}, {_short(b)} {places[1]}")
     return result
 
 

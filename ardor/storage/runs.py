@@ -225,7 +225,7 @@ class Run:
                         f" and --student.weights {last}: the rates belong to the length, more epochs are another run"
                     )
                 raise RunError(
-                    f"expected the configuration that {self.folder} was made with, got another ({few(changed)}): "
+                    f"expected the configuration that {self.folder} was trained with, got another ({few(changed)}): "
                     f"{advice}"
                 )
         elif self.folder.is_dir() and any(p.suffix not in (".tmp", ".lock") for p in self.folder.iterdir()):

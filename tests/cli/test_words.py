@@ -106,7 +106,7 @@ def test_a_command_shows_its_own_options_or_names_the_command_of_the_option(comm
         shown = as_options(text, command)
         for found in OPTION.finditer(shown):
             option, behind = found[1], shown[found.end() :]
-            of = re.match(r"(?: [^\s()]+)* \(of ardor (\w+)\)", behind)
+            of = re.match(r"(?:[ =][^\s()]+)* \(of ardor (\w+)\)", behind)
             of = of or re.search(r"\bardor (\w+) (?:(?!, or )[^;:])*$", shown[: found.start()])
             if "X" not in option and not shown[: found.start()].endswith("got ") and option not in FLAGS_OF_OTHERS:
                 assert has_option(of[1] if of and of[1] in COMMANDS else command, option), (path, text, shown)
@@ -121,6 +121,7 @@ def test_a_command_shows_its_own_options_or_names_the_command_of_the_option(comm
         ("type --model.weights FILE", "export", "type --weights FILE"),
         ("type --run with a new name", "train", "type --run with a new name"),
         ("type --suite autoattack", "push", "type --suite autoattack (of ardor evaluate)"),
+        ("type --gate=false to train", "bench", "type --gate=false to train"),
         ("type ardor evaluate RUN --suite quick", "compare", "type ardor evaluate RUN --suite quick"),
     ],
 )
@@ -241,6 +242,8 @@ def test_no_message_names_a_page_that_a_wheel_lacks():
         (["bench", "whitebox-digits", "--eps", "0.1"], "--threat.eps"),
         (["bench", "whitebox-digits", "--root", "x"], "--data.root"),
         (["bench", "whitebox-digits", "--teacher_weights=x"], "--teacher.weights"),
+        (["train", "sat", "--lr", "0.1"], "--recipe.lr"),
+        (["plan", "sat", "--batch-size", "64"], "--recipe.batch"),
         (["bench", "whitebox-digits", "--teacher-weights", "x"], "--teacher.weights"),
         (["evaluate", "runs/x", "--device", "cpu"], "--recipe.device"),
         (["gate", "runs/x", "--device=cpu"], "--recipe.device"),
@@ -302,3 +305,9 @@ def test_the_package_is_typed_and_cites_both_papers():
     assert (ROOT / "ardor" / "py.typed").is_file()
     titles = [paper["title"] for paper in yaml.safe_load((ROOT / "CITATION.cff").read_text())["references"]]
     assert len(titles) == 2
+
+
+def test_words_too_many_are_refused_with_the_command_whose_help_has_the_options(capsys):
+    assert main(["evaluate", "runs/a", "runs/b"]) == 2
+    refusal = capsys.readouterr().err
+    assert refusal == "ardor: expected no other words, got runs/b: leave them out (ardor evaluate --help)\n"

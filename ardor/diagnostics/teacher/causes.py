@@ -50,13 +50,15 @@ class Repair:
 def diagnose(probe: Probe, logits: Tensor, claim: Record | None, chance: float, reached: bool) -> Finding | None:
     """The likely cause of a clean accuracy below the record, or at `chance`; else None.
 
-    logits: (N, classes) of the images as they are. reached: whether there is a record and it is reached, so that only
-    the net's weights or a repair are evidence against it.
+    logits: (N, classes) of the images as they are. reached: whether there is a record and it is reached, so that the
+    weights alone are evidence against the net: a net that was hardly trained may gain by any change of contrast.
     """
     mask = right(logits, probe.labels)
     share = share_of(mask)
     accuracy = f"clean accuracy is {share} % of {share.n} images"
-    cause = _of_weights(probe, accuracy) or _of_images(probe, mask, claim) or _of_classes(logits, probe, claim)
+    cause = _of_weights(probe, accuracy)
+    if cause is None and not reached:
+        cause = _of_images(probe, mask, claim) or _of_classes(logits, probe, claim)
     if cause is not None:
         return cause
     if not reached and claim is not None and claim.data not in (None, probe.data.name):

@@ -117,7 +117,7 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
         classes={
             class_names[c]: _difference([(x["worst_case"], y["worst_case"]) for x, y in correct], rows[c]) for c in rows
         },
-        differ=_changed(a[0], b[0], (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE)) if known else [],
+        differ=_changed(a[0], b[0], (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE), ("of A", "of B")) if known else [],
         findings=_findings(a, b),
         doubts=[doubt for name, side in zip(names, (a, b), strict=True) for doubt in _doubts(name, side)],
     )
@@ -145,9 +145,11 @@ def _require_seeds(side: str, reports: Sequence[Report]) -> None:
         raise ConfigError(f"expected another net for each seed of {side}, got one twice: name each run once")
 
 
-def _changed(one: Report, other: Report, ignored: Sequence[str]) -> list[str]:
+def _changed(
+    one: Report, other: Report, ignored: Sequence[str], places: tuple[str, str] = ("here", "there")
+) -> list[str]:
     """How two trainings differ, without the keys in `ignored` and those below them."""
-    changed = differences(one.training, other.training)
+    changed = differences(one.training, other.training, places=places)
     unrecorded = tuple(f"fingerprint.{who}_function:" for who in ("student", "teacher"))  # by an earlier version
     changed = [text for text in changed if not text.startswith((*unrecorded, "fingerprint.teacher_function.logits"))]
     return [text for text in changed if not f"{text.partition(':')[0]}.".startswith(tuple(f"{k}." for k in ignored))]
@@ -203,4 +205,4 @@ def _findings(a: Sequence[Report], b: Sequence[Report]) -> list[Finding]:
 def _doubts(name: str, reports: Sequence[Report]) -> list[str]:
     """Errors among the findings of the reports: their robust accuracy is no figure to compare."""
     errors = dict.fromkeys(f.name for r in reports for f in r.findings if f.severity == "error")
-    return [f"the report of {name} found an error in it ({', '.join(errors)})"] if errors else []
+    return [f"the report of {name} has an error ({', '.join(errors)})"] if errors else []

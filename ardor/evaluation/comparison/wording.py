@@ -80,7 +80,7 @@ def _stands(d: Difference, a: str, b: str) -> str:
 def _limit(d: Difference) -> str:
     if math.isnan(d.least):
         return f"; {d.n} images cannot show any"
-    return f"; less than about {100 * d.least:.2f} points could hardly have been shown"
+    return f"; less than about {100 * d.least:.2f} points would rarely be detected"
 
 
 def _points(value: float) -> str:
@@ -159,7 +159,7 @@ def _difference(d: Difference) -> dict[str, Any]:
 def _table(title: str, rows: Mapping[str, Difference], p: Mapping[str, float], p_name: str) -> Iterator[str]:
     several = any(len(d.pairs) > 1 for d in rows.values())
     middle = ["SD", "95 %", "95 % over seeds", "95 % over images"] if several else ["95 % interval", "only A", "only B"]
-    names = [title, "n", "A %", "B %", "A - B", *middle, p_name, "could show"]
+    names = [title, "n", "A %", "B %", "A - B", *middle, p_name, "detectable"]
     yield "| " + " | ".join(names) + " |"
     yield "|:--|" + "--:|" * (len(names) - 1)
     for name, d in rows.items():

@@ -234,6 +234,13 @@ def test_where_the_record_is_reached_chance_refuses_nobody():
     assert missed.refused
 
 
+def test_where_the_record_is_reached_other_images_or_classes_are_no_evidence(sound, val):
+    hardly_trained = Wrapped(sound, before=lambda x: x / 255)  # right far more often on other images than its own
+    seen = examine_teacher(hardly_trained, val, THREAT, record=Record(0.1, None, None, "one epoch"), robust=False)
+    assert names(seen) == ["near_chance"]
+    assert not seen.refused
+
+
 def test_without_a_record_few_images_at_chance_are_warned_of_and_many_refused():
     assert names(examine_teacher(*two_classes(20, 16), THREAT)) == ["near_chance"]
     assert names(examine_teacher(*two_classes(124, 70), THREAT)) == ["near_chance"]

@@ -22,13 +22,13 @@ def test_the_text_of_one_seed():
         "A: runs/rslad",
         "B: runs/sat",
         "400 images, digits (test), suite paper, Linf eps 8/255, one seed",
-        "Trained with method.name: rslad here, sat there.",
+        "Trained with method.name: rslad of A, sat of B.",
     ]
-    assert lines[5] == "| figure | n | A % | B % | A - B | 95 % interval | only A | only B | p | could show |"
+    assert lines[5] == "| figure | n | A % | B % | A - B | 95 % interval | only A | only B | p | detectable |"
     row = next(line for line in lines if line.startswith("| worst_case"))
     assert row.startswith("| worst_case | 400 | 57.50 | 52.00 | +5.50 | [+2.62, +8.75] | 30 | 8 | 0.0005 |")
     assert row.endswith(f"| 30 | 8 | 0.0005 | {100 * detectable(400, 38 / 400):.2f} |")
-    assert "| class | n | A % | B % | A - B | 95 % interval | only A | only B | p (Holm) | could show |" in lines
+    assert "| class | n | A % | B % | A - B | 95 % interval | only A | only B | p (Holm) | detectable |" in lines
     assert "Worst class of A: cat (115 of 200)" in lines
     assert "by class (p is corrected for their number, the intervals are not):" in text
     assert text.count("\n| ") == 1 + 4 + 1 + 2
@@ -38,7 +38,7 @@ def test_the_text_of_three_seeds():
     text = text_of(compare_reports(*pairs_of(400, (40, 8, 200), (44, 8, 200), (36, 8, 200))))
     assert "3 seeds (0, 1, 2)" in text
     assert (
-        "| figure | n | A % | B % | A - B | SD | 95 % | 95 % over seeds | 95 % over images | p | could show |" in text
+        "| figure | n | A % | B % | A - B | SD | 95 % | 95 % over seeds | 95 % over images | p | detectable |" in text
     )
     assert "| worst_case | 400 | 60.00 | 52.00 | +8.00 | 1.00 | [+4.04, +11.88] | [+5.52, +10.48] | [+4.93, " in text
     assert "seed 1: worst_case +9.00, 44 only A has right, 8 only B, McNemar p < 0.0001" in text
