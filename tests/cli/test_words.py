@@ -69,7 +69,7 @@ def texts():
                 yield path, node.value
 
 
-ADVISED = [(path, text) for path, text in texts() if OPTION.search(text)]
+ADVISED = [(path, text) for path, text in texts() if OPTION.search(text) and "var(--" not in text]  # of a style sheet
 
 
 def exists(option):
