@@ -23,13 +23,12 @@ from ardor.models.builders import build, known
 from ardor.models.known import known_of
 from ardor.models.weights import hash_of
 from ardor.noise import Noise, seeded
-from ardor.storage.config import differences
+from ardor.storage.config import RANDOM, differences
 from ardor.storage.imports import cause_of
 from ardor.storage.signature import Signature, is_file
 
 IMAGES, CLASSES = 2, 16
 """Images of noise, and logits of each at most, in an identity."""
-RANDOM = "none: two identical calls differ"
 RANDOM_LAYERS = (nn.FractionalMaxPool2d, nn.FractionalMaxPool3d)
 """Layers of torch that draw numbers in eval mode, too."""
 
@@ -59,15 +58,16 @@ def identity(net: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
             with contextlib.suppress(NotImplementedError):  # an exported program, which has no other mode
                 net.eval()
             logits, before = _logits(net, first), signature_of(net)
-            again, after = _logits(net, first), signature_of(net)
-            random = differences({"logits": logits}, {"logits": again})
-            logits = RANDOM if random else logits if isinstance(logits, str) else logits + _logits(net, *others)
+            again, more, after = _logits(net, first), _logits(net, *others), signature_of(net)
+            logits = RANDOM if logits != again else logits if isinstance(logits, str) else logits + more
         for buffer, value in buffers:
             buffer.data.copy_(value)
         changed = {path for path, text in before.texts.items() if after.texts.get(path) != text}
         changed |= after.texts.keys() - before.texts.keys()
         below = tuple(path + mark for path in changed for mark in ".[(")
-        texts = {k: text for k, text in before.texts.items() if k not in changed and not k.startswith(below)}
+        changed |= {path for path in before.texts if path.startswith(below)}
+        changed |= {path for path, text in before.texts.items() if text.removeprefix("is ") in changed}
+        texts = {path: text for path, text in before.texts.items() if path not in changed}
         digest = hash_of(net)
     layers = hashlib.sha256("\n".join(f"{path}\t{text}" for path, text in texts.items()).encode()).hexdigest()[:16]
     function = {"layers": layers, "code": before.code, "shape": [*shape], "logits": logits}

@@ -11,6 +11,7 @@ import dis
 import functools
 import hashlib
 import logging
+import random
 import sys
 import sysconfig
 import types
@@ -28,7 +29,9 @@ from ardor.storage.code import digest_of, in_packages
 from ardor.storage.imports import content_of
 
 _PLAIN = (bool, int, float, complex, str, torch.dtype, torch.Size, Path, range, slice, type(None), type(...))
-_OPAQUE = (torch.device, logging.Logger, weakref.ref, types.FrameType, types.GeneratorType, np.ufunc)
+_RANDOM = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+"""Their state moves with every call."""
+_OPAQUE = (torch.device, logging.Logger, weakref.ref, types.FrameType, types.GeneratorType, np.ufunc, *_RANDOM)
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
 _SETTLED = (
     *(set, frozenset, Tensor, np.ndarray, bytes, bytearray, nn.Module, functools.partial, *_WRAPPERS, *_OPAQUE),
@@ -39,8 +42,15 @@ _BUILT_IN = (list, tuple, dict, set, frozenset)
 _GENERATED = ("__init__", "__repr__", "__eq__", "__setattr__", "__delattr__", "__hash__", "__replace__")
 """Methods that the decorator of a dataclass writes; its fields are class attributes."""
 _HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
-_OF_MODULES = {*vars(nn.Module()), "built_as", "loaded_from", "loaded_state", "_compiled_call_impl"}
-"""Torch's bookkeeping, where a net comes from, and the same computation compiled."""
+_OF_MODULES = {
+    *vars(nn.Module()),
+    "built_as",
+    "loaded_from",
+    "loaded_state",
+    "_compiled_call_impl",
+    "range_constraints",
+}
+"""Torch's bookkeeping, where a net comes from, the same computation compiled, and the batches that an export takes."""
 DEPTH = 40
 """How deep an object is described, in attributes of attributes."""
 
@@ -73,7 +83,8 @@ class Signature:
     def add(self, path: str, value: Any) -> None:
         """Describe `value` at `path`, and below it what it consists of."""
         if isinstance(value, Enum):
-            self.texts[path] = str(value)
+            self.texts[path] = f"{self._class(type(value))} {value.name}"
+            self.add(f"{path}.value", value.value)
         elif isinstance(value, _PLAIN):
             kind = next(kind for kind in _PLAIN if isinstance(value, kind))  # a fraction such as 8/255 is a float
             self.texts[path] = f"{kind.__name__} {value!r}"
@@ -111,6 +122,8 @@ class Signature:
                     if not isinstance(value, Tensor) and key not in _OF_MODULES:
                         self.add(f"{name}.{key}", value)
                 continue
+            if type(module).__module__.startswith("torch._dynamo"):  # the same computation as its child, compiled
+                continue
             for hooks in _HOOKS:
                 self._each(f"{name}.{hooks}", list(getattr(module, f"_{hooks}").values()))
             for key, value in vars(module).items():
@@ -126,7 +139,7 @@ class Signature:
             self._each(path, list(value))
             return f"{self._contained(path, value)} of {len(value)}"
         if isinstance(value, Mapping):
-            keys = [repr(key) if isinstance(key, _PLAIN) else digest_of_object(key) for key in value]
+            keys = [repr(key) if isinstance(key, _PLAIN) else self._apart(key) for key in value]
             for key, one in zip(keys, value.values(), strict=True):
                 self.add(f"{path}[{key}]", one)
             return f"{self._contained(path, value)} {keys}"
@@ -136,7 +149,7 @@ class Signature:
             return self._attributes(path, value)
         self.plain = False  # what a config does not describe
         if isinstance(value, set | frozenset):
-            return f"{self._contained(path, value)} {sorted(map(digest_of_object, value))}"
+            return f"{self._contained(path, value)} {sorted(map(self._apart, value))}"
         if isinstance(value, Tensor | np.ndarray):
             return self._array(path, value)
         if isinstance(value, bytes | bytearray):
@@ -146,6 +159,13 @@ class Signature:
         if isinstance(value, types.ModuleType):
             return self._file(value.__name__, getattr(value, "__file__", None)) or f"module {value.__name__}"
         return self._object(path, value)
+
+    def _apart(self, value: Any) -> str:
+        """A hash of a key or of an element of a set, which has no place; of one that is described, its path."""
+        inner = Signature()
+        inner._seen, inner._depth = dict(self._seen), self._depth
+        inner.add("", value)
+        return inner.digest
 
     def _contained(self, path: str, value: Any) -> str:
         """The type of a container; of a user's with its code and attributes."""

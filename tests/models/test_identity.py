@@ -1,6 +1,7 @@
 """The identity of a net is that of its function: equal weights in other code, settings or order are another net."""
 
 import copy
+import enum
 import functools
 import json
 import os
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ardor import models
-from ardor.models.identity import RANDOM, identity, key_of, same_function
-from ardor.storage.config import differences
+from ardor.models.identity import identity, key_of, same_function, signature_of
+from ardor.storage.config import RANDOM, differences
 from tests.conftest import ROOT, bits, filled, same
 
 SHAPE = (3, 8, 8)
@@ -114,6 +115,7 @@ PAIRS = {
     "a nested value": (Net(scale={"a": [(1, {"b": 2.0})]}), Net(scale={"a": [(1, {"b": 2.5})]})),
     "a set": (Net(scale={"a", "b"}), Net(scale={"a", "c"})),
     "bytes": (Net(scale=b"a"), Net(scale=b"b")),
+    "a member of an enum": (Net(scale=enum.Enum("E", {"A": 1}).A), Net(scale=enum.Enum("E", {"A": 2}).A)),
     "a function": (Net(act=F.relu), Net(act=F.silu)),
     "a built-in function": (Net(act=torch.relu), Net(act=torch.tanh)),
     "a NumPy function": (Net(act=np.sin), Net(act=np.cos)),
@@ -172,14 +174,49 @@ def test_a_replaced_class_or_forward_is_another_net(monkeypatch):
 
 class Drawn(Net):
     def forward(self, x):
-        return self.fc(x.flatten(1) + torch.rand(()))
+        return self.fc(x.flatten(1) + self.size * torch.rand(()))
+
+    def __init__(self, size=1.0):
+        super().__init__(size=size)
+
+
+def keyed(make):
+    return having(Net(), lambda net: setattr(net, "kept", make([net, net.fc])))
+
+
+EQUAL = {
+    "compiled": lambda: torch.compile(torchs(), backend="eager"),
+    "a dict by layers": lambda: keyed(dict.fromkeys),
+    "a set of layers": lambda: keyed(set),
+    "generators": lambda: having(
+        Net(rngs=[np.random.default_rng(0), random.Random(0)]),
+        lambda net: (net.rngs[0].integers(9), net.rngs[1].random()),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EQUAL)
+def test_a_net_that_is_built_again_is_the_same(what):
+    one, other = (filled(EQUAL[what]()).float().eval() for _ in range(2))
+    before = identity(one, SHAPE)
+    assert same_function(before, identity(other, SHAPE))
+    one(torch.rand(2, *SHAPE))
+    for rng in getattr(one, "rngs", ()):
+        rng.random()
+    assert same_function(before, identity(one, SHAPE))
+
+
+def test_an_exported_program_is_the_same_in_every_process():
+    free = ({0: torch.export.Dim.DYNAMIC},)
+    program = torch.export.export(torchs().eval(), (torch.rand(2, *SHAPE),), dynamic_shapes=free).module()
+    assert not any("_mhash" in path for path in signature_of(program).texts)  # of text: another in each process
 
 
 class Counting(Net):
     """Its state changes with each call, and its settings do not."""
 
     def __init__(self):
-        super().__init__(calls=[], number=0, kept=None, counter=1.5)
+        super().__init__(calls=[], number=0, kept=None, counter=1.5, cache={}, last=None)
         self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, x):
@@ -187,6 +224,7 @@ class Counting(Net):
         self.number += 1
         self.seen += 1
         self.kept = x if self.kept is None else self.kept
+        self.cache[self.number] = self.last = x
         return self.fc(x.flatten(1))
 
 
@@ -203,6 +241,11 @@ def test_a_global_hook_is_part_of_every_net():
 
 def test_a_net_whose_identical_calls_differ_has_no_logits_and_says_so():
     assert identity(filled(Drawn()).float(), SHAPE)["function"]["logits"] == RANDOM
+    little = filled(Drawn(1e-4)).float()  # less than rounding may be
+    drawn = identity(little, SHAPE)
+    assert drawn["function"]["logits"] == RANDOM
+    alike = {**drawn, "function": {**drawn["function"], "logits": [[0.0] * 4] * 2}}  # two calls that drew alike
+    assert same_function(drawn, alike)
     pool = nn.Sequential(nn.FractionalMaxPool2d(2, output_size=5), nn.Flatten(), nn.Linear(75, 4))
     assert identity(filled(pool).float(), SHAPE)["function"]["logits"] == RANDOM
 
@@ -232,6 +275,7 @@ def test_state_that_a_call_changes_is_no_setting():
     before = identity(net, SHAPE)
     net(torch.rand(5, *SHAPE))
     net.seen.zero_()
+    assert identity(net, SHAPE)["function"] == before["function"]
     assert identity(net, SHAPE)["function"] == before["function"]
     net.counter = 2.5
     assert identity(net, SHAPE)["function"]["layers"] != before["function"]["layers"]
