@@ -42,6 +42,7 @@ def print_first(command: str) -> None:
     function = getattr(importlib.import_module(f"ardor.cli.commands.{command}"), command)
     text = parse(inspect.getdoc(function) or "", DocstringStyle.NUMPYDOC)
     about, _, example = (text.long_description or "").replace("`", "").partition("\n\nExample")
+    about = " ".join(about.split())
     display.out.print(f"Usage: ardor {command} [RECIPE] [OPTIONS]\n\n{text.short_description}\n", markup=False)
     display.out.print(f"{about}\n", markup=False, soft_wrap=False)
     rows = [*option_rows("", TrainWords), *option_rows("recipe", Recipe)]

@@ -68,9 +68,10 @@ def _unpack(path: Path) -> dict[str, NDArray[Any]]:
             _require_room(path)
             return {name: file[name] if name in NAMES else np.empty(0) for name in file.files}  # others are not read
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        reason = "no npz file, or pickled objects" if "allow_pickle" in str(error) else error  # which NumPy advises
         raise DataError(
             f"expected plain number arrays in a complete npz file, got {path} ({path.stat().st_size:,} bytes), which "
-            f"does not read ({error}): write it anew with numpy.savez_compressed, without object arrays"
+            f"cannot be read ({reason}): write it anew with numpy.savez_compressed, without object arrays"
         ) from error
 
 

@@ -212,7 +212,7 @@ class Report:
             )
         lines += ["", *self._access_lines()]
         worst, p = min(self.per_class().items(), key=lambda item: item[1].value)
-        lines += [f"worst class: {inline(worst)}, {p.k} of {p.n} robust to every attack", *map(str, self.findings)]
+        lines += [f"worst class: {inline(worst)} ({p.k} of {p.n} robust to every attack)", *map(str, self.findings)]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -239,7 +239,7 @@ class Report:
         shares = [f"{100 * share.value:.2f} % {ACCESS[kind]}" for kind, share in kinds.items()]
         shares += [] if "transfer" in kinds else ["no attack by transfer"]
         advice = "quote the worst case, an upper bound; --suite autoattack may break more."
-        return [spelled(f"Right {', '.join(shares)}: {advice}")] if kinds else []
+        return [spelled(f"Accuracy under attack: {', '.join(shares)}; {advice}")] if kinds else []
 
     def _require_consistent(self) -> None:
         """One letter per image and attack, and attacks that agree on which images were left. Raises ValueError."""

@@ -374,9 +374,9 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> str:
-    """Hyperparameters in one line: "threat Linf (eps 8/255), steps 20"."""
+    """Hyperparameters that are set, in one line: "threat Linf (eps 8/255), steps 20"."""
     if isinstance(value, dict):
-        inner = ", ".join(f"{k} {plain(v)}" for k, v in value.items() if k != "name")
+        inner = ", ".join(f"{k} {plain(v)}" for k, v in value.items() if k != "name" and v is not None)
         return f"{value['name']} ({inner})" if "name" in value else inner
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))

@@ -69,7 +69,7 @@ class Cost:
         Per step.
     validation : float
         Seconds of all validations.
-    asking : float
+    labelling : float
         Seconds of one T for a batch.
     memory : int
         Peak of steps and validation, in bytes: torch's allocation on a GPU, the process's resident size on a CPU.
@@ -86,7 +86,7 @@ class Cost:
     batch: int
     seconds: float
     validation: float
-    asking: float
+    labelling: float
     memory: int
     images: int
     epochs: int
@@ -111,7 +111,7 @@ class Cost:
 
     def saved(self, share: float) -> float:
         """Hours saved where the cache has this share of the logits: table.cold in a first run, 1 in a later one."""
-        return share * self.epochs * self.images * self.kept * self.asking / self.batch / 3600
+        return share * self.epochs * self.images * self.kept * self.labelling / self.batch / 3600
 
     def text(self) -> str:
         """Lines for the terminal."""
@@ -121,7 +121,8 @@ class Cost:
         speed = f"{self.images_per_second:,.0f}" if self.images_per_second >= 100 else f"{self.images_per_second:.3g}"
         lines = [
             f"per image and step: {self.student:.1f} F{of_teacher} "
-            f"(attack {self.attack:.1f} F, learning {self.learning:.1f} F)",
+            f"(attack {self.attack:.1f} F, learning {self.learning:.1f} F); F is a forward pass of the student"
+            + (", T of the teacher" if self.teacher else ""),
             f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s{part}",
             f"whole run: {duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
             f"{duration(self.validation)} of it validation",
@@ -130,9 +131,10 @@ class Cost:
         if self.kept and self.table:
             cold, views = self.table.cold, self.epochs * (1 - self.table.cold)
             lines.append(
-                f"the teacher's soft labels, kept: {100 * cold:.0f} % of {self.kept:.1f} T answered in this run "
-                f"({views:.0f} of {self.table.views} views met), {duration(3600 * self.saved(cold))} saved; "
-                f"{duration(3600 * self.saved(1.0))} in a later one; {self.table.size / 1e6:,.0f} MB of disk"
+                f"the teacher's cached logits replace {100 * cold:.0f} % of {self.kept:.1f} T in this run "
+                f"({views:.0f} of {self.table.views} views of an image occur), which saves "
+                f"{duration(3600 * self.saved(cold))}; all in a later run, which saves "
+                f"{duration(3600 * self.saved(1.0))}; {self.table.size / 1e6:,.0f} MB of disk"
             )
         return "\n".join(lines)
 
@@ -173,14 +175,14 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         scale = batch / size
         seconds = scale * statistics.median(times)
         x = work.images(size)
-        asking = scale * statistics.median([work.timed(work.ask, x) for _ in range(steps)][1:]) if kept else 0.0
+        labelling = scale * statistics.median([work.timed(work.label, x) for _ in range(steps)][1:]) if kept else 0.0
         progress("validation")
         validation = _validation(job, work, size if size < batch else VALIDATED)
         memory = peak()
     cache = job.soft_labels if kept else None
     table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
     return Cost(
-        attack, learning, teacher, kept, batch, seconds, validation, asking, memory, len(job.train), recipe.epochs,
+        attack, learning, teacher, kept, batch, seconds, validation, labelling, memory, len(job.train), recipe.epochs,
         work.device.type, table, size,
     )  # fmt: skip
 
@@ -251,7 +253,7 @@ class Work:
         train_epoch(self.state, self.teacher, self.batch(number, size), recipe, recipe.epochs)
 
     @torch.no_grad()
-    def ask(self, x: Images) -> Any:
+    def label(self, x: Images) -> Any:
         """The teacher's logits."""
         return None if self.teacher is None else self.teacher(x)
 

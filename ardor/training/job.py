@@ -102,7 +102,9 @@ class Job:
                 raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {part!r}: write one of them")
         for key in ("data", "student"):
             if not parts.get(key, {}).get("name"):
-                raise ConfigError(f"expected --{key} with a name, got none: type say --data digits --student small_cnn")
+                raise ConfigError(
+                    f"expected --{key} with a name, got none: type for example ardor train sat --data digits"
+                )
         train, val, _ = build(parts["data"], "data")
         method, recipe = method_of(parts), recipe_of(parts)
         student = net_for("student", {"seed": recipe.seed} | parts["student"], train, fresh=True)

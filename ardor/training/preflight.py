@@ -70,7 +70,9 @@ def check_setup(
         require_known(teacher, train.shape, train.classes)
     elif vars(type(method)).get("needs_teacher", False):
         name = type(method).__name__
-        raise ModelError(f"{name} expected a teacher, got none: type --teacher with a run's folder, or pass a net")
+        raise ModelError(
+            f"{name} expected a teacher, got none: type --teacher with a run's folder, in Python pass a net"
+        )
     if val is not None and (val.shape, val.classes) != (train.shape, train.classes):
         raise ModelError(
             f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "

@@ -212,7 +212,8 @@ def test_a_run_is_never_overwritten_by_another(run, capsys, folder):
     words = [*QUICK, "--method", "sat", *ONE_STEP, "--threat.eps", "0.1", "--run", "runs/sat"]
     assert "recipe.lr: 0.3 here, 0.1 there" in refused(capsys, "train", *words, "--recipe.lr", "0.3")
     assert tree(folder) == before
-    assert main(["train", *words]) == 0, "the same command again has nothing left to do"
+    assert main(["train", *words]) == 0
+    assert "Complete before, in" in capsys.readouterr().out, "the same command again has nothing left to do"
     assert tree(folder) == before
 
 

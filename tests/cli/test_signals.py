@@ -115,7 +115,7 @@ def shell(folder, *words, **environment):
 def test_a_name_that_the_terminal_cannot_encode_fails_no_command(tmp_path):
     words = ["train", *WORDS, "--method", "natural", "--recipe.epochs", "1", "--run"]
     done = shell(tmp_path, *words, "é画", PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stdout) == (0, "Kept in ??. Next: ardor evaluate ??\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "Kept in ??. Next: ardor evaluate '??'\n"), done.stderr
     refused = shell(tmp_path, *words, os.fsdecode(b"r\xff"))
     assert refused.returncode == 2
     assert "expected the name of a run in UTF-8" in refused.stderr.splitlines()[-1]

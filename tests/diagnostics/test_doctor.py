@@ -159,7 +159,7 @@ def test_a_record_that_is_not_the_nets(healthy, data, seen):
     assert names(found.findings) == ["record"]
     assert found.accuracies["clean on test"].n == 200, "all images, not only those that are attacked"
     assert "97.0 [" in found.findings[0].evidence
-    assert "record says 50.0 %" in found.findings[0].evidence
+    assert "record is 50.0 %" in found.findings[0].evidence
     assert doctor(healthy, data, THREAT, record=clean + 0.005, limit=5) == []
 
 

@@ -44,10 +44,13 @@ def test_each_access_is_the_worst_of_its_attacks_for_each_image():
     assert report.worst_case.k == 0, "no image withstands all three"
     assert 'an upper bound; suite="autoattack" may break more' in report.table()
     alone = report_of({name: rows[name] for name in NAMES[2:]})
-    assert "no attack by transfer: quote" in alone.table()
-    assert "Right 40.00 % by transfer from another net, 60.00 % along its own gradients, 60.00 %" in report.table()
+    assert "no attack by transfer; quote" in alone.table()
+    assert (
+        "Accuracy under attack: 40.00 % by transfer from another net, 60.00 % along its own gradients, 60.00 %"
+        in report.table()
+    )
     assert report_of(rows, suite="paper").by_access() == {}
-    assert "Right" not in report_of(rows, suite="paper").table()
+    assert "Accuracy under attack" not in report_of(rows, suite="paper").table()
     assert [access_of(name) for name in NAMES] == ["transfer"] * 2 + ["white-box"] * 2 + ["query"]
 
 
@@ -167,7 +170,7 @@ def test_a_file_is_attacked_in_three_ways_by_default(trained, capsys):
     report = Report.load(saved)
     assert [*report.verdicts] == [*NAMES]
     assert report.attacks["transfer_pgd20"]["weights"] == ardor.models.hash_of(ardor.models.load(trained))
-    assert "Right" in output.out
+    assert "Accuracy under attack" in output.out
     assert "no images by transfer" not in output.err
     suite = suites.deployed(ardor.Linf(0.1), ardor.models.load(trained))
     test = ardor.data.load("digits")[2].limit(20)

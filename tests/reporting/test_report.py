@@ -73,7 +73,7 @@ def test_the_table_says_n_intervals_and_findings():
     text = str(found)
     assert "mine on digits (test), Linf eps 8/255, n = 8" in text
     assert "| worst_case | 37.50 | 13.68 .. 69.43 | 3 / 8 |" in text
-    assert "worst class: dog, 1 of 4" in text
+    assert "worst class: dog (1 of 4" in text
     assert text.endswith("warning: seen; do this")
 
 

@@ -266,7 +266,7 @@ def test_a_trial_is_marked_in_title_and_in_the_place_of_the_headline(tmp_path):
         entry.reports[0].data["of"] = 449
     text = write(tmp_path / "p.html", pair, title="Robustness").read_text()
     assert "<h1>Trial: Robustness</h1>" in text
-    assert "trial on 100 of 449 images: this is a trial" in text
+    assert "trial on 100 of 449 images: these figures are no result" in text
     assert 'class="headline"' not in text
 
 

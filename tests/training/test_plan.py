@@ -41,7 +41,7 @@ TAUGHT = TinyNet(width=16, seed=1)
         (ARD(), 20, 6, 1, 1),
         (IAD(), 20, 6, 2, 1),
         (RSLAD(), 20, 6, 1, 1),
-        (VarianceGap(), 20, 6, 2, 0),  # it asks for features of x, which no table of soft labels holds
+        (VarianceGap(), 20, 6, 2, 0),  # it takes features of x, which no table of soft labels holds
         (VarianceGap(lc=0), 20, 6, 2, 1),
         (VarianceGap(lc=0, lg=0), 20, 6, 1, 1),
         (ARD(train_mode_attack=True), 20, 6, 1, 1),
@@ -84,7 +84,7 @@ class Plain:
 
 
 class Half:
-    """Learns from half of the batch, and asks twice for features."""
+    """Learns from half of the batch, and computes features twice."""
 
     def terms(self, student, teacher, x, y, *, epoch, noise):
         with torch.no_grad():
@@ -201,12 +201,12 @@ def test_the_method_is_prepared_with_a_batch_of_its_own(monkeypatch):
     assert Shaped.looked[-3:] == (16, 8, 4)
 
 
-def test_the_teacher_is_asked_about_a_whole_batch(monkeypatch):
+def test_the_teacher_is_measured_on_a_whole_batch(monkeypatch):
     answers = []
 
     def timed(work, run, *args):
         answer = run(*args)
-        answers.extend([answer] if run.__name__ == "ask" else [])
+        answers.extend([answer] if run.__name__ == "label" else [])
         return 1.0
 
     monkeypatch.setattr("ardor.training.cost.Work.timed", timed)
@@ -214,7 +214,7 @@ def test_the_teacher_is_asked_about_a_whole_batch(monkeypatch):
     assert [a.shape for a in answers] == [(8, 10), (8, 10)]
     assert cost.table == saving(ardor.Recipe(epochs=100, augment="crop", padding=1), 40, 10)
     nothing = plan(job_for(SAT()), steps=2)
-    assert (nothing.table, nothing.asking, nothing.saved(1.0)) == (None, 0.0, 0.0)
+    assert (nothing.table, nothing.labelling, nothing.saved(1.0)) == (None, 0.0, 0.0)
 
 
 def test_a_gpu_is_waited_for_before_and_after(monkeypatch):
@@ -234,7 +234,7 @@ def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypa
 
     def timed(work, run, *args):
         run(*args)
-        kinds = {"learn": "steps", "ask": "teacher", "validate": "val"}
+        kinds = {"learn": "steps", "label": "teacher", "validate": "val"}
         return next(moments[kinds[run.__name__]])
 
     monkeypatch.setattr("ardor.training.cost.Work.timed", timed)
@@ -242,7 +242,7 @@ def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypa
     job = job_for(RSLAD(), teacher=TAUGHT, epochs=9, val_every=4, val_size=6)
     cost = plan(job, steps=4, progress=seen.append)
     assert seen == ["passes", "steps", "validation"]
-    assert (cost.batch, cost.seconds, cost.asking) == (8, 4.0, 1.0)
+    assert (cost.batch, cost.seconds, cost.labelling) == (8, 4.0, 1.0)
     assert cost.images_per_second == 2.0
     assert cost.validation == 3 * 6.0  # after epochs 4, 8 and 9
     assert cost.hours == pytest.approx((9 * 40 / 2 + 18) / 3600)

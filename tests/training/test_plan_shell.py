@@ -68,31 +68,32 @@ def test_the_command_refuses_in_one_sentence(monkeypatch, tmp_path, capsys):
 TABLE = saving(ardor.Recipe(), 45000, 10)
 
 
-def test_a_teacher_is_spoken_of():
+def test_a_teacher_is_in_the_cost():
     one = Cost(20, 6, 2, 1, 128, 2.0, 36.0, 0.5, 1_500_000_000, 45000, 300, "cpu", TABLE)
     assert one.text().splitlines() == [
-        "per image and step: 26.0 F + 2.0 T (attack 20.0 F, learning 6.0 F)",
+        "per image and step: 26.0 F + 2.0 T (attack 20.0 F, learning 6.0 F); F is a forward pass of the student, "
+        "T of the teacher",
         "per step: 2 s for 128 images, 64 images/s",
         "whole run: 58.6 h for 300 epochs of 45000 images, 36 s of it validation",
         "peak memory: 1.50 GB resident, the whole process",
-        "the teacher's soft labels, kept: 54 % of 1.0 T answered in this run (137 of 162 views met), 8.0 h saved; "
-        "14.6 h in a later one; 321 MB of disk",
+        "the teacher's cached logits replace 54 % of 1.0 T in this run (137 of 162 views of an image occur), which "
+        "saves 8.0 h; all in a later run, which saves 14.6 h; 321 MB of disk",
     ]
     assert "1.50 GB allocated on cuda" in replace(one, device="cuda").text()
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "words"),
     [(45, "45 s"), (89, "89 s"), (120, "2 min"), (720, "12 min"), (5340, "89 min"), (5400, "1.5 h"), (12600, "3.5 h")],
 )
-def test_times_are_said_as_a_person_does(seconds, said):
+def test_times_have_the_unit_that_suits_them(seconds, words):
     cost = Cost(20, 6, 0, 0, 128, 0.01, seconds, 0.0, 0, 45000, 1, "cpu")
     text = cost.text()
-    assert f"of 45000 images, {said} of it validation" in text
+    assert f"of 45000 images, {words} of it validation" in text
     assert "128 images, 12,800 images/s" in text
 
 
-def test_every_question_that_can_be_kept_saves_its_share():
+def test_every_pass_that_can_be_cached_saves_its_share():
     one = Cost(20, 6, 2, 1, 128, 2.0, 36.0, 0.5, 0, 45000, 300, "cpu", TABLE)
     two = replace(one, kept=2)
     assert two.saved(0.5) == pytest.approx(2 * one.saved(0.5))

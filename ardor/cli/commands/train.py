@@ -17,6 +17,7 @@ from ardor.engine import distributed
 from ardor.storage.config import arguments
 from ardor.storage.files import shortened
 from ardor.storage.recipes import recipe_for
+from ardor.storage.runs import Run
 from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
@@ -151,6 +152,7 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
                 _require_teacher(job)
         try:
             with display.watching(job.recipe.epochs, str(job.run), not first) as show, contextlib.closing(sink):
+                before = len(Run(job.run).metrics())
                 for record in records_of(job, show):
                     show(record)
                     sink.record(record)
@@ -161,7 +163,8 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
         if first:
             if "smoke" in words.variants:
                 display.say("A trial (smoke): its figures are no result.")
-            display.say(f"Kept in {job.run}. Next: ardor evaluate {shlex.quote(str(job.run))}")
+            place, complete = shlex.quote(str(job.run)), before >= job.recipe.epochs
+            display.say(f"{'Complete before, in' if complete else 'Kept in'} {job.run}. Next: ardor evaluate {place}")
     return 0
 
 

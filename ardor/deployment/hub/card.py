@@ -163,4 +163,4 @@ def _unsound(report: Report) -> bool:
 
 def _worst(report: Report) -> str:
     name, share = min(report.per_class().items(), key=lambda row: row[1].value)
-    return inline(f"{name}, {share.k} of {share.n} (suite {report.suite})")
+    return inline(f"{name} ({share.k} of {share.n}, suite {report.suite})")

@@ -101,13 +101,13 @@ class TeacherReport:
             text = "transfer of a student's adversarial examples: not measured; type --student RUN with a trained one"
             return spelled(text)
         if not self.transfer.n:
-            return "transfer of the student's adversarial examples: it has none here"
+            return "transfer of the student's adversarial examples: it has none on these images"
         return f"transfer of the student's adversarial examples: {self.transfer} % of {self.transfer.n}"
 
 
 def _row(name: str, measured: Proportion | None, claimed: float | None) -> str:
     line = f"{name}: {'not measured' if measured is None else f'{measured} % of {measured.n} images'}"
-    return line if claimed is None else f"{line}; the record says {100 * claimed:.1f} %"
+    return line if claimed is None else f"{line}; recorded {100 * claimed:.1f} %"
 
 
 def require(gate: TeacherReport, otherwise: str = "type --gate=false to train all the same") -> None:

@@ -134,7 +134,7 @@ ROUNDED = 0.01
 def record(what: str, measured: Proportion, claimed: float) -> Finding | None:
     """The net's accuracy is not that of its record. what: such as "clean accuracy on val". claimed: in [0, 1]."""
     low, high = measured.interval
-    evidence = f"{what} is {measured} % of {measured.n} images, and the record says {100 * claimed:.1f} %"
+    evidence = f"{what} is {measured} % of {measured.n} images, and the record is {100 * claimed:.1f} %"
     advice = "look for other weights, other images, another normalisation or another scale than the record's"
     same = low - ROUNDED <= claimed <= high + ROUNDED
     return None if same else Finding("record", "error", evidence, advice)

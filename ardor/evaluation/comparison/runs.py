@@ -139,7 +139,7 @@ def _candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path
         options = "" if suite is None else f" --suite {suite}"
         options += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise ConfigError(
-            f"expected a run judged so, got {run} without such a report: type ardor evaluate {quote(str(run))}{options}"
+            f"expected a report in {run}, got none of this kind: type ardor evaluate {quote(str(run))}{options}"
         )
     return reports
 
@@ -151,10 +151,10 @@ def _common_name(folders: dict[Path, dict[str, Path]], files: dict[str, str]) ->
         suites = set(files.values())
         common = common & set(files) or {name for name in common if suite_of(Path(name)) in suites}
     if not common:
-        names = few([f"{run} has {', '.join(sorted(reports))}" for run, reports in folders.items()])
-        wanted = f"; the file is of the suite {', '.join(files.values())}" if files else ""
+        names = few([f"{', '.join(sorted(reports))} in {run}" for run, reports in folders.items()])
+        beside = f"; the file is of the suite {', '.join(files.values())}" if files else ""
         raise ConfigError(
-            f"expected one report that all runs have, got {names}{wanted}: type ardor evaluate RUN with the same "
+            f"expected one report that all runs have, got {names}{beside}: type ardor evaluate RUN with the same "
             "--suite, --threat and --limit for each"
         )
     run, first = next(iter(folders.items()))

@@ -94,7 +94,7 @@ def test_transfer_counts_the_students_examples_that_fool_the_teacher(sound, natu
 def test_a_student_without_adversarial_examples_and_one_that_does_not_fit(sound, natural, val):
     seen = examine_teacher(sound, val, Linf(1e-6), student=natural, limit=50)
     assert seen.transfer == Proportion(0, 0)
-    assert "it has none here" in seen.text()
+    assert "it has none on these images" in seen.text()
     with pytest.raises(ModelError, match="student"):
         examine_teacher(sound, val, THREAT, student=Wrapped(natural, after=lambda z: z[:, :7]), limit=50)
 

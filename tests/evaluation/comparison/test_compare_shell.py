@@ -120,12 +120,16 @@ def test_the_newest_report_that_both_have(here, capsys):
     assert "suite autoattack" in output_of(capsys, "a", "b")
     assert "suite paper" in output_of(capsys, "a", "b", "--suite", "paper")
     assert "suite square" in output_of(capsys, "a", "b", "--checkpoint", "last")
-    with pytest.raises(ConfigError, match=r"got b without such a report: type ardor evaluate b --suite quick$"):
+    with pytest.raises(
+        ConfigError, match=r"expected a report in b, got none of this kind: type ardor evaluate b --suite quick$"
+    ):
         output_of(capsys, "a", "b", "--suite", "quick")
     with pytest.raises(ConfigError, match="type ardor evaluate a --suite paper --checkpoint last$"):
         output_of(capsys, "a", "b", "--suite", "paper", "--checkpoint", "last")
     run(here / "c", letters(40, 30), names=best[:1])
-    with pytest.raises(ConfigError, match=r"expected one report that all runs have, got b has .*; c has .*quick"):
+    with pytest.raises(
+        ConfigError, match=r"expected one report that all runs have, got report-.* in b; report-quick.* in c"
+    ):
         output_of(capsys, "b", "c")
 
 
@@ -167,7 +171,7 @@ def test_folders_of_seeds_are_paired_by_seed(here, capsys):
     with pytest.raises(ConfigError, match="expected runs of the same seeds, got .* in a and 4 in b/s4"):
         output_of(capsys, "a", "b/s4")
     (here / "b/s3/report-paper-linf-8_255-best.json").unlink()
-    with pytest.raises(ConfigError, match="got b/s3 without such a report"):
+    with pytest.raises(ConfigError, match="expected a report in b/s3, got none"):
         output_of(capsys, "a", "b")
 
 
