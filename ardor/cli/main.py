@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             received.append(signal.SIGINT)  # raised without a signal
         except Exception as error:
-            if not received:  # else the library that it interrupted has made another error of it
+            if not received:  # else an error that a library raised in place of the interruption
                 return _in_words_of(command, _refuse, error, "--debug" in words)
         by = "" if received[0] == signal.SIGINT else f" by {signal.Signals(received[0]).name}"
         kept = f"; {KEPT[command]}" if command in KEPT else ""

@@ -123,7 +123,9 @@ def configuration(
     is_run = recipe is not None and recipe.is_dir()
     if variants and (recipe is None or is_run):
         got, advice = (
-            (f"the run {recipe}", "leave the variant out") if is_run else ("none", "type its name first, say rslad")
+            (f"the run {recipe}", "leave the variant out")
+            if is_run
+            else ("none", "type its name first, for example rslad")
         )
         raise ConfigError(f"expected a recipe for the variant {', '.join(variants)}, got {got}: {advice}")
     content: dict[str, Any] = {}

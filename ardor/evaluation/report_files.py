@@ -124,9 +124,9 @@ def shown_reports(runs: Sequence[Path], suite: str | None = None, trust_code: bo
             for report in reports:
                 protocols.setdefault(key_of(report), {}).setdefault(run, report)
 
-        def order(found: dict[Path, Report]) -> tuple[Any, ...]:
-            run, report = next(iter(found.items()))
-            return -len(found), *weakness(report, Run(run).threat)
+        def order(reports: dict[Path, Report]) -> tuple[Any, ...]:
+            run, report = next(iter(reports.items()))
+            return -len(reports), *weakness(report, Run(run).threat)
 
         best = min(protocols.values(), key=order)
         chosen |= best

@@ -41,23 +41,23 @@ def sources(*files: Path) -> dict[Path, bytes]:
     Imports are read from the text: of modules and packages beside a file, beside its package, and in folders of
     sys.path that are no installed packages.
     """
-    found: dict[Path, bytes] = {}
+    contents: dict[Path, bytes] = {}
     pending = list(files)
     while pending:
         path = pending.pop()
-        if path in found:
+        if path in contents:
             continue
         try:
-            found[path] = path.read_bytes()
+            contents[path] = path.read_bytes()
         except OSError:
             continue
-        for level, name in _imports(found[path]):
+        for level, name in _imports(contents[path]):
             parts = tuple(name.split("."))
             if level:
                 pending += _along(path.parents[level - 1], parts)
             elif not is_installed(parts[0]):
                 pending += next(filter(None, (_along(folder, parts) for folder in _folders(path))), [])
-    return found
+    return contents
 
 
 def digest_of(*files: Path) -> str:

@@ -197,10 +197,10 @@ def _version(response: Any) -> str:
 
 def _append(response: Any, file: IO[bytes], most: int) -> None:
     """Append the body. Raises _DownloadError for one that is cut, larger than `most`, or slower than SLOWEST."""
-    start, begin, promised = time.monotonic(), file.tell(), response.length  # None without a promise
-    if begin + (promised or 0) > most:
-        raise _DownloadError(f"{begin + promised:,} bytes, where at most {most:,} are expected")
-    while chunk := _read(response, file, CHUNK if promised is None else min(CHUNK, begin + promised - file.tell())):
+    start, begin, length = time.monotonic(), file.tell(), response.length  # None where the server sends none
+    if begin + (length or 0) > most:
+        raise _DownloadError(f"{begin + length:,} bytes, where at most {most:,} are expected")
+    while chunk := _read(response, file, CHUNK if length is None else min(CHUNK, begin + length - file.tell())):
         file.write(chunk)
         if file.tell() > most:
             raise _DownloadError(f"more than the {most:,} bytes that are expected")
@@ -209,8 +209,8 @@ def _append(response: Any, file: IO[bytes], most: int) -> None:
             file.flush()
             raise _DownloadError(f"less than {SLOWEST:,} bytes a second after {file.tell():,} bytes")
     file.flush()
-    if promised is not None and file.tell() < begin + promised:
-        raise _DownloadError(f"{file.tell():,} of {begin + promised:,} bytes")
+    if length is not None and file.tell() < begin + length:
+        raise _DownloadError(f"{file.tell():,} of {begin + length:,} bytes")
 
 
 def _read(response: Any, file: IO[bytes], size: int) -> bytes:

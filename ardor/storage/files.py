@@ -100,13 +100,13 @@ def temporary_beside(path: Path) -> Path:
 
 def left_over(folder: Path, suffix: str = ".tmp") -> list[Path]:
     """What processes that died while they wrote into `folder` left there under a name of `temporary_beside`."""
-    found = []
+    paths = []
     for path in folder.iterdir():
         if path.suffix == suffix and (match := TEMPORARY.fullmatch(path.stem)):
             dead = match[1] == _machine() and not psutil.pid_exists(int(match[2]))
             if dead or time.time() - path.lstat().st_mtime > DAY:
-                found.append(path)
-    return found
+                paths.append(path)
+    return paths
 
 
 def remove(path: Path) -> None:

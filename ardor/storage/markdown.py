@@ -17,8 +17,8 @@ SPECIAL = re.compile(
 def inline(text: object) -> str:
     """A text in a line or a cell of a table: one line, with what would be markup, HTML or a link escaped."""
     line = " ".join(printable(str(text)).split())
-    line = SPECIAL.sub(lambda found: f"\\{found[0]}", line)
-    return HTML.sub(lambda found: "&lt;" if found[0] == "<" else "&amp;", line)
+    line = SPECIAL.sub(lambda match: f"\\{match[0]}", line)
+    return HTML.sub(lambda match: "&lt;" if match[0] == "<" else "&amp;", line)
 
 
 def code(text: object) -> str:

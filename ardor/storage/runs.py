@@ -127,7 +127,7 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder has a configuration. Raises RunError where the system does not tell."""
+        """Whether the folder has a configuration. Raises RunError where the folder cannot be read."""
         try:
             return os.path.isfile(self._config)
         except OSError as error:  # a folder that may not be entered, a name that is too long

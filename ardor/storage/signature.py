@@ -33,7 +33,7 @@ _RANDOM = (random.Random, np.random.Generator, np.random.RandomState, torch.Gene
 """Their state moves with every call."""
 _OPAQUE = (torch.device, logging.Logger, weakref.ref, types.FrameType, types.GeneratorType, np.ufunc, *_RANDOM)
 _WRAPPERS = (property, staticmethod, classmethod, functools.cached_property)
-_SETTLED = (
+_OWN_FORM = (
     *(set, frozenset, Tensor, np.ndarray, bytes, bytearray, nn.Module, functools.partial, *_WRAPPERS, *_OPAQUE),
     *(types.FunctionType, types.ModuleType, types.MethodType, types.BuiltinFunctionType),
 )
@@ -145,7 +145,7 @@ class Signature:
             return f"{self._contained(path, value)} {keys}"
         if isinstance(value, fx.Graph):
             return str(value)
-        if not isinstance(value, _SETTLED) and hasattr(value, "__dict__"):
+        if not isinstance(value, _OWN_FORM) and hasattr(value, "__dict__"):
             return self._attributes(path, value)
         self.plain = False  # what a config does not describe
         if isinstance(value, set | frozenset):
@@ -196,7 +196,7 @@ class Signature:
         return f"{_name(type(value))} {getattr(value, '__name__', '')}"
 
     def _attributes(self, path: str, value: Any) -> str:
-        """The class of an object, and its attributes, or where it has none what a copy is made from."""
+        """The class of an object, and its attributes; of one without, the arguments from which pickle builds a copy."""
         slots = [name for cls in type(value).__mro__ for name in vars(cls).get("__slots__", ())]
         named = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
         if not slots and not hasattr(value, "__dict__") and not isinstance(value, _BUILT_IN):

@@ -201,7 +201,9 @@ def restatistic(net: nn.Module, batches: Iterable[Any], forward: Callable[[Any],
             else:
                 forward(batch)
         if not any(int(norm.num_batches_tracked) for norm in norms):
-            raise ConfigError("expected at least one batch to estimate batch norm on, got none: give a few, say 100")
+            raise ConfigError(
+                "expected at least one batch to estimate batch norm on, got none: give a few, for example 100"
+            )
 
 
 @contextlib.contextmanager

@@ -277,7 +277,7 @@ def _require_terms(terms: Any, method: str, images: int) -> None:
     """Refuse what is no dict of losses, each per image (B,) or a scalar. Raises ConfigError."""
     if not isinstance(terms, dict) or not terms:
         got = "an empty dict" if isinstance(terms, dict) else type(terms).__name__
-        raise ConfigError(f"expected named terms of {method}, got {got}: return {{'clean': loss}}, say")
+        raise ConfigError(f"expected named terms of {method}, got {got}: return for example {{'clean': loss}}")
     for name, term in terms.items():
         is_loss = isinstance(term, Tensor) and term.is_floating_point()
         if not is_loss or term.ndim > 1 or not term.numel():  # a loss of a part of the images is allowed

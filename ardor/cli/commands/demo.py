@@ -173,7 +173,7 @@ INTRO = (
     "a fraction of its size. An attacker may move every pixel by {eps:g} of its range."
 )
 NOTES = [
-    "8x8 digits are a toy: these figures say which way things go, not how a method ranks on natural images.",
+    "8x8 digits are a toy: these figures show a direction, not how a method ranks on natural images.",
     "The results are of white-box PGD and CW; ardor evaluate RUN --suite autoattack can only lower them.",
     "One seed shows no spread: ardor demo --all gives mean and SD over three.",
     "The images are few and the teacher is hardly more robust than its students: do not expect the order of the papers "

@@ -71,7 +71,7 @@ def doctor(
         )
     if claim is None:
         examination.left_out.append(
-            "the net's record: there is none, or the data are others; type --record 0.6925, say"
+            "the net's record: there is none, or the data are others; type for example --record 0.6925"
         )
     name = f"{run} ({words.checkpoint})" if run else str(words.model)
     under = f"{type(threat).__name__} eps {as_text(threat.eps)}"

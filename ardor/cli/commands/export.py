@@ -60,7 +60,7 @@ def export(
         Write a file that does not match; the file records it.
     """
     if run is None and words.model is not None and out is None:
-        raise ConfigError("expected --out with --model, got none: type --out net.onnx, say")
+        raise ConfigError("expected --out with --model, got none: type for example --out net.onnx")
     net, check, threat = words.load(run, part, overrides)
     calibrate = None  # some data are for evaluation only
     if to.endswith("int8"):

@@ -33,7 +33,7 @@ def gate(
     of its soft labels, and how many of a student's adversarial examples fool it too.
 
     TEACHER is a folder that `ardor train` made, whose data and threat are used unless you type others, or a net's name
-    with --teacher.weights and --data. A teacher that is not what its record says is refused, with the likely cause:
+    with --teacher.weights and --data. A teacher that misses its record is refused, with the likely cause:
     mis-normalised, weights never loaded, another class order, other images, not robust.
 
     Each finding has its evidence and the next step. The exit code is 1 where the teacher is refused, else 0.

@@ -33,7 +33,7 @@ def push(
     """Write a run's net, ONNX files and evaluation into a folder that the Hugging Face Hub understands; upload it.
 
     RUN is a folder that `ardor train` made and `ardor evaluate` judged. OWNER/NAME is the repository, made if need be;
-    `hf auth login` decides who may write to it. Without OWNER/NAME the folder is written and nothing is uploaded.
+    writing to it needs `hf auth login`. Without OWNER/NAME the folder is written and nothing is uploaded.
     Reports and ONNX files of other weights are left out. Needs `pip install "ardor[hub]"`.
 
     Examples:

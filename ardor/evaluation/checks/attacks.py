@@ -99,7 +99,7 @@ new starts they lose none, and one of 100 where rounding is unlucky."""
 
 def black_box(before: int, after: int, n: int) -> Finding | None:
     """Random search breaks what gradient attacks did not. before, after: images right without it, and with it."""
-    evidence = f"gradient attacks leave {before} of {n} images right, and Square, which sees no gradient, {after}"
+    evidence = f"gradient attacks leave {before} of {n} images right, and Square, which uses no gradient, {after}"
     advice = "gradients are hidden: quote the figure under Square as an upper bound, and write an adaptive attack"
     return Finding("black_box", "error", evidence, advice) if before - after > max(UNSEEN * n, FEW) else None
 

@@ -33,15 +33,15 @@ MIRRORED = ("digits",)
 TRAINING, VALIDATION = "method.attack", "recipe.val_attack"
 
 OFF = {
-    ("ard", "alpha", 0): ("robust", "the teacher teaches nothing, and x' is made for nothing"),
+    ("ard", "alpha", 0): ("robust", "the teacher has no effect, and x' is not used"),
     ("ard", "alpha", 1): ("clean", "labels enter through the attack only, as released"),
     ("iad", "b", 0): ("self", "a = 1 on every image, as if the teacher were always right"),
     ("kd", "alpha", 0): ("distil", "the teacher teaches nothing"),
     ("kd", "alpha", 1): ("clean", "no label is learned from"),
     ("mart", "beta", 0): ("robust", "only the boosted cross-entropy is left"),
-    ("rslad", "alpha", 0): ("robust", "x' is made for nothing"),
+    ("rslad", "alpha", 0): ("robust", "x' is not used"),
     ("rslad", "alpha", 1): ("clean", "the student learns on x' only"),
-    ("trades", "beta", 0): ("robust", "this is natural training, and x' is made for nothing"),
+    ("trades", "beta", 0): ("robust", "this is natural training, and x' is not used"),
     ("variance_gap", "alpha", 0): ("robust", "x' is left to the new terms alone"),
     ("variance_gap", "alpha", 1): ("clean", "x is left to the new terms alone"),
     ("variance_gap", "lc", 0): ("covariance", "no covariance is aligned"),
@@ -149,7 +149,7 @@ def _radii(config: Config, judged: Threat | float | None) -> Iterator[Finding]:
     judged_norm = type(judged).__name__ if hasattr(judged, "eps") else norm
     if _differ(eps, radius) or (norm.lower() != judged_norm.lower() and not math.isnan(eps + radius)):
         evidence = f"trained at {norm} eps {as_text(eps)}, judged at {judged_norm} eps {as_text(radius)}"
-        advice = "say both beside the figure, or train at the threat of the table"
+        advice = "quote both beside the figure, or train at the threat of the table"
         yield Finding("other_eps", "warning", evidence, advice)
 
 
@@ -205,7 +205,7 @@ def _training_attack(config: Config) -> Iterator[Finding]:
     if config.get("method.train_mode_attack") is True:
         steps = _number(config, f"{TRAINING}.steps")
         moved = f", which moves its batch statistics {steps:g} times a batch" if steps > 0 else ""
-        evidence = f"the attack sees the student in train mode{moved}"
+        evidence = f"the attack runs on the student in train mode{moved}"
         advice = "leave train_mode_attack away, unless it is the released form"
         yield Finding("bn_in_attack", "warning", evidence, advice)
     first = "FGSM" if config.get(f"{TRAINING}.name") == "FGSM" else config.get(f"{TRAINING}.start")

@@ -69,7 +69,7 @@ class SoftLabels:
         self.padding, self.flip = identity["padding"], identity["flip"]
         self.views, self.classes = views_of(self.padding, self.flip), identity["classes"]
         self.dtype = np.dtype(identity["dtype"]).newbyteorder("<")
-        self.asked = 0
+        self.calls = 0
         self._warned: set[str] = set()
         entry = self.classes * self.dtype.itemsize
         sizes = {"images.bin": 8, "table.bin": self.views * entry, "sums.bin": self.views * 4}
@@ -120,7 +120,7 @@ class SoftLabels:
                 self._write(self._place(index, view), entries, finite & ~known.numpy())
         except (OSError, RunError) as error:
             reason = getattr(error, "strerror", None) or error
-            self._warn(f"soft labels cannot be kept in {self.folder} ({reason}): the teacher is asked live")
+            self._warn(f"soft labels cannot be kept in {self.folder} ({reason}): the teacher computes every batch")
             return rounded
         return torch.where(known[:, None], held, rounded)
 

@@ -51,9 +51,9 @@ class CachedTeacher:
             return net(x)  # type: ignore[no-any-return]
         logits, known = table.get(index, view)
         if known.any():
-            if table.asked % CHECK_EVERY == 0:
+            if table.calls % CHECK_EVERY == 0:
                 spot_check(net, table, x, index, logits, known.nonzero().flatten()[:CHUNK])
-            table.asked += 1
+            table.calls += 1
         missing = (~known).nonzero().flatten()
         if len(missing):
             logits = logits.clone()
