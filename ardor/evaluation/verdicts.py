@@ -119,7 +119,7 @@ def evaluate(
 
 @dataclass
 class _Evaluation:
-    """Fills a report: attacks run on the view, successes count on the net as given. rows: of each batch, by its stage."""
+    """Fills a report: attacks run on the view, successes count on the net as given. rows: of a batch, by its stage."""
 
     net: nn.Module
     view: CountedNet

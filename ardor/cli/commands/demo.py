@@ -143,7 +143,7 @@ def _write(
         page,
         entries,
         pictures,
-        title="ardor: small nets that stand",
+        title="ardor: small nets that withstand attacks",
         intro=INTRO.format(n=len(test), eps=plan.THREAT.eps),
         notes=notes,
         distilled="rslad",
