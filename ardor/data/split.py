@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -102,11 +103,32 @@ class Split:
         return as_float(self.images[rows]), self.labels[rows], self.index[rows]
 
     def take(self, rows: Tensor | Sequence[int] | slice) -> Split:
-        """Rows (positions, a boolean mask or a slice) as a split, with their data set indices."""
+        """Rows (positions, a boolean mask or a slice) as a split, with their data set indices.
+
+        Raises
+        ------
+        DataError
+            For positions that are no whole numbers or outside the split, and a mask of another length.
+        """
         if not isinstance(rows, slice):
-            rows = torch.as_tensor(rows)  # a mask stays a mask: as integers it would select rows 0 and 1
-            rows = rows if rows.dtype == torch.bool else rows.to(torch.int64)
+            rows = self._rows(rows)
         return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+
+    def _rows(self, rows: Tensor | Sequence[int]) -> Tensor:
+        n = len(self)
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+            tensor = torch.as_tensor(rows).to(self.index.device)
+            if tensor.dtype == torch.bool and tuple(tensor.shape) == (n,):
+                return tensor  # as integers a mask would select rows 0 and 1
+            integers = not (tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex())
+            if tensor.ndim == 1 and (integers or not len(tensor)):
+                tensor = tensor.to(torch.int64)
+                if bool(((tensor >= -n) & (tensor < n)).all()):
+                    return tensor
+        raise DataError(
+            f"expected rows of {self.name} ({self.part}) as whole numbers from {-n} to {n - 1}, or a mask of {n}, got "
+            f"{' '.join(repr(rows).split())[:80]}: type for example [0, 1]"
+        )
 
     def limit(self, n: int, seed: int = 0) -> Split:
         """At most n images with the classes in proportion: a stratified subset, in the order of the split."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ardor.engine.folding import folded
 from ardor.engine.precision import Computed
@@ -18,8 +19,8 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 @contextlib.contextmanager
 def restored(model: nn.Module) -> Iterator[None]:
     """Restore every submodule's mode and every parameter's `requires_grad` on exit, also after an error."""
-    modes = [(module, module.training) for module in model.modules()]
-    flags = [(p, p.requires_grad) for p in model.parameters()]
+    modes = [(m, m.training) for m in model.modules() if hasattr(m, "training")]  # none after torch.jit.freeze
+    flags = [(p, p.requires_grad) for p in model.parameters() if not is_lazy(p)]
     try:
         yield
     finally:
@@ -69,7 +70,8 @@ def _fix(model: nn.Module, training: bool) -> None:
     with contextlib.suppress(NotImplementedError):  # an exported program has one mode, of its export
         model.train(training)
     for p in model.parameters():
-        p.requires_grad_(False)
+        if not is_lazy(p):  # which `require_fit` refuses
+            p.requires_grad_(False)
 
 
 @contextlib.contextmanager

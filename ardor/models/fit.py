@@ -32,8 +32,8 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
     Raises
     ------
     ModelError
-        For a net of other channels or classes, one that does not take the image, and an output that is not one tensor
-        (1, classes) of finite floats.
+        For a net of other channels or classes, one that does not take the image, or not two, or changes it in place,
+        and an output that is not one tensor (1, classes) of finite floats.
     """
     channels = shape[0]
     for name, weights in [*net.named_parameters(), *net.named_buffers()]:
@@ -42,6 +42,11 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
                 "not initialised: call the net on an image" if is_lazy(weights) else "on the device meta: load weights"
             )
             raise ModelError(f"expected the weights of the {who} in memory, got {name} {got} first")
+        if weights.is_inference():
+            raise ModelError(
+                f"expected weights of the {who} that can have gradients, got {name} of torch.inference_mode: build or "
+                "load the net outside of it"
+            )
     for module in net.modules():
         # a grey image minus three means is, by broadcasting, a colour image, and no forward pass fails
         if isinstance(module, Normalise) and len(module.mean) != channels:
@@ -65,7 +70,22 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
                 f"expected the {who} to take an image of shape {tuple(image.shape)}, got {cause_of(error)}: "
                 "choose a net for such images, or data that it fits"
             ) from error
+    if image._version:
+        raise ModelError(
+            f"expected the {who} to leave its images as they are, got one that changes them in place: take the "
+            "operation that makes new ones, such as x - 0.5 for x.sub_(0.5)"
+        )
     _require_logits(net, logits, classes, who)
+    with torch.no_grad(), attack_view(net):
+        try:
+            pair = tuple(net(image.repeat(2, 1, 1, 1)).shape)
+        except Exception as error:
+            raise ModelError(
+                f"expected the {who} to take batches, got {cause_of(error)} for two images: let forward return "
+                f"(B, {classes}) for any B, or export it with a free batch"
+            ) from error
+    if pair != (2, classes):
+        raise ModelError(f"expected logits of shape (2, {classes}) from the {who} for two images, got {pair}")
 
 
 def require_gradient(net: nn.Module, shape: tuple[int, int, int], who: str = "net") -> None:

@@ -16,6 +16,8 @@ from ardor.models.builders import build, known
 from ardor.models.mismatch import explain, some
 from ardor.models.normalise import Normalise, Normalised
 from ardor.models.reading import State, read
+from ardor.storage.signature import digest_of_object
+from ardor.storage.tensors import is_finite
 
 # What data parallelism, wrappers and torch.compile put before every name.
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
@@ -56,7 +58,7 @@ def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> 
     if problem := explain(expected, values):
         built = getattr(net, "built_as", {}).get("name", type(net).__name__)
         raise CheckpointError(f"expected weights for {built}, got {path} with {problem}")
-    if bad := [name for name, value in values.items() if not bool(torch.isfinite(value).all())]:
+    if bad := [name for name, value in values.items() if not is_finite(value)]:
         raise CheckpointError(
             f"expected finite weights in {path}, got NaN or infinity in {some(bad)}: "
             "the training that wrote it diverged; take an earlier checkpoint"
@@ -86,7 +88,11 @@ def hash_of(net: nn.Module) -> str:
     digest = hashlib.sha256()
     state = {**dict(net.named_buffers()), **net.state_dict()}
     for name in sorted(state):
-        value = state[name].detach().cpu().contiguous()
+        value = state[name]
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+            digest.update(f"{name} {digest_of_object(value)}".encode())
+            continue
+        value = value.detach().cpu().contiguous()
         digest.update(str((name, tuple(value.shape), value.dtype)).encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy())  # as bytes: NumPy has no bfloat16
     return digest.hexdigest()[:16]

@@ -172,7 +172,8 @@ def _scalar(value: Any, kind: type) -> Any:
         return int(_required(value, isinstance(value, numbers.Integral) and not is_bool, "a whole number", "int"))
     _required(value, isinstance(value, numbers.Real) and not is_bool, "a number", "float")
     with contextlib.suppress(OverflowError):  # a whole number beyond any float
-        return value if isinstance(value, int | float) and float(value) == value else float(value)
+        exact = isinstance(value, int | float) and float(value) == value
+        return int(value) if exact and isinstance(value, int) else value if exact else float(value)
     raise _MismatchError("a number that a float can hold", "float")
 
 

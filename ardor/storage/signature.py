@@ -117,7 +117,8 @@ class Signature:
                 continue
             if isinstance(module, torch.jit.ScriptModule):
                 self.texts[name] += str(getattr(module, "code", ""))
-                for key in module._concrete_type.get_attributes():
+                concrete = getattr(module, "_concrete_type", None)  # none after torch.jit.freeze
+                for key in concrete.get_attributes() if concrete else ():
                     value = getattr(module, key, None)
                     if not isinstance(value, Tensor) and key not in _OF_MODULES:
                         self.add(f"{name}.{key}", value)

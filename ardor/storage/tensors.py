@@ -15,6 +15,14 @@ from ardor.errors import CheckpointError
 from ardor.storage.files import require_readable, write_atomic
 
 
+def is_finite(value: Tensor) -> bool:
+    """Whether every value is finite; a mask of 0 and -infinity, which attention adds, is no divergence either."""
+    if bool(value.isfinite().all()):
+        return True
+    zero = value == 0
+    return value.is_floating_point() and bool(zero.any() and (zero | value.isneginf()).all())
+
+
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """A CRC-32 of names and bytes, as text: the format itself detects a short file, but not a flipped bit."""
     total = 0

@@ -15,7 +15,7 @@ from ardor.errors import CheckpointError, DivergedError
 from ardor.storage.config import describe, few
 from ardor.storage.files import refusal, replace
 from ardor.storage.runs import Run
-from ardor.storage.tensors import read_tensors, write_tensors
+from ardor.storage.tensors import is_finite, read_tensors, write_tensors
 from ardor.training.epoch import EpochRecord
 from ardor.training.state import TrainState, learned_by, learned_state
 
@@ -28,7 +28,7 @@ LOWER = "type a lower --recipe.lr and a new --run, for a run's folder belongs to
 
 def require_finite(tensors: Mapping[str, Tensor], epoch: int) -> None:
     """Refuse what must not be saved after an epoch: an update, or statistics, that overflowed. Raises DivergedError."""
-    if bad := [name for name, value in tensors.items() if not bool(value.isfinite().all())]:
+    if bad := [name for name, value in tensors.items() if not is_finite(value)]:
         raise DivergedError(
             f"expected finite weights and statistics after epoch {epoch}, got NaN or infinity in {few(bad)}; nothing "
             f"of this epoch is saved: {LOWER}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ardor.data.split import Split
 from ardor.engine import distributed
@@ -21,6 +21,7 @@ from ardor.models.known import require_known
 from ardor.noise import seeded
 from ardor.storage.config import describe, few
 from ardor.storage.signature import Signature
+from ardor.storage.tensors import is_finite
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import SoftLabelCache
@@ -62,11 +63,17 @@ def check_setup(
     require_gradient(student, train.shape, "student")
     if recipe is not None:
         _require_statistics(student, train, recipe.batch)
-    if bad := [name for name, value in student.state_dict().items() if not bool(value.isfinite().all())]:
+    state = student.state_dict()
+    if bad := [key for key, v in state.items() if not isinstance(v, Tensor) or v.layout != torch.strided]:
+        raise ModelError(
+            f"expected a student whose state is dense tensors, which a checkpoint can hold, got other values in "
+            f"{few(bad)}: make them attributes or dense buffers"
+        )
+    if bad := [name for name, value in state.items() if not is_finite(value)]:
         raise ModelError(f"expected finite weights of the student, got NaN or infinity in {few(bad)}: build it anew")
     if teacher is not None:
-        require_apart(student, teacher)
         require_fit(teacher, train.shape, train.classes, "teacher")
+        require_apart(student, teacher)
         require_known(teacher, train.shape, train.classes)
     elif vars(type(method)).get("needs_teacher", False):
         name = type(method).__name__
@@ -108,7 +115,10 @@ def _least_share(images: int, batch: int, processes: int) -> int:
 
 def require_apart(student: nn.Module, teacher: nn.Module) -> None:
     """Refuse a teacher with layers of the student: frozen they are not trained, and their batch norms move."""
-    weights = ({p.data_ptr() for p in [*net.parameters(), *net.buffers()] if p.numel()} for net in (student, teacher))
+    weights = (
+        {p.data_ptr() for p in [*net.parameters(), *net.buffers()] if p.layout == torch.strided and p.numel()}
+        for net in (student, teacher)
+    )
     shared, layers = len(set.intersection(*weights)), {*student.modules()} & {*teacher.modules()}
     if shared or layers:
         count = f"{shared} parameters and buffers" if shared else f"{len(layers)} layers"

@@ -130,9 +130,8 @@ def require_value(key: str, value: Any, what: str, valid: Callable[[Any], bool])
     what : str
         What is expected: "a number above 0".
     """
-    with contextlib.suppress(
-        TypeError, ValueError, OverflowError, RuntimeError
-    ):  # of another type, or a number that is not finite
+    # of another type, or a number that is not finite
+    with contextlib.suppress(TypeError, ValueError, ArithmeticError, RuntimeError):
         if valid(value):
             return
     raise ConfigError(f"expected {key} as {what}, got {value!r}: type --{key} with such a value")

@@ -61,6 +61,14 @@ def test_index_follows_take_limit_and_masks():
     assert limited.index.tolist() == sorted(limited.index.tolist())
 
 
+@pytest.mark.parametrize(
+    "rows", [[0.5], [2.0], ["1"], [None], [40], [-41], 3, [[0]], [True], [float("nan")], [2**63], [1j]]
+)
+def test_rows_that_are_no_positions_are_refused(rows):
+    with pytest.raises(DataError, match=r"whole numbers from -40 to 39"):
+        make_split().take(rows)
+
+
 def test_limit_keeps_the_classes_in_proportion_and_is_fixed_by_its_seed():
     labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
     split = make_split(100, 3, labels=labels)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import ardor
-from ardor import attacks, methods
+from ardor import attacks, methods, models
 from ardor.data.split import Split
 from ardor.deployment.export import export
 from ardor.diagnostics.teacher import examine_teacher
@@ -33,6 +33,33 @@ class Cut(nn.Module):
 def plain(dtype=torch.float32):
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).to(dtype)
+
+
+class Plainly(nn.Module):
+    """A linear net behind a function of the images."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.f, self.before = nn.Linear(64, 4), before
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+
+    def forward(self, x):
+        return self.f(self.before(x).flatten(1))
+
+
+class Extra(nn.Linear):
+    """A layer with more state than its tensors."""
+
+    def get_extra_state(self):
+        return {"scale": 2}
+
+    def set_extra_state(self, state):
+        pass
+
+
+def in_inference_mode():
+    with torch.inference_mode():
+        return plain()
 
 
 def lazy():
@@ -62,6 +89,10 @@ def entries(net):
         (lambda: plain().to("meta"), "1.weight on the device meta"),
         (lazy, "1.weight not initialised"),
         (Cut, "gradient"),
+        (lambda: Plainly(lambda x: x.sub_(0.5)), "in place"),
+        (lambda: Plainly(lambda x: x.reshape(1, -1)), "batches"),
+        (lambda: Plainly(lambda x: x[:1]), r"\(2, 4\)"),
+        (in_inference_mode, "inference_mode"),
     ],
 )
 def test_a_net_that_does_not_work_is_refused_by_every_entry(tmp_path, monkeypatch, entry, make, words):
@@ -92,6 +123,33 @@ def test_a_student_that_cannot_be_trained_is_refused():
     broken[1].bias.data[0] = torch.nan
     with pytest.raises(ModelError, match=r"finite .*"):
         ardor.distill(broken, None, methods.SAT(), TRAIN, recipe())
+
+
+def test_a_mask_with_infinities_is_no_divergence(tmp_path):
+    net = Plainly(lambda x: x)
+    ardor.distill(net, None, methods.Natural(), TRAIN, recipe(), run=tmp_path / "r")
+    models.load_weights(net, tmp_path / "r" / "last.safetensors")
+    net.f.bias.data[0] = float("inf")
+    with pytest.raises(ModelError, match="finite"):
+        next(ardor.epochs(net, None, methods.Natural(), TRAIN, recipe()))
+
+
+@pytest.mark.parametrize("kind", ["extra", "sparse", "quantised", "frozen script"])
+def test_state_other_than_dense_tensors_is_judged_and_no_student(kind):
+    net = nn.Sequential(nn.Flatten(), Extra(64, 4)).eval()
+    if kind == "sparse":
+        net[1] = nn.Linear(64, 4)
+        net.register_buffer("mask", torch.eye(3).to_sparse())
+    elif kind == "quantised":
+        net = torch.ao.quantization.quantize_dynamic(plain().eval(), {nn.Linear})
+    elif kind == "frozen script":
+        net = torch.jit.freeze(torch.jit.script(plain().eval()))
+    square = attacks.Suite("s", LINF, {"square": attacks.Square(LINF, queries=2)})
+    report = ardor.evaluate(net, TRAIN, square)
+    assert report.model["hash"] == ardor.evaluate(net, TRAIN, square).model["hash"]
+    with pytest.raises(ModelError, match=r"student .*(dense|parameters to train)"):
+        next(ardor.epochs(net, None, methods.SAT(), TRAIN, recipe()))
+    ardor.distill(plain(), net, methods.KD(), TRAIN, recipe())
 
 
 def test_a_teacher_that_shares_layers_with_the_student_is_refused():
