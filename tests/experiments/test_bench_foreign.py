@@ -14,6 +14,7 @@ from ardor.experiments import plan, table_of, work
 from ardor.experiments.cells import made_by, note_of, pending, report_path, state_of
 from ardor.storage.config import merged
 from ardor.storage.recipes import find_recipe
+from ardor.storage.tensors import read_tensors, write_tensors
 from tests.experiments.conftest import ROW, asked, bench, contents, lines_of, table_in
 
 # Foreign and failed cells
@@ -234,14 +235,10 @@ def test_a_teacher_whose_weights_are_not_what_its_record_says_is_refused(copy, c
     shutil.rmtree(copy / "cells" / "rslad-resnet18")
     (copy / "cells" / "rslad-resnet18" / "s0.yaml").unlink(missing_ok=True)
     weights = copy / "cells" / "teacher-sat" / "s0" / "best.safetensors"
-    from safetensors import safe_open
-    from safetensors.torch import save_file
-
-    with safe_open(weights, "pt") as file:
-        meta, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    tensors, meta = read_tensors(weights)
     tensors["linear.weight"] = tensors["linear.weight"].roll(3, 0).contiguous()  # the classes in another order
     tensors["linear.bias"] = tensors["linear.bias"].roll(3, 0).contiguous()
-    save_file(tensors, weights, meta)
+    write_tensors(weights, tensors, meta)
     capsys.readouterr()
     assert bench("whitebox-digits", *ROW, out=copy) == 2
     said = only_sentence(capsys)

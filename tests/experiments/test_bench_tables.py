@@ -265,9 +265,9 @@ def test_seeds_of_a_row_are_its_own_and_in_order(copy):
         made = {"made": made_by(table.spec, cell), "trained": True}
         note_of(table.spec, cell).write_text(yaml.safe_dump(made))
         for path in (cells / f"s{cell.seed}").glob("report-paper-*best*.json"):
-            content = json.loads(path.read_text())
-            content["verdicts"]["fgsm"] = content["verdicts"]["fgsm"].replace("r", "b", cell.seed)
-            path.write_text(json.dumps(content))
+            report = Report.load(path)
+            report.verdicts["fgsm"] = report.verdicts["fgsm"].replace("r", "b", cell.seed)
+            report.save(path)
     rows = {row.checkpoint: row for row in rows_of(table)}
     first = rows["best"].values["fgsm"].seeds[0].k
     assert [p.k for p in rows["best"].values["fgsm"].seeds] == [first, first - 1, first - 2]

@@ -206,6 +206,8 @@ class DeploymentReport:
                 raise ValueError("forms")
             report = DeploymentReport(**content, forms=forms)
             report.differences  # noqa: B018  # raises unless all were evaluated alike
+        except ConfigError as error:
+            raise ConfigError(f"{error}: type ardor deploy RUN again") from error
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(
                 f"expected {path} as `ardor deploy` wrote it, got {type(error).__name__} ({error}): type ardor deploy "
