@@ -18,7 +18,7 @@ from ardor.models.small import small_cnn
 from ardor.models.wide_resnet import wide_resnet, wide_resnet_silu
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
-from ardor.storage.imports import cause_of, nearest, resolve
+from ardor.storage.imports import RESERVED, cause_of, nearest, resolve
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v2": mobilenet_v2,
@@ -152,6 +152,8 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
     """The name as it is recorded, and the callable that it means. Raises ConfigError as `build` does."""
     if builder := known(name):
         return builder, BUILDERS[builder]
+    if name.partition(":")[0] in RESERVED:
+        raise ConfigError(f'expected a net to build, got a trained one, {name}: call ardor.models.load("{name}")')
     if ":" in name:
         callable_ = resolve(name, "model")
         if isinstance(callable_, nn.Module) or not callable(callable_):

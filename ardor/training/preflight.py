@@ -78,7 +78,7 @@ def check_setup(
     elif vars(type(method)).get("needs_teacher", False):
         name = type(method).__name__
         raise ModelError(
-            f"{name} expected a teacher, got none: type --teacher with a run's folder, in Python pass a net"
+            f"{name} expected a teacher, got none: type --teacher TEACHER (a run's folder; in Python a net)"
         )
     if val is not None and (val.shape, val.classes) != (train.shape, train.classes):
         raise ModelError(

@@ -321,3 +321,8 @@ def test_a_run_without_checkpoints(run):
         path.unlink()
     with refused(CheckpointError, "without any", "train it first"):
         models.load(run)
+
+
+def test_the_name_of_a_trained_net_is_not_built_and_the_error_names_the_call_that_loads_it():
+    with pytest.raises(ConfigError, match=r'call ardor\.models\.load\("timm:resnet18"\)'):
+        models.build("timm:resnet18")
