@@ -1,4 +1,4 @@
-"""ardor: adversarial robustness distillation, from a robust teacher to a small model whose robustness is proven.
+"""ardor: adversarial robustness distillation, from a robust teacher to a small model whose robustness is measured.
 
 train, val, test = ardor.data.load("digits")
 teacher, student = ardor.models.load("runs/teacher"), ardor.models.build("small_cnn", channels=1)

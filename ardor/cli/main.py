@@ -31,7 +31,7 @@ COMMANDS = {
 }
 """The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named."""
 
-HELP = """From a robust teacher to a small model whose robustness is proven.
+HELP = """From a robust teacher to a small model whose robustness is measured.
 
 Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`, `ardor doctor RUN`,
 `ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor deploy RUN`,

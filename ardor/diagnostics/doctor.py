@@ -73,7 +73,7 @@ class Examination:
 
     def text(self) -> str:
         """The findings with evidence and next step, then what was examined."""
-        lines = [finding.text() for finding in self.findings] or ["\nNothing found."]
+        lines = [finding.text() for finding in self.findings] or ["\nNo findings."]
         lines.append(
             "\nExamined: images, modes, precision, outputs, randomness, batch composition, gradients on a batch."
         )

@@ -74,7 +74,7 @@ def test_the_shell_says_what_was_looked_at(run, capsys):
     code, out, _ = shown(capsys, "net", "--limit", "20", "--threat.eps", "8/255")
     assert code == 0
     assert "net (best) on 20 images of digits (test), Linf eps 8/255" in out
-    assert "Nothing found." in out
+    assert "No findings." in out
     assert "clean on val" in out
     assert "robust on val" in out
     assert "PGD over radii: " in out

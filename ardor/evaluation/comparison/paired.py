@@ -117,7 +117,7 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
         classes={
             class_names[c]: _difference([(x["worst_case"], y["worst_case"]) for x, y in correct], rows[c]) for c in rows
         },
-        differ=_changed(a[0], b[0], (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE), ("of A", "of B")) if known else [],
+        differ=_changed(a[0], b[0], (*OF_A_SEED, *PLACES_OF_A_TEACHER, *ELSEWHERE), ("in A", "in B")) if known else [],
         findings=_findings(a, b),
         doubts=[doubt for name, side in zip(names, (a, b), strict=True) for doubt in _doubts(name, side)],
     )

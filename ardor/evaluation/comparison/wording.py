@@ -102,7 +102,7 @@ def text(c: Comparison) -> str:
     seeds = ["?" if seed is None else str(seed) for seed in c.seeds]
     over = "one seed" if k == 1 else f"{k} seeds ({', '.join(seeds)})"
     lines = [f"A: {inline(c.names[0])}", f"B: {inline(c.names[1])}", f"{inline(c.what)}, {over}"]
-    lines += [f"Trained with {inline(few(c.differ))}."] if c.differ else []
+    lines += [f"Training differs: {inline(few(c.differ))}."] if c.differ else []
     lines += ["", *_table("figure", c.figures, {name: d.p for name, d in c.figures.items()}, "p")]
     lines += [""] if k > 1 else []
     for seed, pair in zip(seeds, c.figures["worst_case"].pairs, strict=True) if k > 1 else ():

@@ -34,7 +34,7 @@ def test_every_figure_follows_from_the_verdicts():
         assert result.classes[name].pairs[0].b == p
     assert result.worst_class("a")[0][0] == "cat"
     assert result.worst_class("b")[0][0] == "dog"
-    assert result.differ == ["method.name: rslad of A, sat of B"]
+    assert result.differ == ["method.name: rslad in A, sat in B"]
     assert result.findings == []
 
 
@@ -338,7 +338,7 @@ def test_findings_on_how_the_comparison_could_be_wrong():
 def test_another_teacher_is_a_difference_between_the_sides():
     a, b = pairs_of(40, (2, 0, 20))
     other = replace(b[0], training=config(fingerprint={"teacher": "t1"}, teacher={"weights": "u"}))
-    assert compare(a, [other]).differ == ["fingerprint.teacher: t0 of A, t1 of B"]
+    assert compare(a, [other]).differ == ["fingerprint.teacher: t0 in A, t1 in B"]
 
 
 def test_a_figure_that_cannot_be_quoted_cannot_be_compared():

@@ -22,7 +22,7 @@ def test_the_text_of_one_seed():
         "A: runs/rslad",
         "B: runs/sat",
         "400 images, digits (test), suite paper, Linf eps 8/255, one seed",
-        "Trained with method.name: rslad of A, sat of B.",
+        "Training differs: method.name: rslad in A, sat in B.",
     ]
     assert lines[5] == "| figure | n | A % | B % | A - B | 95 % interval | only A | only B | p | detectable |"
     row = next(line for line in lines if line.startswith("| worst_case"))
