@@ -39,7 +39,7 @@ def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
     if not spec.scale.full:
         yield (
             "Other nets, another recipe, fewer epochs and images than the papers': a difference to the paper's figure "
-            "says nothing about the method, and the order of the methods here need not be theirs."
+            "is no evidence about the method, and the order of the methods here need not be theirs."
         )
         yield "No method was tuned for itself: all share one short recipe, weights and temperatures at their defaults."
         if not spec.teacher:
@@ -53,7 +53,7 @@ def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
         yield f"{', '.join(given)}: another setting than the paper's, whose figures stand beside all the same."
     yield (
         "The interval of one seed is of the choice of test images alone; of several it also holds the spread of "
-        "training. The paper does not say over how many seeds its figures are."
+        "training. The number of seeds behind the paper's figures is not published."
     )
 
 

@@ -6,7 +6,7 @@ import csv
 from importlib.resources import files
 
 N = 10_000
-"""Test images behind each figure; the papers do not say over how many seeds."""
+"""Test images behind each figure; the number of seeds is not published."""
 
 
 def published_rows(kind: str, data: str) -> dict[tuple[str, ...], dict[str, float]]:

@@ -108,7 +108,7 @@ def _best(
     if not unsure:
         return top, True, f"{figure}: {top} ({100 * values[top]:.1f}) stands above {listed} ({by})"
     two = any(isinstance(c, Comparison) and 1 < len(c.seeds) < METHOD_SEEDS for c in others.values())
-    by += "; two seeds say nothing about methods" if two else ""
+    by += "; two seeds are no evidence about methods" if two else ""
     return top, False, f"{figure}: no difference shown between {top} ({100 * values[top]:.1f}) and {listed} ({by})"
 
 

@@ -50,19 +50,19 @@ def _sentence(c: Comparison, shown: bool, p: str) -> str:
         return f"No difference can be claimed: {'; '.join(c.doubts)}."
     if k == 1 and shown:
         return (
-            f"{_stands(worst, 'A', 'B')} {images}, McNemar {p}, one seed: another seed may turn it round, and one seed "
-            "says nothing about the methods."
+            f"{_stands(worst, 'A', 'B')} {images}, McNemar {p}, one seed: another seed may reverse it, and one seed "
+            "is no evidence about the methods."
         )
     if k == 1:
         return (
-            f"No difference shown: {points} {images}, McNemar {p}{_limit(worst)}. One seed says nothing about the "
+            f"No difference shown: {points} {images}, McNemar {p}{_limit(worst)}. One seed is no evidence about the "
             "methods."
         )
     if k < METHOD_SEEDS:
-        nets = "these nets differ" if shown else "these nets do not differ by more than their images can tell"
+        nets = "these nets differ" if shown else "these images show no difference of the nets"
         return (
-            f"Two seeds say nothing about the methods: {points}, SD {100 * worst.sd:.2f}; over test images {images}, "
-            f"{p}, so {nets}. Train {METHOD_SEEDS} seeds at least."
+            f"Two seeds are no evidence about the methods: {points}, SD {100 * worst.sd:.2f}; over test images "
+            f"{images}, {p}, so {nets}. Train {METHOD_SEEDS} seeds at least."
         )
     over = (
         f"{_span(worst.both)} over seeds and test images together, {p} (SD {100 * worst.sd:.2f}; "

@@ -48,7 +48,7 @@ def test_one_seed_claims_nothing_about_methods():
     assert math.isnan(worst.sd)
     assert verdict(result).startswith("A stands 5.50 points above B [+2.")
     assert "McNemar p = 0.00047," in verdict(result)
-    assert "another seed may turn it round, and one seed says nothing about the methods" in verdict(result)
+    assert "another seed may reverse it, and one seed is no evidence about the methods" in verdict(result)
     turned = compare(*reversed(pairs_of(400, (30, 8, 200))))
     assert verdict(turned).startswith("A stands 5.50 points below B [-8.")
 
@@ -59,7 +59,7 @@ def test_no_difference_is_no_claim():
     least = 100 * detectable(400, 21 / 400)
     assert verdict(result).startswith("No difference shown: A - B is +0.75 points [-1.")
     assert f"less than about {least:.2f} points would rarely be detected" in verdict(result)
-    assert "One seed says nothing about the methods" in verdict(result)
+    assert "One seed is no evidence about the methods" in verdict(result)
     assert "4 images cannot show any" in verdict(compare(*pairs_of(4, (1, 0, 1))))
 
 
@@ -82,11 +82,11 @@ def test_two_seeds_are_no_claim_on_methods():
     result = compare(*pairs_of(400, (60, 8, 200), (62, 8, 200)))
     assert not result.figures["worst_case"].shown
     assert verdict(result).startswith(
-        "Two seeds say nothing about the methods: A - B is +13.25 points, SD 0.35; over test"
+        "Two seeds are no evidence about the methods: A - B is +13.25 points, SD 0.35; over test"
     )
     assert "so these nets differ. Train 3 seeds at least." in verdict(result)
     even = compare(*pairs_of(400, (10, 8, 200), (9, 8, 200)))
-    assert "these nets do not differ by more than" in verdict(even)
+    assert "these images show no difference of the nets" in verdict(even)
 
 
 def test_three_seeds_may_say_it():
@@ -308,7 +308,7 @@ def test_holm_over_two_seeds_three_and_a_doubt():
     assert "The method of A stands" in verdict(sure)
     sentences = holm_verdicts({"two": two, "three": three, "sure": sure, "doubt": doubt})
     assert sentences["doubt"] == verdict(doubt)
-    assert "these nets do not differ by more" in sentences["two"]
+    assert "these images show no difference of the nets" in sentences["two"]
     assert "No difference shown between the methods" in sentences["three"]
     assert sentences["sure"].startswith("The method of A stands")
     assert "p < 0.0001 (< 0.0001 by Holm over 4 comparisons)" in sentences["sure"]
