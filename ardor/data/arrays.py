@@ -75,9 +75,14 @@ def _unpack(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
+def physical_memory() -> int:
+    """This machine's memory in bytes; 1 TB where the system does not tell."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+
+
 def _require_room(path: Path) -> None:
     """Compare the shapes that the headers declare with the file and with this machine's memory. Raises ValueError."""
-    total, memory = 0, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
+    total, memory = 0, physical_memory()
     with zipfile.ZipFile(path) as file:
         for entry in file.infolist():
             if not entry.filename.endswith(".npy"):

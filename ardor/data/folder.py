@@ -6,6 +6,7 @@ Nothing is written. Files and folders whose name begins with a dot are skipped.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from ardor.data.arrays import PARTS
+from ardor.data.arrays import PARTS, physical_memory
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError
 
@@ -126,6 +127,11 @@ def _read_part(
             )
     every = [file for images in files.values() for file in images]
     first = _read_image(every[0], size, grey)
+    if len(every) * first.nbytes > physical_memory():
+        raise DataError(
+            f"expected images that fit into this machine's memory of {physical_memory():,} bytes, got {len(every):,} "
+            f"of {first.nbytes:,} in {folder}: type --data.size with a smaller size"
+        )
     pixels = np.empty((len(every), *first.shape), np.uint8)  # one image at a time beside it
     for row, file in zip(pixels, every, strict=True):
         image = _read_image(file, size, grey)
@@ -148,7 +154,10 @@ MOST_PIXELS = 1 << 26
 def _read_image(file: Path, size: int | None, grey: bool) -> NDArray[np.uint8]:
     """(3, H, W), or (1, H, W) with `grey`."""
     try:
-        with Image.open(file) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
+            opened = Image.open(file)
+        with opened as image:
             # Pillow has no mode for 16-bit colour: it is in the decoder's arguments alone
             if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):
                 raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which would be cut off")

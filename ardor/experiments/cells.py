@@ -11,7 +11,7 @@ import hashlib
 import os
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from ardor import models
 from ardor.errors import ArdorError
@@ -21,6 +21,7 @@ from ardor.models.identity import is_of
 from ardor.storage.code import digest_of
 from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
 from ardor.storage.files import write_text
+from ardor.storage.reading import checked
 from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors
 from ardor.version import __version__
@@ -38,14 +39,14 @@ def state_of(spec: TableSpec, cell: Cell) -> tuple[State, str]:
     if not path.is_file():
         return "foreign", f"a run without {path.name} beside it"
     try:
-        note = read_yaml(path)
-        origin = dict(note.get("made", {}))
+        note = read_note(path)
+        origin = note.get("made", {})
         if "words" in origin:
             return "foreign", f"{path.name} is of an earlier ardor, with the words of a command for a config"
         if changes := differences(made_by(spec, cell), origin):
             return "foreign", "; ".join(changes[:3])
         if "failed" in note:
-            return "failed", str(note["failed"])
+            return "failed", note["failed"]
         if not note.get("trained"):
             return "open", ""
         return ("trained" if pending(spec, cell) else "done"), ""
@@ -98,6 +99,24 @@ def _hash(path: Path, _changed: int, _size: int) -> str:
 def note_of(spec: TableSpec, cell: Cell) -> Path:
     """The file beside a cell's run."""
     return spec.run(cell.name).with_suffix(".yaml")
+
+
+class Note(TypedDict, total=False):
+    """What a cell is made from, and its progress."""
+
+    made: dict[str, Any]
+    code: str
+    trained: bool
+    failed: str
+    epochs: int
+    images: int
+    seconds: float
+
+
+def read_note(path: Path) -> Note:
+    """A cell's note. Raises ConfigError where it is damaged."""
+    note: Note = checked(read_yaml(path), Note, path)
+    return note
 
 
 def write_note(spec: TableSpec, cell: Cell, **progress: Any) -> None:

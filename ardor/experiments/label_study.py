@@ -92,12 +92,13 @@ class Both(nn.Module):
         return logits
 
 
-def both(natural: str, robust: str, classes: int = 10) -> Both:
+def both(natural: str, robust: str, classes: int = 10, trust_code: bool = False) -> Both:
     """The teachers of two runs, for `--teacher ardor.experiments.label_study:both`.
 
     Parameters
     ----------
     natural, robust : folders of the runs.
     classes : of the data.
+    trust_code : as of `ardor.models.load`, for both.
     """
-    return Both(load(natural), load(robust), classes)
+    return Both(load(natural, trust_code=trust_code), load(robust, trust_code=trust_code), classes)

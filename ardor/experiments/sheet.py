@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import math
@@ -15,14 +16,15 @@ from markupsafe import Markup
 
 from ardor import models
 from ardor.engine.flops import macs
-from ardor.experiments.cells import note_of, report_of, state_of, weights_of
+from ardor.errors import ConfigError
+from ardor.experiments.cells import note_of, read_note, report_of, state_of, weights_of
 from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import doubts, notes, pairs, title_of
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.tables import Cell, Table
 from ardor.experiments.worker import Problem
 from ardor.reporting.template import package_text, render
-from ardor.storage.config import as_text, read_yaml
+from ardor.storage.config import as_text
 from ardor.storage.files import write_text
 from ardor.storage.locks import locked
 from ardor.storage.markdown import code, inline
@@ -206,7 +208,11 @@ def remarks(table: Table, rows: Sequence[Row], problems: Sequence[Problem]) -> I
         yield "Paired, on the same images", paired
     odd = [] if spec.scale.name == "smoke" else doubts(rows)
     paths = [path for cell in table.shown if (path := note_of(spec, cell)).is_file()]
-    states = len({str(read_yaml(path).get("code")) for path in paths})
+    codes = set()
+    for path in paths:
+        with contextlib.suppress(ConfigError):  # a damaged note is one of the problems
+            codes.add(read_note(path).get("code"))
+    states = len(codes)
     code = [f"The nets were made by {states} states of ardor's code, all called {__version__}."] if states > 1 else []
     yield "How this could be wrong", [*notes(spec, rows), *odd, *code]
     if problems:

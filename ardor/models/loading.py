@@ -21,7 +21,7 @@ from ardor.models.reading import is_safetensors
 from ardor.models.weights import load_weights, require_values
 from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
-from ardor.storage.imports import nearest
+from ardor.storage.imports import BUNDLED, nearest
 from ardor.storage.reading import parse_yaml
 from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
@@ -129,7 +129,10 @@ def load(
     if os.path.isfile(name):
         return load(weights=name, **_built(_recorded(path) | options, statistics, path))
     require_there(name)
-    return _marked(build(name, mean=mean, std=std, **options), None)  # third-party code, with weights of its own
+    trusted = {"trust_code": True} if trust_code and name in BUNDLED else {}  # for the runs that this one names
+    net = build(name, mean=mean, std=std, **options, **trusted)  # third-party code, with weights of its own
+    vars(net)["built_as"].pop("trust_code", None)
+    return _marked(net, None)
 
 
 def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool, trust_code: bool = False) -> nn.Module:
@@ -181,12 +184,13 @@ def _net_for(
 ) -> nn.Module:
     name = str(config["name"])
     given = {key: value for key, value in config.items() if value is not None}
-    options = arguments(given, who, load, *(() if trained else (build, find_builder(name)[1])))
+    makers = () if trained else (build, find_builder(name)[1])
+    options: dict[str, Any] = {"trust_code": trust_code, **arguments(given, who, load, *makers)}
     if os.path.isdir(name):
-        return load(**{"trust_code": trust_code, **options})
+        return load(**options)
     options = {"classes": split.classes, "channels": split.shape[0]} | options
     if fresh and "weights" not in options:
-        return build(**options)
+        return build(**{key: value for key, value in options.items() if key != "trust_code"})
     net = load(**options)
     require_known(net, split.shape, split.classes, who)
     return net

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from ardor.errors import shown
+
 
 def explain(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """The differences between a net's state and a file's in one clause, or "" where the file fits exactly."""
@@ -18,8 +20,8 @@ def explain(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     if left_over:
         parts.append(f"{len(left_over)} left over ({some(left_over)})")
     if differ:
-        shown = [f"{name}: {_shape(state[name])} in the file, {_shape(expected[name])} in the net" for name in differ]
-        parts.append(f"{len(differ)} of another shape or kind ({some(shown)})")
+        sizes = [f"{name}: {_shape(state[name])} in the file, {_shape(expected[name])} in the net" for name in differ]
+        parts.append(f"{len(differ)} of another shape or kind ({some(sizes)})")
     if not parts:
         return ""
     shapes = [(tuple(state[name].shape), tuple(expected[name].shape)) for name in differ]
@@ -28,7 +30,7 @@ def explain(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
 
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first few of the names, and an ellipsis where there are more."""
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+    return ", ".join(shown(name, 200) for name in names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -33,8 +33,9 @@ HARMLESS: list[Any] = [
     (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
     (_codecs.encode, "_codecs.encode"),
+    *((np.empty(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]  # fmt: skip
-"""Beside the weights: options of a command line, and numbers of NumPy. None of them runs code of the file."""
+"""Beside the weights: options of a command line, numbers and arrays of NumPy. None of them runs code of the file."""
 
 # Keys of the state dict in files of training programs; the first one present is taken.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "student", "module")

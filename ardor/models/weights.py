@@ -52,7 +52,10 @@ def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> 
     net = net.net if isinstance(net, Normalised) else net  # a file from elsewhere is of the net behind the layer
     path = Path(path)
     expected = net.state_dict()
-    values = _same_normalisation(net, expected, read(path, state), path)
+    values = read(path, state)
+    if "n_averaged" not in expected:  # the count of torch's AveragedModel
+        values = {name: value for name, value in values.items() if name != "n_averaged"}
+    values = _same_normalisation(net, expected, values, path)
     values = _without_prefixes(values, set(expected))
     values = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | values
     if problem := explain(expected, values):

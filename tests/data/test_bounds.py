@@ -4,11 +4,13 @@ import gzip
 import io
 import struct
 import tarfile
+import warnings
 import zipfile
 import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ardor import data
 from ardor.data import cifar
@@ -45,6 +47,10 @@ def test_more_than_the_memory_is_refused(tmp_path, monkeypatch):
     npz(tmp_path / "d.npz", {"x_test": X, "y_test": Y})
     with pytest.raises(DataError, match="this machine has 100"):
         data.load_test(f"npz:{tmp_path}/d.npz")
+    (tmp_path / "f/test/a").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "f/test/a/0.png")
+    with pytest.raises(DataError, match="memory of 100 bytes, got 1 of 192"):
+        data.load_test(f"folder:{tmp_path}/f")
 
 
 @pytest.mark.parametrize("kind", ["member", "other member", "sparse", "header", "end"])
@@ -78,5 +84,6 @@ def test_an_image_of_many_pixels_is_refused(tmp_path):
     (folder / "a.png").write_bytes(
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     )
-    with pytest.raises(DataError, match="13000 x 13000 pixels"):
+    with warnings.catch_warnings(), pytest.raises(DataError, match="13000 x 13000 pixels"):
+        warnings.simplefilter("error")  # Pillow's own warning does not come before the sentence
         data.load_test(f"folder:{tmp_path}", size=8)

@@ -49,6 +49,9 @@ def only_sentence(capsys):
         (lambda c: c["made"]["config"].update(teacher={"name": "runs/other"}), "teacher"),
         (lambda c: c["made"]["config"]["data"].pop("limit"), "limit"),
         (lambda c: c.clear(), "ardor"),
+        (lambda c: c.update(made="x"), "keys with values as made"),
+        (lambda c: c.update(failed=3), "text as failed"),
+        (lambda c: c.update(trained="no"), "true or false as trained"),
     ],
 )
 def test_a_foreign_cell_is_named_and_left_alone_while_the_others_are_made(copy, capsys, change, named):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import shutil
 
 import pytest
 import torch
@@ -154,6 +155,19 @@ def test_both_loads_two_runs(runs, place):
         assert teacher.classes == 10
 
 
+def test_trust_reaches_the_runs_of_both(runs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("from ardor.models.small import small_cnn as net\n")
+    shutil.copytree(runs / "sat", tmp_path / "own")
+    text = (tmp_path / "own/config.yaml").read_text().replace("name: small_cnn", "name: own.py:net")
+    (tmp_path / "own/config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match="trust_code=True"):
+        Job.from_config(config_of(runs, teacher={"robust": "own"}))
+    teacher = Job.from_config(config_of(runs, teacher={"robust": "own"}), trust_code=True).teacher
+    assert isinstance(teacher, Both)
+    assert "trust_code" not in vars(teacher)["built_as"]
+
+
 def test_a_run_is_trained_by_both(runs, tmp_path):
     words = options(config_of(runs, {"inner": "smooth", "outer": "natural"}))
     assert main(["train", *words, "--gate=false", "--run", str(tmp_path / "run")]) == 0
@@ -211,4 +225,4 @@ def test_sides_leave_rslads_terms_alone():
 
 def test_fields_are_what_the_shell_shows():
     assert [f.name for f in dataclasses.fields(LabelKinds)] == ["inner", "outer", "alpha", "s", "attack"]
-    assert list(inspect.signature(both).parameters) == ["natural", "robust", "classes"]
+    assert list(inspect.signature(both).parameters) == ["natural", "robust", "classes", "trust_code"]

@@ -100,3 +100,19 @@ def test_an_average_beside_the_weights_is_loaded_by_its_key(tmp_path):
         models.load("small_cnn", weights=file, state="swa", width=2)
     with pytest.raises(ConfigError, match="expected weights for the state ema"):
         models.load("small_cnn", state="ema", width=2)
+
+
+def test_an_averaged_model_and_arrays_beside_weights_are_read(tmp_path):
+    net = models.build("small_cnn", width=2)
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    torch.save({"model": averaged.state_dict(), "history": np.zeros((2, 3))}, tmp_path / "w.pt")
+    loaded = models.load("small_cnn", weights=tmp_path / "w.pt", width=2)
+    assert models.hash_of(loaded) == models.hash_of(net)
+
+
+def test_names_in_a_file_are_cut_and_without_control_characters(tmp_path):
+    torch.save({"\x1b[31m\n" + "x" * 10**6: torch.ones(1)}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError) as refused:
+        models.load("small_cnn", weights=tmp_path / "w.pt", width=2)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 1500

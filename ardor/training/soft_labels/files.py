@@ -53,9 +53,13 @@ def enter(folder: Path, identity: Mapping[str, Any], data: Split, sizes: Mapping
             _require_identity(folder, identity)
             for name, size in sizes.items():
                 (folder / name).touch()
+                if not (folder / name).is_file():  # a pipe, which would block
+                    raise RunError(
+                        f"expected a table of soft labels, got {folder / name}, no file: name another folder"
+                    )
                 if (folder / name).stat().st_size < rows * size:
                     os.truncate(folder / name, rows * size)
-            _register(folder / "images.bin", data, hashes)
+            _register(folder / "images.bin", rows, data, hashes)
     except OSError as error:
         raise refusal(folder, error) from error
 
@@ -89,10 +93,10 @@ def _require_identity(folder: Path, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _register(path: Path, data: Split, hashes: Hashes) -> None:
+def _register(path: Path, count: int, data: Split, hashes: Hashes) -> None:
     """Refuse images that differ from those of the rows, and record the images of new rows."""
     rows = data.index.cpu().numpy()
-    known = np.fromfile(path, "<u8")
+    known = np.fromfile(path, "<u8", count)  # not the whole, of any size
     fresh = known[rows] == 0
     known[rows[fresh]] = hashes[fresh]
     other = rows[known[rows] != hashes]  # also an index that the split has twice

@@ -237,6 +237,12 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(RunError, match="expected to write"):
         opened(tmp_path / "file" / "below")
     opened(tmp_path / "t")
+    os.truncate(tmp_path / "t" / "images.bin", 1 << 40)  # sparse, and never read whole
+    opened(tmp_path / "t")
+    (tmp_path / "t" / "sums.bin").unlink()
+    os.mkfifo(tmp_path / "t" / "sums.bin")
+    with pytest.raises(RunError, match=r"sums\.bin, no file"):
+        opened(tmp_path / "t")
     (tmp_path / "t" / "identity.yaml").write_text(": : :")
     with pytest.raises(RunError, match="identity"):
         opened(tmp_path / "t")
