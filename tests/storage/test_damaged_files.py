@@ -17,13 +17,14 @@ from ardor.deployment.variants.comparison import DeploymentReport
 from ardor.diagnostics.record import record_of_run, validation_images
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.comparison.runs import side_of
-from ardor.evaluation.journal import _parse
+from ardor.evaluation.journal import Journal, _parse
 from ardor.evaluation.report import Report
 from ardor.evaluation.variance import read_gaps, split_of
 from ardor.storage.recipes import read_recipe
 from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors, write_tensors
 from ardor.training.job import Job
+from ardor.training.soft_labels import SoftLabels
 from ardor.training.trackers import Sink, scalars
 
 OTHERS = [None, "x", "", 3, -1, 2**70, 1e300, True, [], {}, [[1]], {"a": {"b": 1}}, {"name": 3}, "x" * 1000]
@@ -239,3 +240,20 @@ def test_the_metadata_of_weights_and_of_a_folder_for_the_hub(run, tmp_path):
     for damaged in (b"\xff", b"", b"[" * 100_000, b'{"ardor": 1, "ardor": 2}'):
         (tmp_path / "config.json").write_bytes(damaged)
         assert not sound(models.load, tmp_path)
+
+
+def test_the_identities_of_soft_labels_and_of_a_journal(tmp_path):
+    train = ardor.data.load("digits")[2].limit(8)
+    identity = {"layout": 1, "teacher": "t", "shape": [1, 8, 8], "padding": 0, "flip": False, "classes": 10}
+    identity |= {"dtype": "float32", "logits": [[0.1, 0.2]]}
+
+    def open_journal():
+        with Journal.open(tmp_path / "journal", identity, False):
+            pass
+
+    uses = {"labels": lambda: SoftLabels(tmp_path / "labels", identity, train), "journal": open_journal}
+    for folder, use in uses.items():
+        assert sound(use)
+        for other in variants(identity):
+            (tmp_path / folder / "identity.yaml").write_text(yaml.safe_dump(other))
+            assert sound(use) is (other == identity)
