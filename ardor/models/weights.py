@@ -97,7 +97,7 @@ def hash_of(net: nn.Module) -> str:
             continue
         value = value.detach().cpu().contiguous()
         digest.update(str((name, tuple(value.shape), value.dtype)).encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())  # as bytes: NumPy has no bfloat16
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)  # as bytes: NumPy has no bfloat16
     return digest.hexdigest()[:16]
 
 
