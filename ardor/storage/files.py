@@ -142,6 +142,13 @@ def refusal(path: Path, error: OSError) -> RunError:
     )
 
 
+def require_writable(path: Path) -> None:
+    """Raise RunError where the folder of `path` may not be written: before work whose result goes there."""
+    folder = next(place for place in path.absolute().parents if os.path.exists(place))
+    if not os.access(folder, os.W_OK):
+        raise refusal(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 def require_readable(path: Path, kind: type[ArdorError]) -> None:
     """Raise `kind` with the reason where a file cannot be opened: to safetensors every reason is a missing file."""
     try:

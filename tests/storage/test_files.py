@@ -11,7 +11,9 @@ import time
 
 import pytest
 
+from ardor.cli.main import main
 from ardor.errors import CheckpointError, ConfigError, RunError
+from ardor.models import build
 from ardor.models.reading import read
 from ardor.storage import files
 from ardor.storage.config import read_yaml
@@ -150,3 +152,12 @@ def test_a_name_is_cut_to_what_file_systems_take_and_stays_distinct(tmp_path, te
     assert shortened("short.json") == "short.json"
     remove(tmp_path / one)
     assert names(tmp_path) == [other]
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr("ardor.cli.commands.evaluate.judge", None)  # a call of it would be another error
+    words = ["--model", "small_cnn", "--weights", str(tmp_path / "w.safetensors"), "--data", "digits"]
+    write_tensors(tmp_path / "w.safetensors", build("small_cnn", channels=1).state_dict(), {})
+    assert main(["evaluate", *words, "--suite", "quick", "--out", str(tmp_path / "deep/er/r.json")]) == 2
+    assert "Permission denied" in capsys.readouterr().err

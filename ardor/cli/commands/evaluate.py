@@ -25,6 +25,7 @@ from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report_files import default_out, place_of, word_of
 from ardor.evaluation.verdicts import evaluate as judge
 from ardor.models.loading import net_for
+from ardor.storage.files import require_writable
 from ardor.storage.runs import CHECKPOINTS, journal_of
 from ardor.types import Threat
 
@@ -105,6 +106,7 @@ def evaluate(
     attacks = find_suite(suite_name, threat, source, split, options)
     folder, word = (run.parent, word_of(run)) if run and exported else (run, words.checkpoint)
     default = default_out(folder, attacks, word, words.data, part, limit, words.seed)
+    require_writable(out or default)
     if journal is None and (attacks.sequential or distributed.launched() or images):
         journal = journal_of(default)
     first = distributed.local_rank() == 0  # only the first process on this machine displays
