@@ -332,8 +332,11 @@ def names(findings):
     [
         ("rslda", 'expected a recipe, got "rslda" (did you mean "rslad"?): type one of ard, iad, natural, rslad, sat,'),
         ("rslad --variant relased", 'got "relased" (did you mean "released"?): type --variant with one of cifar100,'),
-        ("--variant released", "expected a recipe for the variant released, got none: type its name first, say rslad"),
-        ("--smoke", "expected a recipe for the variant smoke, got none: type its name first, say rslad"),
+        (
+            "--variant released",
+            "expected a recipe for the variant released, got none: type its name first, for example rslad",
+        ),
+        ("--smoke", "expected a recipe for the variant smoke, got none: type its name first, for example rslad"),
         ("runs/t --smoke", "expected a recipe for the variant smoke, got the run runs/t: leave the variant out"),
     ],
 )

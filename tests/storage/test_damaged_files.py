@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
 import json
 
 import pytest
@@ -126,7 +127,7 @@ def test_the_configuration_of_a_run(run, tmp_path, monkeypatch):
         lambda: Run(tmp_path).require(content), lambda: models.load(tmp_path), lambda: split_of(tmp_path),
         lambda: validation_images(tmp_path),
     ]  # fmt: skip
-    for other in variants(content):
+    for other in itertools.islice(variants(content), 0, None, 4):  # 15 variants of a part: all kinds, in turn
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(other))
         for use in uses:
             sound(use)

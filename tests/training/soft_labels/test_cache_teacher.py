@@ -31,7 +31,7 @@ def test_a_first_look_asks_and_a_second_does_not(tmp_path):
     cold = CachedTeacher(teacher, table, x, index, view)(x)
     assert teacher.calls == [32, 32]
     assert (cold - TinyNet.forward(teacher, x)).abs().max() < 1e-6
-    table.asked, teacher.calls = 1, []
+    table.calls, teacher.calls = 1, []
     warm = CachedTeacher(teacher, table, x, index, view)(x)
     assert teacher.calls == []
     assert torch.equal(warm, cold)
@@ -60,7 +60,7 @@ def test_only_the_missing_rows_are_asked_about(tmp_path):
     table = opened(tmp_path / "t", teacher, data)
     x, _, index, view = seen(data, 1)
     table.put(index[:39], view[:39], live(teacher, x, torch.arange(39)))
-    table.asked, teacher.calls, asked = 1, [], []
+    table.calls, teacher.calls, asked = 1, [], []
     teacher.register_forward_pre_hook(lambda _, args: asked.append(args[0]))
     CachedTeacher(teacher, table, x, index, view)(x)
     assert [torch.equal(z, x[39:].expand(32, -1, -1, -1)) for z in asked] == [True]
