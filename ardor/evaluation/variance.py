@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine.modes import attack_view
-from ardor.errors import ConfigError, ModelError
+from ardor.errors import ConfigError, ModelError, RunError
 from ardor.evaluation.attacked import attacked
 from ardor.losses import covariance
 from ardor.models.identity import identity, key_of
@@ -35,6 +36,8 @@ from ardor.storage.files import write_text
 from ardor.storage.reading import checked, read_json
 from ardor.storage.runs import Run
 from ardor.types import Threat
+
+log = logging.getLogger(__name__)
 
 RADII = tuple(r / 255 for r in range(0, 18, 2))
 
@@ -213,5 +216,8 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
                 path = beside  # a fuller one, or of another threat, is kept
     points = radius_curve(net, split, [dataclasses.replace(cast(Any, threat), eps=eps) for eps in radii if eps])
     content = [{name: value for name, value in vars(point).items() if not math.isnan(value)} for point in points]
-    write_text(path, json.dumps({"key": key, "points": content}, indent=1))
+    try:
+        write_text(path, json.dumps({"key": key, "points": content}, indent=1))
+    except RunError as error:  # another user's run
+        log.warning("the radii are measured again next time: %s", error)
     return points

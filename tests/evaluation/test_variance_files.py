@@ -41,3 +41,12 @@ def test_a_file_of_an_earlier_version_is_read(gaps):
     del content["key"]["n"]
     (run / "variance_gap.json").write_text(json.dumps(content))
     assert of(20) == 1
+
+
+def test_a_run_that_may_not_be_written_is_measured_each_time(gaps, monkeypatch, caplog):
+    of, _ = gaps
+    monkeypatch.setattr(
+        "ardor.storage.files.os.replace", lambda *paths: (_ for _ in ()).throw(PermissionError(13, "no"))
+    )
+    assert [of(20), of(20)] == [1, 2]
+    assert "the radii are measured again next time: expected to write" in caplog.text
