@@ -37,7 +37,7 @@ def test_a_second_trainer_is_refused_with_the_first_ones_process_and_free_after_
         assert first.poll() is None
         time.sleep(0.01)
     second = subprocess.run(
-        [sys.executable, "-m", "ardor", *words], env=ENV, capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, "-m", "ardor", *words], env=ENV, capture_output=True, text=True, check=False, timeout=1800
     )
     assert second.returncode == 2
     sentence = second.stderr.strip().splitlines()[-1]

@@ -166,6 +166,7 @@ def test_the_start_of_several_processes_reports_whom_it_waits_for(tmp_path):
     store = dist.TCPStore("localhost", 0, is_master=True)
     code = (
         "import sys, time, torch; time.sleep(float(sys.argv[1])); from ardor.engine import distributed\n"
+        "from ardor.storage import locks; locks.FIRST = 0.2\n"
         "with distributed.joined(torch.device('cpu')):\n"
         "    with distributed.rank_zero_first(): time.sleep(3 * (distributed.rank() == 0))"
     )
