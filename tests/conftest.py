@@ -17,12 +17,14 @@ from ardor.cli.main import parse
 from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.testing import TinyNet, problem
+from tests.with_timm import declare
 
 ROOT = Path(__file__).parent.parent
 """What `python -c` puts first on its path, and what the docs and recipes are in."""
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
+declare()
 settings.register_profile("ardor", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("ardor")
 
