@@ -22,13 +22,14 @@ from ardor.noise import Noise
 from ardor.storage.arguments import typed
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
+from ardor.training.augmentation import augmented
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.recipe import Recipe, batches, find_device, lr_at
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
 from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
-from ardor.training.validation import augmented, averaged, validate
+from ardor.training.validation import averaged, validate
 from ardor.types import Images, Labels, Method
 
 DEFAULT = Recipe()
@@ -183,8 +184,7 @@ def train_epoch(
     with train_mode(student):
         for number, rows in enumerate(steps, 1):
             part, share = distributed.shard(rows)
-            x, y, index = train.batch(part)
-            x, view = augmented(x.to(device), recipe, Noise(recipe.seed, index, "augment", epoch))
+            x, y, index, view = augmented(train, part, recipe, epoch, device)
             x = x.contiguous(memory_format=layout)
             cached = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
             rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(steps)))

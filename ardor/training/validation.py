@@ -10,12 +10,12 @@ from torch import nn
 
 from ardor.attacks import PGD
 from ardor.attacks.rounds import fitted
-from ardor.data.augment import crop_flip
 from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.modes import attack_view, device_of
 from ardor.evaluation.attacked import correct
-from ardor.noise import Noise, seeded
+from ardor.noise import seeded
+from ardor.training.augmentation import augmented
 from ardor.training.averaging import restatistic
 from ardor.training.recipe import Recipe, batches
 from ardor.training.state import TrainState
@@ -64,12 +64,4 @@ def averaged(state: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.
 def _batches(train: Split, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[Images]:
     """Clean training images, augmented as in training, in another order."""
     for rows in batches(recipe, "restatistic", epoch, train.index)[:STATISTIC_BATCHES]:
-        x, _, index = train.batch(rows)
-        yield augmented(x.to(device), recipe, Noise(recipe.seed, index, "restatistic/augment", epoch))[0]
-
-
-def augmented(x: Images, recipe: Recipe, noise: Noise) -> tuple[Images, torch.Tensor]:
-    """The augmented batch, and the numbers of the views (B,) on the device of `noise`."""
-    if recipe.augment == "none":
-        return x, torch.zeros_like(noise.index)
-    return crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")
+        yield augmented(train, rows, recipe, epoch, device, "restatistic/augment")[0]
