@@ -1,9 +1,10 @@
-"""Split: images in memory with their labels, their source, and the position of each in its data set."""
+"""Split: images with their labels, their source, and the position of each in its data set."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ardor.data.images import Images, hashes_of, resized_crops
 from ardor.data.notebook import table
 from ardor.errors import ConfigError, DataError
 from ardor.noise import order
@@ -24,7 +26,8 @@ class Split:
     Parameters
     ----------
     images
-        (N, C, H, W) uint8 (read as value / 255) or floating point in [0, 1], kept as float32.
+        (N, C, H, W) uint8 (read as value / 255) or floating point in [0, 1], kept as float32; or an object that reads
+        such uint8 images on demand, see `ardor.data.images.Images`.
     labels
         (N,) int64 in 0 .. classes - 1.
     classes
@@ -48,7 +51,7 @@ class Split:
         For images or labels of another form or range.
     """
 
-    images: Tensor
+    images: Tensor | Images
     labels: Tensor
     classes: int
     name: str
@@ -61,7 +64,7 @@ class Split:
 
     def __post_init__(self) -> None:
         check_fields(self, DataError)
-        if self.images.is_floating_point():
+        if isinstance(self.images, Tensor) and self.images.is_floating_point():
             object.__setattr__(self, "images", self.images.detach().to(torch.float32))
         if not len(self.index) and len(self.images):
             object.__setattr__(self, "index", torch.arange(len(self.images)))
@@ -90,17 +93,31 @@ class Split:
         return int(c), int(h), int(w)
 
     @property
+    def full(self) -> tuple[int, int]:
+        """Height and width in which the boxes of `crops` are counted; images of a store may show their centre."""
+        return self.shape[1:] if isinstance(self.images, Tensor) else self.images.full
+
+    @property
     def hash(self) -> str:
-        """SHA-256 over images, labels and index: 16 hexadecimal digits."""
-        digest = hashlib.sha256()
-        for part in (self.images, self.labels, self.index):
-            digest.update(str((tuple(part.shape), part.dtype)).encode())
+        """SHA-256 over shape, hashes of the images, labels and index: 16 hexadecimal digits.
+
+        It does not depend on where the images are kept.
+        """
+        digest = hashlib.sha256(str((self.shape, self.images.dtype)).encode())
+        digest.update(hashes_of(self.images).data)
+        for part in (self.labels, self.index):
             digest.update(part.contiguous().cpu().numpy().data)
         return digest.hexdigest()[:16]
 
     def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Images as float32 in [0, 1], labels and data set indices of `rows`."""
-        return as_float(self.images[rows]), self.labels[rows], self.index[rows]
+        """Images as float32 in [0, 1], labels and data set indices of `rows`, on the labels' device."""
+        return as_float(self.images[rows].to(self.labels.device)), self.labels[rows], self.index[rows]
+
+    def crops(self, rows: Tensor | slice, boxes: Tensor, size: int | tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The same, of each image the part in its box (B, 5), resized: see `ardor.data.images.resized_crops`."""
+        images = self.images
+        x = resized_crops(images[rows], boxes, size) if isinstance(images, Tensor) else images.crops(rows, boxes, size)
+        return as_float(x.to(self.labels.device)), self.labels[rows], self.index[rows]
 
     def take(self, rows: Tensor | Sequence[int] | slice) -> Split:
         """Rows (positions, a boolean mask or a slice) as a split, with their data set indices.
@@ -112,7 +129,8 @@ class Split:
         """
         if not isinstance(rows, slice):
             rows = self._rows(rows)
-        return replace(self, images=self.images[rows], labels=self.labels[rows], index=self.index[rows])
+        images = self.images[rows] if isinstance(self.images, Tensor) else self.images.take(rows)
+        return replace(self, images=images, labels=self.labels[rows], index=self.index[rows])
 
     def _rows(self, rows: Tensor | Sequence[int]) -> Tensor:
         n = len(self)
@@ -139,8 +157,9 @@ class Split:
         return replace(self.take(stratified(self, n, seed, "limit")), of=self.of or len(self))
 
     def to(self, device: torch.device | str) -> Split:
-        """The same split with its tensors on `device`."""
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device), index=self.index.to(device))
+        """The same split with its tensors on `device`; images that are read on demand arrive there in `batch`."""
+        images = self.images.to(device) if isinstance(self.images, Tensor) else self.images
+        return replace(self, images=images, labels=self.labels.to(device), index=self.index.to(device))
 
 
 def stratified(split: Split, n: int, seed: int, purpose: str) -> Tensor:
@@ -169,7 +188,7 @@ def cut(split: Split, share: float, seed: int, part: str = "val", *, reuse: bool
     part
         Name of the stratified part.
     reuse
-        Keep the remaining images in the memory of the split's own, which are then overwritten.
+        Keep the remaining images in the memory of the split's own, which are then overwritten, where they are a tensor.
 
     Raises
     ------
@@ -185,13 +204,25 @@ def cut(split: Split, share: float, seed: int, part: str = "val", *, reuse: bool
     held = torch.zeros(len(split), dtype=torch.bool, device=split.labels.device)
     held[stratified(split, n, seed, part)] = True
     rest = replace(split.take(held), part=part)
-    if not reuse:
+    images = split.images
+    if not reuse or not isinstance(images, Tensor):
         return split.take(~held), rest
     rows = (~held).nonzero().flatten()
-    for some, to in zip(rows.split(16), split.images.split(16), strict=False):  # each row moves towards the front
-        to[: len(some)] = split.images[some]
-    images = split.images[: len(rows)]
-    return replace(split, images=images, labels=split.labels[rows], index=split.index[rows]), rest
+    for some, to in zip(rows.split(16), images.split(16), strict=False):  # each row moves towards the front
+        to[: len(some)] = images[some]
+    return replace(split, images=images[: len(rows)], labels=split.labels[rows], index=split.index[rows]), rest
+
+
+SAMPLE = 1 << 26
+"""Bytes of pixels, of uint8 or of float32, from which statistics of a data set are taken."""
+
+
+def sample(split: Split) -> Tensor:
+    """The stored images if they take at most `SAMPLE` bytes, else so many, evenly spread over the split."""
+    n = len(split)
+    each = math.prod(split.shape) * split.images.dtype.itemsize
+    most = max(1, SAMPLE // each)
+    return split.images[slice(None) if n <= most else torch.arange(most) * n // most]
 
 
 def as_float(images: Tensor) -> Tensor:
@@ -203,13 +234,13 @@ def check(split: Split) -> None:
     """Refuse a split that is no data for training or evaluation. Raises DataError."""
     where = f"{split.name} ({split.part})"
     images, labels = split.images, split.labels
-    if images.layout != torch.strided or images.is_meta or labels.is_meta:
+    if isinstance(images, Tensor) and (images.layout != torch.strided or images.is_meta or labels.is_meta):
         raise DataError(
             f"{where}: expected dense tensors in memory, got {images.layout} on {images.device}: convert them"
         )
     if len(labels) == 0:
         raise DataError(f"{where}: expected at least one image, got an empty split: add images")
-    if images.ndim != 4:
+    if len(images.shape) != 4:
         raise DataError(f"{where}: expected images of shape (N, C, H, W), got {tuple(images.shape)}: reshape them")
     if not len(images) == len(labels) == len(split.index):
         raise DataError(
@@ -232,7 +263,10 @@ def check(split: Split) -> None:
         raise DataError(
             f"{where}: expected {split.classes} class names, got {len(split.class_names)}: name each class once"
         )
-    check_images(images, where)
+    if isinstance(images, Tensor):
+        check_images(images, where)
+    elif images.dtype != torch.uint8:
+        raise DataError(f"{where}: expected uint8 images on demand, got {images.dtype}: read them as 0 .. 255")
 
 
 def check_images(images: Tensor, where: str = "images") -> None:

@@ -330,9 +330,14 @@ def _layout(method: Method, nets: list[nn.Module], channels: int) -> torch.memor
 
 def _resident(train: Split, device: torch.device) -> Split:
     """The split with its images on the GPU, if they take at most a quarter of the free memory."""
-    if device.type != "cuda" or train.images.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+    images = train.images
+    if (
+        device.type != "cuda"
+        or not isinstance(images, Tensor)
+        or images.nbytes > torch.cuda.mem_get_info(device)[0] / 4
+    ):
         return train
-    return replace(train, images=train.images.to(device), labels=train.labels.to(device))
+    return replace(train, images=images.to(device), labels=train.labels.to(device))
 
 
 def _validate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ardor.data.split import Split
+from ardor.data.split import Split, as_float, sample
 from ardor.evaluation.findings import Finding, present
 
 SLIVER = 0.2
@@ -23,8 +23,9 @@ def of_data(data: Split) -> list[Finding]:
 
 def image_range(data: Split) -> Finding | None:
     """The images fill a sliver of [0, 1]: they were scaled once too often, and every eps is too large for them."""
-    low, high = (float(v) / (1 if data.images.is_floating_point() else 255) for v in torch.aminmax(data.images))
-    evidence = f"all values of {len(data)} images lie in [{low:.4g}, {high:.4g}], a sliver of [0, 1]"
+    images = sample(data)
+    low, high = (float(as_float(v)) for v in torch.aminmax(images))
+    evidence = f"all values of {len(images)} images lie in [{low:.4g}, {high:.4g}], a sliver of [0, 1]"
     advice = "scale them once: give uint8 of 0 .. 255, or floats that span [0, 1]"
     return Finding("range", "error", evidence, advice) if high - low < SLIVER else None
 
