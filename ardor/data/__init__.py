@@ -168,7 +168,7 @@ def _read(source: dict[str, Any], download: bool, options: Mapping[str, Any]) ->
         listed = "; ".join(f"{part}: {split.shape}, {split.classes} classes" for part, split in parts.items())
         raise DataError(
             f"{name}: expected images of one shape (C, H, W) and the same classes in all parts, got {listed}: "
-            "resize or relabel one of them"
+            "resize (a folder's --data.size 224) or relabel one of them"
         )
     # a limit of 0 is left out, as in the configurations before there was one
     recorded = {key: value for key, value in source.items() if key != "limit" or value} | {"root": root}

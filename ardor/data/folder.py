@@ -1,21 +1,26 @@
 """`folder:PATH`: PATH/train/CLASS/*.png and PATH/test/CLASS/*.png, optionally PATH/val, or PATH/CLASS/*.png.
 
-Nothing is written. Files and folders whose name begins with a dot are skipped.
+Nothing is written. Files and folders whose name begins with a dot are skipped. Images that would not fit into memory
+are decoded whenever they are read, by threads: they draw no random number, so their number changes nothing.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 
 from ardor.data.arrays import PARTS, physical_memory
+from ardor.data.decode import Pixels, Resize, Rule
+from ardor.data.images import HASH_BYTES, Hashes, pixel_hashes, positions, resized_crops
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError
 
@@ -24,14 +29,26 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 TEST_SHARE = 0.2
 """Of the images of each class in PATH/CLASS, the test part: those with the lowest SHA-256 of their file name."""
 
+MEMORY_SHARE = 4
+"""The pixels of all parts are read into memory where they take at most one 4th of it."""
+
 
 def read_folder(
-    name: str, root: Path, download: bool, *, size: int | None = None, grey: bool = False
+    name: str,
+    root: Path,
+    download: bool,
+    *,
+    size: int | None = None,
+    resize: Resize = "crop",
+    grey: bool = False,
+    on_demand: bool | None = None,
+    workers: int = 4,
 ) -> dict[str, Split]:
     """`folder:PATH`: uint8 images (N, 3, H, W), or (N, 1, H, W) with `grey`; classes are the folder names, sorted.
 
-    Alpha is dropped. index: position among the part's files, by class and then by name. A folder with a test part
-    alone is for `load_test`. PATH/CLASS without parts is divided by `TEST_SHARE`, which the mark of the splits records.
+    Alpha is dropped, the EXIF orientation applied. index: position among the part's files, by class and then by name.
+    A folder with a test part alone is for `load_test`. PATH/CLASS without parts is divided by `TEST_SHARE`, which the
+    mark of the splits records.
 
     Parameters
     ----------
@@ -40,18 +57,59 @@ def read_folder(
     root, download
         Without effect.
     size
-        Side in pixels to which every image is resized (bilinear, aspect not kept); None takes images of one size as
-        they are.
+        Side in pixels to which every image is resized (bilinear, antialiased); None takes images of one size as they
+        are.
+    resize
+        crop: the short side is resized to `size`, and the centre is cut out. squash: both sides are.
     grey
         One channel instead of three.
+    on_demand
+        Decode images whenever they are read (True), or once into memory (False); None reads them into memory where
+        they take at most a quarter of it.
+    workers
+        Threads that decode; 0 decodes in the caller's.
 
     Raises
     ------
     DataError
         Where there are no images, classes differ between parts, or an image is damaged.
     """
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ConfigError(f"expected data.size as a whole number of pixels, got {size!r}: type --data.size 32")
+    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
+        raise ConfigError(f"expected data.workers as a number of threads, got {workers!r}: type --data.workers 4")
+    parts = listed(name)
+    rule, memory = Rule(size, resize, grey), physical_memory()
+    images = {part.name: FolderImages(part, rule, workers) for part in parts}
+    needed = sum(x.shape.numel() for x in images.values())
+    if on_demand is None:
+        on_demand = needed > memory // MEMORY_SHARE
+    if not on_demand and needed > memory:
+        raise DataError(
+            f"expected images that fit into this machine's memory of {memory:,} bytes, got {needed:,} of {name}: leave "
+            "out --data.on_demand, or type --data.size with a smaller size"
+        )
+    return {part.name: split_of(name, part, images[part.name], on_demand) for part in parts}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The files of a part, by class and then by name."""
+
+    folder: Path
+    name: str
+    files: tuple[Path, ...]
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    marks: tuple[str, ...]
+
+
+def listed(name: str) -> list[Part]:
+    """The parts of `folder:PATH`: "test" at least.
+
+    Raises
+    ------
+    DataError
+        Where there are no images, a class has none, or classes differ between parts.
+    """
     path = Path(name.removeprefix("folder:")).expanduser()
     parts = [part for part in PARTS if (path / part).is_dir()]
     flat = not parts and any(_images(folder) for folder in _folders(path))
@@ -62,16 +120,24 @@ def read_folder(
             "these folders"
         )
     if flat:
-        classes = {folder.name: _divided(folder) for folder in _folders(path)}
-        files = {part: {name: halves[part] for name, halves in classes.items()} for part in ("train", "test")}
+        halves = {folder.name: divided(folder) for folder in _folders(path)}
         marks: tuple[str, ...] = (f"test is {100 * TEST_SHARE:g} % of one folder, by file name",)
-    else:
-        names = _class_names(path, parts)
-        files, marks = {part: {name: _images(path / part / name) for name in names} for part in parts}, ()
-    return {
-        part: _read_part(name, part, path if flat else path / part, of_class, size, grey, marks)
-        for part, of_class in files.items()
-    }
+        return [
+            _part(path, part, {name: half[part] for name, half in halves.items()}, marks) for part in ("train", "test")
+        ]
+    names = _class_names(path, parts)
+    return [_part(path / part, part, {name: _images(path / part / name) for name in names}) for part in parts]
+
+
+def _part(folder: Path, name: str, files: dict[str, list[Path]], marks: tuple[str, ...] = ()) -> Part:
+    for of_class, images in files.items():
+        if not images:
+            raise DataError(
+                f"expected images ({', '.join(SUFFIXES)}) in {folder / of_class}, got none: add some, or remove the "
+                "class"
+            )
+    labels = tuple(label for label, images in enumerate(files.values()) for _ in images)
+    return Part(folder, name, tuple(file for images in files.values() for file in images), labels, tuple(files), marks)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -85,7 +151,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(p for p in files if not p.is_dir())
 
 
-def _divided(folder: Path) -> dict[str, list[Path]]:
+def divided(folder: Path) -> dict[str, list[Path]]:
     """The images of a class for train and test. Raises DataError for a class of one image."""
     files = _images(folder)
     if len(files) == 1:
@@ -109,68 +175,112 @@ def _class_names(path: Path, parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(folders["test"])
 
 
-def _read_part(
-    name: str,
-    part: str,
-    folder: Path,
-    files: dict[str, list[Path]],
-    size: int | None,
-    grey: bool,
-    marks: tuple[str, ...],
-) -> Split:
-    """The files by class as a split."""
-    for of_class, images in files.items():
-        if not images:
+def split_of(name: str, part: Part, images: FolderImages, on_demand: bool) -> Split:
+    """A part as a split, its images in memory or not. Raises DataError."""
+    pixels, classes = images if on_demand else images[:], part.class_names
+    return Split(
+        pixels, torch.tensor(part.labels), len(classes), name, part.name, class_names=classes, marks=part.marks
+    )
+
+
+class FolderImages:
+    """Images of files, decoded when they are read: see `ardor.data.images.Images`.
+
+    The shape is that of the first file. A hash is taken when an image is first read; another image in the same file
+    later is refused.
+
+    Parameters
+    ----------
+    part
+        The files.
+    rule
+        How a file becomes an image.
+    workers
+        Threads that decode; 0 decodes in the caller's.
+
+    Raises
+    ------
+    DataError
+        Where a file is missing or damaged, or its image is of another size or has changed: when it is read.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, part: Part, rule: Rule, workers: int) -> None:
+        n, (height, width, channels) = len(part.files), rule.read(part.files[0]).shape
+        self._part, self._rule, self._workers = part, rule, workers
+        self._pool = ThreadPoolExecutor(workers, "decode") if workers else None
+        self._rows = torch.arange(n)
+        self._hashes, self._known = np.zeros((n, HASH_BYTES), np.uint8), np.zeros(n, np.bool_)  # shared by subsets
+        self.full = (height, width)
+        self.shape = torch.Size((n, channels, height, width))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        pixels = torch.empty((len(positions(rows, len(self))), *self.shape[1:]), dtype=torch.uint8)
+        for to, image in zip(pixels, self.read(rows), strict=True):
+            to.copy_(torch.from_numpy(image).permute(2, 0, 1))
+        return pixels
+
+    def take(self, rows: Tensor | slice) -> FolderImages:
+        """The rows as images. No file is read."""
+        taken = copy.copy(self)
+        taken._rows = self._rows[positions(rows, len(self))]
+        taken.shape = torch.Size((len(taken), *self.shape[1:]))
+        return taken
+
+    def crops(self, rows: Tensor | slice, boxes: Tensor, size: int | tuple[int, int]) -> Tensor:
+        """(B, C, *size): of each row the part in its box, resized."""
+        images = (torch.from_numpy(image).permute(2, 0, 1) for image in self.read(rows))
+        return resized_crops(images, boxes, size)
+
+    def hashes(self) -> Hashes:
+        """(N, 16) uint8. Files that were not read before are decoded."""
+        for _ in self.read(torch.from_numpy(~self._known)[self._rows]):
+            pass
+        hashes: Hashes = self._hashes[self._rows.numpy()]
+        return hashes
+
+    def read(self, rows: Tensor | slice) -> Iterator[Pixels]:
+        """The images (H, W, C) of rows, in their order."""
+        return ordered(self._pool, self._image, self._rows[positions(rows, len(self))].tolist(), 2 * self._workers)
+
+    def _image(self, row: int) -> Pixels:
+        file = self._part.files[row]
+        image = self._rule.read(file)
+        channels, *size = self.shape[1:]
+        if image.shape != (*size, channels):
             raise DataError(
-                f"expected images ({', '.join(SUFFIXES)}) in {folder / of_class}, got none: add some, or remove the "
-                "class"
+                f"expected images of one size, got {image.shape[1]} x {image.shape[0]} in {file} and {size[1]} x "
+                f"{size[0]} in {self._part.files[0]}: type --data.size {size[1]} to resize all, and --data.resize "
+                "squash to keep what the centre crop would cut off"
             )
-    every = [file for images in files.values() for file in images]
-    first = _read_image(every[0], size, grey)
-    if len(every) * first.nbytes > physical_memory():
-        raise DataError(
-            f"expected images that fit into this machine's memory of {physical_memory():,} bytes, got {len(every):,} "
-            f"of {first.nbytes:,} in {folder}: type --data.size with a smaller size"
-        )
-    pixels = np.empty((len(every), *first.shape), np.uint8)  # one image at a time beside it
-    for row, file in zip(pixels, every, strict=True):
-        image = _read_image(file, size, grey)
-        if image.shape != first.shape:
-            _, height, width = first.shape
-            raise DataError(
-                f"expected images of one size, got {image.shape[2]} x {image.shape[1]} in {file} and {width} x {height}"
-                f" in {every[0]}: type --data.size {width} to resize all"
-            )
-        row[:] = image
-    labels = [label for label, images in enumerate(files.values()) for _ in images]
-    names = tuple(files)
-    return Split(torch.from_numpy(pixels), torch.tensor(labels), len(names), name, part, class_names=names, marks=marks)
+        digest = pixel_hashes(image[None])[0]
+        if not self._known[row]:
+            self._hashes[row] = digest
+            self._known[row] = True
+        elif not np.array_equal(digest, self._hashes[row]):
+            raise DataError(f"expected the image that {file} had before, got another: restore it, or start again")
+        return image
 
 
-MOST_PIXELS = 1 << 26
-"""Pixels of an image; a file of few bytes may declare any number."""
-
-
-def _read_image(file: Path, size: int | None, grey: bool) -> NDArray[np.uint8]:
-    """(3, H, W), or (1, H, W) with `grey`."""
+def ordered(
+    pool: ThreadPoolExecutor | None, make: Callable[[int], Pixels], items: Sequence[int], ahead: int
+) -> Iterator[Pixels]:
+    """`make` of each item in their order, at most `ahead` of them beforehand."""
+    if pool is None:
+        yield from map(make, items)
+        return
+    waiting: deque[Future[Pixels]] = deque()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
-            opened = Image.open(file)
-        with opened as image:
-            # Pillow has no mode for 16-bit colour: it is in the decoder's arguments alone
-            if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which would be cut off")
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's, whose first is the photo
-                raise ValueError(f"an animation of {getattr(image, 'n_frames', 2)} images")
-            pixels = image.convert("L" if grey else "RGB")
-        if size is not None:
-            pixels = pixels.resize((size, size), Image.Resampling.BILINEAR)
-        array = np.asarray(pixels)
-        return array[None] if grey else array.transpose(2, 0, 1)
-    except Exception as error:  # decoders raise almost anything for damaged files
-        raise DataError(
-            f"expected an 8-bit image, got {file}, which does not read ({error}): repair or remove it"
-        ) from error
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from ardor import data
 from ardor.data import cifar
+from ardor.data.folder import FolderImages
 from ardor.errors import DataError
 
 X, Y = np.zeros((8, 8, 8), np.uint8), np.arange(8) % 4
@@ -49,8 +50,9 @@ def test_more_than_the_memory_is_refused(tmp_path, monkeypatch):
         data.load_test(f"npz:{tmp_path}/d.npz")
     (tmp_path / "f/test/a").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "f/test/a/0.png")
-    with pytest.raises(DataError, match="memory of 100 bytes, got 1 of 192"):
-        data.load_test(f"folder:{tmp_path}/f")
+    assert isinstance(data.load_test(f"folder:{tmp_path}/f").images, FolderImages)  # decoded on demand
+    with pytest.raises(DataError, match="memory of 100 bytes, got 192 of folder"):
+        data.load_test(f"folder:{tmp_path}/f", on_demand=False)
 
 
 @pytest.mark.parametrize("kind", ["member", "other member", "sparse", "header", "end"])
