@@ -84,7 +84,9 @@ def test_an_image_is_turned_as_its_orientation_says(tmp_path):
 
 def test_files_of_many_sizes_need_a_rule(drawn, tmp_path):
     shutil.copytree(drawn / "test", tmp_path / "test")
-    with pytest.raises(DataError, match=r"images of one size.*type size=\d+ to resize all, and resize=squash to keep"):
+    with pytest.raises(
+        DataError, match=r"images of one size.*pass size=\d+ to resize all, and resize=.squash. to keep"
+    ):
         data.load_test(f"folder:{tmp_path}", on_demand=True).batch(slice(None))
     with pytest.raises(DataError, match=r"resize \(a folder's size=224\)"):
         data.load(f"folder:{drawn}", on_demand=True)
