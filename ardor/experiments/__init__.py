@@ -3,8 +3,11 @@
 tables.py       which cells a table has, each as a config
 scales.py       smoke, small and full: nets, epochs and number of images
 label_study.py  the study's method: which labels, in the inner and in the outer problem
+cell.py         a cell: one net and its evaluations
 cells.py        a cell's folder: its state and what it was made from
-worker.py       take free cells until none is left
+worker.py       make one cell
+coordinator.py  run cells in the order of their needs, in this process
+ray_engine.py   on Ray, several at once
 cost.py         the cost, before anything long starts
 published.py    the papers' figures
 rows.py         the figures of each row, over its seeds
@@ -13,9 +16,9 @@ figures.py      the figures of the variance gap
 sheet.py        all of it as CSV, Markdown and HTML
 """
 
+from ardor.experiments.coordinator import make_only, work
 from ardor.experiments.cost import plan
 from ardor.experiments.sheet import write_sheets
 from ardor.experiments.tables import TABLES, Table, table_of
-from ardor.experiments.worker import work
 
-__all__ = ["TABLES", "Table", "plan", "table_of", "work", "write_sheets"]
+__all__ = ["TABLES", "Table", "make_only", "plan", "table_of", "work", "write_sheets"]

@@ -14,16 +14,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from ardor import models
+from ardor.attacks.threat import Linf
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
-from ardor.experiments.tables import Cell, EvaluationSpec, TableSpec
+from ardor.experiments.cell import Cell, EvaluationSpec, Setting
 from ardor.models.identity import is_of
 from ardor.storage.code import digest_of
-from ardor.storage.config import as_text, differences, number, read_yaml, to_yaml
+from ardor.storage.config import as_text, differences, read_yaml, to_yaml
 from ardor.storage.files import write_text
 from ardor.storage.reading import checked
 from ardor.storage.runs import Run
 from ardor.storage.tensors import checksum, read_tensors
+from ardor.training.job import method_of, recipe_of
+from ardor.types import Threat
 from ardor.version import __version__
 
 State: TypeAlias = Literal["open", "trained", "done", "foreign", "failed"]
@@ -31,7 +34,7 @@ LOCATIONS = ("data.root", "recipe.device", "teacher.weights", "teacher.root")
 """Keys of where things are, not of what they are: hashes of the data and of the teacher's weights stand beside."""
 
 
-def state_of(spec: TableSpec, cell: Cell) -> tuple[State, str]:
+def state_of(spec: Setting, cell: Cell) -> tuple[State, str]:
     """The state of a cell, and for a foreign or failed one the reason."""
     path, run = note_of(spec, cell), spec.run(cell.name)
     if not run.exists():
@@ -54,7 +57,7 @@ def state_of(spec: TableSpec, cell: Cell) -> tuple[State, str]:
         return "foreign", f"damaged: {error}"
 
 
-def made_by(spec: TableSpec, cell: Cell) -> dict[str, Any]:
+def made_by(spec: Setting, cell: Cell) -> dict[str, Any]:
     """What determines a cell's result: version, data, config without locations, and the teacher's weights."""
     config = {
         key: {name: _portable(value, spec.folder) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
@@ -96,7 +99,7 @@ def _hash(path: Path, _changed: int, _size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def note_of(spec: TableSpec, cell: Cell) -> Path:
+def note_of(spec: Setting, cell: Cell) -> Path:
     """The file beside a cell's run."""
     return spec.run(cell.name).with_suffix(".yaml")
 
@@ -119,7 +122,7 @@ def read_note(path: Path) -> Note:
     return note
 
 
-def write_note(spec: TableSpec, cell: Cell, **progress: Any) -> None:
+def write_note(spec: Setting, cell: Cell, **progress: Any) -> None:
     """Write what a cell is made from, and its progress."""
     content = {"made": made_by(spec, cell), "code": code_hash(), **progress}
     write_text(note_of(spec, cell), to_yaml(content))
@@ -134,12 +137,12 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def pending(spec: TableSpec, cell: Cell) -> list[EvaluationSpec]:
+def pending(spec: Setting, cell: Cell) -> list[EvaluationSpec]:
     """The evaluations without a report of the present weights by this version. Raises where a file is damaged."""
     return [evaluation for evaluation in cell.evaluations if not _is_current(spec, cell, evaluation)]
 
 
-def _is_current(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> bool:
+def _is_current(spec: Setting, cell: Cell, evaluation: EvaluationSpec) -> bool:
     path, run = report_path(spec, cell, evaluation), spec.run(cell.name)
     if not path.is_file() or evaluation.suite == "gap":
         return path.is_file()
@@ -154,12 +157,14 @@ def _is_of(run: Path, checkpoint: str, _weights: str, path: Path, _changed: int,
     return current and is_of(report.model, models.load(run, checkpoint=checkpoint))
 
 
-def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path:
+def report_path(spec: Setting, cell: Cell, evaluation: EvaluationSpec) -> Path:
     """The file of a report, named as `ardor evaluate` names it, with a hash of the source of a transfer attack."""
     run = Run(spec.run(cell.name))
     if evaluation.suite == "gap":
         return run.variance_gap
-    parts = [evaluation.suite, "linf", as_text(number(spec.eps)).replace("/", "_"), evaluation.checkpoint]
+    threat = threat_of(cell)
+    words = type(threat).__name__.lower(), as_text(threat.eps).replace("/", "_")
+    parts = [evaluation.suite, *words, evaluation.checkpoint]
     parts += [f"limit{evaluation.limit}"] if evaluation.limit else []
     if evaluation.source:
         weights = weights_of(str(source_of(spec, evaluation)))
@@ -167,13 +172,20 @@ def report_path(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Path
     return run.report(parts)
 
 
-def source_of(spec: TableSpec, evaluation: EvaluationSpec) -> Path:
+def threat_of(cell: Cell) -> Threat:
+    """The threat that a cell's net is trained and evaluated under."""
+    method, recipe = method_of(cell.config), recipe_of(cell.config)
+    attacks: tuple[Any, ...] = getattr(method, "attack", None), recipe.val_attack
+    return next((attack.threat for attack in attacks if hasattr(attack, "threat")), Linf())
+
+
+def source_of(spec: Setting, evaluation: EvaluationSpec) -> Path:
     """The run or file of the net that a transfer attack starts from: a cell's, else one that the user names."""
     run = spec.run(evaluation.source)
     return run if run.is_dir() else Path(evaluation.source)
 
 
-def report_of(spec: TableSpec, cell: Cell, evaluation: EvaluationSpec) -> Report | None:
+def report_of(spec: Setting, cell: Cell, evaluation: EvaluationSpec) -> Report | None:
     """The report of an evaluation; None before there is one, and for the variance gap."""
     path = report_path(spec, cell, evaluation)
     return Report.load(path) if path.is_file() and evaluation.suite != "gap" else None

@@ -22,9 +22,10 @@ from ardor.attacks.suites import SUITES
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine.modes import attack_view, frozen, train_mode
+from ardor.experiments.cell import Cell
 from ardor.experiments.cells import pending, state_of
 from ardor.experiments.label_study import Both
-from ardor.experiments.tables import Cell, Table
+from ardor.experiments.tables import Table
 from ardor.models.known import find
 from ardor.models.loading import net_for
 from ardor.noise import Noise, seeded

@@ -10,9 +10,10 @@ from ardor.evaluation.comparison.significance import t_quantile
 from ardor.evaluation.proportion import Z95, Summary, mean_sd, wilson
 from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint, pearson, read_gaps
+from ardor.experiments.cell import Cell
 from ardor.experiments.cells import report_of, report_path, state_of
 from ardor.experiments.published import N, published_rows
-from ardor.experiments.tables import EPS, Cell, Table, TableSpec
+from ardor.experiments.tables import EPS, Table, TableSpec
 from ardor.storage.config import number
 
 SINGLE = ("autoattack", "apgd", "square")

@@ -17,16 +17,16 @@ from markupsafe import Markup
 from ardor import models
 from ardor.engine.flops import macs
 from ardor.errors import ConfigError
+from ardor.experiments.cell import Cell
 from ardor.experiments.cells import note_of, read_note, report_of, state_of, weights_of
+from ardor.experiments.coordinator import Problem
 from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import doubts, notes, pairs, title_of
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
-from ardor.experiments.tables import Cell, Table
-from ardor.experiments.worker import Problem
+from ardor.experiments.tables import Table
 from ardor.reporting.template import package_text, render
 from ardor.storage.config import as_text
 from ardor.storage.files import write_text
-from ardor.storage.locks import locked
 from ardor.storage.markdown import code, inline
 from ardor.version import __version__
 
@@ -54,9 +54,8 @@ def write_sheets(table: Table, command: str, problems: Sequence[Problem] = ()) -
     rows, folder, kind = rows_of(table), table.spec.folder, table.spec.kind
     texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, problems)}
     texts["html"] = as_html(table, rows, command, problems)
-    with locked(folder / f".{kind}.lock"):  # another process may write more between the comparison and the writing
-        name = kind if _contains(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
-        return [write_text(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
+    name = kind if _contains(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
+    return [write_text(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
 
 
 def _contains(text: str, path: Path, parts: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ardor import data as datasets
 from ardor.errors import ConfigError
+from ardor.experiments.cell import Cell, Cells, EvaluationSpec, Setting
 from ardor.experiments.label_study import KINDS, LabelKinds
 from ardor.experiments.scales import SCALES, Net, Scale, nets_for
 from ardor.storage.config import merged, read_yaml
@@ -36,63 +37,21 @@ PAPER_DATA = ("cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
-class EvaluationSpec:
-    """One evaluation of a cell's net.
-
-    Parameters
-    ----------
-    suite : name of the attack suite, or "gap" for the variance gap.
-    checkpoint : "best" or "last".
-    limit : number of test images; 0 is all.
-    source : of a transfer attack: a cell, or what --transfer_from names.
-    """
-
-    suite: str
-    checkpoint: str = "best"
-    limit: int = 0
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One net of a table.
-
-    Parameters
-    ----------
-    name : its folder, "METHOD-STUDENT/sSEED".
-    row : what identifies its row of the table; the cells of a row differ by seed.
-    config : of the run, as `Job.from_config` takes it, every part a mapping.
-    needs : names of the cells that must be finished first.
-    evaluations : of the trained net.
-    """
-
-    name: str
-    row: tuple[str, ...]
-    seed: int
-    config: Mapping[str, Any]
-    needs: tuple[str, ...] = ()
-    evaluations: tuple[EvaluationSpec, ...] = ()
-
-
-@dataclass(frozen=True)
-class TableSpec:
-    """The options of a bench, resolved.
+class TableSpec(Setting):
+    """The options of a bench, resolved; tables of the same data and scale share a folder.
 
     Parameters
     ----------
     eps : L-inf radius, as it was written.
-    folder : of the bench; tables of the same data and scale share it.
     data_options, teacher : parts of the cells' configs.
     train : number of train images at most; 0 is all.
     shape : of an image, (C, H, W).
-    images : hashes of the three splits.
     """
 
     kind: str
     data: str
     scale: Scale
     eps: str
-    folder: Path
     seeds: int = 1
     students: tuple[str, ...] = STUDENTS
     methods: tuple[str, ...] = METHODS
@@ -102,10 +61,6 @@ class TableSpec:
     transfer_from: str = ""
     released: bool = False
     shape: tuple[int, int, int] = (3, 32, 32)
-    images: str = ""
-    gate: bool = True
-    threads: int | None = None
-    trust_code: bool = False
 
     @property
     def nets(self) -> dict[str, Net]:
@@ -123,24 +78,18 @@ class TableSpec:
         labels = {role: f"narrow {role}" if net == role else f"{net}, for {role}" for role, (net, _) in roles.items()}
         return [labels.get(part, part) for part in parts]
 
-    def run(self, cell: str) -> Path:
-        """The folder of a cell's run."""
-        return self.folder / "cells" / cell
-
 
 @dataclass(frozen=True)
-class Table:
+class Table(Cells):
     """A table and the cells behind it.
 
     Parameters
     ----------
-    cells : all of them, teachers before their students.
     head : names of the parts of a row.
     shown : the cells of the table's rows.
     """
 
     spec: TableSpec
-    cells: tuple[Cell, ...]
     head: tuple[str, ...]
     shown: tuple[Cell, ...]
 
@@ -352,4 +301,4 @@ def spec_of(
         options["train"] = SCALES[scale].train
     plain = "".join(c if c.isalnum() else "_" for c in Path(data).name)
     folder = (folder or Path("runs") / "bench" / shortened(f"{plain}-{scale}")).resolve()
-    return TableSpec(kind, data, SCALES[scale], eps or EPS[data], folder, **options)
+    return TableSpec(kind, data, SCALES[scale], eps or EPS[data], folder=folder, **options)

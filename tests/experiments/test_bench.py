@@ -173,7 +173,7 @@ def test_all_cells_share_a_folder_of_soft_labels(tmp_path):
     table = table_of(asked("alpha", folder=tmp_path, gate=False, threads=3))
     cells = [dataclasses.replace(cell, config={**cell.config, "teacher": None}) for cell in table.cells]
     for cell in cells:
-        job = _job(table, cell)
+        job = _job(table.spec, cell)
         assert job.soft_labels == SoftLabelCache(tmp_path / ".soft-labels")
         assert (job.run, job.gate, job.threads) == (tmp_path / "cells" / cell.name, False, 3)
 

@@ -1,9 +1,8 @@
-"""kill -9 of a bench at any moment, and several at once: nothing is done twice, and the table has the same bytes."""
+"""kill -9 of a bench at any moment: nothing is done twice, and the table has the same bytes."""
 
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import sys
@@ -12,10 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-from ardor.experiments import work
-from ardor.storage.locks import locked
-from tests.experiments.conftest import table_in
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 WORDS = ["whitebox-digits", "--scale", "smoke", "--students", "resnet18", "--methods", "natural", "rslad"]
@@ -140,71 +135,14 @@ def test_a_kill_while_a_sheet_is_written(whole, tmp_path):
     assert all((folder / name).is_file() for name in SHEETS)
 
 
-@pytest.mark.slow
-def test_two_at_once_share_the_cells(whole, tmp_path):
-    folder = tmp_path / "bench"
-    pair = [start(folder), start(folder)]
-    said = [child.communicate()[0] for child in pair]
-    assert [child.returncode for child in pair] == [0, 0], said
-    assert (sheet(folder), moments(folder)) == whole
-    require_each_epoch_once(folder)
-    taught = [line for text in said for line in text.splitlines() if "taught by" in line]
-    assert len(taught) == 1  # the student was begun once
-    made = re.findall(r"^\d/3  (\S+) finished$", "\n".join(said), re.M)
-    assert sorted(made) == ["natural-resnet18/s0", "rslad-resnet18/s0", "teacher-sat/s0"]
-
-
-def held(folder, cell):
-    """Another process that has taken a cell, and does nothing for it: its id."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with locked(folder / "cells" / f"{cell}.lock", wait=False) as mine:
-                os.write(write, b"1" if mine else b"0")
-                signal.pause()
-        finally:
-            os._exit(0)
-    assert os.read(read, 1) == b"1"
-    os.close(read)
-    os.close(write)
-    return child
-
-
-def test_a_cell_in_other_hands_is_left_until_they_die(tmp_path, monkeypatch):
-    """The teacher is taken: the natural student comes first; then whoever took it dies."""
-    monkeypatch.setattr(sys.modules["ardor.experiments.worker"], "POLL", 0.05)
-    folder, made, waits = tmp_path / "bench", [], []
-    child = held(folder, "teacher-sat/s0")
-
-    def tell(cell, what):
-        if isinstance(what, str) and "waits" in what:
-            waits.append((cell.name, list(made), what))
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-
-    try:
-        assert work(table_in(folder), tell, lambda cell: made.append(cell.name)) == []
-    finally:
-        if not waits:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    assert waits == [("teacher-sat/s0", ["natural-resnet18/s0"], "waits for other processes, 2 cells")]
-    assert made == ["natural-resnet18/s0", "teacher-sat/s0", "rslad-resnet18/s0"]
-
-
 @pytest.mark.soak
 def test_twelve_random_kills(whole, tmp_path):
-    """Over three benches, now and then with a second process beside the one that is killed."""
+    """Over three benches."""
     dice = random.Random(time.time_ns())
     for number in range(3):
         folder = Path(tmp_path / str(number))
         for _ in range(4):
-            beside = start(folder) if dice.random() < 0.25 else None
             kill_somewhere(folder, dice, whole[1])
-            if beside is not None:
-                beside.kill()
-                beside.communicate()
         before = epochs_of(folder)
         require_same_end(folder, whole)
         require_kept(before, folder)

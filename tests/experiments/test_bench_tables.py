@@ -18,12 +18,12 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint
 from ardor.experiments import table_of
 from ardor.experiments.cells import made_by, note_of, state_of, weights_of
+from ardor.experiments.coordinator import Problem
 from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import doubts, notes, pairs
 from ardor.experiments.published import published_rows
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.sheet import as_csv, as_html, as_markdown, train_command
-from ardor.experiments.worker import Problem
 from tests.conftest import SHARED
 from tests.experiments.conftest import ROW, asked, bench, contents, lines_of, table_in
 

@@ -1,4 +1,4 @@
-"""`ardor bench`: the papers' tables, cell by cell, by any number of processes."""
+"""`ardor bench`: the papers' tables, cell by cell."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from cyclopts import Parameter
 from ardor import experiments
 from ardor.attacks.threat import Linf
 from ardor.cli import display
+from ardor.cli.cells import DEFAULT, CellWords, make_only, require_made, watching
 from ardor.cli.selection import Overrides, find_data
 from ardor.engine.threads import use_threads
-from ardor.errors import ConfigError, ModelError
-from ardor.evaluation.progress import Progress as AttackProgress
+from ardor.errors import ConfigError
 from ardor.evaluation.progress import duration
-from ardor.experiments.cells import note_of, state_of
+from ardor.experiments.cell import Cell
 from ardor.experiments.sheet import missing
-from ardor.experiments.tables import METHODS, STUDENTS, Cell, Table, spec_of
+from ardor.experiments.tables import METHODS, STUDENTS, Table, spec_of
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
-from ardor.training.epoch import EpochRecord
 
 
 def bench(
     table: str,
     /,
+    cells: CellWords = DEFAULT,
     *,
     scale: Literal["smoke", "small", "full"] = "small",
     seeds: int = 1,
@@ -51,8 +51,8 @@ def bench(
     smoothed, natural or robust labels), alpha-DATA, alignment-DATA. Any of the five words takes your data with --data.
 
     Scales: smoke (minutes, to see that all runs), small (hours on a CPU; small nets, 8 epochs), full (the papers' nets
-    and epochs; a GPU). Start it in as many terminals, or on as many machines that share the folder, as you like: each
-    takes other nets. Stop it at any moment: the same command continues. The tables are rewritten after every net.
+    and epochs; a GPU). Stop it at any moment: the same command continues. The tables are rewritten after every net.
+    `--on ray` makes several nets at once, on one machine or on many that share the folder.
 
     Examples:
 
@@ -142,7 +142,7 @@ def bench(
     for key, value in options.items():
         if value is not None:
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-    return _work(result, shlex.join(words))
+    return _work(result, shlex.join(words), cells)
 
 
 def _plan(table: Table) -> int:
@@ -160,36 +160,19 @@ def _plan(table: Table) -> int:
     return 0
 
 
-def _work(table: Table, command: str) -> int:
+def _work(table: Table, command: str, words: CellWords) -> int:
+    if words.only:
+        return make_only(table, words.only, command)
     total = len(table.cells)
-    done = total - len(missing(table))
-    with display.progress(table.spec.kind, total) as move:
+    with words.engine() as engine, watching(table.spec.kind, total, lambda: total - len(missing(table))) as watch:
+        progress, finished = watch
 
-        def progress(cell: Cell, event: EpochRecord | AttackProgress | str) -> None:
-            if isinstance(event, str):
-                display.say(f"{cell.name}: {event}")
-                return
-            text = str(event) if isinstance(event, EpochRecord) else f"{event.attack} {event.done}/{event.todo}"
-            move(done, f"{cell.name}: {text}")
-
-        def finished(cell: Cell) -> None:
-            nonlocal done
+        def written(cell: Cell) -> None:
             experiments.write_sheets(table, command)
-            done = total - len(missing(table))  # others may have finished cells too
-            move(done, "")
-            display.say(f"{done}/{total}  {cell.name} finished")
+            finished(cell)
 
-        problems = experiments.work(table, progress, finished)
-    paths = experiments.write_sheets(table, command, problems)
+        problems = experiments.work(table, progress, written, engine)
+        paths = experiments.write_sheets(table, command, problems)
     display.say(f"{paths[1].read_text(encoding='utf-8')}\nWritten: {', '.join(map(str, paths))}")
-    if problems:
-        first = problems[0]
-        advice = "see the table"
-        if state_of(table.spec, first.cell)[0] in ("foreign", "failed"):
-            note = note_of(table.spec, first.cell)
-            advice = f"type --out with a new folder, or move {note} and the run beside it away"
-        raise ModelError(
-            f"expected every net of the table, got {len(problems)} that could not be made, first {first.cell.name} "
-            f"({first.reason}): {advice}"
-        )
+    require_made(problems, table.spec)
     return 0
