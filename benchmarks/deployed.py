@@ -31,6 +31,7 @@ from ardor.deployment.variants import DeploymentReport
 from ardor.deployment.variants.run_files import deploy, prepare
 from ardor.methods import SAT
 from ardor.training.loop import epochs
+from ardor.training.optimisers import SGD
 from ardor.training.recipe import Recipe
 
 EPS = 4 / 255
@@ -61,7 +62,7 @@ def train(asked: argparse.Namespace) -> None:
         batch=64,
         lr=0.1,
         schedule="one-cycle",
-        weight_decay=5e-4,
+        optimiser=SGD(weight_decay=5e-4),
         val_attack=PGD(Linf(EPS), steps=10),
         val_every=asked.epochs,
         device="cpu",

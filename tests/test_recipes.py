@@ -74,7 +74,8 @@ PUBLISHED = {
 }  # fmt: skip
 ATTACK = {"name": "PGD", "threat": LINF, "steps": 10, "step": None, "loss": "ce"}
 COMMON = {
-    "batch": 128, "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 2e-4, "schedule": "milestones",
+    "batch": 128, "lr": 0.1, "schedule": "milestones",
+    "optimiser": {"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 2e-4, "decay_all": True},
     "drop": 0.1, "augment": "crop-flip", "padding": 4, "val_size": 1000, "val_every": 1,
 }  # fmt: skip
 FINDINGS = {

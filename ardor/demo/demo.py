@@ -33,6 +33,7 @@ from ardor.storage.files import write_text
 from ardor.storage.imports import require_package
 from ardor.training.epoch import EpochRecord
 from ardor.training.loop import epochs
+from ardor.training.optimisers import SGD
 from ardor.training.recipe import Recipe
 from ardor.version import __version__
 
@@ -64,7 +65,12 @@ METHODS: dict[str, Any] = {
 }
 ALL = tuple(METHODS)
 RECIPE = Recipe(
-    batch=64, lr=0.2, schedule="one-cycle", weight_decay=5e-4, augment="none", val_attack=PGD(THREAT, steps=10)
+    batch=64,
+    lr=0.2,
+    schedule="one-cycle",
+    optimiser=SGD(weight_decay=5e-4),
+    augment="none",
+    val_attack=PGD(THREAT, steps=10),
 )
 """Short, as the data are few; no crop, since digits fill their 8 pixels."""
 

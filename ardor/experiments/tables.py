@@ -246,7 +246,7 @@ def _config(
         # Robust accuracies of a natural net are near 0 and would select a checkpoint by chance.
         every = epochs if method["name"] == "natural" else min(2, epochs)
         recipe = {
-            "epochs": epochs, "batch": 64, "lr": 0.2, "schedule": "one-cycle", "weight_decay": 5e-4,
+            "epochs": epochs, "batch": 64, "lr": 0.2, "schedule": "one-cycle", "optimiser": {"weight_decay": 5e-4},
             "augment": "none", "val_every": every, "val_size": 500, "device": "cpu",
         }  # fmt: skip
         config = {"data": {}, "student": {}, "method": {}, "threat": {}, "recipe": recipe}

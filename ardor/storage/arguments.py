@@ -87,6 +87,23 @@ def check_fields(thing: Any, error: type[ArdorError] = ConfigError, ranged: Sequ
                 object.__setattr__(thing, field.name, checked)  # also where it is frozen
 
 
+def require_value(key: str, value: Any, what: str, valid: Callable[[Any], bool]) -> None:
+    """Refuse a value, of whatever type, that is not valid. Raises ConfigError.
+
+    Parameters
+    ----------
+    key : str
+        Dotted, as it is typed: "recipe.lr".
+    what : str
+        What is expected: "a number above 0".
+    """
+    # of another type, or a number that is not finite
+    with contextlib.suppress(TypeError, ValueError, ArithmeticError, RuntimeError):
+        if valid(value):
+            return
+    raise ConfigError(f"expected {key} as {what}, got {value!r}: type --{key} with such a value")
+
+
 @functools.cache
 def _hints(thing: Any) -> dict[str, Any]:
     """The annotations; none where those of a third-party file do not resolve."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import math
@@ -29,11 +30,16 @@ HOMES = {
     "attack": "ardor.attacks",
     "threat": "ardor.attacks.threat",
     "averaging": "ardor.training.averaging",
+    "optimiser": "ardor.training.optimisers",
     "recipe": "ardor.training.recipe",
 }
 """Kind -> the module whose `__all__` names its public classes, imported on first use."""
 FUNCTIONS = {"net": ("ardor.models", "build", "builder"), "data": ("ardor.data", "load", "reader")}
 """Kind -> the module, its function that makes the object, and its function from a name to that name's own options."""
+CALLED_LATER = ("optimiser",)
+"""Kinds whose third-party functions training calls: `build` makes a functools.partial of them."""
+MOVED = {f"recipe.{name}": f"recipe.optimiser.{name}" for name in ("momentum", "nesterov", "weight_decay")}
+"""Earlier keys, and the present ones."""
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number such as 0.1 or 8/255", str: "text"}
 
 
@@ -88,6 +94,10 @@ def describe(thing: Any) -> Any:
         return [describe(v) for v in thing]
     if isinstance(thing, Path):
         return str(thing)
+    if isinstance(thing, functools.partial):
+        return describe(thing.func) | describe(thing.keywords)
+    if isinstance(thing, type | types.FunctionType):
+        return {"name": name_of(thing)}
     if dataclasses.is_dataclass(thing):
         names = [f.name for f in dataclasses.fields(thing) if f.init]
     else:  # attributes, not the repr, which may contain an address in memory
@@ -103,7 +113,8 @@ def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any
     content : str or Mapping
         A name, or a mapping of `name` and the parameters of the class or function with that name.
     kind : str
-        "method", "attack", "threat", "averaging", "recipe", "net" or "data": where a plain name is looked up.
+        "method", "attack", "threat", "averaging", "optimiser", "recipe", "net" or "data": where a plain name is
+        looked up.
     default : object, optional
         Supplies the values that `content` lacks, where `content` has no name or that of the default's class.
     key : str
@@ -134,6 +145,8 @@ def build(content: Any, kind: str, *, default: Any = None, key: str = "") -> Any
         cls = type(default)
         defaults = {name: getattr(default, name) for name in parameters(cls)}
     values = {k: v for k, v in content.items() if k != "name"}
+    if kind in CALLED_LATER and not in_package(cls):
+        return functools.partial(cls, **arguments(values, key, cls))
     return cls(**defaults | arguments(values, key, cls, default=default))
 
 
@@ -169,6 +182,8 @@ def arguments(content: Mapping[str, Any], key: str, *makers: Callable[..., Any],
     result = {}
     for name, value in content.items():
         if name not in hints and not open_ended:
+            if new := MOVED.get(f"{key}.{name}"):
+                raise ConfigError(f"expected --{new}, got --{key}.{name}: type --{new}")
             near = nearest(name, hints).replace('"', f"--{key}.", 1).replace('"', "")
             raise ConfigError(
                 f"expected an option of {key}, got --{key}.{name}{near}: it takes {', '.join(hints) or 'none'}"
@@ -210,7 +225,8 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
         raise ValueError(" or ".join(EXPECTED[option] for option in options if option in EXPECTED))
     if described or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
         default = preset if dataclasses.is_dataclass(preset) else None
-        return build(value, "threat" if key.endswith("threat") else "attack", default=default, key=key)
+        kind = key.rpartition(".")[2]
+        return build(value, kind if kind in ("threat", "optimiser") else "attack", default=default, key=key)
     if hint is None and preset is not None:
         options = (type(preset),)
     expected = []
@@ -308,9 +324,11 @@ def merged(below: Any, above: Any) -> Any:
     return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
 
 
-def name_of(cls: type) -> str:
-    """The name of a class in a configuration: its `config_name` or name in this package, else file.py:Name or
-    module:Name."""
+def name_of(cls: type | types.FunctionType) -> str:
+    """The name of a class or function in a configuration.
+
+    Its `config_name` or name in this package, else file.py:Name or module:Name.
+    """
     if in_package(cls):
         return str(vars(cls).get("config_name", cls.__name__))
     if cls.__module__.startswith("ardor_user_"):  # a third-party file, imported under a unique name by `resolve`
@@ -319,8 +337,8 @@ def name_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def in_package(cls: type) -> bool:
-    """Whether a class is defined in this package."""
+def in_package(cls: type | types.FunctionType) -> bool:
+    """Whether a class or function is defined in this package."""
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 

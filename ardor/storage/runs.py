@@ -151,7 +151,7 @@ class Run:
         config: dict[str, Any] = checked(read_yaml(self._config), _Config, self._config)
         config.setdefault("soft_labels", "live")
         if isinstance(recipe := config.get("recipe") or {}, dict):
-            config["recipe"] = recipe | {key: value for key, value in ABSENT.items() if key not in recipe}
+            config["recipe"] = ABSENT | _with_optimiser(recipe)
         return without_unused_teacher(config)
 
     def part(self, key: str, *, trust_code: bool = False) -> dict[str, Any]:
@@ -338,6 +338,15 @@ def without_unused_teacher(config: Mapping[str, Any]) -> dict[str, Any]:
         changed |= {"teacher": None, "soft_labels": "live"}
         changed["fingerprint"] = mapping(changed.get("fingerprint")) | {"teacher": None}
     return changed
+
+
+def _with_optimiser(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with its optimiser, whose options 0.1.0 has beside it: always SGD with decay of all parameters."""
+    if "optimiser" in recipe or "momentum" not in recipe:
+        return recipe
+    old = ("momentum", "nesterov", "weight_decay")
+    sgd = {"name": "sgd", **{key: recipe[key] for key in old if key in recipe}, "decay_all": True}
+    return {key: value for key, value in recipe.items() if key not in old} | {"optimiser": sgd}
 
 
 def _completed(present: dict[str, Any], config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -28,8 +28,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ardor.engine.modes import restored
 from ardor.errors import CheckpointError, ConfigError
-from ardor.storage.arguments import check_fields
-from ardor.training.recipe import require_value
+from ardor.storage.arguments import check_fields, require_value
 
 __all__ = ["EMA", "SWA"]
 

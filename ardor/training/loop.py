@@ -265,7 +265,9 @@ def step(
         raise ConfigError(_detached(terms, type(method).__name__))
     norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
     update = Update(where, loss, {name: mean.detach() for name, mean in means.items()}, norms)
-    if optimiser.defaults["fused"]:  # no host sync: the optimiser skips the update, and `_accumulate` raises later
+    if getattr(
+        optimiser, "_step_supports_amp_scaling", False
+    ):  # fused: no host sync: the optimiser skips the update, and `_accumulate` raises later
         optimiser.found_inf = (~_finite(update)).float()  # type: ignore[attr-defined]
     else:
         _require_finite(update)

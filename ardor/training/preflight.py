@@ -25,6 +25,7 @@ from ardor.storage.tensors import is_finite
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import SoftLabelCache
+from ardor.training.state import make_optimiser
 from ardor.training.validation import default_val_attack
 from ardor.types import Method
 from ardor.version import __version__
@@ -63,6 +64,7 @@ def check_setup(
     require_gradient(student, train.shape, "student")
     if recipe is not None:
         _require_statistics(student, train, recipe.batch)
+        make_optimiser(student, None, recipe)  # the method's parameters are not there yet
     state = student.state_dict()
     if bad := [key for key, v in state.items() if not isinstance(v, Tensor) or v.layout != torch.strided]:
         raise ModelError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from ardor.engine import distributed
 from ardor.engine.precision import PRECISION
 from ardor.errors import ConfigError
 from ardor.noise import order
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
+from ardor.training.optimisers import SGD, Optimiser, is_optimiser
 from ardor.types import Attack
 
 __all__ = ["Recipe"]
@@ -26,7 +26,7 @@ AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train: SGD, its schedule, the augmentation, and the choice of the best checkpoint. Defaults: RSLAD's.
+    """How to train: optimiser, schedule, augmentation, and the choice of the best checkpoint. Defaults: RSLAD's.
 
     Parameters
     ----------
@@ -36,12 +36,9 @@ class Recipe:
         Images of a step, over all processes; the last partial batch is kept.
     lr
         Highest learning rate.
-    momentum
-        Momentum of SGD, in [0, 1).
-    nesterov
-        Nesterov's momentum.
-    weight_decay
-        Weight decay on all parameters of the student.
+    optimiser
+        sgd, adamw, or file.py:Name, called as Name(groups, lr=..., **options). Its options are
+        `--recipe.optimiser.weight_decay 5e-4` and so on.
     schedule
         milestones; cosine, from lr to 0; or one-cycle, up from lr / 25 in the first 30 % and then down to 0.
     milestones
@@ -76,9 +73,7 @@ class Recipe:
     epochs: int = 300
     batch: int = 128
     lr: float = 0.1
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 2e-4
+    optimiser: Optimiser = SGD()
     schedule: SCHEDULE = "milestones"
     milestones: tuple[int, ...] | None = None
     drop: float = 0.1
@@ -99,9 +94,9 @@ class Recipe:
             self._require(name, "a number above 0", lambda v: v > 0)
         for name in ("epochs", "batch", "val_every", "val_size", "padding", "seed"):
             self._require(name, "a whole number of 0 or more, below 2**63", lambda v: 0 <= v < 2**63)
-        self._require("momentum", "a number from 0 to below 1", lambda v: 0 <= v < 1)
-        self._require("nesterov", "false where momentum is 0", lambda v: not v or self.momentum > 0)
-        self._require("weight_decay", "a number of 0 or more", lambda v: v >= 0)
+        self._require("optimiser", "sgd, adamw or file.py:Name", is_optimiser)
+        if "lr" in getattr(self.optimiser, "keywords", ()):
+            raise ConfigError("expected the learning rate as --recipe.lr, got --recipe.optimiser.lr: type --recipe.lr")
         self._require("drop", "a factor above 0, at most 1", lambda v: 0 < v <= 1)
         self._require("milestones", "epochs from 1 up", lambda v: v is None or all(m >= 1 for m in v))
         choices = {"schedule": SCHEDULE, "augment": AUGMENT, "precision": PRECISION, "attack_precision": PRECISION}
@@ -118,23 +113,6 @@ class Recipe:
         if self.milestones is not None:
             return self.milestones
         return tuple(round(self.epochs * m / 300) for m in (215, 260, 285))
-
-
-def require_value(key: str, value: Any, what: str, valid: Callable[[Any], bool]) -> None:
-    """Refuse a value, of whatever type, that is not valid. Raises ConfigError.
-
-    Parameters
-    ----------
-    key : str
-        Dotted, as it is typed: "recipe.lr".
-    what : str
-        What is expected: "a number above 0".
-    """
-    # of another type, or a number that is not finite
-    with contextlib.suppress(TypeError, ValueError, ArithmeticError, RuntimeError):
-        if valid(value):
-            return
-    raise ConfigError(f"expected {key} as {what}, got {value!r}: type --{key} with such a value")
 
 
 def lr_at(recipe: Recipe, epochs_done: float) -> float:

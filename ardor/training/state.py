@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.modes import frozen
+from ardor.errors import ConfigError
+from ardor.storage.config import describe
+from ardor.storage.imports import cause_of
 from ardor.training.averaging import Average, Averaging
 from ardor.training.recipe import Recipe
 from ardor.types import Method
@@ -62,18 +66,38 @@ def named_parameters(student: Any, method: Any) -> Iterator[tuple[str, nn.Parame
         yield f"{type(method).__name__}.parameters()[{i}]", p
 
 
-def make_optimiser(student: nn.Module, method: Method, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over the student with weight decay, and over the method's parameters without."""
-    groups: list[dict[str, Any]] = [{"params": list(student.parameters()), "weight_decay": recipe.weight_decay}]
-    if extra := list(getattr(method, "parameters", tuple)()):
-        groups.append({"params": extra, "weight_decay": 0.0})
-    parameters = [p for group in groups for p in group["params"]]
-    fused = all(p.is_cuda for p in parameters) or None  # a fused update can be skipped without a host sync
-    optimiser = torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov, fused=fused)
-    if fused and recipe.momentum:  # a first update that is skipped would leave the buffers uninitialised
-        for p in parameters:
-            optimiser.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimiser
+def make_optimiser(student: nn.Module, method: Method | None, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser of all that is trained. Raises ConfigError where a third-party one cannot be used."""
+    make, groups = recipe.optimiser, _groups(student, method, recipe)
+    name = describe(make)["name"]
+    try:
+        optimiser = make(groups, lr=recipe.lr)
+    except Exception as error:
+        raise ConfigError(
+            f"expected an optimiser of parameter groups and lr, got {cause_of(error)} from {name}: correct it or its "
+            "options"
+        ) from error
+    wanted = {id(p) for group in groups for p in group["params"]}
+    if not isinstance(optimiser, torch.optim.Optimizer):
+        problem = f"a torch.optim.Optimizer, got {type(optimiser).__name__}: return one"
+    elif {id(p) for group in optimiser.param_groups for p in group["params"]} != wanted:
+        problem = "an optimiser of the parameters that it is given, got one of others: return one of these"
+    elif any(p.default is p.empty for p in inspect.signature(optimiser.step).parameters.values() if p.kind < 2):
+        problem = f"an optimiser with step(), got {type(optimiser).__name__}, whose step takes a function: name another"
+    else:
+        return optimiser
+    raise ConfigError(f"expected from {name} {problem}")
+
+
+def _groups(student: nn.Module, method: Method | None, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups: with weight decay, and without it norms and biases, and the method's parameters."""
+    trained = list(student.parameters())
+    decay_all = getattr(recipe.optimiser, "decay_all", False)
+    plain = [] if decay_all else [p for p in trained if p.ndim < 2]
+    plain += getattr(method, "parameters", tuple)()
+    groups: list[dict[str, Any]] = [{"params": [p for p in trained if decay_all or p.ndim > 1]}]
+    groups.append({"params": plain, "weight_decay": 0.0})
+    return [group for group in groups if group["params"]]
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:

@@ -110,10 +110,10 @@ def test_a_recipe_and_words_and_which_wins(folder, capsys):
 
 
 def test_rows_of_numbers_and_switches(folder):
-    words = ["--method", "natural", "--recipe.milestones", "3", "5", "7", "--recipe.nesterov", "--run", "a"]
+    words = ["--method", "natural", "--recipe.milestones", "3", "5", "7", "--recipe.optimiser.nesterov", "--run", "a"]
     assert main(["train", *QUICK, *words]) == 0
     recipe = yaml.safe_load((folder / "a/config.yaml").read_text())["recipe"]
-    assert (recipe["milestones"], recipe["nesterov"]) == ([3, 5, 7], True)
+    assert (recipe["milestones"], recipe["optimiser"]["nesterov"]) == ([3, 5, 7], True)
 
 
 MINE = """
@@ -427,14 +427,14 @@ def test_recipes_of_the_wrong_shape_train_nothing(folder, capsys, recipe):
 @pytest.mark.parametrize(
     "words",
     [
-        ["--recipe.momentum", "-1"],
-        ["--recipe.momentum", "2"],
+        ["--recipe.optimiser.momentum", "-1"],
+        ["--recipe.optimiser.momentum", "2"],
         ["--recipe.padding", "-1"],
         ["--recipe.drop", "-1"],
         ["--recipe.milestones", "0"],
         ["--recipe.seed", "99999999999999999999999"],
-        ["--recipe.weight_decay", "-1"],
-        ["--recipe.nesterov", "--recipe.momentum", "0"],
+        ["--recipe.optimiser.weight_decay", "-1"],
+        ["--recipe.optimiser.nesterov", "--recipe.optimiser.momentum", "0"],
         ["--method", "os:getcwd"],
         ["--method", "builtins:dict"],
         ["--run", "x" * 300],

@@ -77,7 +77,7 @@ def job_in(cell, scale="smoke"):
     job = Job.from_config(cell.config, teacher=False)
     assert (job.recipe.seed, job.recipe.epochs) == (cell.seed, SCALES[scale].epochs)
     assert (job.recipe.schedule, job.recipe.lr, job.recipe.augment) == ("one-cycle", 0.2, "none")
-    assert (job.recipe.batch, job.recipe.weight_decay) == (64, 5e-4)
+    assert (job.recipe.batch, job.recipe.optimiser.weight_decay) == (64, 5e-4)
     looks = SCALES[scale].epochs if type(job.method).__name__ == "Natural" else 2
     assert job.recipe.val_every == looks
     assert len(job.train) == (512 if scale == "smoke" else 1213)

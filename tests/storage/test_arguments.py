@@ -31,7 +31,8 @@ VALUES = [
     np.str_("ce"), [], (), {},
     object(), ardor.Linf, ardor.Linf(0.1), attacks.PGD, attacks.PGD(), methods.SAT, methods.SAT(),
 ]  # fmt: skip
-MADE = [(kind, cls) for kind in ("attack", "method", "threat", "averaging", "recipe") for cls in classes(kind).values()]
+KINDS = ("attack", "method", "threat", "averaging", "optimiser", "recipe")
+MADE = [(kind, cls) for kind in KINDS for cls in classes(kind).values()]
 CASES = [(kind, cls, f.name) for kind, cls in MADE for f in dataclasses.fields(cls) if f.init]
 
 

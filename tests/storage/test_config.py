@@ -20,6 +20,7 @@ from ardor.attacks.threat import L2, Linf
 from ardor.errors import ArdorError, ConfigError
 from ardor.models.builders import BUILDERS
 from ardor.storage.config import HOMES, as_text, build, classes, describe, number, parameters, to_yaml
+from ardor.training.optimisers import Optimiser
 from ardor.types import Attack, Maximiser, Threat
 
 PUBLIC = [(kind, cls) for kind in HOMES for cls in classes(kind).values()]
@@ -39,11 +40,15 @@ def values(hint, name):
         return st.one_of(*(values(option, name) for option in options))
     if typing.get_origin(hint) is Literal:
         return st.sampled_from(options)
+    if typing.get_origin(hint) is tuple and options[1:] != (...,):
+        return st.tuples(*(values(option, name) for option in options))
     if typing.get_origin(hint) is tuple:
         return st.lists(values(options[0], name), max_size=3).map(tuple)
     if hint in (Attack, Maximiser):
         attacks = [cls for cls in classes("attack").values() if hint is Attack or hasattr(cls, "maximise")]
         return st.one_of(*map(instances, attacks))
+    if hint == Optimiser:
+        return st.one_of(*map(instances, classes("optimiser").values()))
     if hint in (Linf, L2, Threat):
         return st.one_of(*(instances(cls) for cls in (Linf, L2) if hint in (Threat, cls)))
     return {

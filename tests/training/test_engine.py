@@ -13,6 +13,7 @@ from ardor.noise import Noise
 from ardor.storage.tensors import read_tensors, write_tensors
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs, step
+from ardor.training.optimisers import SGD
 from ardor.training.state import make_optimiser
 from tests.conftest import bits, same, splits
 from tests.training.conftest import ended, net, recipe, require_same
@@ -79,7 +80,7 @@ def test_a_fused_update_may_leave_out_the_first_step_and_a_late_parameter():
     student = nn.Linear(2, 2)
     for name, p in list(student.named_parameters()):
         setattr(student, name, OnGPU(p.detach().clone()))
-    optimiser = make_optimiser(student, methods.Natural(), recipe(weight_decay=0.0))
+    optimiser = make_optimiser(student, methods.Natural(), recipe(optimiser=SGD(weight_decay=0.0)))
     assert optimiser.param_groups[0]["fused"]
     student.weight.grad = torch.ones(2, 2)
     optimiser.found_inf = torch.ones(())
@@ -107,6 +108,8 @@ def test_a_run_of_before_there_were_averages_goes_on(tmp_path):
         del config[key]
     for key in ("precision", "attack_precision", "compile", "sync_batchnorm"):
         config["recipe"].pop(key, None)
+    config["recipe"] |= {key: config["recipe"]["optimiser"][key] for key in ("momentum", "nesterov", "weight_decay")}
+    del config["recipe"]["optimiser"]
     path.write_text(yaml.safe_dump(config))
     tensors, metadata = read_tensors(tmp_path / "run" / "state.safetensors")
     del metadata["best_averaged"]

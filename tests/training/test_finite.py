@@ -10,6 +10,7 @@ from ardor.errors import DivergedError
 from ardor.losses import ce
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs
+from ardor.training.optimisers import SGD
 from tests.conftest import bits, splits
 from tests.training.conftest import ended, net, recipe, require_same
 
@@ -73,7 +74,7 @@ CAUSES = {
 @pytest.mark.parametrize(("what", "words"), CAUSES.items())
 def test_nothing_that_is_not_finite_is_saved_and_a_run_resumes_from_the_epoch_before(tmp_path, what, words, every):
     train, val = splits()
-    options = {"val_every": every} | ({"lr": 1e25, "weight_decay": 0.0} if what == "update" else {})
+    options = {"val_every": every} | ({"lr": 1e25, "optimiser": SGD(weight_decay=0.0)} if what == "update" else {})
     arguments = (None, Breaks(what), train, recipe(**options))
     records = epochs(net(), *arguments, val=val, run=tmp_path, averaging=EMA())
     next(records)
@@ -112,5 +113,5 @@ def test_logits_that_overflow_in_the_validation_are_a_divergence(tmp_path):
     train, val = splits()
     method = Breaks("nothing")
     with pytest.raises(DivergedError, match=r"epoch 1.*lower"):
-        distill(net(), None, method, train, recipe(lr=1e38, weight_decay=0.0), val=val, run=tmp_path)
+        distill(net(), None, method, train, recipe(lr=1e38, optimiser=SGD(weight_decay=0.0)), val=val, run=tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))

@@ -18,6 +18,7 @@ from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, Varia
 from ardor.testing.shared import TinyNet, global_rng, require_same, snapshot
 from ardor.training.cost import Work, _peak, plan
 from ardor.training.memory import largest_batch
+from ardor.training.optimisers import SGD
 from ardor.training.soft_labels import saving
 from tests.training.conftest import ERRORS, Greedy, job_for
 
@@ -178,7 +179,7 @@ def test_no_number_is_drawn_from_the_global_generators():
 
 
 def test_only_the_cost_counts_so_no_rate_makes_the_steps_diverge():
-    assert plan(job_for(Natural(), lr=1e30, momentum=0.0), steps=3).learning == pytest.approx(3)
+    assert plan(job_for(Natural(), lr=1e30, optimiser=SGD(momentum=0.0)), steps=3).learning == pytest.approx(3)
 
 
 class Shaped(Natural):

@@ -26,6 +26,7 @@ from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs
+from ardor.training.optimisers import SGD
 from ardor.training.recipe import Recipe, find_device, lr_at
 from tests.conftest import ROOT, filled, splits
 from tests.training.conftest import PGD2, ended, net, recipe, require_same, rslad
@@ -38,7 +39,7 @@ def weights(module):
 def test_natural_training_is_plain_sgd():
     train, _ = splits()
     student, mine = net(), net()
-    distill(student, None, methods.Natural(), train, recipe(milestones=(1,), weight_decay=0.01))
+    distill(student, None, methods.Natural(), train, recipe(milestones=(1,), optimiser=SGD(weight_decay=0.01)))
     velocity = [torch.zeros_like(p) for p in mine.parameters()]
     mine.train()
     for epoch in (1, 2, 3):

@@ -20,6 +20,7 @@ from ardor.storage.tensors import read_tensors
 from ardor.testing import TinyNet
 from ardor.training import validation
 from ardor.training.loop import epochs
+from ardor.training.optimisers import SGD
 from tests.conftest import splits
 from tests.engine.distributed.conftest import bits, close, lines_of, plain, recipe, rslad, state, sure, together
 
@@ -125,7 +126,7 @@ def unused():
     student.aside, student.frozen = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2), requires_grad=False)
     method = Learns()
     method.scale = nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
-    list(epochs(student, None, method, splits(20)[0], recipe(weight_decay=0.1)))
+    list(epochs(student, None, method, splits(20)[0], recipe(optimiser=SGD(weight_decay=0.1))))
     return student.aside.tolist(), student.frozen.tolist(), method.scale.dtype == torch.float64, state(student)
 
 
