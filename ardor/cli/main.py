@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "Train a student, from a teacher where the method has one, and keep the run in a folder.",
     "plan": "The cost of `ardor train` with the same words: passes, hours, memory.",
     "evaluate": "Attack a net on every test image: accuracies with 95 % intervals.",
+    "data check": "Look over images before hours are spent on them: damage, sizes, classes, duplicates.",
     "doctor": "Look for what makes a net's robust accuracy wrong.",
     "gate": "Measure a teacher against its record before it is distilled from.",
     "compare": "Compare two nets image by image, with McNemar's test and intervals.",
@@ -29,14 +30,18 @@ COMMANDS = {
     "deploy": "Compare float32, ONNX and INT8 of a run: size, latency, robustness.",
     "push": "Write a run as a folder for the Hugging Face Hub, and upload it.",
 }
-"""The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named."""
+"""The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named: two
+words are the module and the function in it."""
+
+GROUPS = {"data": "Check a data set, and prepare it for training."}
+"""The first of two words, and its own help."""
 
 HELP = """From a robust teacher to a small model whose robustness is measured.
 
-Start with `ardor demo`; then `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`, `ardor doctor RUN`,
-`ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor deploy RUN`,
-`ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A method, net
-or data set of your own is `file.py:Name`: nothing is registered. `ardor COMMAND --help` lists its options,
+Start with `ardor demo`; then `ardor data check DATA`, `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`,
+`ardor doctor RUN`, `ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor
+deploy RUN`, `ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A
+method, net or data set of your own is `file.py:Name`: nothing is registered. `ardor COMMAND --help` lists its options,
 `--help-all` every one; `--debug` adds an error's traceback.
 """
 
@@ -61,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a refusal, 128 and the signal's number where one stopped the command: 130 for Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    command = words[0] if words and words[0] in COMMANDS else ""
+    command = command_of(words)
     with _printable(), _signals() as received:
         try:
             return _in_words_of(command, run, [word for word in words if word != "--debug"])
@@ -74,6 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         kept = f"; {KEPT[command]}" if command in KEPT else ""
         sys.stderr.write(f"\nardor: stopped{by}{kept}.\n")
         return 128 + received[0]
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The command that a command line begins with, of one word or two; "" where there is none."""
+    return next((name for n in (2, 1) if (name := " ".join(words[:n])) in COMMANDS), "")
 
 
 def _in_words_of(command: str, function: Callable[..., int], *arguments: Any) -> int:
@@ -169,20 +179,20 @@ def run(words: Sequence[str]) -> int:
 
         print_first(words[0])
         return 0
-    command, bound = parse(words)
-    if not words or words[0] not in COMMANDS:
-        command(*bound.args, **bound.kwargs)
+    function, bound = parse(words)
+    if not (command := command_of(words)):
+        function(*bound.args, **bound.kwargs)
         return 0
     from ardor.cli.options import print_options  # here, for both import torch
     from ardor.engine.threads import restored
 
     with restored():
-        code = command(*bound.args, **bound.kwargs)
-    if command.__name__ == "help_print":
+        code = function(*bound.args, **bound.kwargs)
+    if function.__name__ == "help_print":
         arguments: dict[str, Any] = {}
         with suppress(CycloptsError):  # a word may be missing where help is requested
             arguments = parse([word for word in words if word not in ("--help", "-h")])[1].arguments
-        print_options(words[0], arguments)
+        print_options(command, arguments)
     return code if isinstance(code, int) else 0
 
 
@@ -191,17 +201,14 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
     from cyclopts import App, Parameter
 
     from ardor.cli.words import require_parts, require_present, split_words
-    from ardor.errors import ConfigError
-    from ardor.storage.imports import nearest
     from ardor.version import __version__
 
-    name = words[0] if words else "--help"
-    if not name.startswith("-") and name not in COMMANDS:  # before a command is imported
-        near = nearest(name, COMMANDS)
-        raise ConfigError(f'expected a command, got "{name}"{near}: type one of {", ".join(COMMANDS)}')
-    plain, overrides = (list(words), {}) if name.startswith("-") else split_words(words)
-    require_parts(name, overrides)
-    require_present(name, plain)
+    command = command_of(words)
+    if words and not command and not words[0].startswith("-"):  # before a command is imported
+        _require_group(words)
+    plain, overrides = split_words(words) if command else (list(words) or ["--help"], {})
+    require_parts(command, overrides)
+    require_present(command, plain)
     shell = App(
         "ardor",
         help=HELP,
@@ -210,14 +217,29 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
         default_parameter=Parameter(name_transform=lambda name: name, negative="", consume_multiple=True),
         suppress_keyboard_interrupt=False,
     )
-    for number, (word, text) in enumerate(COMMANDS.items()):
-        function = f"ardor.cli.commands.{word}:{word}"
-        shell.command(function, name=word, help=None if word == name else text, sort_key=number)
+    groups = {name: App(name, help=text, sort_key=len(COMMANDS)) for name, text in GROUPS.items()}
+    for number, (name, text) in enumerate(COMMANDS.items()):
+        group, _, word = name.rpartition(" ")
+        function = f"ardor.cli.commands.{group or word}:{word}"
+        groups.get(group, shell).command(function, name=word, help=None if name == command else text, sort_key=number)
+    for app in groups.values():
+        shell.command(app)
     shell.register_install_completion_command(help="Complete the words of ardor in this shell from now on.")
-    command, bound, unparsed = shell.parse_args(plain, exit_on_error=False, print_error=False)
+    called, bound, unparsed = shell.parse_args(plain, exit_on_error=False, print_error=False)
     if "overrides" in unparsed:
         bound.arguments["overrides"] = overrides
-    return command, bound
+    return called, bound
+
+
+def _require_group(words: Sequence[str]) -> None:
+    """Refuse words that begin with no command, but for a group's alone or with --help. Raises ConfigError."""
+    from ardor.errors import ConfigError
+    from ardor.storage.imports import nearest
+
+    if words[0] in GROUPS and (len(words) == 1 or words[1].startswith("-")):
+        return
+    got = " ".join(words[:2]) if words[0] in GROUPS else words[0]
+    raise ConfigError(f'expected a command, got "{got}"{nearest(got, COMMANDS)}: type one of {", ".join(COMMANDS)}')
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ PARTS = {
     "export": ("threat", "data", "model"),
     "deploy": ("threat", "data"),
     "bench": ("threat", "data", "teacher"),
+    "data check": ("data",),
 }
 """The parts of the configuration that a command has dotted options of, and single ones."""
 
@@ -108,7 +109,9 @@ def as_options(text: str, command: str) -> str:
     return rewritten(text, option, but="got ")
 
 
-_ORDER = ("train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "push", "report")
+_ORDER = (
+    "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "push", "report", "data check",
+)  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 
 
@@ -118,7 +121,8 @@ def has_option(command: str, name: str) -> bool:
     part, dot, _ = name.partition(".")
     if dot:
         return part in PARTS.get(command, ()) or name in PARTS.get(command, ())
-    function = getattr(importlib.import_module(f"ardor.cli.commands.{command}"), command)
+    module, *_, word = (*command.split(), command.split()[-1])
+    function = getattr(importlib.import_module(f"ardor.cli.commands.{module}"), word)
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     groups = [p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)]
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
