@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from time import sleep
 
 import numpy as np
 import pytest
@@ -24,8 +25,8 @@ def folder(tmp_path):
     return tmp_path / "photos"
 
 
-def check(folder, **options):
-    return examine_data(f"folder:{folder}", workers=2, **options)
+def check(folder, size=32, progress=None):
+    return examine_data(f"folder:{folder}", workers=2, size=size, progress=progress)
 
 
 def found(report):
@@ -42,8 +43,11 @@ def test_a_sound_folder(folder):
     assert not report.refused
     assert report.counts == {"train": [8] * 4, "test": [2] * 4}
     assert (sum(report.sizes.values()), dict(report.modes)) == (40, {"RGB": 40})
-    assert (report.side, report.memory) == (256, 40 * 3 * 256 * 256)
-    assert check(folder, size=16).memory == 40 * 3 * 16 * 16
+    assert (report.side, report.memory) == (32, 40 * 3 * 32 * 32)
+    uneven = check(folder, size=None)
+    assert (uneven.side, uneven.memory) == (256, 40 * 3 * 256 * 256)
+    assert [finding.name for finding in uneven.findings] == ["uneven"]
+    assert not uneven.refused
     assert "40 images of 4 classes; train 32, test 8" in report.text()
     assert "No findings" in report.text()
 
@@ -156,7 +160,7 @@ def test_a_flat_folder_is_divided_as_training_divides_it(tmp_path):
 def test_a_store_is_advised_where_memory_is_short(folder, monkeypatch):
     monkeypatch.setattr(examination, "physical_memory", lambda: 1000)
     report = check(folder, size=16)
-    assert "into a store" in found(report)["memory"].next
+    assert "write a store once" in found(report)["memory"].next
     assert not report.refused
 
 
@@ -239,13 +243,14 @@ def test_the_command(folder, tmp_path, capsys):
 def test_ctrl_c_stops_within_a_chunk(folder, monkeypatch):
     decoded = []
     monkeypatch.setattr(files, "CHUNK", 1)
-    monkeypatch.setattr(files, "_seen", lambda *one: decoded.append(one) or "no image")
+    monkeypatch.setattr(files, "_seen", lambda *one: decoded.append(one) or sleep(0.05) or "no image")
 
     def stop(done, todo):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         check(folder, progress=stop)
+    assert len(decoded) < 40
 
 
 def test_images_on_demand_are_hashed_by_themselves():

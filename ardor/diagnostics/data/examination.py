@@ -15,6 +15,7 @@ from typing import Any
 
 from ardor import data
 from ardor.data.arrays import physical_memory
+from ardor.data.folder import MEMORY_SHARE
 from ardor.data.images import hashes_of
 from ardor.data.split import Split
 from ardor.diagnostics.data.files import Listing, Progress, decoded, listing
@@ -30,8 +31,6 @@ SIDE = 256
 UNEVEN = 10
 """imbalance: the largest class of train has this many times the images of the smallest."""
 
-PREPARE = 0.25
-"""memory: the share of this machine's memory from which a store is advised."""
 
 FIRST = 5
 """Names that a finding lists."""
@@ -94,7 +93,8 @@ def _of_folder(name: str, side: int | None, workers: int, progress: Progress | N
     report.side = side or (max(next(iter(report.sizes))) if len(report.sizes) == 1 else SIDE)
     report.memory = len(seen) * 3 * report.side**2
     report.unreadable, report.skipped = unreadable, found.skipped
-    return _with(report, [*_of_files(found, unreadable), *_of_images(report, seen), *present(_prepare(report))])
+    figures = present(None if side else _uneven(report), _prepare(report))
+    return _with(report, [*_of_files(found, unreadable), *_of_images(report, seen), *figures])
 
 
 def _of_parts(name: str, parts: Mapping[str, Split]) -> DataReport:
@@ -233,11 +233,19 @@ def _imbalance(report: DataReport) -> Finding | None:
     return Finding("imbalance", "note", evidence, advice)
 
 
+def _uneven(report: DataReport) -> Finding | None:
+    evidence = f"images have {len(report.sizes):,} sizes, and training needs one"
+    advice = (
+        "type --data.size 224, to which the largest square in each centre is resized, or all with --data.resize squash"
+    )
+    return Finding("uneven", "note", evidence, advice) if len(report.sizes) > 1 else None
+
+
 def _prepare(report: DataReport) -> Finding | None:
-    if report.memory < PREPARE * report.present:
+    if report.memory <= report.present // MEMORY_SHARE:
         return None
     evidence = f"at {report.side} pixels the images take {report.memory / 1e9:.1f} of {report.present / 1e9:.1f} GB"
-    advice = "decode them once, into a store, not in every epoch"
+    advice = "more than a quarter is decoded in every epoch anew: write a store once"
     return Finding("memory", "note", evidence, advice)
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 from PIL import Image
 
 from ardor.data.arrays import PARTS
-from ardor.data.folder import SUFFIXES, _divided, _read_image
+from ardor.data.decode import read_image
+from ardor.data.folder import SUFFIXES, divided
 from ardor.data.images import pixel_hashes
 from ardor.diagnostics.data.report import Seen
 from ardor.errors import DataError
@@ -110,7 +110,7 @@ def listing(path: Path) -> Listing:
 
 def _halves(folder: Path, images: list[Path]) -> dict[str, list[Path]]:
     """The files of a class for train and test, as training divides them; one is of train."""
-    return _divided(folder) if len(images) > 1 else {"train": images, "test": []}
+    return divided(folder) if len(images) > 1 else {"train": images, "test": []}
 
 
 def decoded(
@@ -148,11 +148,12 @@ def decoded(
 def _seen(part: str, label: int, file: Path) -> Seen | str:
     """The image of a file, or the reason why it is none."""
     try:
-        pixels = np.ascontiguousarray(_read_image(file, None, False).transpose(1, 2, 0))
+        pixels = read_image(file)
         with Image.open(file) as image:
-            mode, size = image.mode, image.size
+            mode = image.mode
     except DataError as error:
         return " ".join(str(error.__cause__ or error).split())
     except Exception as error:
         return str(error)
-    return Seen(part, label, str(file), pixel_hashes(pixels[None])[0].tobytes(), size, mode)
+    height, width, _ = pixels.shape
+    return Seen(part, label, str(file), pixel_hashes(pixels[None])[0].tobytes(), (width, height), mode)
