@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from ardor.data.arrays import read_npz
 from ardor.data.augment import crop_flip, view_of
+from ardor.data.boxes import boxes_of
 from ardor.data.cifar import read_cifar
 from ardor.data.digits import read_digits
 from ardor.data.folder import read_folder
@@ -21,7 +22,7 @@ from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 
-__all__ = ["Protocol", "Split", "crop_flip", "cut", "load", "load_test", "options_of", "reader", "view_of"]
+__all__ = ["Protocol", "Split", "boxes_of", "crop_flip", "cut", "load", "load_test", "options_of", "reader", "view_of"]
 
 Protocol: TypeAlias = Literal["holdout", "paper"]
 """holdout: val is cut from train. paper: the whole train set, and the test set as val, as in most published rows."""

@@ -6,6 +6,8 @@ CVPR 2016, section 4.2). One gather does all of it; a view copies pixels, so its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -58,3 +60,11 @@ def view_of(x: Images, view: Tensor, padding: int = 4, flip: bool = True) -> Ima
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     padded = F.pad(x, (padding,) * 4).flatten(2)
     return padded.gather(2, pixels.reshape(n, 1, -1).expand(-1, channels, -1)).reshape(x.shape)
+
+
+def unnumbered(augment: str, views: float, jitter: Sequence[float], randaugment: Sequence[float]) -> str:
+    """Why the views of a recipe have no numbers, so that soft labels cannot be cached; "" where they have."""
+    reasons = ["recipe.views 0 draws another box in every epoch"] * (augment.startswith("resized-crop") and not views)
+    reasons += ["recipe.jitter draws other colours in every epoch"] * any(jitter)
+    reasons += ["recipe.randaugment draws other operations in every epoch"] * any(randaugment[:1])
+    return "; ".join(reasons)

@@ -72,7 +72,7 @@ def as_text(value: float) -> str:
     if not abs(value) < 1000:
         return repr(value)
     small = Fraction(value).limit_denominator(1000)
-    fractions = ((round(value * 255), 255), (small.numerator, small.denominator))
+    fractions = [(round(value * 255), 255)] * (abs(value) <= 1) + [(small.numerator, small.denominator)]
     return next((f"{n}/{d}" for n, d in fractions if n / d == value), repr(value))
 
 

@@ -44,7 +44,10 @@ LOCATIONS = (
 )  # fmt: skip
 
 # Keys that the first version of the configuration lacked, with the behaviour of that version.
-ABSENT = {"precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False}
+ABSENT = {
+    "precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False,
+    "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
+}  # fmt: skip
 
 TEACHERLESS = ("natural", "sat", "trades", "mart")
 """Methods that use no teacher, for which earlier versions recorded the one that was passed."""

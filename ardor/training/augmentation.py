@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from ardor.data.augment import crop_flip
+from ardor.data.boxes import boxes_of
+from ardor.data.colour import jittered, randaugmented
 from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.training.recipe import Recipe
@@ -18,7 +20,7 @@ def augmented(
     """A batch of training images.
 
     An image's view is determined by the recipe, the epoch, its position in the data set and `purpose`: batch, order and
-    processes have no effect.
+    processes have no effect. The number of a resized crop is drawn so; its box is of the number and the position alone.
 
     Parameters
     ----------
@@ -35,9 +37,25 @@ def augmented(
         The augmented images (B, C, H, W), float32 in [0, 1] on `device`; labels, positions in the data set, and numbers
         of the views, (B,) int64 each, where the split has them.
     """
+    x, y, index, view = _viewed(train, rows, recipe, epoch, device, purpose)
+    noise = Noise(recipe.seed, index, f"{purpose}/colour", epoch)
+    x = jittered(x, noise, recipe.jitter) if any(recipe.jitter) else x
+    x = randaugmented(x, noise, *recipe.randaugment) if recipe.randaugment[0] else x
+    return x, y, index, view
+
+
+def _viewed(
+    train: Split, rows: Tensor, recipe: Recipe, epoch: int, device: torch.device, purpose: str
+) -> tuple[Images, Labels, Tensor, Tensor]:
+    """The batch in its views, whose numbers determine them."""
+    noise = Noise(recipe.seed, train.index[rows], purpose, epoch)
+    if recipe.resized:
+        view, flip = noise.integers(recipe.views or 2**31), recipe.augment.endswith("flip")
+        boxes = boxes_of(noise.index, view, train.full, recipe.area, recipe.ratio, flip)
+        x, y, index = train.crops(rows, boxes, train.shape[1:])
+        return x.to(device), y, index, view
     x, y, index = train.batch(rows)
-    noise, x = Noise(recipe.seed, index, purpose, epoch), x.to(device)
-    if recipe.augment == "none":
-        return x, y, index, torch.zeros_like(index)
-    x, view = crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")
+    x, view = x.to(device), torch.zeros_like(index)
+    if recipe.augment != "none":
+        x, view = crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")
     return x, y, index, view

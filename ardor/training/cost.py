@@ -30,7 +30,7 @@ from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
 from ardor.training.recipe import find_device
-from ardor.training.soft_labels import Saving, saving
+from ardor.training.soft_labels import Saving, saving, unnumbered
 from ardor.training.state import TrainState, init_state
 from ardor.training.validation import BATCH as VALIDATED
 from ardor.training.validation import validate
@@ -77,6 +77,8 @@ class Cost:
         Of the run.
     table : Saving, optional
         What cached soft labels save; None where there is nothing to cache.
+    live : str
+        Why the recipe allows no cache; "" where it does.
     """
 
     attack: float
@@ -92,6 +94,7 @@ class Cost:
     epochs: int
     device: str
     table: Saving | None = None
+    live: str = ""
     measured: int | None = None
 
     @property
@@ -136,6 +139,8 @@ class Cost:
                 f"{duration(3600 * self.saved(cold))}; all in a later run, which saves "
                 f"{duration(3600 * self.saved(1.0))}; {self.table.size / 1e6:,.0f} MB of disk"
             )
+        elif self.kept and self.live:
+            lines.append(f"no soft labels are cached, {self.kept:.1f} T is computed in every run: {self.live}")
         return "\n".join(lines)
 
 
@@ -179,11 +184,12 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         progress("validation")
         validation = _validation(job, work, size if size < batch else VALIDATED)
         memory = peak()
-    cache = job.soft_labels if kept else None
+    live = unnumbered(recipe)
+    cache = job.soft_labels if kept and not live else None
     table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
     return Cost(
         attack, learning, teacher, kept, batch, seconds, validation, labelling, memory, len(job.train), recipe.epochs,
-        work.device.type, table, size,
+        work.device.type, table, live, size,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def epochs(
     student.eval()  # train mode is an epoch's: the caller evaluates and exports between them
     config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
-    train = _resident(train, device)
+    train = train if recipe.resized else _resident(train, device)  # crops are resized on the CPU
     with _resumed(run, config, state) as folder:
         for epoch in range(state.done + 1, recipe.epochs + 1):
             with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher

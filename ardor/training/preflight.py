@@ -24,7 +24,7 @@ from ardor.storage.signature import Signature
 from ardor.storage.tensors import is_finite
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.recipe import Recipe
-from ardor.training.soft_labels import SoftLabelCache
+from ardor.training.soft_labels import SoftLabelCache, unnumbered
 from ardor.training.state import make_optimiser
 from ardor.training.validation import default_val_attack
 from ardor.types import Method
@@ -63,6 +63,11 @@ def check_setup(
         ) from error
     require_gradient(student, train.shape, "student")
     if recipe is not None:
+        if (any(recipe.jitter) or recipe.randaugment[0]) and train.shape[0] not in (1, 3):
+            raise ConfigError(
+                f"expected grey or RGB images for recipe.jitter and recipe.randaugment, got {train.shape[0]} channels: "
+                "leave both away"
+            )
         _require_statistics(student, train, recipe.batch)
         make_optimiser(student, None, recipe)  # the method's parameters are not there yet
     state = student.state_dict()
@@ -159,7 +164,7 @@ def resolve_config(
         "data": describe(train.source),
         "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
         "averaging": None if averaging is None else describe(averaging),
-        "soft_labels": soft_labels.dtype if soft_labels is not None and teacher is not None else "live",
+        "soft_labels": "live" if soft_labels is None or teacher is None or unnumbered(recipe) else soft_labels.dtype,
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
         # a name, a path or a file may stand for other bytes later

@@ -21,7 +21,9 @@ from ardor.types import Attack
 __all__ = ["Recipe"]
 
 SCHEDULE: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
-AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none"]
+AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none", "resized-crop-flip", "resized-crop"]
+
+MOST_VIEWS = 2**16
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,22 @@ class Recipe:
     drop
         Factor of the rate at each milestone, in (0, 1].
     augment
-        crop-flip, crop (digits, letters) or none.
+        crop-flip or crop (digits, letters) of the padded image; resized-crop-flip or resized-crop: a box of random
+        area, ratio and place of the whole image as it is stored; or none.
     padding
         Padding of the crop, in pixels.
+    area
+        Lowest and highest share of the image's area in a resized crop.
+    ratio
+        Lowest and highest width / height of a resized crop.
+    views
+        Boxes of an image in a resized crop, the same in every run; 0 draws another one in every epoch, and no soft
+        labels are cached.
+    jitter
+        Largest changes of brightness, contrast, saturation and hue, such as 0.4,0.4,0.4,0.1: factors from 1 - 0.4 to
+        1 + 0.4, a turn of at most 0.1 of the circle of hues (at most 0.5). No soft labels are cached then.
+    randaugment
+        RandAugment: operations on each image and their magnitude of 30, such as 2,9. No soft labels are cached then.
     seed
         Seed of order, augmentation and attack starts.
     val_attack
@@ -79,6 +94,11 @@ class Recipe:
     drop: float = 0.1
     augment: AUGMENT = "crop-flip"
     padding: int = 4
+    area: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    views: int = 0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    randaugment: tuple[int, int] = (0, 0)
     seed: int = 0
     val_attack: Attack | None = None
     val_size: int = 1000
@@ -103,9 +123,28 @@ class Recipe:
         for name, choice in choices.items():
             self._require(name, f"one of {', '.join(get_args(choice))}", get_args(choice).__contains__)
         check_fields(self)
+        self._require_augmentation()
+
+    def _require_augmentation(self) -> None:
+        """Refuse values out of range, and options of another augmentation than the recipe's. Raises ConfigError."""
+        self._require("area", "shares above 0 and at most 1, the lower first", lambda v: 0 < v[0] <= v[1] <= 1)
+        self._require("ratio", "ratios above 0, the lower first", lambda v: 0 < v[0] <= v[1] < math.inf)
+        self._require("views", f"a number of boxes from 0 to {MOST_VIEWS}", lambda v: 0 <= v <= MOST_VIEWS)
+        what = "changes of brightness, contrast, saturation and hue of 0 or more, of hue at most 0.5"
+        self._require("jitter", what, lambda v: min(v) >= 0 and v[3] <= 0.5)
+        what = "a number of operations and a magnitude from 0 to 30"
+        self._require("randaugment", what, lambda v: v[0] >= 0 and 0 <= v[1] <= 30)
+        for name in ("padding",) if self.resized else ("area", "ratio", "views"):
+            preset = getattr(type(self), name)
+            self._require(name, f"{preset}, its default: {self.augment} has no {name}", preset.__eq__)
 
     def _require(self, name: str, what: str, valid: Callable[[Any], bool]) -> None:
         require_value(f"recipe.{name}", getattr(self, name), what, valid)
+
+    @property
+    def resized(self) -> bool:
+        """Whether a view is a box of the whole image, resized."""
+        return self.augment.startswith("resized-crop")
 
     @property
     def drops(self) -> tuple[int, ...]:

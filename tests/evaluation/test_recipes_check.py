@@ -51,14 +51,41 @@ def test_defaults_of_cifar_on_other_images_are_noted():
     assert (wide.name, wide.next) == ("wide_crop", "type --recipe.padding 1")
     assert mirrored.name == "mirrored"
     assert on((1, 8, 8), recipe__augment="none", recipe__padding=4) == []
-    (form,) = on((3, 224, 224), student={"name": "resnet18"}, **crop)
+    (form,) = on((3, 224, 224), student={"name": "resnet18"}, recipe__augment="resized-crop-flip", recipe__padding=4)
     assert form.name == "cifar_form"
     assert "at 224 x 224 costs 49 times" in form.evidence
-    assert on((3, 224, 224), student={"name": "mine.py:Net"}, **crop) == []
+    (narrow,) = on((3, 224, 224), student={"name": "mine.py:Net"}, **crop)
+    assert (narrow.name, narrow.next) == ("narrow_crop", "type --recipe.augment resized-crop-flip")
+    assert narrow.evidence == "crops of 224 x 224 are moved by at most 4 pixels, CIFAR's of 32 x 32 by 4"
+    assert on((3, 64, 64), student={"name": "mine.py:Net"}, **crop) == []
+    assert on((3, 224, 224), student={"name": "mine.py:Net"}, **crop | {"recipe__padding": 28}) == []
+    (mirrored,) = on((1, 8, 8), data={"name": "digits"}, recipe__augment="resized-crop-flip")
+    assert mirrored.name == "mirrored"
     (defaults,) = on((3, 32, 32), "sat", data={"name": "digits"}, recipe__augment="none", recipe__epochs=300)
     typed = {"recipe__augment": "none", "recipe__epochs": 3, "method__attack__threat__eps": 0.2}
     assert on((3, 32, 32), "sat", data={"name": "digits"}, **typed) == []
     assert "ardor train sat --data digits" in defaults.next
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evidence", "advice"),
+    [
+        ({"augment": "resized-crop", "views": 0}, "recipe.views 0 draws", "type --recipe.views 32 to cache them"),
+        ({"augment": "crop", "jitter": ["2/5", 0, 0, 0]}, "recipe.jitter draws", "nothing if that is meant"),
+        ({"augment": "resized-crop", "views": 8, "randaugment": [2, 9]}, "recipe.randaugment draws", "nothing if that"),
+    ],
+)
+def test_soft_labels_that_cannot_be_cached_are_noted(recipe, evidence, advice):
+    config = changed(teacher={"name": "runs/t"})
+    config["recipe"] |= recipe
+    (live,) = checks.recipe.of_recipe(config)
+    assert live.name == "live_labels"
+    assert live.evidence.startswith(f"the teacher's soft labels are not cached: {evidence}")
+    assert live.next.startswith(advice)
+    assert checks.recipe.with_training([], config, 8 / 255) == [live], "beside an evaluation too"
+    assert checks.recipe.of_recipe({**config, "teacher": None}) == []
+    config["recipe"] |= {"views": 8, "jitter": [0, 0, 0, 0], "randaugment": [0, 9]}
+    assert checks.recipe.of_recipe(config) == []
 
 
 def test_milestones_are_noted_by_training_alone():

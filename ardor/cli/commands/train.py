@@ -21,7 +21,7 @@ from ardor.storage.runs import Run
 from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
-from ardor.training.soft_labels import SoftLabelCache
+from ardor.training.soft_labels import SoftLabelCache, unnumbered
 from ardor.training.trackers import Sink
 
 NAMED = ("data", "student", "teacher", "method", "threat", "averaging")
@@ -103,7 +103,7 @@ class TrainWords:
         job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
         if self.variants and words.run is None:
             job.run = job.run.with_name(shortened("-".join([*self.variants, job.run.name])))
-        if words.soft_labels != "live":
+        if words.soft_labels != "live" and not unnumbered(job.recipe):  # a finding has the reason
             folder = words.soft_labels_in or job.run.parent / ".soft-labels"
             job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
         job.gate, job.log, job.threads = words.gate, words.log, words.threads

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+from ardor.data.augment import unnumbered
 from ardor.errors import ConfigError
 from ardor.evaluation.findings import Finding, Severity
 from ardor.storage.config import as_text, number
@@ -24,7 +25,10 @@ WIDE = 3 / 16
 """wide_crop: padding as a share of the side; CIFAR's is 1/8."""
 
 LARGE = 64
-"""cifar_form: pixels of a side."""
+"""cifar_form, narrow_crop: pixels of a side."""
+
+NARROW = 1 / 16
+"""narrow_crop: padding as a share of the side; CIFAR's is 1/8."""
 
 CIFAR_FORM = ("resnet18", "resnet50", "mobilenet_v2", "wide_resnet", "wide_resnet_silu")
 MIRRORED = ("digits",)
@@ -67,6 +71,7 @@ def of_recipe(config: Config, judged: Threat | float | None = None) -> list[Find
     flat = dict(_flattened(config))
     findings = [*_attack(flat, TRAINING), *_attack(flat, VALIDATION), *_radii(flat, judged), *_milestones(flat)]
     findings += [*_weights(flat), *_training_attack(flat), *_length(flat), *_validation(flat), *_numerics(flat)]
+    findings += _live_labels(flat)
     return findings
 
 
@@ -96,7 +101,11 @@ def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = 
     if augment in ("crop-flip", "crop") and padding > side * WIDE:
         evidence = f"images of {size} are padded by {padding:g} and cropped, as CIFAR's 32 x 32 are by 4"
         findings.append(Finding("wide_crop", "note", evidence, f"type --recipe.padding {max(1, side // 8)}"))
-    if augment == "crop-flip" and data in MIRRORED:
+    if augment in ("crop-flip", "crop") and side > LARGE and padding < side * NARROW:
+        evidence = f"crops of {size} are moved by at most {padding:g} pixels, CIFAR's of 32 x 32 by 4"
+        advice = f"type --recipe.augment resized-{augment}"
+        findings.append(Finding("narrow_crop", "note", evidence, advice))
+    if str(augment).endswith("flip") and data in MIRRORED:
         evidence = f"half of the images of {data} are mirrored, and some are then no {data}"
         findings.append(Finding("mirrored", "note", evidence, "type --recipe.augment crop or --recipe.augment none"))
     if student in CIFAR_FORM and side > LARGE:
@@ -239,6 +248,17 @@ def _validation(config: Config) -> Iterator[Finding]:
         yield Finding("small_val", "warning", evidence, advice)
 
 
+def _live_labels(config: Config) -> Iterator[Finding]:
+    """live_labels: views without numbers, on which a teacher's logits cannot be cached."""
+    augment, views = str(config.get("recipe.augment")), _number(config, "recipe.views", 0)
+    jitter, operations = (_numbers(config.get(f"recipe.{key}")) for key in ("jitter", "randaugment"))
+    reason = unnumbered(augment, views, jitter, operations)
+    if reason and any(key.startswith("teacher.") for key in config):
+        drawn = any(jitter) or any(operations)
+        advice = "nothing if that is meant, else leave it away" if drawn else "type --recipe.views 32 to cache them"
+        yield Finding("live_labels", "note", f"the teacher's soft labels are not cached: {reason}", advice)
+
+
 def _numerics(config: Config) -> Iterator[Finding]:
     """half_precision: not float32's result. split_batches: batch statistics over each process's share of a batch."""
     parts = {"precision": "learned", "attack_precision": "was attacked while it learned"}
@@ -269,6 +289,10 @@ def _number(config: Config, key: str, missing: float = math.nan) -> float:
         return number(value) if isinstance(value, str | int | float) else missing
     except ConfigError:
         return missing
+
+
+def _numbers(value: Any) -> list[float]:
+    return [_number({"": v}, "", 0) for v in value] if isinstance(value, list | tuple) else []
 
 
 def _integers(value: Any) -> list[int]:

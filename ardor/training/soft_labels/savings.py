@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ardor.training.recipe import Recipe
-from ardor.training.soft_labels.table import DTYPE, size_of, views_of
+from ardor.training.soft_labels.table import DTYPE, size_of
+from ardor.training.soft_labels.views import numbering, views_of
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,12 @@ class Saving:
     size: int
 
 
-def crop_of(recipe: Recipe) -> tuple[int, bool]:
-    """(padding, flip) of the numbered views that a recipe's augmentation draws."""
-    return {"none": (0, False), "crop": (recipe.padding, False), "crop-flip": (recipe.padding, True)}[recipe.augment]
-
-
 def saving(recipe: Recipe, images: int, classes: int, dtype: DTYPE = "float32") -> Saving:
-    """What a table saves in a run of recipe.epochs epochs over `images` images, whose views are drawn uniformly."""
-    views = views_of(*crop_of(recipe))
+    """What a table saves in a run of recipe.epochs epochs over `images` images, whose views are drawn uniformly.
+
+    Raises ConfigError where there is no table: see `unnumbered`.
+    """
+    views = views_of(numbering(recipe))
     cold = 1 - views_met(recipe.epochs, views) / recipe.epochs
     return Saving(views, cold, size_of(images, views, classes, dtype))
 

@@ -14,8 +14,8 @@ from ardor.data.split import Split
 from ardor.storage.arguments import check_fields
 from ardor.storage.config import to_yaml
 from ardor.training.recipe import Recipe
-from ardor.training.soft_labels.savings import crop_of
 from ardor.training.soft_labels.table import DTYPE, SoftLabels, identity_of
+from ardor.training.soft_labels.views import numbering, unnumbered
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,8 @@ class SoftLabelCache:
         Returns
         -------
         SoftLabels or None
-            None, with a warning, where the system cannot write at a position of a file (Windows).
+            None, with a warning, where the recipe's views have no numbers, and where the system cannot write at a
+            position of a file (Windows).
 
         Raises
         ------
@@ -57,8 +58,10 @@ class SoftLabelCache:
         if not hasattr(os, "pwrite"):
             log.warning("soft labels are not kept: this system cannot write at a position of a file (os.pwrite)")
             return None
-        padding, flip = crop_of(recipe)
-        identity = identity_of(teacher, train, padding=padding, flip=flip, classes=train.classes, dtype=self.dtype)
+        if reason := unnumbered(recipe):
+            log.warning("soft labels are not cached: %s", reason)
+            return None
+        identity = identity_of(teacher, train, classes=train.classes, dtype=self.dtype, **numbering(recipe))
         options = {k: v for k, v in train.source.items() if k not in CUT}  # options of a user's reader change images
         digest = hashlib.sha256(f"{train.name}\n{options}\n{to_yaml(identity)}".encode()).hexdigest()[:12]
         name = "".join(c if c.isalnum() else "_" for c in train.name)[-40:]

@@ -28,6 +28,7 @@ from ardor.storage.config import describe, to_yaml
 from ardor.storage.files import refusal
 from ardor.storage.locks import locked
 from ardor.training.soft_labels.files import LOCK, enter
+from ardor.training.soft_labels.views import views_of
 from ardor.types import Logits
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,8 @@ class SoftLabels:
         if int(data.index.min()) < 0:
             raise DataError(f"expected indices of 0 or more in {data.name}, got {int(data.index.min())}: number from 0")
         self.folder, self.identity = folder, identity
-        self.padding, self.flip = identity["padding"], identity["flip"]
-        self.views, self.classes = views_of(self.padding, self.flip), identity["classes"]
+        self.views, self.classes = views_of(identity), identity["classes"]
+        self._step = 1 if identity.get("flip", True) else 2  # without flip crops have even numbers alone
         self.dtype = np.dtype(identity["dtype"]).newbyteorder("<")
         self.calls = 0
         self._warned: set[str] = set()
@@ -90,7 +91,7 @@ class SoftLabels:
         index : Tensor
             (B,) positions in the data set.
         view : Tensor
-            (B,) numbers of views, as `crop_flip` returns them.
+            (B,) numbers of views, as `crop_flip` returns them or `boxes_of` takes them.
 
         Returns
         -------
@@ -148,11 +149,11 @@ class SoftLabels:
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _place(self, index: Tensor, view: Tensor) -> Array:
-        slot = view if self.flip else view // 2  # without flip there are no odd views
+        slot = view // self._step
         if not 0 <= int(slot.min()) <= int(slot.max()) < self.views:  # it would be a view of the next image
             raise ConfigError(
-                f"expected views below {2 * self.views // (1 + self.flip)}, got {int(view.max())}: "
-                "open the table with the padding and flip that the images were augmented with"
+                f"expected views below {self.views * self._step}, got {int(view.max())}: open the table with the "
+                "padding and flip, or the views, that the images were augmented with"
             )
         return (index.cpu() * self.views + slot.cpu()).numpy()
 
@@ -163,10 +164,14 @@ class SoftLabels:
         return np.maximum(np.fromiter((zlib.crc32(line, self._salt) for line in lines), np.uint32, len(lines)), 1)
 
 
-def identity_of(
-    teacher: nn.Module, data: Split, *, padding: int, flip: bool, classes: int, dtype: DTYPE
-) -> dict[str, Any]:
-    """Everything that distinguishes two tables, except their images. Raises ConfigError for another dtype."""
+def identity_of(teacher: nn.Module, data: Split, *, classes: int, dtype: DTYPE, **views: Any) -> dict[str, Any]:
+    """Everything that distinguishes two tables, except their images. Raises ConfigError for another dtype.
+
+    Parameters
+    ----------
+    views : Any
+        Of `numbering`.
+    """
     if dtype not in ("float32", "float16"):
         raise ConfigError(f"expected soft labels in float32 or float16, got {dtype!r}: type one of them")
     device = device_of(teacher)
@@ -177,17 +182,12 @@ def identity_of(
         # logits of another kind of processor differ by more than rounding, with TF32 for example
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "shape": list(data.shape),
-        "padding": padding,
-        "flip": flip,
+        **views,
+        **({"full": list(data.full)} if "views" in views else {}),  # boxes are counted in it
         "classes": classes,
         "dtype": dtype,
         "chunk": CHUNK,
     }
-
-
-def views_of(padding: int, flip: bool) -> int:
-    """The number of views of an image: 162 for padding 4 and flip."""
-    return (2 * padding + 1) ** 2 * (1 + flip)
 
 
 def size_of(images: int, views: int, classes: int, dtype: DTYPE) -> int:

@@ -16,7 +16,8 @@ from ardor.noise import Noise
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import saving
 from ardor.training.soft_labels import table as tables
-from ardor.training.soft_labels.savings import crop_of, views_met
+from ardor.training.soft_labels.savings import views_met
+from ardor.training.soft_labels.views import numbering
 from tests.training.soft_labels.conftest import CLASSES, Counted, N, everything, labels, opened, split
 
 # --- the table
@@ -277,10 +278,10 @@ def test_the_size_said_is_the_size_on_disk(tmp_path):
 
 def test_what_can_be_kept():
     with pytest.raises(KeyError, match="cutmix"):  # views of no number: never those of a crop
-        crop_of(SimpleNamespace(augment="cutmix", padding=4))
-    assert crop_of(Recipe()) == (4, True)
-    assert crop_of(Recipe(augment="crop", padding=2)) == (2, False)
-    assert crop_of(Recipe(augment="none")) == (0, False)
+        numbering(SimpleNamespace(**vars(Recipe()) | {"augment": "cutmix"}, resized=False))
+    assert numbering(Recipe()) == {"padding": 4, "flip": True}
+    assert numbering(Recipe(augment="crop", padding=2)) == {"padding": 2, "flip": False}
+    assert numbering(Recipe(augment="none")) == {"padding": 0, "flip": False}
 
 
 def test_the_chunk_belongs_to_the_identity(tmp_path, monkeypatch):
