@@ -15,6 +15,7 @@ from ardor.models.mobilenet_v2 import mobilenet_v2
 from ardor.models.normalise import Normalised, Numbers
 from ardor.models.resnet import resnet18, resnet50
 from ardor.models.small import small_cnn
+from ardor.models.timm_nets import is_timm, statistics_of, timm_builder
 from ardor.models.wide_resnet import wide_resnet, wide_resnet_silu
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
@@ -54,8 +55,9 @@ def build(
     Parameters
     ----------
     name
-        A builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), or `file.py:Name` or `package.module:Name` for
-        your own callable that returns an nn.Module; classes and channels are passed only if its signature has them.
+        A builder's ("resnet18", "ResNet-18" and "MOBILENET_V2" alike), `timm:NAME`, or `file.py:Name` or
+        `package.module:Name` for your own callable that returns an nn.Module; classes and channels are passed only if
+        its signature has them.
     classes
         Number of logits; on a command line, that of the data.
     channels
@@ -67,7 +69,8 @@ def build(
         One number per channel on the [0, 1] scale, of the net's first layer; before a net of your own that has no
         parameters of these names.
     options
-        Other parameters of the builder, such as width.
+        Other parameters of the builder, such as width; of timm's nets `pretrained`, `img_size`, `drop_path`, `drop` and
+        the arguments of their classes.
 
     Returns
     -------
@@ -89,6 +92,8 @@ def build(
         got = shown(repr(seed), 30)
         raise ConfigError(f"expected seed as a whole number from 0 to below 2**63, got {got}: type --model.seed 0")
     name, builder = find_builder(name)
+    if is_timm(name) and mean is None and std is None:  # recorded: another release of timm may have others
+        mean, std = statistics_of(name, channels or 3)
     parameters = inspect.signature(builder).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     statistics = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
@@ -103,6 +108,8 @@ def build(
         passed = {key: value for key, value in counts.items() if key in parameters}
     else:
         passed = counts
+    if is_timm(name) or builder in BUILDERS.values():
+        _require_numbers(name, passed | options)
     if builder in BUILDERS.values():
         _require_size(name, builder, passed | options)
     default = torch.get_default_dtype()
@@ -121,14 +128,18 @@ def build(
     return net
 
 
-def _require_size(name: str, builder: Callable[..., object], options: dict[str, Any]) -> None:
-    """Raise ConfigError for options that no net is built from, before memory is taken."""
+def _require_numbers(name: str, options: dict[str, Any]) -> None:
+    """Raise ConfigError for numbers that no net is built from."""
     for key, value in options.items():
         most = MOST_CLASSES if key == "classes" else MOST
         if isinstance(value, int) and not -1 < value <= most:
             raise ConfigError(
                 f"expected {key} of {name} as a whole number of at most {most:,}, got {shown(value, 30)}: type another"
             )
+
+
+def _require_size(name: str, builder: Callable[..., object], options: dict[str, Any]) -> None:
+    """Raise ConfigError for options that no net is built from, before memory is taken."""
     try:
         with torch.device("meta"), seeded(0):
             net = cast(nn.Module, builder(**options))
@@ -142,6 +153,11 @@ def _require_size(name: str, builder: Callable[..., object], options: dict[str, 
         raise ConfigError(f"expected {name} with at most {MOST_VALUES:,} parameters, got {values:,}: make it narrower")
 
 
+def is_named(name: str) -> bool:
+    """Whether `name` is a builder's or timm's, which is no code: files that are read may have it."""
+    return known(name) is not None or is_timm(name)
+
+
 def known(name: str) -> str | None:
     """The builder that `name` means, whatever its case and hyphens, or None."""
     plain = re.sub(r"[-_ ]", "", name).lower()
@@ -152,6 +168,8 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
     """The name as it is recorded, and the callable that it means. Raises ConfigError as `build` does."""
     if builder := known(name):
         return builder, BUILDERS[builder]
+    if is_timm(name):
+        return name, timm_builder(name)
     if name.partition(":")[0] in RESERVED:
         raise ConfigError(f'expected a net to build, got a trained one, {name}: call ardor.models.load("{name}")')
     if ":" in name:
@@ -162,7 +180,7 @@ def find_builder(name: str) -> tuple[str, Callable[..., object]]:
         return name, cast(Callable[..., object], callable_)
     raise ConfigError(
         f'expected the name of a net, got "{shown(name)}"{nearest(name, BUILDERS)}: '
-        f"type one of {', '.join(BUILDERS)}, or file.py:Name for your own"
+        f"type one of {', '.join(BUILDERS)}, timm:NAME, or file.py:Name for your own"
     )
 
 

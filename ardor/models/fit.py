@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
 from ardor.models.normalise import Normalise
+from ardor.models.timm_nets import is_timm, sizes_of
 from ardor.storage.imports import cause_of
 
 OPTIONS = {"surrogate": "transfer_from", "net": "model"}
@@ -68,7 +69,7 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
                 ) from error
             raise ModelError(
                 f"expected the {who} to take an image of shape {tuple(image.shape)}, got {cause_of(error)}: "
-                "choose a net for such images, or data that it fits"
+                + _size_advice(net, shape, who)
             ) from error
     if image._version:
         raise ModelError(
@@ -122,6 +123,15 @@ def _advice(net: nn.Module, who: str, key: str, has: int, wanted: int) -> str:
     if hasattr(net, "loaded_from") or getattr(net, "built_as", {}).get(key) in (None, wanted):
         return f"choose a net for {wanted} {key}, or data of {has}"
     return f"type --{OPTIONS.get(who, who)}.{key} {wanted}"
+
+
+def _size_advice(net: nn.Module, shape: tuple[int, int, int], who: str) -> str:
+    """The option of a timm net of a fixed size, unless it comes with weights."""
+    name = str(getattr(net, "built_as", {}).get("name"))
+    if is_timm(name) and not hasattr(net, "loaded_from") and (size := sizes_of(name, shape)):
+        sides = size["img_size"] if isinstance(size["img_size"], list) else [size["img_size"]]
+        return f"type --{OPTIONS.get(who, who)}.img_size {' '.join(map(str, sides))}"
+    return "choose a net for such images, or data that it fits"
 
 
 def _require_logits(net: nn.Module, logits: object, classes: int, who: str) -> None:

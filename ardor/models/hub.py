@@ -16,8 +16,9 @@ from typing import Any, TypedDict
 from torch import nn
 
 from ardor.errors import ArdorError, CheckpointError, ConfigError, ModelError
-from ardor.models.builders import build, known
+from ardor.models.builders import build, is_named
 from ardor.models.published import OTHER
+from ardor.models.timm_nets import untrained
 from ardor.models.weights import hash_of, load_weights, require_values
 from ardor.storage.imports import cause_of, require_package
 from ardor.storage.reading import checked, read_json
@@ -84,7 +85,7 @@ def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Pa
 def _net(path_of: Callable[[str], Path], name: str, classes: int | None) -> nn.Module:
     """The net of a config.json with its weights, whose hash is compared where the config has one."""
     config = _read(path_of(CONFIG))
-    arguments = {str(key): value for key, value in config["ardor"].items() if key != "seed"}
+    arguments = untrained({str(key): value for key, value in config["ardor"].items() if key != "seed"})
     if classes not in (None, arguments.get("classes", 10)):
         raise ModelError(
             f"expected a net of {classes} classes, got {name}, which has {arguments.get('classes', 10)}: {OTHER}"
@@ -153,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{error}; it has to name a builder, as {FORM}") from error
     config = content.get("ardor")
     name = config.get("name") if isinstance(config, dict) else config
-    if not isinstance(config, dict) or not isinstance(name, str) or not known(name):
+    if not isinstance(config, dict) or not isinstance(name, str) or not is_named(name):
         raise CheckpointError(
             f"expected {path} to name a builder, as {FORM}, got {name!r}: only nets of ardor load this way; download "
             "the weights and name their network yourself"

@@ -13,11 +13,12 @@ from torch import nn
 
 from ardor.data.split import Split
 from ardor.errors import ArdorError, CheckpointError, ConfigError, shown
-from ardor.models.builders import BUILDERS, build, find_builder, known
+from ardor.models.builders import BUILDERS, build, find_builder, is_named, known
 from ardor.models.hub import from_folder, is_local, local_of
 from ardor.models.known import require_known
 from ardor.models.normalise import Normalised, Numbers, composed
 from ardor.models.reading import is_safetensors
+from ardor.models.timm_nets import is_timm, options_of, sizes_of, untrained
 from ardor.models.weights import load_weights, require_values
 from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
@@ -27,8 +28,8 @@ from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
 
-PUBLISHED = {"robustbench": ("weights", "state", "root", "download"), "hf": (), "timm": ("weights", "state")}
-"""Prefixes, before the colon, of the names of published nets."""
+PUBLISHED: dict[str, tuple[str, ...]] = {"robustbench": ("weights", "state", "root", "download"), "hf": ()}
+"""Prefixes, before the colon, of the names of published nets, and the options that each takes."""
 
 Statistics: TypeAlias = Mapping[str, Any]
 """mean and std where they are given, else empty."""
@@ -40,6 +41,7 @@ def load(
     *,
     weights: str | Path | None = None,
     state: str | None = None,
+    new_head: bool = False,
     checkpoint: str = "best",
     root: str | Path = "models",
     download: bool = False,
@@ -63,11 +65,14 @@ def load(
           there; else by the package robustbench, if that is installed;
         - `hf:OWNER/NAME@REVISION` (see `hub`; the commit is recorded), or a folder of that form, `hf:./FOLDER` or its
           path;
-        - `timm:NAME`: timm's net behind its own normalisation, with timm's weights or those in `weights`.
+        - `timm:NAME`: timm's net behind its own normalisation, with timm's weights and classes or those in `weights`.
     weights
         File of weights (see `load_weights`).
     state
         The key of one of several state dicts in `weights`: an average, say.
+    new_head
+        Where `weights` are for other classes: all layers but the last, which is drawn from the seed. A student that is
+        to be trained always takes them so.
     checkpoint
         Checkpoint of a run: best, last or averaged.
     root
@@ -81,8 +86,7 @@ def load(
         Accept a `file.py:Name` in a run's config.yaml, where it is in the working folder or below. A name that you give
         yourself needs no leave.
     options
-        Options of `build`. Published nets take the data's classes and channels, only to refuse a net for others (timm
-        with `weights` is built for them).
+        Options of `build`. Published nets take the data's classes and channels, only to refuse a net for others.
 
     Raises
     ------
@@ -116,10 +120,17 @@ def load(
         return load(weights=file, **built, **composed(net, **_both(statistics))) if statistics else net
     if source_of(name):
         return _published(name, weights, state, root, download, options, statistics)
+    if is_timm(name):
+        options = options_of(name, weights, options)
     if weights is not None:
         net = build(name, mean=mean, std=std, **options)
-        load_weights(net, weights, state)
-        return _marked(net, weights, state=state)
+        seed = {"seed": vars(net)["built_as"]["seed"]}
+        kept = load_weights(net, weights, state, new_head=new_head)
+        net = _marked(net, weights, state=state)
+        if kept:
+            vars(net)["start"] = {"head": kept}
+            vars(net)["built_as"] |= seed
+        return net
     if known(name):
         raise ConfigError(
             f'expected weights for "{name}", got none: type --model.weights FILE.safetensors, or build a net without'
@@ -188,9 +199,11 @@ def _net_for(
     options: dict[str, Any] = {"trust_code": trust_code, **arguments(given, who, load, *makers)}
     if os.path.isdir(name):
         return load(**options)
-    options = {"classes": split.classes, "channels": split.shape[0]} | options
+    of_data = {"classes": split.classes, "channels": split.shape[0]}
+    options = of_data | (sizes_of(name, split.shape) if is_timm(name) else {}) | options
     if fresh and "weights" not in options:
         return build(**{key: value for key, value in options.items() if key != "trust_code"})
+    options.setdefault("new_head", fresh)
     net = load(**options)
     require_known(net, split.shape, split.classes, who)
     return net
@@ -214,17 +227,14 @@ def _published(
     from ardor.models import hub, published
 
     _refuse_options(name, weights, options)
-    classes, path, sizes = options.get("classes"), weights, {}
+    classes, path = options.get("classes"), weights
     if name.startswith("robustbench:"):
         net, name, path = published.from_robustbench(
             name, weights=weights, state=state, root=root, download=download, classes=classes
         )
-    elif name.startswith("hf:"):
-        net, name = hub.from_hub(name, classes)
     else:
-        net = published.from_timm(name, weights, state, classes, options.get("channels"))
-        sizes = {} if weights is None else options
-    vars(net)["built_as"] = {"name": name, **sizes}
+        net, name = hub.from_hub(name, classes)
+    vars(net)["built_as"] = {"name": name}
     return _marked(net, path, statistics, state)
 
 
@@ -243,7 +253,7 @@ def _recorded(path: Path) -> dict[str, Any]:
     """The arguments of `build` in the metadata of a weights file. Raises ConfigError, also for code to run."""
     text = read_tensors(path)[1].get("net", "") if is_safetensors(path) else ""
     config = parse_yaml(text, f"the metadata of {path}")
-    if not isinstance(config, dict) or not known(str(config.get("name"))):
+    if not isinstance(config, dict) or not is_named(str(config.get("name"))):
         raise ConfigError(
             f"expected a file whose metadata name its net, as those of a run do, got {path}: "
             f"name the net, say resnet18, and type --model.weights {path}"
@@ -254,7 +264,7 @@ def _recorded(path: Path) -> dict[str, Any]:
 
 def _built(config: Mapping[str, Any], statistics: Statistics, path: Path) -> dict[str, Any]:
     """A net's config in the types of the builder, a mean of "128/255" as a number; `statistics` go before its own."""
-    built = arguments(config, "student", build, find_builder(config["name"])[1])
+    built = untrained(arguments(config, "student", build, find_builder(config["name"])[1]))
     require_values(built, path)
     return built | (composed(build(**built), **_both(statistics)) if statistics else {})
 
@@ -297,8 +307,9 @@ def _from_run(
             f"{' and '.join(existing) or 'a run without any'}: "
             + (f"type --model.checkpoint {existing[0]}" if existing else "train it first")
         )
-    # `weights` is what the student started from; the run's checkpoint replaces it.
-    config = _built({key: value for key, value in student.items() if key != "weights"}, statistics, path)
+    # `weights` and `state` are what the student started from; the run's checkpoint replaces them.
+    config = {key: value for key, value in student.items() if key not in ("weights", "state")}
+    config = _built(config, statistics, path)
     net = build(**config)
     load_weights(net, path)
     return _marked(net, path)

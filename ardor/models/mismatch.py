@@ -28,6 +28,20 @@ def explain(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     return ", ".join(parts) + ": " + _advice(missing, left_over, shapes)
 
 
+def classes_of(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[int, int] | None:
+    """The classes of a file and of a net, where nothing differs but the number of outputs of one layer; else None.
+
+    A layer that another one reads cannot differ alone: it is the last.
+    """
+    differ = [name for name in expected if name in state and not _alike(expected[name], state[name])]
+    shapes = [(tuple(state[name].shape), tuple(expected[name].shape)) for name in differ]
+    one_layer = len({name.rpartition(".")[0] for name in differ}) == 1 and any(len(ours) > 1 for _, ours in shapes)
+    if expected.keys() != state.keys() or not one_layer or any(theirs[1:] != ours[1:] for theirs, ours in shapes):
+        return None
+    sizes = {(theirs[0], ours[0]) for theirs, ours in shapes if theirs and ours and theirs[0] != ours[0]}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
 def some(names: Sequence[str], most: int = 3) -> str:
     """The first few of the names, and an ellipsis where there are more."""
     return ", ".join(shown(name, 200) for name in names[:most]) + (", ..." if len(names) > most else "")
@@ -57,8 +71,8 @@ def _advice(
     if len(shapes) <= 2 and matrices and matrices[0][0][1] == matrices[0][1][1]:
         n, ours = matrices[0][0][0], matrices[0][1][0]
         return (
-            f"the file is for {n} classes and the net for {ours}: type --model.classes {n} where the data have these, "
-            f"else leave the weights out, or load them in a net of your own, file.py:Name, with a last layer for {ours}"
+            f"the file is for {n} classes and the net for {ours}: type --model.classes {n} where the data have these; "
+            "a student to train takes all but the last layer of such a file"
         )
     if len(shapes) == 1 and len(shapes[0][0]) == len(shapes[0][1]) == 4 and shapes[0][0][0] == shapes[0][1][0]:
         n = shapes[0][0][1]

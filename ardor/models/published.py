@@ -1,24 +1,20 @@
-"""robustbench: and timm: names to nets: published weights in the builders' nets, or in those of their package."""
+"""robustbench: names to nets: published weights in the builders' nets, or in those of their package."""
 
 from __future__ import annotations
 
 import importlib
-from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
-from ardor.errors import CheckpointError, ConfigError, ModelError
+from ardor.errors import CheckpointError, ModelError
 from ardor.models.builders import build
 from ardor.models.known import Known, find, get
-from ardor.models.normalise import Normalise
 from ardor.models.reading import read
 from ardor.models.weights import load_weights
-from ardor.noise import seeded
 from ardor.storage.download import fetch
-from ardor.storage.imports import cause_of, require_package
+from ardor.storage.imports import cause_of
 
 
 def from_robustbench(
@@ -84,32 +80,3 @@ def _from_package(
     if not isinstance(net, nn.Module):
         raise ModelError(f"expected a net from the package robustbench, got {type(net).__name__}: load it yourself")
     return net, f"robustbench:{data}/{name}", None
-
-
-def from_timm(
-    name: str, weights: str | Path | None, state: str | None, classes: int | None, channels: int | None
-) -> nn.Module:
-    """timm's net behind the normalisation of its pretrained_cfg; see `load`.
-
-    Without `weights` it has timm's own, with their classes: a head for other classes would be random.
-    """
-    timm = require_package("timm", "timm", name)
-    plain = name.removeprefix("timm:")
-    sizes = {"num_classes": classes, "in_chans": channels}
-    options: dict[str, Any] = {key: size for key, size in sizes.items() if size is not None}
-    try:
-        with seeded(0):
-            net = timm.create_model(plain, **({"pretrained": True} if weights is None else options))
-    except Exception as error:  # an unknown name, no network: errors of timm and of the Hub's client
-        raise ConfigError(
-            f"expected a net of timm, got {plain} ({cause_of(error)}): timm.list_models() lists "
-            "the names, and without weights=FILE it needs the network"
-        ) from error
-    if weights is None and classes not in (None, getattr(net, "num_classes", classes)):
-        raise ModelError(f"expected a net of {classes} classes, got {name}, which has {net.num_classes}: {OTHER}")
-    if weights is not None:
-        load_weights(net, weights, state)
-    config: Any = getattr(net, "pretrained_cfg", None) or {}
-    if not (config.get("mean") and config.get("std")):
-        raise ModelError("expected mean and std in the net's pretrained_cfg, got none: wrap it in a file.py:Name")
-    return nn.Sequential(OrderedDict(normalise=Normalise(config["mean"], config["std"]), net=net))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,19 +14,22 @@ from torch import Tensor, nn
 
 from ardor.errors import CheckpointError
 from ardor.models.builders import build, known
-from ardor.models.mismatch import explain, some
+from ardor.models.mismatch import classes_of, explain, some
 from ardor.models.normalise import Normalise, Normalised
 from ardor.models.reading import State, read
+from ardor.models.timm_nets import Timm
 from ardor.storage.signature import digest_of_object
 from ardor.storage.tensors import is_finite
+
+log = logging.getLogger(__name__)
 
 # What data parallelism, wrappers and torch.compile put before every name.
 PREFIXES = ("module.", "model.", "net.", "_orig_mod.")
 _STATISTICS = re.compile(r"(^|\.)(mean|mu|std|sigma)$")
 
 
-def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> None:
-    """Copy the weights in a file into a net, all of them or none.
+def load_weights(net: nn.Module, path: str | Path, state: str | None = None, *, new_head: bool = False) -> str:
+    """Copy the weights in a file into a net, all of them or none; with `new_head`, all but the head.
 
     A dict around the state dict is opened (`reading.WRAPPERS`). A prefix such as `module.` is removed only if every
     name has it and no name of the net does: a net with a part called `model` keeps it, and a file of two nets is
@@ -42,6 +46,13 @@ def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> 
     state
         The key of the state dict in a file of several, such as an average of the weights; None for `state_dict`,
         `model` and the like.
+    new_head
+        Where the file is for other classes, and nothing but the last layer differs: keep the net's own last layer.
+
+    Returns
+    -------
+    str
+        What was kept, as "new, 5 classes for 10", which is logged; else "".
 
     Raises
     ------
@@ -49,17 +60,23 @@ def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> 
         For a file that does not exist, is truncated or foreign, has pickled code or values that are not finite, or is
         made for another net.
     """
-    net = net.net if isinstance(net, Normalised) else net  # a file from elsewhere is of the net behind the layer
+    whole = net.net if isinstance(net, Normalised) else net  # a file from elsewhere is of the net behind the layer
+    net = whole.net if isinstance(whole, Timm) else whole
     path = Path(path)
     expected = net.state_dict()
     values = read(path, state)
     if "n_averaged" not in expected:  # the count of torch's AveragedModel
         values = {name: value for name, value in values.items() if name != "n_averaged"}
-    values = _same_normalisation(net, expected, values, path)
+    values = _same_normalisation(whole, expected, values, path)
     values = _without_prefixes(values, set(expected))
     values = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | values
+    kept = ""
+    if new_head and (sizes := classes_of(expected, values)):
+        kept = f"new, {sizes[1]} classes for {sizes[0]}"
+        log.warning("%s: every layer is taken but the last, which is %s: train it", path, kept)
+        values |= {name: value for name, value in expected.items() if value.shape != values[name].shape}
     if problem := explain(expected, values):
-        built = getattr(net, "built_as", {}).get("name", type(net).__name__)
+        built = getattr(whole, "built_as", {}).get("name", type(net).__name__)
         raise CheckpointError(f"expected weights for {built}, got {path} with {problem}")
     if bad := [name for name, value in values.items() if not is_finite(value)]:
         raise CheckpointError(
@@ -67,6 +84,7 @@ def load_weights(net: nn.Module, path: str | Path, state: str | None = None) -> 
             "the training that wrote it diverged; take an earlier checkpoint"
         )
     net.load_state_dict(values)  # cannot fail half-way: every name, shape and kind is checked above
+    return kept
 
 
 def require_values(config: Mapping[str, Any], path: Path) -> None:

@@ -40,7 +40,7 @@ CHECKPOINTS = ("best", "last", "averaged")
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
 LOCATIONS = (
     "fingerprint.ardor", "processes", "threads", "data.root", "data.download",
-    *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")),
+    *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")), "student.weights",
 )  # fmt: skip
 
 # Keys that the first version of the configuration lacked, with the behaviour of that version.

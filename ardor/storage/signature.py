@@ -47,6 +47,7 @@ _OF_MODULES = {
     "built_as",
     "loaded_from",
     "loaded_state",
+    "start",
     "_compiled_call_impl",
     "range_constraints",
 }

@@ -159,7 +159,7 @@ def resolve_config(
     pieces.add("recipe", (recipe, averaging))
     return {
         "method": describe(method),
-        "student": describe(student),
+        "student": describe(student) | (_source(student) if getattr(student, "loaded_from", None) else {}),
         "teacher": None if teacher is None else describe(teacher) | _source(teacher),
         "data": describe(train.source),
         "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
@@ -174,6 +174,7 @@ def resolve_config(
             "pieces": None if pieces.plain and pieces.code == code else pieces.digest,  # beyond what their configs have
             **_function("student", student, train.shape),
             **({"teacher": None} if teacher is None else _function("teacher", teacher, train.shape)),
+            **({"start": start} if (start := getattr(student, "start", None)) else {}),
             "train": train.hash,
             "val": None if val is None else val.hash,
             "marks": list(train.marks),

@@ -324,5 +324,5 @@ def test_a_run_without_checkpoints(run):
 
 
 def test_the_name_of_a_trained_net_is_not_built_and_the_error_names_the_call_that_loads_it():
-    with pytest.raises(ConfigError, match=r'call ardor\.models\.load\("timm:resnet18"\)'):
-        models.build("timm:resnet18")
+    with pytest.raises(ConfigError, match=r'call ardor\.models\.load\("hf:owner/net"\)'):
+        models.build("hf:owner/net")

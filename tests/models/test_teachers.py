@@ -341,7 +341,6 @@ def test_the_shell_distils_a_published_teacher(root, tmp_path, monkeypatch, caps
     [
         ("robustbench:Tiny2021Net", ["--teacher.weights", "--teacher.root", "--teacher.download"], ["--teacher.width"]),
         ("hf:owner/net", [], ["--teacher.root", "--teacher.download"]),
-        ("timm:resnet18", ["--teacher.weights"], ["--teacher.download", "--teacher.root"]),
     ],
 )
 def test_help_shows_a_published_nets_options(name, shown, hidden, capsys):

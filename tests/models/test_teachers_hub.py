@@ -1,17 +1,11 @@
-"""hf: and timm: names.
-
-The package timm is stood in for by a small module of the same calls. huggingface_hub is the real one where it is
-installed, without a network, and a stand-in besides.
-"""
+"""hf: names. huggingface_hub is the real one where it is installed, without a network, and a stand-in besides."""
 
 import json
 import sys
 import types
 
 import pytest
-import torch
 from safetensors.torch import save_file
-from torch import nn
 
 from ardor import models
 from ardor.errors import CheckpointError, ConfigError, ModelError
@@ -168,76 +162,3 @@ def test_the_real_client_offline(real_hub, tmp_path):
         models.load(f"hf:owner/net@{COMMIT}")
     net = repository(tmp_path / "cache" / "models--owner--net" / "snapshots" / COMMIT)
     assert models.hash_of(models.load(f"hf:owner/net@{COMMIT}")) == models.hash_of(net)
-
-
-# --- timm ---
-
-
-class TimmNet(nn.Module):
-    def __init__(self, classes, channels):
-        super().__init__()
-        self.num_classes = classes
-        self.fc = nn.Linear(channels * 4, classes)
-        self.pretrained_cfg = {"mean": (0.5,) * channels, "std": (0.25,) * channels}
-
-    def forward(self, x):
-        return self.fc(x.flatten(1))
-
-
-@pytest.fixture
-def timm(monkeypatch):
-    module = types.ModuleType("timm")
-    module.asked = []
-
-    def create_model(name, pretrained=False, num_classes=1000, in_chans=3):
-        module.asked.append((name, pretrained, num_classes, in_chans))
-        if name == "resnet81":
-            raise RuntimeError("Unknown model (resnet81)")
-        net = TimmNet(num_classes, in_chans)
-        if name == "bare":
-            net.pretrained_cfg = {}
-        return net
-
-    module.create_model = create_model
-    monkeypatch.setitem(sys.modules, "timm", module)
-    return module
-
-
-def test_timm_behind_its_own_normalisation(timm):
-    before = torch.get_rng_state()
-    net = models.load("timm:resnet18")
-    assert torch.equal(torch.get_rng_state(), before)
-    assert timm.asked == [("resnet18", True, 1000, 3)]
-    x = torch.rand(2, 3, 2, 2)
-    torch.testing.assert_close(net(x), net.net((x - 0.5) / 0.25))
-    assert net.built_as == {"name": "timm:resnet18"}
-    assert not net.training
-
-
-def test_mean_and_std_before_timms_net(timm):
-    x = torch.rand(2, 3, 2, 2)
-    cured = models.load("timm:resnet18", mean=[0.5] * 3, std=[0.25] * 3)
-    torch.testing.assert_close(cured(x), cured.net((x - 0.5) / 0.25))
-    assert cured.built_as == {"name": "timm:resnet18", "mean": [0.5] * 3, "std": [0.25] * 3}
-
-
-def test_timm_with_weights_is_built_for_the_data(timm, tmp_path):
-    there = TimmNet(7, 1)
-    torch.save(there.state_dict(), tmp_path / "w.pt")
-    net = models.load("timm:resnet18", weights=tmp_path / "w.pt", classes=7, channels=1)
-    assert timm.asked == [("resnet18", False, 7, 1)]
-    assert torch.equal(net.net.fc.weight, there.fc.weight)
-    assert net.built_as == {"name": "timm:resnet18", "classes": 7, "channels": 1}
-    assert net.loaded_from == str(tmp_path / "w.pt")
-
-
-def test_timm_refuses(timm, monkeypatch):
-    with refused(ModelError, "10 classes", "which has 1000"):
-        models.load("timm:resnet18", classes=10)
-    with refused(ConfigError, "resnet81", "Unknown model", "list_models"):
-        models.load("timm:resnet81")
-    with refused(ModelError, "pretrained_cfg"):
-        models.load("timm:bare")
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with refused(ConfigError, "timm for timm:resnet18", r'pip install "ardor\[timm\]"'):
-        models.load("timm:resnet18")

@@ -40,7 +40,7 @@ class TrainWords:
     data
         digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name.
     student
-        small_cnn, resnet18, resnet50, mobilenet_v2, wide_resnet, wide_resnet_silu or file.py:Name.
+        small_cnn, resnet18, resnet50, mobilenet_v2, wide_resnet, wide_resnet_silu, timm:NAME or file.py:Name.
     teacher
         A run, a net with --teacher.weights FILE, robustbench:ID, hf:OWNER/NAME or timm:NAME.
     method

@@ -25,7 +25,7 @@ from ardor.deployment.hub.release import Evidence, Release, evidence_of
 from ardor.deployment.hub.upload import require_repository
 from ardor.errors import ArdorError, ConfigError, ExportError
 from ardor.models import hash_of, require_fit
-from ardor.models.builders import known
+from ardor.models.builders import is_named
 from ardor.models.hub import CONFIG, WEIGHTS, from_folder
 from ardor.storage.imports import require_package
 from ardor.version import __version__
@@ -136,7 +136,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _arguments(net: nn.Module) -> dict[str, Any]:
     """The arguments of `build`, without the seed of the initial weights. Raises ConfigError."""
     arguments = {key: value for key, value in getattr(net, "built_as", {}).items() if key != "seed"}
-    if not known(str(arguments.get("name"))):
+    if not is_named(str(arguments.get("name"))):
         raise ConfigError(
             f"expected a net of ardor.models, got {arguments.get('name', type(net).__name__)}: only those are loaded "
             "from the Hub without running a stranger's code; upload others with your own code beside them"

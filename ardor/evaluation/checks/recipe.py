@@ -71,8 +71,7 @@ def of_recipe(config: Config, judged: Threat | float | None = None) -> list[Find
     flat = dict(_flattened(config))
     findings = [*_attack(flat, TRAINING), *_attack(flat, VALIDATION), *_radii(flat, judged), *_milestones(flat)]
     findings += [*_weights(flat), *_training_attack(flat), *_length(flat), *_validation(flat), *_numerics(flat)]
-    findings += _live_labels(flat)
-    return findings
+    return [*findings, *_live_labels(flat), *_start(flat)]
 
 
 def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = None) -> list[Finding]:
@@ -273,6 +272,16 @@ def _numerics(config: Config) -> Iterator[Finding]:
         evidence = f"{processes:g} processes shared each batch: batch statistics are over one share each"
         advice = "compare with runs of as many processes where the net has any"
         yield Finding("split_batches", "note", evidence, advice)
+
+
+def _start(config: Config) -> Iterator[Finding]:
+    """started_from: weights that others trained, with their licence, or without their head."""
+    weights, licence, head = (config.get(f"fingerprint.start.{key}") for key in ("weights", "licence", "head"))
+    texts = [f"the student started from {weights}, licence {licence}"] if weights else []
+    texts += [f"its head was {head}"] if head else []
+    if texts:
+        advice = "say so beside the figures, and keep to the licence" if weights else "say so beside the figures"
+        yield Finding("started_from", "note", "; ".join(texts), advice)
 
 
 def _flattened(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
