@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,7 +14,8 @@ from ardor import experiments
 from ardor.cli import display
 from ardor.errors import ModelError
 from ardor.evaluation.progress import Progress as AttackProgress
-from ardor.experiments.cell import Cell, Setting
+from ardor.evaluation.progress import duration
+from ardor.experiments.cell import Cell, Cells, Setting
 from ardor.experiments.cells import note_of, state_of
 from ardor.experiments.coordinator import Engine, Problem
 from ardor.experiments.worker import ProgressCallback
@@ -78,7 +80,23 @@ def watching(
         yield progress, finished
 
 
-def make_only(table: Any, names: list[str], command: str) -> int:
+def show_plan(table: Cells) -> int:
+    """Display the cost of the cells that are missing."""
+    with display.progress("plan", len(table.cells)) as move:
+        count = itertools.count(1)
+        costs = experiments.plan(table, lambda name: move(next(count), name))
+    for cost in costs:
+        train = duration(cost.train)
+        display.say(f"{cost.cell.name:44} train {train:>8}  attacks at most {duration(cost.evaluate):>8}")
+    train, evaluate = (duration(sum(getattr(c, key) for c in costs)) for key in ("train", "evaluate"))
+    display.say(
+        f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {train}, "
+        f"attacks at most {evaluate}. The same command without --plan starts it."
+    )
+    return 0
+
+
+def make_only(table: Cells, names: list[str], command: str) -> int:
     """Make the named cells. Raises ArdorError."""
     with watching("cells", len(names), lambda: 0) as (progress, _):
         experiments.make_only(table, names, progress)
@@ -96,6 +114,6 @@ def require_made(problems: list[Problem], spec: Setting) -> None:
         note = note_of(spec, first.cell)
         advice = f"type --out with a new folder, or move {note} and the run beside it away"
     raise ModelError(
-        f"expected every net of the table, got {len(problems)} that could not be made, first {first.cell.name} "
+        f"expected every net, got {len(problems)} that could not be made, first {first.cell.name} "
         f"({first.reason}): {advice}"
     )

@@ -25,6 +25,7 @@ COMMANDS = {
     "gate": "Measure a teacher against its record before it is distilled from.",
     "compare": "Compare two nets image by image, with McNemar's test and intervals.",
     "bench": "Make a table of the papers or a study: ours beside theirs.",
+    "sweep": "Train a recipe with options that vary, and compare on validation images.",
     "report": "Write one HTML page about evaluated runs.",
     "export": "Write a net to a file for a device, compared with the net first.",
     "deploy": "Compare float32, ONNX and INT8 of a run: size, latency, robustness.",
@@ -40,9 +41,9 @@ HELP = """From a robust teacher to a small model whose robustness is measured.
 
 Start with `ardor demo`; then `ardor data check DATA`, `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`,
 `ardor doctor RUN`, `ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor
-deploy RUN`, `ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables. Numbers may be written 8/255. A
-method, net or data set of your own is `file.py:Name`: nothing is registered. `ardor COMMAND --help` lists its options,
-`--help-all` every one; `--debug` adds an error's traceback.
+deploy RUN`, `ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables, `ardor sweep RECIPE` varies
+options. Numbers may be written 8/255. A method, net or data set of your own is `file.py:Name`: nothing is registered.
+`ardor COMMAND --help` lists its options, `--help-all` every one; `--debug` adds an error's traceback.
 """
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
@@ -50,7 +51,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 KEPT = {
     **dict.fromkeys(
-        ("demo", "train", "bench", "deploy"), "what was finished is kept, and the same command continues from it"
+        ("demo", "train", "bench", "sweep", "deploy"),
+        "what was finished is kept, and the same command continues from it",
     ),
     "evaluate": "verdicts in a journal are kept, and the same command continues from them",
 }

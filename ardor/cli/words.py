@@ -21,6 +21,7 @@ PARTS = {
     "export": ("threat", "data", "model"),
     "deploy": ("threat", "data"),
     "bench": ("threat", "data", "teacher"),
+    "sweep": TRAINING,
     "data check": ("data",),
 }
 """The parts of the configuration that a command has dotted options of, and single ones."""
@@ -110,7 +111,8 @@ def as_options(text: str, command: str) -> str:
 
 
 _ORDER = (
-    "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "push", "report", "data check",
+    "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "sweep", "push", "report",
+    "data check",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 

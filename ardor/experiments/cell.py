@@ -77,3 +77,19 @@ class Cells:
 
     spec: Setting
     cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Sweep(Cells):
+    """The cells of a sweep.
+
+    Parameters
+    ----------
+    head : names of the options that vary, but the seed: the parts of a row.
+    validation : number of validation images.
+    content : of sweep.yaml.
+    """
+
+    head: tuple[str, ...]
+    validation: int
+    content: Mapping[str, Any]

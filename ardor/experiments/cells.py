@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -59,10 +60,7 @@ def state_of(spec: Setting, cell: Cell) -> tuple[State, str]:
 
 def made_by(spec: Setting, cell: Cell) -> dict[str, Any]:
     """What determines a cell's result: version, data, config without locations, and the teacher's weights."""
-    config = {
-        key: {name: _portable(value, spec.folder) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
-        for key, part in cell.config.items()
-    }
+    config = portable(cell.config, spec.folder)
     origin = {"ardor": __version__, "data": spec.images, "config": config}
     teacher = cell.config.get("teacher", {})
     paths = [teacher[key] for key in ("name", "weights", "natural", "robust") if teacher.get(key)]
@@ -72,6 +70,14 @@ def made_by(spec: Setting, cell: Cell) -> dict[str, Any]:
     if named:
         origin["code"] = {file: digest_of(Path(file).absolute()) for file in named}
     return origin
+
+
+def portable(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A config without locations; paths in `folder` begin with BENCH."""
+    return {
+        key: {name: _portable(value, folder) for name, value in part.items() if f"{key}.{name}" not in LOCATIONS}
+        for key, part in config.items()
+    }
 
 
 def _portable(value: Any, folder: Path) -> Any:

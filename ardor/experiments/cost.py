@@ -1,4 +1,4 @@
-"""The cost of a bench, from a few real steps of every kind of cell, before anything long starts.
+"""The cost of a bench or sweep, from a few real steps of every kind of cell, before anything long starts.
 
 Hours are this machine's at this moment, with one process; attacks are counted as if every image withstood them, so
 they are an upper bound. Nets have fresh weights, and no file of a published teacher is needed.
@@ -19,21 +19,21 @@ from ardor import models
 from ardor.attacks import PGD
 from ardor.attacks.rounds import fitted
 from ardor.attacks.suites import SUITES
-from ardor.attacks.threat import Linf
 from ardor.data.split import Split
+from ardor.engine.flops import macs
 from ardor.engine.modes import attack_view, frozen, train_mode
-from ardor.experiments.cell import Cell
-from ardor.experiments.cells import pending, state_of
+from ardor.experiments.cell import Cell, Cells
+from ardor.experiments.cells import pending, state_of, threat_of
 from ardor.experiments.label_study import Both
-from ardor.experiments.tables import Table
+from ardor.experiments.scales import MAX_MACS
 from ardor.models.known import find
 from ardor.models.loading import net_for
 from ardor.noise import Noise, seeded
-from ardor.storage.config import merged, number, to_yaml
+from ardor.storage.config import merged, to_yaml
 from ardor.storage.runs import Run
-from ardor.training.job import Job
+from ardor.training.job import Job, method_of
 from ardor.training.loop import step
-from ardor.training.preflight import check_setup
+from ardor.training.preflight import check_setup, uses_teacher
 from ardor.training.recipe import find_device
 from ardor.training.state import make_optimiser, set_rate
 
@@ -56,7 +56,7 @@ class Cost:
     evaluate: float
 
 
-def plan(table: Table, progress: Callable[[str], None] = lambda name: None) -> list[Cost]:
+def plan(table: Cells, progress: Callable[[str], None] = lambda name: None) -> list[Cost]:
     """The cost of every unfinished cell; nothing is written.
 
     Parameters
@@ -87,13 +87,13 @@ def plan(table: Table, progress: Callable[[str], None] = lambda name: None) -> l
     return costs
 
 
-def _speed(table: Table, cell: Cell) -> tuple[float, float, Job]:
+def _speed(table: Cells, cell: Cell) -> tuple[float, float, Job]:
     """Seconds per image of a training step, and per image and pass of an attack."""
     job = Job.from_config(cell.config, teacher=False)
     device = find_device(job.recipe.device)
     student, teacher = job.student.to(device), _teacher(table, cell, job.train)
     check_setup(student, teacher, job.method, job.train, job.val)
-    size = min(job.recipe.batch, len(job.train), 8 if table.spec.scale.full else 64)
+    size = min(job.recipe.batch, len(job.train), 8 if macs(job.student, job.train.shape) > MAX_MACS else 64)
     x, y, index = (v.to(device) for v in job.train.batch(slice(0, size)))
     if hasattr(job.method, "prepare"):
         job.method.prepare(student, teacher, x)
@@ -102,7 +102,7 @@ def _speed(table: Table, cell: Cell) -> tuple[float, float, Job]:
     noise, epoch = Noise(0, index, "plan"), job.recipe.epochs
     with seeded(0), frozen(teacher, device), train_mode(student):
         train = _seconds(lambda: step(student, teacher, job.method, optimiser, x, y, epoch=epoch, noise=noise))
-    attack = PGD(Linf(number(table.spec.eps)), steps=3)
+    attack = PGD(threat_of(cell), steps=3)
     with attack_view(student) as view:
         attacked = _seconds(lambda: attack(view, x, y, noise))
     return train / size, attacked / size / attack.cost(job.train.classes), job
@@ -120,13 +120,13 @@ def _seconds(run: Callable[[], object]) -> float:
     return min(times[1:])
 
 
-def _teacher(table: Table, cell: Cell, split: Split) -> nn.Module | None:
+def _teacher(table: Cells, cell: Cell, split: Split) -> nn.Module | None:
     """A net as the cell's teacher, with fresh weights where the bench trains it or it is a published one."""
     teachers = [c for c in table.cells if c.name in cell.needs and c.row[0] == "teacher"]
     if nets := [Job.from_config(c.config).student for c in teachers]:
         return Both(nets[0], nets[1], split.classes) if len(nets) == 2 else nets[0]
     config = cell.config.get("teacher")
-    if config is None:
+    if not config or not uses_teacher(method_of(cell.config)):
         return None
     source, _, name = str(config["name"]).partition(":")
     known = find(name, split.classes) if source == "robustbench" else None
@@ -135,9 +135,9 @@ def _teacher(table: Table, cell: Cell, split: Split) -> nn.Module | None:
     return models.build(known.builder, classes=known.classes, **known.options)
 
 
-def _passes(table: Table, cell: Cell, job: Job, tests: int) -> float:
+def _passes(table: Cells, cell: Cell, job: Job, tests: int) -> float:
     """Passes of an image through the net that the pending evaluations cost at most, summed over images."""
-    threat, classes, total = Linf(number(table.spec.eps)), job.train.classes, 0.0
+    threat, classes, total = threat_of(cell), job.train.classes, 0.0
     for evaluation in pending(table.spec, cell):
         attacks: list[Any]
         if evaluation.suite == "gap":

@@ -132,12 +132,13 @@ def options(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from options(value, f"{prefix}{key}.")
         else:
             option = prefix[:-1] if key == "name" and prefix.count(".") == 1 else prefix + key
-            yield f"--{option}={_text(value)}"
+            yield f"--{option}={text_of(value)}"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value of a config as an option's."""
     if isinstance(value, list | tuple):
-        return ",".join(map(_text, value))
+        return ",".join(map(text_of, value))
     if isinstance(value, bool) or value is None:
         return str(value).lower()
     return as_text(value) if isinstance(value, float) else str(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +11,10 @@ from cyclopts import Parameter
 from ardor import experiments
 from ardor.attacks.threat import Linf
 from ardor.cli import display
-from ardor.cli.cells import DEFAULT, CellWords, make_only, require_made, watching
+from ardor.cli.cells import DEFAULT, CellWords, make_only, require_made, show_plan, watching
 from ardor.cli.selection import Overrides, find_data
 from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError
-from ardor.evaluation.progress import duration
 from ardor.experiments.cell import Cell
 from ardor.experiments.sheet import missing
 from ardor.experiments.tables import METHODS, STUDENTS, Table, spec_of
@@ -131,7 +129,7 @@ def bench(
         experiments.table_of(spec)  # refuses what needs no image
     result = experiments.table_of(spec.with_images())
     if plan:
-        return _plan(result)
+        return show_plan(result)
     options: dict[str, Any] = {
         "scale": scale, "seeds": seeds, "data": data, "limit": limit, "students": students, "methods": methods,
         "teacher": teacher, "transfer_from": transfer_from, "released": [] if released else None,
@@ -143,21 +141,6 @@ def bench(
         if value is not None:
             words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
     return _work(result, shlex.join(words), cells)
-
-
-def _plan(table: Table) -> int:
-    with display.progress("plan", len(table.cells)) as move:
-        count = itertools.count(1)
-        costs = experiments.plan(table, lambda name: move(next(count), name))
-    for cost in costs:
-        train = duration(cost.train)
-        display.say(f"{cost.cell.name:44} train {train:>8}  attacks at most {duration(cost.evaluate):>8}")
-    train, evaluate = (duration(sum(getattr(c, key) for c in costs)) for key in ("train", "evaluate"))
-    display.say(
-        f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {train}, "
-        f"attacks at most {evaluate}. The same command without --plan starts it."
-    )
-    return 0
 
 
 def _work(table: Table, command: str, words: CellWords) -> int:

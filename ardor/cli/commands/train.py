@@ -93,11 +93,15 @@ class TrainWords:
         names = {key: getattr(self, key) for key in NAMED}
         return configuration(recipe, self.variants, names, overrides, self.trust_code)
 
+    def parts(self, recipe: Path | None, overrides: Overrides) -> dict[str, Any]:
+        """The configuration without the flags that a file may have. Raises ConfigError."""
+        config = self.configuration(recipe, overrides)
+        return {key: part for key, part in config.items() if key not in FLAGS}
+
     def job(self, recipe: Path | None, overrides: Overrides) -> Job:
         """The run that a command line describes. Raises ConfigError and what the pieces raise."""
         config = self.configuration(recipe, overrides)
-        flags = {f.name for f in fields(self)} - {*NAMED, "trust_code"}  # which no file grants itself
-        in_file = arguments({key: config.pop(key) for key in flags & set(config)}, "train", TrainWords)
+        in_file = arguments({key: config.pop(key) for key in FLAGS & set(config)}, "train", TrainWords)
         words = replace(self, **{key: v for key, v in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)})
         existing = recipe if recipe is not None and recipe.is_dir() else None
         job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
@@ -111,6 +115,7 @@ class TrainWords:
 
 
 DEFAULT = TrainWords()
+FLAGS = {f.name for f in fields(TrainWords)} - {*NAMED, "trust_code"}  # which no file grants itself
 
 
 def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrides: Overrides) -> int:
