@@ -68,9 +68,11 @@ class Trials:
         return of.FloatDistribution(*values, log=suggestion.kind == "log")
 
     def _ends(self) -> list[dict[str, Any]]:
-        """The first and the last value of each option, and all choices: what is refused is refused at once."""
+        """The first and the last value of each option and one between, and all choices: a refusal comes at once."""
         first = {suggestion.key: suggestion.values[0] for suggestion in self.suggestions}
-        return [first | {s.key: value} for s in self.suggestions for value in s.values]
+        between = {s.key: (2 * s.values[0] + s.values[1]) / 3 for s in self.suggestions if s.kind in ("float", "log")}
+        values = [(s.key, value) for s in self.suggestions for value in s.values]
+        return [first | {key: value} for key, value in (*values, *between.items())]
 
     def _cell(self, number: int, values: Mapping[str, Any]) -> Cell:
         config = merged(self._parts, nested(values))
