@@ -118,14 +118,29 @@ def order(seed: int, purpose: str, epoch: int, index: Tensor) -> Tensor:
     return Noise(seed, index, purpose, epoch).bits(()).argsort(stable=True)
 
 
+def seed_of(*numbers: int) -> int:
+    """A seed that its numbers determine, below 2**63: of a run's seed, an epoch and a step, for example."""
+    h = 0
+    for number in numbers:
+        h = _mix_int(h ^ (number & _MASK))
+    return h >> 1
+
+
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's initialisers with `seed`, and restore the global generator on exit. Raises ConfigError."""
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's global generators, and restore them on exit. Raises ConfigError.
+
+    Parameters
+    ----------
+    device : torch.device, optional
+        The GPU whose generator is seeded too; default the current one, where CUDA is in use.
+    """
     if not 0 <= seed < 2**63:
         raise ConfigError(f"expected a seed of 0 or more, below 2**63, got {seed}: type for example 0")
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    index = device.index if device is not None and device.type == "cuda" else None
+    devices = [torch.cuda.current_device() if index is None else index] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
-        if devices:
-            torch.cuda.manual_seed(seed)
+        for number in devices:
+            torch.cuda.default_generators[number].manual_seed(seed)
         yield

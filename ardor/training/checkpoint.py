@@ -7,11 +7,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from ardor.engine import distributed
-from ardor.errors import CheckpointError, DivergedError
+from ardor.errors import CheckpointError, ConfigError, DivergedError
 from ardor.storage.config import describe, few
 from ardor.storage.files import refusal, replace
 from ardor.storage.runs import Run
@@ -68,8 +70,7 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
     write_tensors(run.checkpoint("last"), weights, metadata)
     run.append({k: v for k, v in asdict(record).items() if k != "run"})
     content = tensors(state)
-    best = {"best": repr(state.best), "best_averaged": repr(state.best_averaged)}
-    write_tensors(run.new_state, content, {"epoch": str(record.epoch), **best})
+    write_tensors(run.new_state, content, _numbers(state))
     try:  # at each moment one of the two is whole, unless the run is in its first epoch
         if run.state.exists():
             replace(run.state, run.previous)
@@ -110,10 +111,12 @@ def resume(run: Run | None, state: TrainState) -> None:
 
 def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], state: TrainState) -> None:
     """Load a state. Raises CheckpointError where it is of another student, method or average."""
-    parts: dict[str, dict[str, Tensor]] = {"student": {}, "method": {}, "momentum": {}, "averaging": {}}
+    parts: dict[str, dict[str, Tensor]] = {"student": {}, "method": {}, "optimiser": {}, "averaging": {}}
     try:
         for key, value in tensors.items():
             part, _, name = key.partition("/")
+            if part == "momentum":  # of 0.1.0, whose one optimiser was SGD
+                part, name = "optimiser", f"{name}/momentum_buffer"
             parts[part][name] = value
         done, best = int(metadata["epoch"]), float(metadata["best"])
         best_averaged = float(metadata.get("best_averaged", -1.0))
@@ -127,10 +130,8 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
                 learned.load_state_dict(saved)
             else:
                 setattr(state.method, name, parts["method"][name].to(learned.device))
-        optimiser = state.optimiser.state_dict()
-        optimiser["state"] |= {int(i): {"momentum_buffer": value} for i, value in parts["momentum"].items()}
-        state.optimiser.load_state_dict(optimiser)
-    except (KeyError, RuntimeError, ValueError) as error:
+        _restore_optimiser(state.optimiser, parts["optimiser"], json.loads(metadata.get("optimiser", "{}")))
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"expected the state of this run, got {path} made for another: type --run with a new name"
         ) from error
@@ -140,10 +141,56 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
 def tensors(state: TrainState) -> dict[str, Tensor]:
     """The tensors of a state by their names in its file."""
     average = {} if state.average is None else state.average.tensors()
-    momentum = {i: entry.get("momentum_buffer") for i, entry in state.optimiser.state_dict()["state"].items()}
     return {
         **{f"student/{key}": value for key, value in state.student.state_dict().items()},
         **{f"method/{key}": value for key, value in learned_state(state.method).items()},
-        **{f"momentum/{i}": value for i, value in momentum.items() if value is not None},
+        **{f"optimiser/{key}": value for key, value in _entries(state.optimiser) if isinstance(value, Tensor)},
         **{f"averaging/{key}": value for key, value in average.items()},
     }
+
+
+def _numbers(state: TrainState) -> dict[str, str]:
+    """The metadata of a state: how far it is, and the numbers of its optimiser as JSON."""
+    entries = {key: value for key, value in _entries(state.optimiser) if not isinstance(value, Tensor)}
+    groups = [{k: v for k, v in group.items() if _is_number(v)} for group in state.optimiser.param_groups]
+    return {
+        "epoch": str(state.done),
+        "best": repr(state.best),
+        "best_averaged": repr(state.best_averaged),
+        "optimiser": json.dumps({"entries": entries, "groups": groups}, sort_keys=True),
+    }
+
+
+def _entries(optimiser: Optimizer) -> list[tuple[str, Any]]:
+    """What an optimiser remembers of its parameters, as (PARAMETER/NAME, tensor or number). Raises ConfigError."""
+    state: dict[int, dict[str, Any]] = optimiser.state_dict()["state"]
+    entries = [(f"{i}/{name}", value) for i, entry in state.items() for name, value in entry.items()]
+    for key, value in entries:
+        if not (isinstance(value, Tensor | bool | None) or _is_number(value)):
+            raise ConfigError(
+                f"expected an optimiser that remembers tensors and numbers, which a checkpoint can hold, got "
+                f"{type(value).__name__} of {type(optimiser).__name__} in {key}: take another optimiser"
+            )
+    return entries
+
+
+def _is_number(value: Any) -> bool:
+    """A bool in a parameter group is of the machine: fused, foreach."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _restore_optimiser(optimiser: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+    """Load what `_entries` returned, bit for bit."""
+    state = optimiser.state_dict()
+    for key, value in {**tensors, **numbers.get("entries", {})}.items():
+        i, _, name = key.partition("/")
+        state["state"].setdefault(int(i), {})[name] = value
+    for group, saved in zip(state["param_groups"], numbers.get("groups", state["param_groups"]), strict=True):
+        group |= saved
+    optimiser.load_state_dict(state)
+    loaded = [optimiser.state.get(p, {}) for group in optimiser.param_groups for p in group["params"]]
+    for key, value in tensors.items():  # torch has given them the type of their parameter
+        i, _, name = key.partition("/")
+        entry = loaded[int(i)]
+        if entry[name].dtype != value.dtype:
+            entry[name] = value.to(entry[name].device)

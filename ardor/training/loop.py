@@ -18,7 +18,7 @@ from ardor.engine.folding import folded, is_known
 from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError, ModelError
-from ardor.noise import Noise
+from ardor.noise import Noise, seed_of, seeded
 from ardor.storage.arguments import typed
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
@@ -149,12 +149,12 @@ def train_epoch(
     table: SoftLabels | None = None,
     progress: ProgressCallback | None = None,
 ) -> EpochRecord:
-    """One pass over `train` in the order of this epoch: augmentation, attack and update, batch by batch.
+    """The steps of an epoch that `state` has not done: augmentation, attack and update, batch by batch.
 
     Parameters
     ----------
     state : TrainState
-        Student, method and optimiser, updated in place.
+        Student, method and optimiser, updated in place; at the end it is in no epoch.
     teacher : nn.Module or None
         Frozen, on the student's device.
     epoch : int
@@ -172,7 +172,7 @@ def train_epoch(
     DivergedError
         For a loss or gradient that is not finite, before it reaches the weights.
     """
-    start = time.perf_counter()
+    begun = time.perf_counter() - state.seconds
     student, method, optimiser = state.student, state.method, state.optimiser
     device = next(student.parameters()).device
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
@@ -180,9 +180,8 @@ def train_epoch(
     teacher = None if teacher is None else folded(teacher)
     steps = batches(recipe, "order", epoch, train.index)
     pending: list[tuple[float, Update]] = []
-    sums: dict[str, float] = {}
     with train_mode(student):
-        for number, rows in enumerate(steps, 1):
+        for number, rows in enumerate(steps[state.step :], state.step + 1):
             part, share = distributed.shard(rows)
             x, y, index, view = augmented(train, part, recipe, epoch, device)
             x = x.contiguous(memory_format=layout)
@@ -190,20 +189,23 @@ def train_epoch(
             rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(steps)))
             noise = Noise(recipe.seed, index.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
-            update = step(
-                net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share
-            )
+            with seeded(seed_of(recipe.seed, epoch, number, distributed.rank()), device):  # dropout, drop path
+                update = step(
+                    net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share
+                )
             if state.averaging is not None and state.average is not None:
                 state.averaging.update(state.average, student, epoch - 1 + number / len(steps))
             pending.append((share * len(rows) / len(train), update))
+            state.step, state.seconds = number, time.perf_counter() - begun
             if device.type == "cpu" or number % EVERY == 0 or number == len(steps):
-                _accumulate(pending, sums)
+                _accumulate(pending, state.sums)
             if progress is not None and number % EVERY == 0:
-                done, speed = number / len(steps), number * recipe.batch / (time.perf_counter() - start)
-                terms = {name: value * distributed.world_size() / done for name, value in sums.items()}
+                done, speed = number / len(steps), number * recipe.batch / state.seconds
+                terms = {name: value * distributed.world_size() / done for name, value in state.sums.items()}
                 progress(StepProgress(epoch, recipe.epochs, number, len(steps), speed, terms))
-    sums = distributed.total(sums)
-    seconds = time.perf_counter() - start
+    rate = float(optimiser.param_groups[0]["lr"])
+    sums = distributed.total(state.finish_epoch())
+    seconds = time.perf_counter() - begun
     distributed.broadcast([*student.buffers(), *learned_state(method).values()])  # batch statistics differ by process
     return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -23,7 +23,11 @@ from ardor.types import Method
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds: all that is trained, the number of finished epochs, and the best robust accuracies."""
+    """What a checkpoint holds: all that is trained, how far it is, and the best robust accuracies so far.
+
+    done: finished epochs. step: finished steps of the epoch after them. sums: of the loss terms of those steps, as far
+    as this process has the images, each weighted by its share of the epoch. seconds: that the steps took.
+    """
 
     student: nn.Module
     method: Any
@@ -31,8 +35,16 @@ class TrainState:
     averaging: Averaging | None = None
     average: Average | None = None
     done: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
     best: float = -1.0
     best_averaged: float = -1.0
+
+    def finish_epoch(self) -> dict[str, float]:
+        """Begin to count the steps of a new epoch; the sums of the old one."""
+        sums, self.step, self.sums, self.seconds = self.sums, 0, {}, 0.0
+        return sums
 
 
 def init_state(
