@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": "The cost of `ardor train` with the same words: passes, hours, memory.",
     "evaluate": "Attack a net on every test image: accuracies with 95 % intervals.",
     "data check": "Look over images before hours are spent on them: damage, sizes, classes, duplicates.",
+    "data prepare": "Write a folder of images once as a store of raw pixels, which needs no decoding.",
     "doctor": "Look for what makes a net's robust accuracy wrong.",
     "gate": "Measure a teacher against its record before it is distilled from.",
     "compare": "Compare two nets image by image, with McNemar's test and intervals.",
@@ -51,7 +52,7 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
 KEPT = {
     **dict.fromkeys(
-        ("demo", "train", "bench", "sweep", "deploy"),
+        ("demo", "train", "bench", "sweep", "deploy", "data prepare"),
         "what was finished is kept, and the same command continues from it",
     ),
     "evaluate": "verdicts in a journal are kept, and the same command continues from them",

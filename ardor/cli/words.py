@@ -97,6 +97,8 @@ def as_options(text: str, command: str) -> str:
 
     def option(name: str, values: list[str]) -> str:
         part, dot, rest = name.partition(".")
+        if dot and part == command.partition(" ")[0] and has_option(command, rest):
+            name, dot = rest, ""  # --data.size of `ardor data prepare` is --size
         if dot and part in NETS and part not in PARTS.get(command, ()):
             part = next((net for net in NETS if net in PARTS.get(command, ())), part)
         if dot and part in NETS:
@@ -112,7 +114,7 @@ def as_options(text: str, command: str) -> str:
 
 _ORDER = (
     "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "sweep", "push", "report",
-    "data check",
+    "data check", "data prepare",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 

@@ -1,4 +1,4 @@
-"""Data sets as in-memory splits: `load` by name; `crop_flip` on the device."""
+"""Data sets as splits, in memory or not: `load` by name, `prepare` a store; `crop_flip` on the device."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from ardor.data.cifar import read_cifar
 from ardor.data.digits import read_digits
 from ardor.data.folder import read_folder
 from ardor.data.split import Split, cut
+from ardor.data.store import read_store
 from ardor.data.user import user_reader
+from ardor.data.writing import prepare
 from ardor.errors import ConfigError, DataError, shown
 from ardor.storage.arguments import typed
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 
-__all__ = ["Protocol", "Split", "boxes_of", "crop_flip", "cut", "load", "load_test", "options_of", "reader", "view_of"]
+__all__ = [
+    "Protocol", "Split", "boxes_of", "crop_flip", "cut", "load", "load_test", "options_of", "prepare", "reader",
+    "view_of",
+]  # fmt: skip
 
 Protocol: TypeAlias = Literal["holdout", "paper"]
 """holdout: val is cut from train. paper: the whole train set, and the test set as val, as in most published rows."""
@@ -32,7 +37,7 @@ Reader: TypeAlias = Callable[..., dict[str, Split]]
 
 PAPER_MARK = "test set took part in selection"
 NAMED: dict[str, Reader] = {"cifar10": read_cifar, "cifar100": read_cifar, "digits": read_digits}
-WITH_PATH: dict[str, Reader] = {"folder": read_folder, "npz": read_npz}
+WITH_PATH: dict[str, Reader] = {"folder": read_folder, "npz": read_npz, "store": read_store}
 
 
 @typed
@@ -52,8 +57,8 @@ def load(
     Parameters
     ----------
     name
-        `digits`, `cifar10`, `cifar100`, `npz:PATH` (see read_npz), `folder:PATH` (see read_folder) or `file.py:Name`
-        (see user_reader).
+        `digits`, `cifar10`, `cifar100`, `npz:PATH` (see read_npz), `folder:PATH` (see read_folder), `store:PATH` (see
+        read_store) or `file.py:Name` (see user_reader).
     root
         Folder of the official archives, also for downloads.
     val

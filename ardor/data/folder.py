@@ -74,8 +74,6 @@ def read_folder(
     DataError
         Where there are no images, classes differ between parts, or an image is damaged.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
-        raise ConfigError(f"expected data.workers as a number of threads, got {workers!r}: type --data.workers 4")
     parts = listed(name)
     rule, memory = Rule(size, resize, grey), physical_memory()
     images = {part.name: FolderImages(part, rule, workers) for part in parts}
@@ -200,6 +198,8 @@ class FolderImages:
 
     Raises
     ------
+    ConfigError
+        For another number of threads.
     DataError
         Where a file is missing or damaged, or its image is of another size or has changed: when it is read.
     """
@@ -207,6 +207,10 @@ class FolderImages:
     dtype = torch.uint8
 
     def __init__(self, part: Part, rule: Rule, workers: int) -> None:
+        if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
+            raise ConfigError(
+                f"expected data.workers from 0 to 256, the number of threads, got {workers!r}: type --data.workers 4"
+            )
         n, (height, width, channels) = len(part.files), rule.read(part.files[0]).shape
         self._part, self._rule, self._workers = part, rule, workers
         self._pool = ThreadPoolExecutor(workers, "decode") if workers else None

@@ -113,4 +113,4 @@ def _crop(image: Tensor, box: list[int], size: tuple[int, int]) -> Tensor:
 
 def positions(rows: Tensor | slice, n: int) -> Tensor:
     """Rows (positions, a mask or a slice) of n images as int64 positions from 0, on the CPU."""
-    return torch.arange(n)[rows if isinstance(rows, slice) else rows.cpu()]
+    return torch.arange(n)[rows if isinstance(rows, slice) else torch.as_tensor(rows).cpu()]

@@ -113,7 +113,7 @@ def test_a_folder_that_changes_is_refused_by_the_file(drawn, tmp_path, workers):
     ("options", "words"),
     [
         ({"resize": "squish"}, 'data.resize crop or squash, got "squish".*squash'),
-        ({"workers": -1}, "data.workers as a number of threads, got -1"),
+        ({"workers": -1}, "data.workers from 0 to 256, the number of threads, got -1"),
         ({"size": 0}, r"data\.size as a whole number of pixels, got 0"),
     ],
 )

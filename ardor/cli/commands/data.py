@@ -1,4 +1,4 @@
-"""`ardor data check`: a data set before hours are spent on it."""
+"""`ardor data check`, before hours are spent on a data set, and `ardor data prepare`, so that they are fewer."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import json as as_json
 import os
 from pathlib import Path
 
+from ardor import data as datasets
 from ardor.cli import display
 from ardor.cli.selection import Overrides, find_data
+from ardor.data.decode import Resize
+from ardor.data.store import read_manifest
 from ardor.diagnostics.data import examine_data
 from ardor.errors import ConfigError
 from ardor.storage.files import write_text
@@ -49,3 +52,54 @@ def check(data: str | None = None, /, *, workers: int = 0, json: Path | None = N
         write_text(json, as_json.dumps(report.as_dict(), indent=1, default=str))
     display.say(report.text())
     return 1 if report.refused else 0
+
+
+def prepare(
+    data: str | None = None,
+    /,
+    *,
+    out: Path | None = None,
+    size: int | None = None,
+    resize: Resize = "crop",
+    grey: bool = False,
+    workers: int = 4,
+) -> int:
+    """Write a folder of images once as a store of raw pixels, which `--data store:OUT` reads without decoding.
+
+    DATA is a folder of PATH/train/CLASS and PATH/test/CLASS, or of PATH/CLASS, a fifth of which is the test. After an
+    interruption the same command goes on; a store of other files or of another rule is refused. An image takes
+    size x size x 3 bytes: 200,000 of 256 pixels 39 GB.
+
+    Examples:
+
+    `ardor data prepare folder:photos --size 256 --out photos-256`
+
+    Parameters
+    ----------
+    data
+        Folder of images; first.
+    out
+        The store's folder, new or empty.
+    size
+        Side in pixels; without it images of one size are taken as they are.
+    resize
+        crop: short side to size, and the centre cut out. squash: both sides.
+    grey
+        One channel instead of three.
+    workers
+        Threads that decode.
+    """
+    if data is None or out is None:
+        missing = "a folder of images" if data is None else "--out"
+        raise ConfigError(f"expected {missing}, got none: type ardor data prepare folder:PATH --size 256 --out STORE")
+    name = f"folder:{data}" if os.path.isdir(data) else data
+    with display.progress("data prepare", 100) as move:
+        folder = datasets.prepare(
+            name, out, size=size, resize=resize, grey=grey, workers=workers,
+            progress=lambda done, todo: move(100 * done // todo, f"{done:,} of {todo:,} images"),
+        )  # fmt: skip
+    test = datasets.load_test(f"store:{folder}")
+    parts = ", ".join(f"{n:,} {part}" for part, n in read_manifest(folder).parts.items())
+    display.say(f"{folder}: {parts} images of {' x '.join(map(str, test.shape))}, {test.classes} classes")
+    display.say(f"train with --data store:{folder}")
+    return 0
