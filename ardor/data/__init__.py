@@ -13,6 +13,7 @@ from ardor.data.arrays import read_npz
 from ardor.data.augment import crop_flip, view_of
 from ardor.data.boxes import boxes_of
 from ardor.data.cifar import read_cifar
+from ardor.data.datasets import from_dataset
 from ardor.data.digits import read_digits
 from ardor.data.folder import read_folder
 from ardor.data.split import Split, cut
@@ -25,8 +26,8 @@ from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 
 __all__ = [
-    "Protocol", "Split", "boxes_of", "crop_flip", "cut", "load", "load_test", "options_of", "prepare", "reader",
-    "view_of",
+    "Protocol", "Split", "boxes_of", "crop_flip", "cut", "from_dataset", "load", "load_test", "options_of", "prepare",
+    "reader", "view_of",
 ]  # fmt: skip
 
 Protocol: TypeAlias = Literal["holdout", "paper"]
@@ -143,6 +144,11 @@ def reader(name: str) -> Reader:
         return NAMED[name]
     if kind in WITH_PATH and rest:
         return WITH_PATH[kind]
+    if kind == "dataset" and colon:
+        raise ConfigError(
+            f'expected data that can be loaded, got "{shown(rest)}", which a program passed to from_dataset: '
+            "do this in that program, or type --data with a name"
+        )
     if colon and kind not in WITH_PATH:
         return user_reader(name)
     if os.path.isdir(name):

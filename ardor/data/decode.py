@@ -60,7 +60,10 @@ class Rule:
 
     def read(self, file: Path) -> Pixels:
         """(H, W, C) of a file, contiguous. Raises DataError where it is missing, damaged or of another kind."""
-        pixels = read_image(file, self.grey)
+        return self.resized(read_image(file, self.grey))
+
+    def resized(self, pixels: Pixels) -> Pixels:
+        """(size, size, C) of (H, W, C), contiguous."""
         if self.size is None:
             return pixels
         height, width = pixels.shape[:2]
@@ -87,16 +90,9 @@ def read_image(file: Path, grey: bool = False) -> Pixels:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own bound is below
             opened = Image.open(file)
         with opened as image:
-            # Pillow has no mode for 16-bit colour: it is in the decoder's arguments alone
-            if image.mode.startswith(("I", "F")) or ";16" in str(image.tile):
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which would be cut off")
-            if image.width * image.height > MOST_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's, whose first is the photo
-                raise ValueError(f"an animation of {getattr(image, 'n_frames', 2)} images")
+            require_plain(image)
             ImageOps.exif_transpose(image, in_place=True)
-            array = np.array(image.convert("L" if grey else "RGB"))
-        return array[:, :, None] if grey else array
+            return pixels_of(image, grey)
     except FileNotFoundError as error:
         raise DataError(
             f"expected {file}, which was there before, got no such file: restore it, or start again without it"
@@ -105,3 +101,20 @@ def read_image(file: Path, grey: bool = False) -> Pixels:
         raise DataError(
             f"expected an 8-bit image, got {file}, which does not read ({error}): repair or remove it"
         ) from error
+
+
+def require_plain(image: Image.Image) -> None:
+    """Refuse an animation, and more than 8 bits a channel. Raises ValueError."""
+    # Pillow has no mode for 16-bit colour: it is in the decoder's arguments alone
+    if image.mode.startswith(("I", "F")) or ";16" in str(getattr(image, "tile", "")):
+        raise ValueError(f"mode {image.mode} has more than 8 bits a channel, which would be cut off")
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS:,}")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a camera's, whose first is the photo
+        raise ValueError(f"an animation of {getattr(image, 'n_frames', 2)} images")
+
+
+def pixels_of(image: Image.Image, grey: bool = False) -> Pixels:
+    """(H, W, 3) of an image, or (H, W, 1) with `grey`, contiguous."""
+    array = np.array(image.convert("L" if grey else "RGB"))
+    return array[:, :, None] if grey else array
