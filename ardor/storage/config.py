@@ -36,7 +36,7 @@ HOMES = {
 """Kind -> the module whose `__all__` names its public classes, imported on first use."""
 FUNCTIONS = {"net": ("ardor.models", "build", "builder"), "data": ("ardor.data", "load", "reader")}
 """Kind -> the module, its function that makes the object, and its function from a name to that name's own options."""
-CALLED_LATER = ("optimiser",)
+CALLED_LATER = ("optimiser", "schedule")
 """Kinds whose third-party functions training calls: `build` makes a functools.partial of them."""
 MOVED = {f"recipe.{name}": f"recipe.optimiser.{name}" for name in ("momentum", "nesterov", "weight_decay")}
 """Earlier keys, and the present ones."""
@@ -96,7 +96,7 @@ def describe(thing: Any) -> Any:
         return str(thing)
     if isinstance(thing, functools.partial):
         return describe(thing.func) | describe(thing.keywords)
-    if isinstance(thing, type | types.FunctionType):
+    if isinstance(thing, type | types.FunctionType | types.BuiltinFunctionType):
         return {"name": name_of(thing)}
     if dataclasses.is_dataclass(thing):
         names = [f.name for f in dataclasses.fields(thing) if f.init]
@@ -226,7 +226,7 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
     if described or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
         default = preset if dataclasses.is_dataclass(preset) else None
         kind = key.rpartition(".")[2]
-        return build(value, kind if kind in ("threat", "optimiser") else "attack", default=default, key=key)
+        return build(value, kind if kind in ("threat", *CALLED_LATER) else "attack", default=default, key=key)
     if hint is None and preset is not None:
         options = (type(preset),)
     expected = []
@@ -242,6 +242,10 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
 def _as(value: Any, hint: Any, key: str) -> Any:
     """`value` in a type that is no union. Raises ValueError with what is expected."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Callable and isinstance(value, str) and (name := key.rpartition(".")[2]) in CALLED_LATER:
+        if ":" not in value:
+            raise ValueError("file.py:Name")
+        return build(value, name, key=key)
     if kind is typing.Literal:
         for choice in inner:
             if str(value) == str(choice):
@@ -288,6 +292,8 @@ def _untyped(value: Any) -> Any:
 
 def classes(kind: str) -> dict[str, type]:
     """The public dataclasses of a kind by their names in a configuration."""
+    if kind not in HOMES:
+        return {}
     room = importlib.import_module(HOMES[kind])
     public = (getattr(room, name) for name in room.__all__)
     dataclass_types = (cls for cls in public if isinstance(cls, type) and dataclasses.is_dataclass(cls))
@@ -324,7 +330,7 @@ def merged(below: Any, above: Any) -> Any:
     return {**below, **{key: merged(below.get(key), value) for key, value in above.items()}}
 
 
-def name_of(cls: type | types.FunctionType) -> str:
+def name_of(cls: type | types.FunctionType | types.BuiltinFunctionType) -> str:
     """The name of a class or function in a configuration.
 
     Its `config_name` or name in this package, else file.py:Name or module:Name.
@@ -337,7 +343,7 @@ def name_of(cls: type | types.FunctionType) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def in_package(cls: type | types.FunctionType) -> bool:
+def in_package(cls: type | types.FunctionType | types.BuiltinFunctionType) -> bool:
     """Whether a class or function is defined in this package."""
     return cls.__module__.partition(".")[0] == __name__.partition(".")[0]
 

@@ -47,6 +47,7 @@ LOCATIONS = (
 ABSENT = {
     "precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False,
     "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
+    "warmup": 0.0, "clip": None, "accumulate": 1, "eps_ramp": None, "patience": 0,
 }  # fmt: skip
 
 TEACHERLESS = ("natural", "sat", "trades", "mart")
@@ -91,6 +92,8 @@ class _Epoch(TypedDict, total=False):
     best: bool
     averaged_clean: float | None
     averaged_robust: float | None
+    stopped: bool
+    eps: float | None
     averaged_best: bool
 
 

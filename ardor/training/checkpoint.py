@@ -119,7 +119,7 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
                 part, name = "optimiser", f"{name}/momentum_buffer"
             parts[part][name] = value
         done, best = int(metadata["epoch"]), float(metadata["best"])
-        best_averaged = float(metadata.get("best_averaged", -1.0))
+        best_averaged, stale = float(metadata.get("best_averaged", -1.0)), int(metadata.get("stale", 0))
         if state.average is not None:
             state.average.load(parts["averaging"])
         state.student.load_state_dict(parts["student"])
@@ -135,7 +135,7 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
         raise CheckpointError(
             f"expected the state of this run, got {path} made for another: type --run with a new name"
         ) from error
-    state.done, state.best, state.best_averaged = done, best, best_averaged
+    state.done, state.best, state.best_averaged, state.stale = done, best, best_averaged, stale
 
 
 def tensors(state: TrainState) -> dict[str, Tensor]:
@@ -157,6 +157,7 @@ def _numbers(state: TrainState) -> dict[str, str]:
         "epoch": str(state.done),
         "best": repr(state.best),
         "best_averaged": repr(state.best_averaged),
+        "stale": str(state.stale),
         "optimiser": json.dumps({"entries": entries, "groups": groups}, sort_keys=True),
     }
 

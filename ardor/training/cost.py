@@ -29,7 +29,7 @@ from ardor.evaluation.progress import duration
 from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
-from ardor.training.recipe import find_device
+from ardor.training.recipe import Recipe, find_device
 from ardor.training.soft_labels import Saving, saving, unnumbered
 from ardor.training.state import TrainState, init_state
 from ardor.training.validation import BATCH as VALIDATED
@@ -52,7 +52,7 @@ LIMIT = 60.0
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a run, every epoch of which is taken to cost as much as the last.
+    """The cost of a run, whose epochs are taken to cost as much as the last, or as one without an attack.
 
     Parameters
     ----------
@@ -75,6 +75,12 @@ class Cost:
         Peak of steps and validation, in bytes: torch's allocation on a GPU, the process's resident size on a CPU.
     images, epochs : int
         Of the run.
+    still : float
+        Epochs in which the recipe's ramp keeps the attack at radius 0.
+    still_seconds : float
+        Per step of theirs.
+    parts : int
+        Parts of a batch, one after the other.
     table : Saving, optional
         What cached soft labels save; None where there is nothing to cache.
     live : str
@@ -96,6 +102,9 @@ class Cost:
     table: Saving | None = None
     live: str = ""
     measured: int | None = None
+    still: float = 0.0
+    still_seconds: float = 0.0
+    parts: int = 1
 
     @property
     def student(self) -> float:
@@ -110,7 +119,8 @@ class Cost:
     @property
     def hours(self) -> float:
         """Of the run, with validation."""
-        return (self.epochs * self.images / self.images_per_second + self.validation) / 3600
+        seconds = (self.epochs - self.still) * self.seconds + self.still * self.still_seconds
+        return (seconds * self.images / self.batch + self.validation) / 3600
 
     def saved(self, share: float) -> float:
         """Hours saved where the cache has this share of the logits: table.cold in a first run, 1 in a later one."""
@@ -126,11 +136,17 @@ class Cost:
             f"per image and step: {self.student:.1f} F{of_teacher} "
             f"(attack {self.attack:.1f} F, learning {self.learning:.1f} F); F is a forward pass of the student"
             + (", T of the teacher" if self.teacher else ""),
-            f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s{part}",
+            f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s{part}"
+            + (f", in {self.parts} parts" if self.parts > 1 else ""),
             f"whole run: {duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
             f"{duration(self.validation)} of it validation",
             f"peak memory: {self.memory / 1e9:.2f} GB {where}{part and part.replace('from', 'with')}",
         ]
+        if self.still:
+            lines.append(
+                f"the attack has radius 0 in {self.still:g} epochs, whose steps take {self.still_seconds:.3g} s, and "
+                "its whole cost while the radius rises"
+            )
         if self.kept and self.table:
             cold, views = self.table.cold, self.epochs * (1 - self.table.cold)
             lines.append(
@@ -179,6 +195,8 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         times = [once] if slow and size == few else [work.timed(work.learn, k, size) for k in range(steps)][1:]
         scale = batch / size
         seconds = scale * statistics.median(times)
+        still = 0.0 if recipe.eps_ramp is None else recipe.eps_ramp[0]
+        of_still = [work.timed(work.learn, k, size, True) for k in range(steps)][1:] if still else [0.0]
         x = work.images(size)
         labelling = scale * statistics.median([work.timed(work.label, x) for _ in range(steps)][1:]) if kept else 0.0
         progress("validation")
@@ -189,7 +207,7 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
     table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
     return Cost(
         attack, learning, teacher, kept, batch, seconds, validation, labelling, memory, len(job.train), recipe.epochs,
-        work.device.type, table, live, size,
+        work.device.type, table, live, size, still, scale * statistics.median(of_still), recipe.accumulate,
     )  # fmt: skip
 
 
@@ -253,9 +271,10 @@ class Work:
         """The first batch, on the device."""
         return self.batch(0, size).batch(slice(None))[0].to(self.device)
 
-    def learn(self, number: int, size: int) -> None:
-        """One step, as an epoch of one batch; the epoch is the last."""
-        recipe = replace(self.job.recipe, lr=1e-12, batch=size)
+    def learn(self, number: int, size: int, still: bool = False) -> None:
+        """One step, as an epoch of one batch; the epoch is the last. still: the attack has radius 0."""
+        end = float(self.job.recipe.epochs)
+        recipe = replace(sized(self.job.recipe, size), lr=1e-12, eps_ramp=(end, end) if still else None)
         train_epoch(self.state, self.teacher, self.batch(number, size), recipe, recipe.epochs)
 
     @torch.no_grad()
@@ -284,6 +303,11 @@ def copied(job: Job) -> Iterator[Work]:
         state = init_state(student, job.teacher, method, job.train, job.recipe, device, None)
         with frozen(job.teacher, device) as teacher, train_mode(state.student):
             yield Work(job, state, teacher, device)
+
+
+def sized(recipe: Recipe, batch: int) -> Recipe:
+    """The recipe with another batch, in at most as many parts as it has images."""
+    return replace(recipe, batch=batch, accumulate=min(recipe.accumulate, batch))
 
 
 def batch_of(job: Job) -> int:

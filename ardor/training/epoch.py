@@ -56,6 +56,10 @@ class EpochRecord:
         Whether val_robust is the highest so far.
     averaged_clean, averaged_robust, averaged_best
         The same of the average of the weights.
+    stopped : bool
+        Whether the run ends here, before its last epoch, for want of a better validation (`recipe.patience`).
+    eps : float, optional
+        Radius of the training attack in the last step, where the recipe changes it.
     run : str, optional
         The run's folder.
     """
@@ -73,6 +77,8 @@ class EpochRecord:
     averaged_clean: float | None = None
     averaged_robust: float | None = None
     averaged_best: bool = False
+    stopped: bool = False
+    eps: float | None = None
     run: str | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
@@ -87,4 +93,6 @@ class EpochRecord:
         ):
             if clean is not None and robust is not None:
                 parts.append(f"{name} {100 * clean:.1f} clean {100 * robust:.1f} robust{' *' * best}")
+        parts += [] if self.eps is None else [f"eps {self.eps:.4g}"]
+        parts += ["stopped: no better validation"] if self.stopped else []
         return "  ".join([*parts, f"lr {self.lr:.3g}", f"{self.seconds:.1f} s"])

@@ -26,6 +26,7 @@ from ardor.training.augmentation import augmented
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
+from ardor.training.radius import at_radius, radius_at
 from ardor.training.recipe import Recipe, batches, find_device, lr_at
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
 from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
@@ -109,11 +110,12 @@ def epochs(
     table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
     train = train if recipe.resized else _resident(train, device)  # crops are resized on the CPU
     with _resumed(run, config, state) as folder:
-        for epoch in range(state.done + 1, recipe.epochs + 1):
+        for epoch in _epochs_left(state, recipe):
             with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher
                 record = train_epoch(state, net, train, recipe, epoch, table, progress)
             checkpoint.require_finite(checkpoint.tensors(state), epoch)
             average = _validate(state, train, val, recipe, record)
+            record.stopped = _patience_ends(state, recipe, record)
             checkpoint.save(folder, record, state, average)
             yield record
 
@@ -186,13 +188,16 @@ def train_epoch(
             x, y, index, view = augmented(train, part, recipe, epoch, device)
             x = x.contiguous(memory_format=layout)
             cached = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
-            rate = set_rate(optimiser, lr_at(recipe, epoch - 1 + (number - 1) / len(steps)))
+            before = epoch - 1 + (number - 1) / len(steps)
+            rate, radius = set_rate(optimiser, lr_at(recipe, before)), radius_at(recipe, before)
+            parts = min(recipe.accumulate, max(1, len(rows) // distributed.world_size()))
             noise = Noise(recipe.seed, index.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
             with seeded(seed_of(recipe.seed, epoch, number, distributed.rank()), device):  # dropout, drop path
                 update = step(
-                    net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share
-                )
+                    net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share,
+                    parts=parts, radius=radius, clip=recipe.clip,
+                )  # fmt: skip
             if state.averaging is not None and state.average is not None:
                 state.averaging.update(state.average, student, epoch - 1 + number / len(steps))
             pending.append((share * len(rows) / len(train), update))
@@ -207,7 +212,9 @@ def train_epoch(
     sums = distributed.total(state.finish_epoch())
     seconds = time.perf_counter() - begun
     distributed.broadcast([*student.buffers(), *learned_state(method).values()])  # batch statistics differ by process
-    return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds)
+    radius = radius_at(recipe, epoch - 1 / len(steps))
+    eps = None if recipe.eps_ramp is None else float(radius * method.attack.threat.eps)
+    return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds, eps=eps)
 
 
 class Update(NamedTuple):
@@ -235,6 +242,9 @@ def step(
     noise: Noise,
     where: str = "this step",
     share: float = 1.0,
+    parts: int = 1,
+    radius: float = 1.0,
+    clip: float | None = None,
 ) -> Update:
     """One update of the weights from one batch.
 
@@ -246,6 +256,12 @@ def step(
         Name of the step in an error message.
     share : float
         Share of the step's images that are in `x`; the other processes have the rest.
+    parts : int
+        Parts of the batch, computed one after the other: the sum of their gradients, weighted by their images.
+    radius : float
+        Share of the attack's radius, 0 to 1.
+    clip : float, optional
+        Largest norm of the whole gradient.
 
     Raises
     ------
@@ -255,26 +271,58 @@ def step(
         For a loss or gradient that is not finite, before it reaches the weights; a fused optimiser, as on a GPU, skips
         the update without an error.
     """
-    terms = method.terms(student, teacher, x, y, epoch=epoch, noise=noise)
-    _require_terms(terms, type(method).__name__, len(x))
-    means = {name: term.mean() for name, term in terms.items()}
-    loss = torch.stack(list(means.values())).sum() * share
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss.detach())
+    loss, means = x.new_zeros(()), dict[str, Tensor]()
+    for part in _split(x, y, teacher, noise, parts):
+        weight = len(part.x) / len(x)
+        with at_radius(method, radius):
+            terms = method.terms(student, part.teacher, part.x, part.y, epoch=epoch, noise=part.noise)
+        _require_terms(terms, type(method).__name__, len(part.x))
+        of_part = {name: term.mean() for name, term in terms.items()}
+        loss_part = torch.stack(list(of_part.values())).sum() * (share * weight)
+        loss_part.backward()
+        loss = loss + loss_part.detach()
+        means = {name: means.get(name, 0.0) + mean.detach() * weight for name, mean in of_part.items()}
+    loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss)
     grads = {name: p.grad for name, p in named_parameters(student, method) if p.grad is not None}
     if not grads:
         raise ConfigError(_detached(terms, type(method).__name__))
     norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
-    update = Update(where, loss, {name: mean.detach() for name, mean in means.items()}, norms)
-    if getattr(
-        optimiser, "_step_supports_amp_scaling", False
-    ):  # fused: no host sync: the optimiser skips the update, and `_accumulate` raises later
+    update = Update(where, loss, means, norms)
+    if clip is not None:
+        _clip(list(grads.values()), list(norms.values()), clip)
+    skips = getattr(optimiser, "_step_supports_amp_scaling", False)  # a fused one
+    if skips:  # no host sync: the optimiser skips the update, and `_accumulate` raises later
         optimiser.found_inf = (~_finite(update)).float()  # type: ignore[attr-defined]
     else:
         _require_finite(update)
     optimiser.step()
     return update
+
+
+class _Part(NamedTuple):
+    x: Images
+    y: Labels
+    teacher: Any
+    noise: Noise
+
+
+def _split(x: Images, y: Labels, teacher: Any, noise: Noise, parts: int) -> Iterator[_Part]:
+    """A batch in parts, whose noise is that of their images in the whole batch."""
+    if parts == 1:
+        yield _Part(x, y, teacher, noise)
+        return
+    ends = [len(x) * i // parts for i in range(parts + 1)]
+    for rows in map(slice, ends, ends[1:]):
+        part = x[rows]
+        of_part = teacher.part(part, rows) if isinstance(teacher, CachedTeacher) else teacher
+        yield _Part(part, y[rows], of_part, noise[rows])
+
+
+def _clip(grads: list[Tensor], norms: list[Tensor], most: float) -> None:
+    """Scale gradients in place to a norm of at most `most` in all, without a host sync."""
+    norm = torch.linalg.vector_norm(torch.stack(norms))
+    torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0))
 
 
 def _require_terms(terms: Any, method: str, images: int) -> None:
@@ -364,6 +412,19 @@ def _validate(
     record.averaged_best = record.averaged_robust > state.best_averaged
     state.best_averaged = max(state.best_averaged, record.averaged_robust)
     return average if record.averaged_best else None
+
+
+def _patience_ends(state: TrainState, recipe: Recipe, record: EpochRecord) -> bool:
+    """Count the validations since the best, and tell whether the run ends with the last of them."""
+    if record.val_robust is not None:
+        state.stale = 0 if record.best or record.averaged_best else state.stale + 1
+    return 0 < recipe.patience <= state.stale
+
+
+def _epochs_left(state: TrainState, recipe: Recipe) -> Iterator[int]:
+    """The epochs that a run has not done, up to the last or to the one at which its patience ends."""
+    while state.done < recipe.epochs and not 0 < recipe.patience <= state.stale:
+        yield state.done + 1
 
 
 def _validated(

@@ -12,7 +12,7 @@ import torch
 
 from ardor.errors import ConfigError
 from ardor.storage.runs import Run
-from ardor.training.cost import batch_of, copied
+from ardor.training.cost import batch_of, copied, sized
 from ardor.training.recipe import find_device
 from ardor.training.validation import BATCH as VALIDATED
 
@@ -61,7 +61,7 @@ def _fits(job: Job, size: int) -> bool:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     try:
-        with copied(replace(job, recipe=replace(job.recipe, batch=size))) as work:
+        with copied(replace(job, recipe=sized(job.recipe, size))) as work:
             work.learn(0, size)
             work.learn(1, size)
     except Exception as error:

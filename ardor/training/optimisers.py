@@ -107,7 +107,12 @@ def is_optimiser(value: Any) -> bool:
     """Whether a value can be an optimiser in a configuration: an object of a user's has no name there."""
     if isinstance(value, type):
         return issubclass(value, torch.optim.Optimizer)
-    return isinstance(value, SGD | AdamW | partial | FunctionType)
+    return isinstance(value, SGD | AdamW) or is_function(value)
+
+
+def is_function(value: Any) -> bool:
+    """Whether a value is a function, or one with keywords, which a configuration can name."""
+    return isinstance(value, FunctionType) or (isinstance(value, partial) and not value.args)
 
 
 def on_gpu(groups: Groups) -> bool:

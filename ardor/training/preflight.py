@@ -23,7 +23,8 @@ from ardor.storage.config import describe, few
 from ardor.storage.signature import Signature
 from ardor.storage.tensors import is_finite
 from ardor.training.averaging import Averaging, require_reached
-from ardor.training.recipe import Recipe
+from ardor.training.radius import require_radius
+from ardor.training.recipe import Recipe, lr_at
 from ardor.training.soft_labels import SoftLabelCache, unnumbered
 from ardor.training.state import make_optimiser
 from ardor.training.validation import default_val_attack
@@ -69,6 +70,11 @@ def check_setup(
                 "leave both away"
             )
         _require_statistics(student, train, recipe.batch)
+        if recipe.patience and val is None:
+            raise ConfigError("expected val, whose accuracy ends the run by --recipe.patience, got none: pass val")
+        if recipe.eps_ramp is not None:
+            require_radius(method)
+        lr_at(recipe, 0.0)  # a third-party schedule
         make_optimiser(student, None, recipe)  # the method's parameters are not there yet
     state = student.state_dict()
     if bad := [key for key, v in state.items() if not isinstance(v, Tensor) or v.layout != torch.strided]:

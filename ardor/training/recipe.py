@@ -15,12 +15,13 @@ from ardor.engine.precision import PRECISION
 from ardor.errors import ConfigError
 from ardor.noise import order
 from ardor.storage.arguments import check_fields, require_value
-from ardor.training.optimisers import SGD, Optimiser, is_optimiser
+from ardor.training.optimisers import SGD, Optimiser, is_function, is_optimiser
 from ardor.types import Attack
 
 __all__ = ["Recipe"]
 
-SCHEDULE: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
+NAMED: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
+SCHEDULE: TypeAlias = NAMED | Callable[..., float]
 AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none", "resized-crop-flip", "resized-crop"]
 
 MOST_VIEWS = 2**16
@@ -42,11 +43,26 @@ class Recipe:
         sgd, adamw, or file.py:Name, called as Name(groups, lr=..., **options). Its options are
         `--recipe.optimiser.weight_decay 5e-4` and so on.
     schedule
-        milestones; cosine, from lr to 0; or one-cycle, up from lr / 25 in the first 30 % and then down to 0.
+        milestones; cosine, from lr to 0; one-cycle, up from lr / 25 in the first 30 % and then down to 0; or
+        file.py:Name, called as Name(share of the training that is done, **options) before each step: a factor of lr.
     milestones
         Epochs, counted from 1, after which the rate drops; None scales 215, 260, 285 of 300 to the run's length.
     drop
         Factor of the rate at each milestone, in (0, 1].
+    warmup
+        Epochs in which the schedule's rate is multiplied by a factor that rises linearly from 1/100 to 1.
+    clip
+        Largest L2 norm of the gradient of all that is trained, student and method together, over all processes; a
+        longer one is scaled to it. None does not clip.
+    accumulate
+        Parts of a batch that are computed one after the other, for less memory. The gradient is that of the whole
+        batch for losses per image; scalar terms and batch norm are of each part.
+    eps_ramp
+        Two epochs: the training attack has radius 0, and no pass, up to the first, and then a radius that rises
+        linearly, step by step, to its own at the second; its step too. Validation is always at the full radius.
+    patience
+        Validations without a higher robust accuracy, of the student or of the average, after which the run ends; 0 is
+        never. Averages that start later than that are not made.
     augment
         crop-flip or crop (digits, letters) of the padded image; resized-crop-flip or resized-crop: a box of random
         area, ratio and place of the whole image as it is stored; or none.
@@ -92,6 +108,11 @@ class Recipe:
     schedule: SCHEDULE = "milestones"
     milestones: tuple[int, ...] | None = None
     drop: float = 0.1
+    warmup: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    eps_ramp: tuple[float, float] | None = None
+    patience: int = 0
     augment: AUGMENT = "crop-flip"
     padding: int = 4
     area: tuple[float, float] = (0.08, 1.0)
@@ -119,7 +140,15 @@ class Recipe:
             raise ConfigError("expected the learning rate as --recipe.lr, got --recipe.optimiser.lr: type --recipe.lr")
         self._require("drop", "a factor above 0, at most 1", lambda v: 0 < v <= 1)
         self._require("milestones", "epochs from 1 up", lambda v: v is None or all(m >= 1 for m in v))
-        choices = {"schedule": SCHEDULE, "augment": AUGMENT, "precision": PRECISION, "attack_precision": PRECISION}
+        what = f"one of {', '.join(get_args(NAMED))}, or file.py:Name"
+        self._require("schedule", what, lambda v: v in get_args(NAMED) or is_function(v))
+        self._require("warmup", "epochs from 0 to those of the run", lambda v: 0 <= v <= self.epochs)
+        self._require("clip", "a norm above 0, or none", lambda v: v is None or v > 0)
+        self._require("accumulate", "parts from 1 to the images of the batch", lambda v: 1 <= v <= self.batch)
+        what = "two epochs of the run, the first of them first"
+        self._require("eps_ramp", what, lambda v: v is None or (len(v) == 2 and 0 <= v[0] <= v[1] <= self.epochs))
+        self._require("patience", "a number of validations, or 0 for none", lambda v: v >= 0)
+        choices = {"augment": AUGMENT, "precision": PRECISION, "attack_precision": PRECISION}
         for name, choice in choices.items():
             self._require(name, f"one of {', '.join(get_args(choice))}", get_args(choice).__contains__)
         check_fields(self)
@@ -156,14 +185,26 @@ class Recipe:
 
 def lr_at(recipe: Recipe, epochs_done: float) -> float:
     """The learning rate of the step after `epochs_done` epochs, a fraction inside an epoch."""
+    rate = recipe.lr * _factor(recipe, epochs_done)
+    if epochs_done < recipe.warmup:
+        rate *= 0.01 + 0.99 * epochs_done / recipe.warmup
+    return rate
+
+
+def _factor(recipe: Recipe, epochs_done: float) -> float:
+    """The schedule, as a factor of the highest rate. Raises ConfigError for a third-party one of another result."""
     if recipe.schedule == "milestones":
-        return recipe.lr * recipe.drop ** sum(m <= math.floor(epochs_done + 1e-9) for m in recipe.drops)
+        return float(recipe.drop ** sum(m <= math.floor(epochs_done + 1e-9) for m in recipe.drops))
     share = epochs_done / recipe.epochs
     if recipe.schedule == "cosine":
-        return recipe.lr * (1 + math.cos(math.pi * share)) / 2
+        return (1 + math.cos(math.pi * share)) / 2
+    if callable(recipe.schedule):
+        factor = recipe.schedule(share)
+        require_value("recipe.schedule", factor, "a function to a finite number of 0 or more", lambda v: 0 <= v < 1e9)
+        return float(factor)
     if share < 0.3:
-        return recipe.lr * (1 / 25 + (1 - 1 / 25) * share / 0.3)
-    return recipe.lr * (1 + math.cos(math.pi * (share - 0.3) / 0.7)) / 2
+        return 1 / 25 + (1 - 1 / 25) * share / 0.3
+    return (1 + math.cos(math.pi * (share - 0.3) / 0.7)) / 2
 
 
 def batches(recipe: Recipe, purpose: str, epoch: int, index: Tensor) -> list[Tensor]:

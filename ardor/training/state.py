@@ -27,6 +27,7 @@ class TrainState:
 
     done: finished epochs. step: finished steps of the epoch after them. sums: of the loss terms of those steps, as far
     as this process has the images, each weighted by its share of the epoch. seconds: that the steps took.
+    stale: validations since the last one that was the best, of the student or of the average.
     """
 
     student: nn.Module
@@ -40,6 +41,7 @@ class TrainState:
     seconds: float = 0.0
     best: float = -1.0
     best_averaged: float = -1.0
+    stale: int = 0
 
     def finish_epoch(self) -> dict[str, float]:
         """Begin to count the steps of a new epoch; the sums of the old one."""

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -47,6 +47,8 @@ def values(hint, name):
     if hint in (Attack, Maximiser):
         attacks = [cls for cls in classes("attack").values() if hint is Attack or hasattr(cls, "maximise")]
         return st.one_of(*map(instances, attacks))
+    if hint == Callable[..., float]:
+        return st.nothing()
     if hint == Optimiser:
         return st.one_of(*map(instances, classes("optimiser").values()))
     if hint in (Linf, L2, Threat):

@@ -168,7 +168,7 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
         if first:
             if "smoke" in words.variants:
                 display.say("A trial (smoke): its figures are no result.")
-            place, complete = shlex.quote(str(job.run)), before >= job.recipe.epochs
+            place, complete = shlex.quote(str(job.run)), before == len(Run(job.run).metrics())
             display.say(f"{'Complete before, in' if complete else 'Kept in'} {job.run}. Next: ardor evaluate {place}")
     return 0
 

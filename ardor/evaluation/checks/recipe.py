@@ -170,7 +170,10 @@ def _milestones(config: Config) -> Iterator[Finding]:
     marks, epochs = _integers(config.get("recipe.milestones")), _number(config, "recipe.epochs")
     if not marks or math.isnan(epochs):
         return
-    schedule, typed = config.get("recipe.schedule", "milestones"), marks != [round(epochs * m / 300) for m in PAPERS]
+    schedule, typed = (
+        config.get("recipe.schedule", config.get("recipe.schedule.name", "milestones")),
+        marks != [round(epochs * m / 300) for m in PAPERS],
+    )
     late = sorted({m for m in marks if m >= epochs})
     twice = sorted({m for m in marks if marks.count(m) > 1 and m < epochs})
     idle = []

@@ -67,6 +67,10 @@ class CachedTeacher:
             raise AttributeError(name)
         return getattr(self.__dict__["_net"], name)
 
+    def part(self, x: Images, rows: slice) -> CachedTeacher:
+        """The teacher of `x`, some rows of the batch."""
+        return CachedTeacher(self._net, self._table, x, self._index[rows], self._view[rows])
+
     def as_given(self) -> nn.Module:
         """The teacher itself."""
         return self._net

@@ -68,7 +68,7 @@ class Sink:
 
     def record(self, epoch: EpochRecord) -> None:
         """Send an epoch; at first also the earlier epochs that a tracker has missed."""
-        self._finished = epoch.epoch >= epoch.epochs
+        self._finished = epoch.epoch >= epoch.epochs or epoch.stopped
         for name in list(self._names):
             with self._guarded(name):
                 if name not in self._open:
