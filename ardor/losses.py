@@ -28,6 +28,17 @@ def kl(target_logits: Tensor, logits: Tensor, t: float = 1) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(1)
 
 
+def soft_ce(target: Tensor, logits: Tensor) -> Tensor:
+    """Cross-entropy with probabilities as the label: (B, C), (B, C) -> (B,)."""
+    return -(target * F.log_softmax(logits, 1)).sum(1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon's entropy of softmax(logits), in nats: (B, C) -> (B,)."""
+    log_p = F.log_softmax(logits, 1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
 def margin(logits: Tensor, y: Tensor) -> Tensor:
     """max_{j != y} z_j - z_y: positive where the image is misclassified (Carlini and Wagner, S&P 2017): -> (B,)."""
     true = F.one_hot(y, logits.shape[1]).bool()

@@ -81,7 +81,9 @@ class Method(Protocol):
     """A training method: any object with `terms`; the loss is the sum of the means of its terms, each of them logged.
 
     Optional functions: `parameters()`, the parts trained besides the student, and `prepare(student, teacher, x)`, which
-    creates them. Attributes that end in `_` are learned state and are checkpointed.
+    creates them. Attributes that end in `_` are learned state and are checkpointed. `advance(student, *, epoch, last,
+    average)` is called after each step of the optimiser, with whether it was the epoch's last and the weights of the
+    recipe's EMA by name, or None: what `terms` may be called twice without, as weight perturbation does, changes there.
 
     Optional class attributes, not inherited by subclasses: `needs_teacher` (True: the teacher may not be None; False: a
     teacher is neither used nor recorded; default: it may be None), `wants_robust_teacher` (default True: the teacher is

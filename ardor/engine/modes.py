@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from ardor.engine.folding import folded
 from ardor.engine.precision import Computed
+from ardor.engine.recorded import Recorded
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -49,6 +50,8 @@ def attack_view(model: Any, *, training: bool = False) -> Iterator[Any]:
         cannot be folded.
     """
     dtype, compiled = torch.float32, False
+    if isinstance(model, Recorded):  # an attack's passes are not recorded
+        model = model.as_given()
     if isinstance(model, Computed):
         model, dtype, compiled = model.as_given(), model.attack_dtype, model.compiled
     with restored(model):

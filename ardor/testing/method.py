@@ -44,7 +44,8 @@ def check_method(
     method
         The method; it is copied.
     student, teacher
-        Images (B, channels, size, size) to logits; None is a TinyNet of width 8 and 16. They are copied.
+        Images (B, channels, size, size) to logits; None is a TinyNet of width 8 and 16. They are copied. A method with
+        several teachers takes an nn.ModuleDict of them.
     channels, size, classes
         Shape of the images and number of classes.
     seed
@@ -56,7 +57,7 @@ def check_method(
         With the first violation.
     """
     student = copy.deepcopy(student) if student is not None else TinyNet(channels, classes, 8, seed)
-    teacher = copy.deepcopy(teacher) if teacher is not None else TinyNet(channels, classes, 16, seed + 1)
+    teacher = copy.deepcopy(teacher) if teacher is not None else _teacher(method, channels, classes, seed)
     batch = problem(channels, size, classes, seed)
     student.train().requires_grad_(True)
     teacher.eval()
@@ -69,6 +70,13 @@ def check_method(
         _require_gradient(ready, student, teacher, batch, epoch)
     _require_repr(method)
     _require_state(ready, _prepared(method, student, teacher, batch[0]), student, teacher, batch)
+
+
+def _teacher(method: Method, channels: int, classes: int, seed: int) -> nn.Module:
+    """A net, or one for each name in `teachers` of the method's class."""
+    names = getattr(type(method), "teachers", ())
+    nets = {name: TinyNet(channels, classes, 16, seed + 1 + i) for i, name in enumerate(names)}
+    return nn.ModuleDict(nets) if nets else TinyNet(channels, classes, 16, seed + 1)
 
 
 def _prepared(method: Method, student: nn.Module, teacher: nn.Module, x: Images) -> Method:
@@ -163,7 +171,10 @@ def _read(node: ast.expr, classes: Mapping[str, Callable[..., Any]]) -> Any:
 
 def _require_state(method: Method, fresh: Method, student: nn.Module, teacher: nn.Module, batch: Batch) -> None:
     """Save a method with learned state, load it into a new one, and compare."""
-    _terms(method, copy.deepcopy(student), teacher, batch, 1)
+    net: Any = copy.deepcopy(student)
+    _terms(method, net, teacher, batch, 1)
+    if hasattr(method, "advance"):
+        method.advance(net, epoch=1, last=True, average=None)
     for tensor in _learned(method).values():
         if tensor.is_floating_point():
             tensor.data.add_(torch.linspace(0.1, 0.2, tensor.numel(), dtype=tensor.dtype).reshape(tensor.shape))

@@ -13,9 +13,32 @@ import torch
 
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
-from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
+from ardor.methods import (
+    ABSLD,
+    ADR,
+    AKD2,
+    ARD,
+    DGAD,
+    IAD,
+    IGDM,
+    KD,
+    LBGAT,
+    MART,
+    MTARD,
+    RSLAD,
+    SAAD,
+    SAT,
+    TRADES,
+    AdaAD,
+    AdaIAD,
+    FairRSLAD,
+    Natural,
+    PeerAiD,
+    VarianceGap,
+)
 from ardor.noise import Noise
-from tests.conftest import batch, pair
+from tests.conftest import batch, filled, pair
+from tests.methods.test_later import teachers_of
 
 GOLDEN = Path(__file__).with_name("golden_losses.txt")
 HEAD = "# The loss of each of ten steps per method. Rewritten by python -m tests.methods.test_golden, never by hand.\n"
@@ -32,17 +55,35 @@ METHODS = {
     "iad-released": IAD(begin=6, weighted_teacher=False, train_mode_attack=True, attack=PGD(THREAT, 3)),
     "rslad": RSLAD(attack=PGD(THREAT, 3, start="gaussian")),
     "variance-gap": VarianceGap(lc=0.01, lg=2.0, attack=PGD(THREAT, 3, start="gaussian")),
+    "adaad": AdaAD(alpha=0.9, attack=PGD(THREAT, 3)),
+    "adaiad": AdaIAD(t=3.0, begin=6, attack=PGD(THREAT, 3)),
+    "igdm": IGDM(AdaAD(attack=PGD(THREAT, 3)), ramp=10),
+    "saad": SAAD(ramp=10, beta=0.5, attack=PGD(THREAT, 3)),
+    "adr": ADR(steps=10, decay=0.5, attack=PGD(THREAT, 3)),
+    "fair-rslad": FairRSLAD(attack=PGD(THREAT, 3)),
+    "absld": ABSLD(attack=PGD(THREAT, 3)),
+    "mtard": MTARD(attack=PGD(THREAT, 3)),
+    "b-mtard": MTARD(balance_temperatures=True, g=0.1, attack=PGD(THREAT, 3)),
+    "dgad": DGAD(attack=PGD(THREAT, 3)),
+    "peeraid": PeerAiD(l1=0.2, attack=PGD(THREAT, 3)),
+    "akd2": AKD2(attack=PGD(THREAT, 3)),
+    "lbgat": LBGAT(attack=PGD(THREAT, 3)),
 }
 
 
 def losses(method):
     """Ten steps of SGD, one batch per epoch."""
     student, teacher = pair(student=4, teacher=6)
+    teacher = teachers_of(method, teacher)
     if hasattr(method, "prepare"):
         method.prepare(student, teacher, batch()[0])
-        # torch's initialisers may change with its version
+    # torch's initialisers may change with its version
+    if hasattr(method, "projector_"):
         with torch.no_grad():
             method.projector_.linear.weight = torch.eye(6, 4, dtype=torch.float64)
+    for name in ("peer_", "natural_"):
+        if hasattr(method, name):
+            filled(getattr(method, name), 7)
     groups = [{"params": list(student.parameters()), "weight_decay": 2e-4}]
     if list(getattr(method, "parameters", tuple)()):
         groups.append({"params": list(method.parameters()), "weight_decay": 0.0})
@@ -55,6 +96,8 @@ def losses(method):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if hasattr(method, "advance"):
+            method.advance(student, epoch=epoch, last=True, average=None)
         values.append(float(loss.detach()))
     return values
 
