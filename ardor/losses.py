@@ -129,6 +129,15 @@ def l_gram(logits: Tensor, target_logits: Tensor) -> Tensor:
         return ((p_s @ p_s.T - p_t @ p_t.T) ** 2).sum() / len(p_s) ** 2
 
 
+def l_gram_features(h: Tensor, h_t: Tensor) -> Tensor:
+    """||H_S H_S' - H_T H_T'||_F^2 / trace(H_T H_T')^2 of features (B, d_S) and (B, d_T): a dimensionless scalar."""
+    with exact_float32(h):
+        wide = torch.promote_types(h.dtype, torch.float32)
+        h, h_t = h.to(wide), h_t.to(wide)
+        gram_t = h_t @ h_t.T
+        return ((h @ h.T - gram_t) ** 2).sum() / gram_t.trace() ** 2
+
+
 @contextlib.contextmanager
 def exact_float32(x: Tensor) -> Iterator[None]:
     """Autocast and TF32 off: a covariance suffers from cancellation."""

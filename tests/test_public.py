@@ -36,7 +36,8 @@ def test_public_names_are_pinned():
         "APGD", "CW", "FAB", "FGSM", "PGD", "Square", "Suite", "autoattack", "paper", "plus", "quick", "rand", "suites",
     ]  # fmt: skip
     assert ardor.methods.__all__ == [
-        "ARD", "IAD", "KD", "MART", "RSLAD", "SAT", "TRADES", "Natural", "VarianceGap",
+        "ABSLD", "ADR", "AKD2", "ARD", "DGAD", "IAD", "IGDM", "KD", "LBGAT", "MART", "MTARD", "RSLAD", "SAAD", "SAT",
+        "TRADES", "AdaAD", "AdaIAD", "FairRSLAD", "Natural", "PeerAiD", "VarianceGap",
     ]  # fmt: skip
     for room in (ardor, ardor.attacks, ardor.methods, ardor.data, ardor.models):
         assert all(hasattr(room, name) for name in room.__all__)
@@ -56,7 +57,8 @@ def test_errors_are_drawn_in_the_docstring():
 def test_names_in_a_config_are_pinned():
     kinds = [getattr(ardor.methods, name) for name in ardor.methods.__all__]
     assert [name_of(kind) for kind in kinds] == [
-        "ard", "iad", "kd", "mart", "rslad", "sat", "trades", "natural", "variance_gap",
+        "absld", "adr", "akd2", "ard", "dgad", "iad", "igdm", "kd", "lbgat", "mart", "mtard", "rslad", "saad", "sat",
+        "trades", "adaad", "adaiad", "fair_rslad", "natural", "peeraid", "variance_gap",
     ]  # fmt: skip
     for kind in (ardor.Linf, ardor.attacks.PGD, ardor.Recipe, EMA, TinyNet):
         assert name_of(kind) == kind.__name__

@@ -50,8 +50,8 @@ class Projector(nn.Module):
         for who, net in (("student", student), ("teacher", teacher)):
             if not (hasattr(net, "features") and hasattr(net, "head")):
                 raise ModelError(
-                    f"the covariance term expected `features` and `head` on the {who}, got {type(net).__name__} "
-                    "without them: add both, or turn the term off with --method.lc 0"
+                    f"the terms on features expected `features` and `head` on the {who}, got {type(net).__name__} "
+                    "without them: add both, or type --method.lc 0 --method.gram scores"
                 )
         with attack_view(student) as net, torch.no_grad():
             h_s, h_t = net.features(x), teacher.features(x)

@@ -3,9 +3,10 @@
 inner  max  KL(T(x) || S(x'))
 outer  min  RSLAD + (lc/2) (L_cov(X) + L_cov(X')) + (lg/2) (L_gram(X) + L_gram(X'))
        L_cov(Z)  = ||W C_S(Z) W'/s - C_T(Z)/s||_F^2 / ||C_T(X)/s||_F^2,  s = trace C_T(X) / d_T
-       L_gram(Z) = ||P_S P_S' - P_T P_T'||_F^2 / B^2,  P the (B, C) softmax scores of Z
+       L_gram(Z) = ||P_S P_S' - P_T P_T'||_F^2 / B^2,  P the (B, C) softmax scores of Z; or with gram="features"
+                   ||H_S H_S' - H_T H_T'||_F^2 / trace(H_T H_T')^2,  H the (B, d) features, of any two widths
 No code is public; the abstract fixes the idea (second-order statistics, clean and adversarial, Gram likewise). OUR
-CHOICE is every constant: lc, lg and their size, the linear warm-up of lc, both scales, scores in the Gram matrix, and
+CHOICE is every constant: lc, lg and their size, the linear warm-up of lc, both scales, what the Gram matrix is of, and
 W: absent at equal widths, else semi-orthogonal times max(1, sqrt(d_T/d_S)), which keeps the variance where d_T >= d_S
 (a projection for a narrower teacher). An unconstrained W would absorb the difference in variance. RSLAD's `scale` does
 not apply to the new terms. A term of weight 0 is not computed.
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
-from ardor.losses import kl, l_cov, l_gram
+from ardor.losses import kl, l_cov, l_gram, l_gram_features
 from ardor.methods.alignment import Projector, forward
 from ardor.noise import Noise
 from ardor.storage.arguments import check_fields
@@ -43,6 +44,8 @@ class VarianceGap:
         Weight of the covariance term; 0 removes it and W.
     lg
         Weight of the Gram term; 0 removes it.
+    gram
+        What the Gram matrix is of: softmax scores, or features.
     warmup
         Epochs over which lc grows linearly.
     sets
@@ -61,6 +64,7 @@ class VarianceGap:
     scale: float = 1.0
     lc: float = 0.001
     lg: float = 10.0
+    gram: Literal["scores", "features"] = "scores"
     warmup: int = 5
     sets: Literal["both", "clean", "adversarial"] = "both"
     seed: int = 0
@@ -72,7 +76,9 @@ class VarianceGap:
 
     def prepare(self, student: Any, teacher: Any, x: Images) -> None:
         """Create W for the widths of the features."""
-        self.projector_ = Projector.between(student, teacher, x, self.seed) if self.lc else None
+        on_features = self.lc or (self.lg and self.gram == "features")
+        projector = Projector.between(student, teacher, x, self.seed) if on_features else None
+        self.projector_ = projector if self.lc else None
 
     def parameters(self) -> Iterable[nn.Parameter]:
         """The parameters of W, trained without weight decay."""
@@ -80,7 +86,8 @@ class VarianceGap:
 
     def terms(self, student: Any, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise) -> dict[str, Tensor]:
         """Per-example terms, (B,) each, and two scalars."""
-        aligned = bool(self.lc)
+        of_features = self.gram == "features" and bool(self.lg)
+        aligned = bool(self.lc) or of_features
         with torch.no_grad():
             soft, t = forward(teacher, x, aligned)
         with attack_view(student) as net:
@@ -101,5 +108,7 @@ class VarianceGap:
             lc, w = min(1, epoch / max(1, self.warmup)) * self.lc, self.projector_ and self.projector_()
             terms["covariance"] = lc / 2 * (on_x * l_cov(h, t, t, w) + on_adv * l_cov(h_adv, t_adv, t, w))
         if self.lg:
-            terms["gram"] = self.lg / 2 * (on_x * l_gram(clean, soft) + on_adv * l_gram(robust, soft_adv))
+            pairs = ((h, t), (h_adv, t_adv)) if of_features else ((clean, soft), (robust, soft_adv))
+            gram = l_gram_features if of_features else l_gram
+            terms["gram"] = self.lg / 2 * (on_x * gram(*pairs[0]) + on_adv * gram(*pairs[1]))
         return terms

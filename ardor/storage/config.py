@@ -226,7 +226,8 @@ def _converted(value: Any, hint: Any, preset: Any, key: str) -> Any:
     if described or (dataclasses.is_dataclass(preset) and not dataclasses.is_dataclass(value)):
         default = preset if dataclasses.is_dataclass(preset) else None
         kind = key.rpartition(".")[2]
-        return build(value, kind if kind in ("threat", *CALLED_LATER) else "attack", default=default, key=key)
+        kinds = {"threat": "threat", "base": "method"} | {name: name for name in CALLED_LATER}
+        return build(value, kinds.get(kind, "attack"), default=default, key=key)
     if hint is None and preset is not None:
         options = (type(preset),)
     expected = []

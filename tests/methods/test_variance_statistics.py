@@ -1,5 +1,6 @@
 """The statistics of the variance method and its projector, against their definitions."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ardor.losses import covariance, l_cov, l_gram
+from ardor.losses import covariance, l_cov, l_gram, l_gram_features
 from ardor.methods import VarianceGap
 from ardor.methods.alignment import Projector, forward
 from ardor.testing import TinyNet
@@ -62,6 +63,25 @@ def test_l_cov_sends_gradient_to_the_student_and_the_map_but_not_to_its_scale():
     # s is a constant of the batch also in the difference
     loss = lambda h: l_cov(h, h_t, clean.detach(), w.detach())  # noqa: E731
     assert torch.autograd.gradcheck(loss, features("s", 5).requires_grad_())
+
+
+def test_the_gram_matrix_of_features_needs_no_equal_widths():
+    h, t = batch()[0].flatten(1)[:, :5], moved(batch()[0]).flatten(1)[:, :9]
+    products = [[[float(a @ b) for b in of] for a in of] for of in (h, t)]
+    squares = sum((p - q) ** 2 for rows in zip(*products, strict=True) for p, q in zip(*rows, strict=True))
+    trace = sum(products[1][i][i] for i in range(len(t)))
+    assert float(l_gram_features(h, t)) == pytest.approx(squares / trace**2, rel=1e-12)
+    assert float(l_gram_features(7 * h, 7 * t)) == pytest.approx(squares / trace**2, rel=1e-12)
+    assert float(l_gram_features(t, t)) == 0
+    student, teacher = pair(student=4, teacher=6)
+    x, y, noise = batch()
+    method = VarianceGap(lc=0, lg=2.0, gram="features", attack=Fixed(moved(x)))
+    method.prepare(student, teacher, x)
+    assert not list(method.parameters())
+    reference = copy.deepcopy(student)
+    terms = method.terms(student, teacher, x, y, epoch=1, noise=noise)
+    each = [l_gram_features(reference.features(z), teacher.features(z)) for z in (x, moved(x))]
+    torch.testing.assert_close(terms["gram"], each[0] + each[1])
 
 
 def test_l_gram_equals_its_definition():

@@ -18,10 +18,11 @@ from ardor import data, models
 from ardor.attacks import PGD
 from ardor.attacks.threat import L2, Linf
 from ardor.errors import ArdorError, ConfigError
+from ardor.methods import IGDM, KD, Natural
 from ardor.models.builders import BUILDERS
 from ardor.storage.config import HOMES, as_text, build, classes, describe, number, parameters, to_yaml
 from ardor.training.optimisers import Optimiser
-from ardor.types import Attack, Maximiser, Threat
+from ardor.types import Attack, Maximiser, Method, Threat
 
 PUBLIC = [(kind, cls) for kind in HOMES for cls in classes(kind).values()]
 FRACTIONS = st.one_of(
@@ -49,6 +50,8 @@ def values(hint, name):
         return st.one_of(*map(instances, attacks))
     if hint == Callable[..., float]:
         return st.nothing()
+    if hint is Method:
+        return st.one_of(*(instances(cls) for cls in classes("method").values() if cls not in (IGDM, KD, Natural)))
     if hint == Optimiser:
         return st.one_of(*map(instances, classes("optimiser").values()))
     if hint in (Linf, L2, Threat):
