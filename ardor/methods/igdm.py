@@ -59,8 +59,17 @@ class IGDM:
 
     @property
     def attack(self) -> Any:
-        """The base's inner maximisation, whose threat is that of the method."""
+        """The base's inner maximisation."""
         return getattr(self.base, "attack")  # noqa: B009
+
+    @attack.setter
+    def attack(self, attack: Any) -> None:
+        object.__setattr__(self.base, "attack", attack)
+
+    @property
+    def weight_decay(self) -> float:
+        """Of the base's parameters."""
+        return getattr(self.base, "weight_decay", 0.0)
 
     def prepare(self, student: Any, teacher: Any, x: Images) -> None:
         """Prepare the base."""
@@ -70,6 +79,11 @@ class IGDM:
     def parameters(self) -> Iterable[nn.Parameter]:
         """The base's."""
         return self.base.parameters() if hasattr(self.base, "parameters") else ()
+
+    def advance(self, student: nn.Module, *, epoch: int, last: bool, average: Any) -> None:
+        """Advance the base."""
+        if hasattr(self.base, "advance"):
+            self.base.advance(student, epoch=epoch, last=last, average=average)
 
     def terms(self, student: Any, teacher: Any, x: Images, y: Labels, *, epoch: int, noise: Noise) -> dict[str, Tensor]:
         """The base's terms, and "gradient", (B,)."""

@@ -19,7 +19,7 @@ from ardor.storage.files import refusal, replace
 from ardor.storage.runs import Run
 from ardor.storage.tensors import is_finite, read_tensors, write_tensors
 from ardor.training.epoch import EpochRecord
-from ardor.training.state import TrainState, learned_by, learned_state
+from ardor.training.state import TrainState, learned_by, learned_state, set_learned
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
                 saved = {k.removeprefix(prefix): v for k, v in parts["method"].items() if k.startswith(prefix)}
                 learned.load_state_dict(saved)
             else:
-                setattr(state.method, name, parts["method"][name].to(learned.device))
+                set_learned(state.method, name, parts["method"][name].to(learned.device))
         _restore_optimiser(state.optimiser, parts["optimiser"], json.loads(metadata.get("optimiser", "{}")))
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(

@@ -130,14 +130,26 @@ KEYS = ("data", "student", "teacher", "method", "threat", "recipe", "averaging")
 def method_of(config: Mapping[str, Any]) -> Any:
     """The method of a configuration, its attack under the configuration's threat. Raises ConfigError."""
     content = {"name": "rslad", **(config.get("method") or {})}
+    if base := content.get("base"):
+        base = {"name": base} if isinstance(base, str) else base
+        content["base"] = method_of({"method": base, "threat": config.get("threat")})
     make = find_class(content["name"], "method", "method")
     required = any(p.default is p.empty for p in inspect.signature(make).parameters.values())
     default: Any = None if required else make()
-    attack: Any = getattr(default, "attack", None)
-    if config.get("threat") and hasattr(attack, "threat"):
-        attack = dataclasses.replace(attack, threat=build(config["threat"], "threat", default=attack.threat))
-        default = dataclasses.replace(default, attack=attack)
-    return build(content, "method", default=default)
+    _set_threat(default, config.get("threat"))
+    method = build(content, "method", default=default)
+    typed = content.get("attack")
+    if typed and not (isinstance(typed, Mapping) and "threat" in typed):  # another attack than the default's
+        _set_threat(method, config.get("threat"))
+    return method
+
+
+def _set_threat(method: Any, threat: Any) -> None:
+    """Put the method's attack, if it has one, under the configuration's threat, if there is one."""
+    attack: Any = getattr(method, "attack", None)
+    if threat and hasattr(attack, "threat"):
+        attack = dataclasses.replace(attack, threat=build(threat, "threat", default=attack.threat))
+        object.__setattr__(method, "attack", attack)  # also where it is frozen, or its base's
 
 
 def recipe_of(config: Mapping[str, Any]) -> Recipe:

@@ -23,7 +23,7 @@ from ardor.storage.arguments import typed
 from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.augmentation import augmented
-from ardor.training.averaging import Averaging
+from ardor.training.averaging import EMA, Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.radius import at_radius, radius_at
@@ -200,6 +200,9 @@ def train_epoch(
                 )  # fmt: skip
             if state.averaging is not None and state.average is not None:
                 state.averaging.update(state.average, student, epoch - 1 + number / len(steps))
+            if hasattr(method, "advance"):
+                ema = state.average.weights if state.average and isinstance(state.averaging, EMA) else None
+                method.advance(student, epoch=epoch, last=number == len(steps), average=ema)
             pending.append((share * len(rows) / len(train), update))
             state.step, state.seconds = number, time.perf_counter() - begun
             if device.type == "cpu" or number % EVERY == 0 or number == len(steps):

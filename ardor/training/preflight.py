@@ -205,4 +205,7 @@ def _before_training(method: Method) -> Method:
     bare = copy.copy(method)
     for name in [name for name in vars(method) if name.endswith("_")]:
         del vars(bare)[name]
+    base: Any = getattr(method, "base", None)
+    if hasattr(base, "terms"):
+        vars(bare)["base"] = _before_training(base)
     return bare

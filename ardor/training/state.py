@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,13 +105,14 @@ def make_optimiser(student: nn.Module, method: Method | None, recipe: Recipe) ->
 
 
 def _groups(student: nn.Module, method: Method | None, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameter groups: with weight decay, and without it norms and biases, and the method's parameters."""
+    """Parameter groups: with weight decay, and without it norms and biases, and the method's unless it has its own."""
     trained = list(student.parameters())
     decay_all = getattr(recipe.optimiser, "decay_all", False)
     plain = [] if decay_all else [p for p in trained if p.ndim < 2]
-    plain += getattr(method, "parameters", tuple)()
+    decay, of_method = getattr(method, "weight_decay", 0.0), list(getattr(method, "parameters", tuple)())
     groups: list[dict[str, Any]] = [{"params": [p for p in trained if decay_all or p.ndim > 1]}]
-    groups.append({"params": plain, "weight_decay": 0.0})
+    groups.append({"params": plain + ([] if decay else of_method), "weight_decay": 0.0})
+    groups.append({"params": of_method if decay else [], "weight_decay": decay})
     return [group for group in groups if group["params"]]
 
 
@@ -122,12 +124,20 @@ def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> float:
 
 
 def learned_by(method: object) -> dict[str, Any]:
-    """The tensors and modules in attributes of a method that end in one underscore."""
-    return {
+    """The tensors and modules in attributes of a method, and of its base, that end in one underscore."""
+    learned = {
         name: value
         for name, value in getattr(method, "__dict__", {}).items()
         if name.endswith("_") and not name.endswith("__") and isinstance(value, Tensor | nn.Module)
     }
+    of_base = learned_by(base) if hasattr(base := getattr(method, "base", None), "terms") else {}
+    return learned | {f"base.{name}": value for name, value in of_base.items()}
+
+
+def set_learned(method: object, name: str, value: Tensor) -> None:
+    """Set a tensor by its name in `learned_by`."""
+    base, _, own = name.rpartition("base.")
+    setattr(operator.attrgetter(base + "base")(method) if "." in name else method, own, value)
 
 
 def learned_state(method: object) -> dict[str, Tensor]:

@@ -1,0 +1,98 @@
+"""Methods with learned state: it advances once a step, is checkpointed, and a resumed run ends as one that was not."""
+
+import pytest
+import torch
+
+from ardor.attacks import FGSM
+from ardor.attacks.threat import L2, Linf
+from ardor.methods import ABSLD, ADR, IGDM, LBGAT, AdaAD, FairRSLAD, PeerAiD, VarianceGap
+from ardor.training.averaging import EMA
+from ardor.training.job import method_of
+from ardor.training.loop import distill, epochs
+from ardor.training.state import learned_state, make_optimiser
+from tests.conftest import splits
+from tests.training.conftest import PGD2, ended, net, recipe, require_same
+
+METHODS = {
+    "adr": lambda: ADR(steps=9, attack=PGD2),
+    "fair": lambda: FairRSLAD(attack=PGD2),
+    "absld": lambda: ABSLD(attack=PGD2, drops=(2,)),
+    "peer": lambda: PeerAiD(attack=PGD2),
+    "lbgat": lambda: LBGAT(attack=PGD2),
+    "igdm": lambda: IGDM(VarianceGap(attack=PGD2, lc=1e-4, lg=0.1)),
+    "igdm-adaad": lambda: IGDM(AdaAD(attack=PGD2)),
+}
+
+
+def arguments(name, averaging=None):
+    train, val = splits(48)
+    return (net(), net(seed=5, width=4), METHODS[name](), train, recipe(lr=0.005)), {"val": val, "averaging": averaging}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_run_goes_on_after_an_epoch_as_if_it_had_not_ended(tmp_path, name):
+    averaging = EMA(0.9) if name == "adr" else None
+    given, options = arguments(name, averaging)
+    distill(*given, run=tmp_path / "whole", **options)
+    for _ in range(2):
+        again, options = arguments(name, averaging)
+        going = epochs(*again, run=tmp_path / "parts", **options)
+        next(going)
+        going.close()
+    again, options = arguments(name, averaging)
+    distill(*again, run=tmp_path / "parts", **options)
+    require_same(ended(tmp_path / "parts"), ended(tmp_path / "whole"))
+    learned = learned_state(again[2])
+    assert learned.keys() == learned_state(given[2]).keys()
+    for key, value in learned_state(given[2]).items():
+        assert torch.equal(value, learned[key]), key
+    assert name == "igdm-adaad" or learned
+
+
+def test_state_advances_once_a_step_and_rolls_over_once_an_epoch():
+    seen = []
+
+    class Counting(ADR):
+        def advance(self, student, *, epoch, last, average):
+            seen.append((epoch, last, average is not None))
+            super().advance(student, epoch=epoch, last=last, average=average)
+
+    Counting.config_name = "counting"
+    train, val = splits(48)
+    method = Counting(attack=PGD2)
+    distill(net(), None, method, train, recipe(epochs=2), val=val, averaging=EMA())
+    assert seen == [(e, n == 3, True) for e in (1, 2) for n in (1, 2, 3)]
+    assert int(method.step_) == 6
+    seen.clear()
+    distill(net(), None, Counting(attack=PGD2), train, recipe(epochs=1, accumulate=2), val=val)
+    assert seen == [(1, n == 3, False) for n in (1, 2, 3)]
+
+
+def test_a_methods_own_weight_decay_is_of_its_parameters_alone():
+    method, student = PeerAiD(weight_decay=0.25), net()
+    method.prepare(student, None, splits(8)[0].images)
+    groups = make_optimiser(student, method, recipe()).param_groups
+    peer = {id(p) for p in method.parameters()}
+    assert [group["weight_decay"] for group in groups if {id(p) for p in group["params"]} & peer] == [0.25]
+    assert {id(p) for group in groups for p in group["params"]} == peer | {id(p) for p in student.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"name": "rslad", "attack": {"name": "fgsm"}}, FGSM(L2(0.1))),
+        ({"name": "rslad", "attack": "fgsm"}, FGSM(L2(0.1))),
+        ({"name": "rslad", "attack": {"name": "fgsm", "threat": {"name": "linf", "eps": 0.2}}}, FGSM(Linf(0.2))),
+    ],
+)
+def test_an_attack_of_another_name_is_under_the_typed_threat(method, expected):
+    assert method_of({"method": method, "threat": {"name": "l2", "eps": "0.1"}}).attack == expected
+
+
+def test_the_base_of_a_method_is_under_the_typed_threat():
+    threat = {"name": "l2", "eps": "0.1"}
+    for base, kind in (("adaad", AdaAD), ({"alpha": "1/2"}, None), (None, None)):
+        method = method_of({"method": {"name": "igdm", **({} if base is None else {"base": base})}, "threat": threat})
+        assert method.base.attack.threat == L2(0.1)
+        assert kind is None or type(method.base) is kind
+    assert method_of({"method": {"name": "igdm", "base": {"alpha": "1/2"}}}).base.alpha == 0.5
