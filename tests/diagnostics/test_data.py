@@ -160,7 +160,7 @@ def test_a_flat_folder_is_divided_as_training_divides_it(tmp_path):
 def test_a_store_is_advised_where_memory_is_short(folder, monkeypatch):
     monkeypatch.setattr(examination, "physical_memory", lambda: 1000)
     report = check(folder, size=16)
-    assert "write a store once" in found(report)["memory"].next
+    assert f"ardor data prepare folder:{folder} --size 16 --out" in found(report)["memory"].next
     assert not report.refused
 
 

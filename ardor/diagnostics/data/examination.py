@@ -245,7 +245,10 @@ def _prepare(report: DataReport) -> Finding | None:
     if report.memory <= report.present // MEMORY_SHARE:
         return None
     evidence = f"at {report.side} pixels the images take {report.memory / 1e9:.1f} of {report.present / 1e9:.1f} GB"
-    advice = "more than a quarter is decoded in every epoch anew: write a store once"
+    advice = (
+        f"more than a quarter is decoded in every epoch anew: type ardor data prepare {report.name} --size "
+        f"{report.side} --out STORE, and train with --data store:STORE"
+    )
     return Finding("memory", "note", evidence, advice)
 
 
