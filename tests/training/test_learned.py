@@ -19,7 +19,7 @@ METHODS = {
     "absld": lambda: ABSLD(attack=PGD2, drops=(2,)),
     "peer": lambda: PeerAiD(attack=PGD2),
     "lbgat": lambda: LBGAT(attack=PGD2),
-    "igdm": lambda: IGDM(VarianceGap(attack=PGD2, lc=1e-4, lg=0.1)),
+    "igdm": lambda: IGDM(VarianceGap(attack=PGD2, lc=1e-9, lg=0.1)),
     "igdm-adaad": lambda: IGDM(AdaAD(attack=PGD2)),
 }
 
