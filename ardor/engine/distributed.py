@@ -21,7 +21,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ardor.engine.folding import is_norm_act
 from ardor.errors import ConfigError, RunError
+from ardor.storage.imports import require_package
 from ardor.storage.locks import Waiting
 
 
@@ -200,4 +202,6 @@ def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
             f"expected GPUs to synchronise batch norm, which torch has for them alone, got {device}: leave "
             "--recipe.sync_batchnorm away, or train a net without batch norm"
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-any-return]
+    layers = require_package("timm.layers", "timm", "a net of timm") if any(map(is_norm_act, net.modules())) else None
+    convert = nn.SyncBatchNorm.convert_sync_batchnorm if layers is None else layers.convert_sync_batchnorm
+    return convert(net)  # type: ignore[no-any-return]  # torch's would lose the activations of timm's norms

@@ -4,9 +4,9 @@ In eval mode a batch norm is one scale and shift per channel, so behind a convol
 passes over memory, equal but for rounding. A folded net takes the net's present weights each time it is requested.
 
 A trace holds Python's decisions of one call, and loses the backward pass of a custom autograd function, which would
-hide gradients and fake robustness. So only nets of torch's and ardor's own layers are folded; at the first pass, logits
-and input gradients must match the net's; and a net whose layers, their settings and code, parameters or hooks have
-changed is traced again. Any other net is attacked as it is.
+hide gradients and fake robustness. So only nets of torch's, timm's and ardor's own layers are folded; at the first
+pass, logits and input gradients must match the net's; and a net whose layers, their settings and code, parameters or
+hooks have changed is traced again. Any other net is attacked as it is.
 """
 
 from __future__ import annotations
@@ -54,17 +54,35 @@ def folded(net: nn.Module, dtype: torch.dtype = torch.float32, compiled: bool = 
 
 
 def is_known(net: nn.Module) -> bool:
-    """Whether every layer is torch's or declared `foldable`, and computes what its class does.
+    """Whether every layer is torch's, timm's or declared `foldable`, and computes what its class does.
 
     A class is `foldable` if it sets that attribute itself: a subclass may compute something else. A trace skips hooks,
     global ones too, and takes a function in an attribute, such as a replaced `forward`, as it is at that moment.
     """
     return not any(vars(torch.nn.modules.module)[f"_global_{hooks}"] for hooks in GLOBAL_HOOKS) and all(
-        (vars(type(m)).get("foldable", False) or type(m).__module__.startswith("torch.nn."))
+        (vars(type(m)).get("foldable", False) or type(m).__module__.startswith("torch.nn.") or _is_timm(m))
         and not (m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks)
         and not any(map(callable, vars(m).values()))
         for m in net.modules()
     )
+
+
+def _is_timm(module: nn.Module) -> bool:
+    """Whether a layer is timm's, and keeps no tensors of earlier calls, which would be constants of a trace."""
+    return type(module).__module__.startswith("timm.") and not any("cache" in name for name in vars(module))
+
+
+def is_norm_act(module: nn.Module | None) -> bool:
+    """Whether a layer is timm's batch norm with an activation and without dropout."""
+    name = f"{type(module).__module__}.{type(module).__qualname__}"
+    return name == "timm.layers.norm_act.BatchNormAct2d" and type(module.drop) is nn.Identity  # type: ignore[union-attr]
+
+
+class _Tracer(fx.Tracer):
+    """Timm's batch norms stay whole, as torch's do."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_norm_act(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _parts(net: nn.Module) -> tuple[Any, ...]:
@@ -198,7 +216,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 
 def _trace(net: nn.Module) -> FoldedNet | None:
     try:
-        graph = fx.symbolic_trace(net)
+        graph = fx.GraphModule(net, _Tracer().trace(net))
     except Exception as error:
         log.info("%s cannot be traced and is attacked as it is: %s", type(net).__name__, error)
         return None
@@ -215,11 +233,15 @@ def _fold(traced: fx.GraphModule) -> list[Folded]:
             continue
         reader: Any = next(iter(node.users)) if len(node.users) == 1 else None
         norm = modules.get(reader.target) if reader is not None and reader.op == "call_module" else None
-        foldable = type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm) and norm.running_var is not None  # type: ignore[union-attr]
+        with_act = is_norm_act(norm)
+        foldable = with_act or type(norm) in (nn.BatchNorm2d, nn.SyncBatchNorm)
+        foldable = foldable and norm.running_var is not None  # type: ignore[union-attr]
         folded.append(Folded(conv, norm if foldable else None))
         node.target = f"folded_{len(folded)}"
         traced.add_submodule(node.target, folded[-1])
-        if foldable:
+        if foldable and with_act:
+            reader.target += ".act"
+        elif foldable:
             reader.replace_all_uses_with(node)
             traced.graph.erase_node(reader)
     _relu_in_place(traced)

@@ -49,6 +49,52 @@ def test_every_net_of_ours_has_a_twin_of_the_same_logits_and_gradients(name, opt
         assert (a - b).norm() <= 1e-3 * b.norm()
 
 
+@pytest.mark.parametrize(
+    ("name", "norms"),
+    [("mobilenetv3_small_050", 34), ("regnety_002", 44), ("resnet18", 20), ("convnext_atto", 0), ("resnet50_gn", 0)],
+)
+def test_a_net_of_timm_has_a_twin_without_its_batch_norms(name, norms):
+    pytest.importorskip("timm")
+    shallow = {"layers": [1, 1, 1, 1]} if name == "resnet50_gn" else {}
+    net = lively(ardor.models.build(f"timm:{name}", **shallow))
+    with attack_view(net) as twin:
+        assert isinstance(twin, FoldedNet)
+        answers = []
+        for f in (net, twin):
+            z = X[:3].clone().requires_grad_()
+            logits = f(z)
+            answers.append((logits.detach(), torch.autograd.grad(ce(logits, Y[:3]).sum(), z)[0]))
+        assert twin.matches
+        assert sum(layer.__dict__["norm"] is not None for layer in twin.folded) == norms
+    for a, b in zip(*answers, strict=True):
+        assert (a - b).norm() <= 1e-3 * b.norm()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.mul_(0.9)
+    torch.testing.assert_close(folded(net)(X[:3]), net(X[:3]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_net_of_timm_that_keeps_tensors_of_earlier_calls_is_attacked_as_it_is():
+    pytest.importorskip("timm")
+    net = ardor.models.build("timm:levit_128s", img_size=32).eval()
+    assert folded(net) is net
+    net(X[:2])
+    assert folded(net) is net
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
+def test_verdicts_of_a_net_of_timm_are_those_without_a_twin(name, monkeypatch):
+    pytest.importorskip("timm")
+    size = {"img_size": 32} if name.startswith("vit") else {}
+    net = lively(ardor.models.build(f"timm:{name}", **size))
+    split = ardor.data.split.Split(X, net(X).argmax(1), 10, "made", "test")
+    suite = ardor.attacks.Suite("short", Linf(1 / 255), {"pgd": PGD(Linf(1 / 255), steps=3)})
+    with_twin = ardor.evaluate(net, split, suite)
+    monkeypatch.setattr("ardor.engine.modes.folded", lambda net, *_: net)
+    without = ardor.evaluate(net, split, suite)
+    assert with_twin.verdicts == without.verdicts
+
+
 def test_it_follows_training():
     net = lively(ardor.models.build("small_cnn", channels=3))
     before = folded(net)(X)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from ardor import methods
+from ardor import methods, models
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.engine import distributed
@@ -216,6 +216,16 @@ def test_synchronised_batch_norm_is_the_gpus(tmp_path):
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in net.modules()) == 2
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_synchronised_norms_of_timm_keep_their_activations():
+    pytest.importorskip("timm")
+    net = models.build("timm:mobilenetv3_small_050", classes=3).eval()
+    x = torch.rand(2, 3, 32, 32)
+    expected = net(x)
+    made = distributed.synchronised(net, torch.device("cuda"))
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in made.modules()) == 34
+    assert torch.equal(made(x), expected)
 
 
 # -- refusals
