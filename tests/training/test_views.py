@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,8 +13,9 @@ from ardor.data import boxes_of
 from ardor.data.images import resized_crops
 from ardor.data.split import Split
 from ardor.errors import ConfigError
+from ardor.losses import ce
 from ardor.methods import RSLAD
-from ardor.noise import Noise
+from ardor.noise import Noise, order
 from ardor.storage.runs import Run
 from ardor.testing import TinyNet
 from ardor.training.augmentation import augmented
@@ -22,6 +24,8 @@ from ardor.training.loop import distill
 from ardor.training.recipe import Recipe
 from ardor.training.soft_labels import SoftLabelCache, saving, unnumbered
 from tests.conftest import bits, filled, same, splits
+from tests.data.photographs import draw
+from tests.engine.distributed.conftest import together
 from tests.training.conftest import CLASSES, PGD2, WORDS, job_for, net, recipe
 
 CPU = torch.device("cpu")
@@ -107,6 +111,49 @@ def test_crops_are_of_the_whole_stored_image():
     assert int((boxes[:, 0] + boxes[:, 2]).max()) > 28, "below the part that is shown"
     assert torch.equal(x, resized_crops(train.images.pixels, boxes, 24) / 255)
     assert x.shape == (N, 3, 24, 24)
+
+
+@pytest.mark.parametrize("changes", [{}, {"views": 0, "augment": "resized-crop"}])
+def test_where_images_are_kept_and_who_decodes_them_changes_no_view(shared, changes):
+    photos = shared("few-photos", lambda folder: draw(folder, 20, 2, sizes=(40, 70)))
+    folder = f"folder:{photos}"
+    store = ardor.data.prepare(folder, shared("few-photos-store", lambda folder: None), size=32)
+    options = [{"on_demand": False}, {"on_demand": True, "workers": 0}, {"on_demand": True, "workers": 2}]
+    splits = [ardor.data.load(folder, size=32, **chosen)[0] for chosen in options]
+    splits.append(ardor.data.load(f"store:{store}")[0])
+    rows = order(0, "rows", 1, splits[0].index)
+    whole = augmented(splits[0], rows, resized(**changes), 1, CPU)
+    for split in splits[1:]:
+        for x, y in zip(augmented(split, rows, resized(**changes), 1, CPU), whole, strict=True):
+            assert torch.equal(x, y)
+
+
+class Watch:
+    """Learns, and remembers what it was given."""
+
+    needs_teacher = False
+
+    def __init__(self):
+        self.met = []
+
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        self.met.append((noise.index, x.clone(), y))
+        return {"clean": ce(student(x), y)}
+
+
+def met_in_training(train, chosen):
+    watch = Watch()
+    distill(ardor.models.build("small_cnn", classes=CLASSES, channels=3, width=2), None, watch, train, chosen)
+    return [tensor.numpy() for tensor in map(torch.cat, zip(*watch.met, strict=True))]
+
+
+def test_two_processes_meet_the_views_of_one(tmp_path):
+    train, chosen = photographs(33), resized(epochs=1, batch=16)
+    index, x, y = map(np.concatenate, zip(*together(tmp_path, met_in_training, train, chosen), strict=True))
+    whole = augmented(train, torch.from_numpy(index), chosen, 1, CPU)
+    assert sorted(index) == list(range(33))
+    assert np.array_equal(x, whole[0].numpy())
+    assert np.array_equal(y, whole[1].numpy())
 
 
 class Counted(TinyNet):
