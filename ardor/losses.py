@@ -13,9 +13,9 @@ from torch import Tensor
 from ardor.errors import ModelError
 
 
-def ce(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy: (B, C), (B,) -> (B,)."""
-    return F.cross_entropy(logits, y, reduction="none")
+def ce(logits: Tensor, y: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy: (B, C), (B,) -> (B,), with the labels (1 - s) y + s / C, s the smoothing."""
+    return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
 
 
 def kl(target_logits: Tensor, logits: Tensor, t: float = 1) -> Tensor:

@@ -1,6 +1,6 @@
-"""The precision of a student's passes: bfloat16 in place of float32, where a recipe declares it.
+"""The precision of a student's passes: bfloat16 or float16 in place of float32, where a recipe declares it.
 
-bfloat16 stays inside the net. Weights, their gradients, the optimiser, logits, features, losses and batch statistics
+Either stays inside the net. Weights, their gradients, the optimiser, logits, features, losses and batch statistics
 are float32, and so are the teacher, validation and evaluation.
 """
 
@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-PRECISION: TypeAlias = Literal["float32", "bfloat16"]
+PRECISION: TypeAlias = Literal["float32", "bfloat16", "float16"]
+ATTACK_PRECISION: TypeAlias = Literal["float32", "bfloat16"]
+"""float16 would round the small gradients of an image to 0."""
 
 
 class Computed:
@@ -26,7 +28,7 @@ class Computed:
     net : nn.Module
         The student.
     training, attack : torch.dtype
-        float32 or bfloat16.
+        float32, bfloat16, or in training float16.
     compiled : bool
         Whether the attack compiles the folded net.
     """
@@ -58,7 +60,7 @@ def passed(net: Callable[[Tensor], Tensor], dtype: torch.dtype, x: Tensor) -> Te
     return out.to(x.dtype)
 
 
-def computed(net: nn.Module, training: PRECISION, attack: PRECISION, compiled: bool = False) -> Any:
+def computed(net: nn.Module, training: PRECISION, attack: ATTACK_PRECISION, compiled: bool = False) -> Any:
     """The student of a method's terms: the net itself in float32 without compilation, else `Computed`."""
     if training == attack == "float32" and not compiled:
         return net

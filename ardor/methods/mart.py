@@ -20,7 +20,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Logits, Maximiser, PerExample
 
 
@@ -34,6 +34,8 @@ class MART:
         Weight of the misclassification-aware term.
     attack
         The inner maximisation.
+    smoothing
+        Share of the uniform distribution in the labels of the outer minimisation; the attack has the labels themselves.
     """
 
     config_name: ClassVar[str] = "mart"
@@ -42,8 +44,10 @@ class MART:
 
     beta: float = 6.0
     attack: Maximiser = PGD(start="gaussian")
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        require_value("method.smoothing", self.smoothing, "a number from 0 to below 1", lambda v: 0 <= v < 1)
         check_fields(self)
 
     def terms(
@@ -56,13 +60,13 @@ class MART:
         clean, robust = student(x), student(x_adv)
         f_y = clean.softmax(1).gather(1, y[:, None]).squeeze(1)
         return {
-            "boosted": bce(robust, y),
+            "boosted": bce(robust, y, self.smoothing),
             "robust": self.beta * (1.0000001 - f_y) * kl(clean, robust),
         }
 
 
-def bce(logits: Logits, y: Labels) -> PerExample:
+def bce(logits: Logits, y: Labels, smoothing: float = 0.0) -> PerExample:
     """MART's boosted cross-entropy: (B, C), (B,) -> (B,); the constants are the released code's."""
     p = logits.softmax(1)
     runner_up = (p - F.one_hot(y, p.shape[1])).amax(1)  # p_y - 1 <= 0 never wins over a probability
-    return ce(logits, y) - (1.0001 - runner_up + 1e-12).log()
+    return ce(logits, y, smoothing) - (1.0001 - runner_up + 1e-12).log()

@@ -16,7 +16,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import ce
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Maximiser
 
 
@@ -28,6 +28,8 @@ class SAT:
     ----------
     attack
         The inner maximisation.
+    smoothing
+        Share of the uniform distribution in the labels of the outer minimisation; the attack has the labels themselves.
     """
 
     config_name: ClassVar[str] = "sat"
@@ -35,8 +37,10 @@ class SAT:
     channels_last: ClassVar[bool] = True
 
     attack: Maximiser = PGD(start="uniform")
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        require_value("method.smoothing", self.smoothing, "a number from 0 to below 1", lambda v: 0 <= v < 1)
         check_fields(self)
 
     def terms(
@@ -46,4 +50,4 @@ class SAT:
         with attack_view(student) as net:
             x_adv = self.attack.maximise(lambda z: ce(net(z), y), x, noise)
 
-        return {"robust": ce(student(x_adv), y)}
+        return {"robust": ce(student(x_adv), y, self.smoothing)}

@@ -18,7 +18,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Maximiser
 
 
@@ -32,6 +32,8 @@ class TRADES:
         Weight of the robust term.
     attack
         The inner maximisation.
+    smoothing
+        Share of the uniform distribution in the labels of the outer minimisation; the attack has the labels themselves.
     """
 
     config_name: ClassVar[str] = "trades"
@@ -40,8 +42,10 @@ class TRADES:
 
     beta: float = 6.0
     attack: Maximiser = PGD(start="gaussian")
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
+        require_value("method.smoothing", self.smoothing, "a number from 0 to below 1", lambda v: 0 <= v < 1)
         check_fields(self)
 
     def terms(
@@ -53,4 +57,4 @@ class TRADES:
             x_adv = self.attack.maximise(lambda z: kl(target, net(z)), x, noise)
 
         clean = student(x)
-        return {"clean": ce(clean, y), "robust": self.beta * kl(clean, student(x_adv))}
+        return {"clean": ce(clean, y, self.smoothing), "robust": self.beta * kl(clean, student(x_adv))}

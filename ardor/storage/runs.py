@@ -158,6 +158,8 @@ class Run:
         config.setdefault("soft_labels", "live")
         if isinstance(recipe := config.get("recipe") or {}, dict):
             config["recipe"] = ABSENT | _with_optimiser(recipe)
+        if mapping(config.get("method")).get("name") in TEACHERLESS:
+            config["method"] = {"smoothing": 0.0} | config["method"]
         return without_unused_teacher(config)
 
     def part(self, key: str, *, trust_code: bool = False) -> dict[str, Any]:

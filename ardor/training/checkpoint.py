@@ -120,6 +120,8 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
             parts[part][name] = value
         done, best = int(metadata["epoch"]), float(metadata["best"])
         best_averaged, stale = float(metadata.get("best_averaged", -1.0)), int(metadata.get("stale", 0))
+        if state.scaler is not None:
+            state.scaler.load_state_dict(json.loads(metadata["scaler"]))
         if state.average is not None:
             state.average.load(parts["averaging"])
         state.student.load_state_dict(parts["student"])
@@ -158,6 +160,7 @@ def _numbers(state: TrainState) -> dict[str, str]:
         "best": repr(state.best),
         "best_averaged": repr(state.best_averaged),
         "stale": str(state.stale),
+        "scaler": json.dumps({} if state.scaler is None else state.scaler.state_dict()),
         "optimiser": json.dumps({"entries": entries, "groups": groups}, sort_keys=True),
     }
 

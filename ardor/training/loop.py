@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -196,7 +197,7 @@ def train_epoch(
             with seeded(seed_of(recipe.seed, epoch, number, distributed.rank()), device):  # dropout, drop path
                 update = step(
                     net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share,
-                    parts=parts, radius=radius, clip=recipe.clip,
+                    parts=parts, radius=radius, clip=recipe.clip, scaler=state.scaler,
                 )  # fmt: skip
             if state.averaging is not None and state.average is not None:
                 state.averaging.update(state.average, student, epoch - 1 + number / len(steps))
@@ -224,13 +225,14 @@ class Update(NamedTuple):
     """A step of the optimiser: what it was computed from, as scalars on the device.
 
     where: its name in an error message. loss: of all processes. terms: the mean of each loss term. norms: of each
-    gradient, by the name of its parameter.
+    gradient, by the name of its parameter. scale: of the loss in the backward pass, with float16.
     """
 
     where: str
     loss: Tensor
     terms: dict[str, Tensor]
     norms: dict[str, Tensor]
+    scale: Tensor | None = None
 
 
 def step(
@@ -248,6 +250,7 @@ def step(
     parts: int = 1,
     radius: float = 1.0,
     clip: float | None = None,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> Update:
     """One update of the weights from one batch.
 
@@ -265,6 +268,8 @@ def step(
         Share of the attack's radius, 0 to 1.
     clip : float, optional
         Largest norm of the whole gradient.
+    scaler : torch.amp.GradScaler, optional
+        Scale of the loss for float16: a step whose gradient overflows is skipped, and the scale halved.
 
     Raises
     ------
@@ -283,17 +288,24 @@ def step(
         _require_terms(terms, type(method).__name__, len(part.x))
         of_part = {name: term.mean() for name, term in terms.items()}
         loss_part = torch.stack(list(of_part.values())).sum() * (share * weight)
-        loss_part.backward()
+        (loss_part if scaler is None else scaler.scale(loss_part)).backward()
         loss = loss + loss_part.detach()
         means = {name: means.get(name, 0.0) + mean.detach() * weight for name, mean in of_part.items()}
     loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss)
     grads = {name: p.grad for name, p in named_parameters(student, method) if p.grad is not None}
     if not grads:
         raise ConfigError(_detached(terms, type(method).__name__))
+    if scaler is not None:
+        scaler.unscale_(optimiser)
     norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))
-    update = Update(where, loss, means, norms)
+    scale = None if scaler is None else scaler.scale(torch.ones_like(loss))
+    update = Update(where, loss, means, norms, scale)
     if clip is not None:
         _clip(list(grads.values()), list(norms.values()), clip)
+    if scaler is not None:
+        scaler.step(optimiser)
+        scaler.update()
+        return update
     skips = getattr(optimiser, "_step_supports_amp_scaling", False)  # a fused one
     if skips:  # no host sync: the optimiser skips the update, and `_accumulate` raises later
         optimiser.found_inf = (~_finite(update)).float()  # type: ignore[attr-defined]
@@ -357,7 +369,8 @@ def _accumulate(pending: list[tuple[float, Update]], sums: dict[str, float]) -> 
     for weight, update in pending:
         _require_finite(update)
         for name, mean in update.terms.items():
-            sums[name] = sums.get(name, 0.0) + float(mean) * weight
+            value = float(mean)  # not finite only in a step that float16's scaler skipped
+            sums[name] = sums.get(name, 0.0) + (value * weight if math.isfinite(value) else 0.0)
     pending.clear()
 
 
@@ -448,7 +461,8 @@ def _finite(update: Update) -> Tensor:
 
 
 def _require_finite(update: Update) -> None:
-    if _finite(update):
+    """Refuse an update that is not finite; with float16's scaler only below a scale of 1. Raises DivergedError."""
+    if _finite(update) or (update.scale is not None and update.scale >= 1):
         return
     terms = ", ".join(f"{name} {float(mean):.4g}" for name, mean in update.terms.items())
     name, norm = next(((name, norm) for name, norm in update.norms.items() if not norm.isfinite()), ("", update.loss))

@@ -24,7 +24,7 @@ from ardor.storage.signature import Signature
 from ardor.storage.tensors import is_finite
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.radius import require_radius
-from ardor.training.recipe import Recipe, lr_at
+from ardor.training.recipe import Recipe, find_device, lr_at
 from ardor.training.soft_labels import SoftLabelCache, unnumbered
 from ardor.training.state import make_optimiser
 from ardor.training.validation import default_val_attack
@@ -74,6 +74,7 @@ def check_setup(
             raise ConfigError("expected val, whose accuracy ends the run by --recipe.patience, got none: pass val")
         if recipe.eps_ramp is not None:
             require_radius(method)
+        _require_float16(recipe)
         lr_at(recipe, 0.0)  # a third-party schedule
         make_optimiser(student, None, recipe)  # the method's parameters are not there yet
     state = student.state_dict()
@@ -97,6 +98,14 @@ def check_setup(
         raise ModelError(
             f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
             "cut val from the same data"
+        )
+
+
+def _require_float16(recipe: Recipe) -> None:
+    device = find_device(recipe.device)
+    if recipe.precision == "float16" and device.type != "cuda":
+        raise ConfigError(
+            f"expected a GPU for --recipe.precision float16, got {device}: type --recipe.precision bfloat16 or float32"
         )
 
 

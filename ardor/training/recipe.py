@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ardor.engine import distributed
-from ardor.engine.precision import PRECISION
+from ardor.engine.precision import ATTACK_PRECISION, PRECISION
 from ardor.errors import ConfigError
 from ardor.noise import order
 from ardor.storage.arguments import check_fields, require_value
@@ -92,7 +92,8 @@ class Recipe:
     device
         cpu, cuda, cuda:1 and so on; auto is a GPU if there is one.
     precision
-        float32 or bfloat16 for the student's passes in the outer step. bfloat16 changes results, and reports name it.
+        float32, bfloat16 or, on GPUs, float16 for the student's passes in the outer step. Both change results, and
+        reports name them. float16 has a scale of the loss: steps that overflow are skipped, and it is halved.
     attack_precision
         float32 or bfloat16 for the student's passes in the training attack, whose steps are then rounded.
     compile
@@ -126,7 +127,7 @@ class Recipe:
     val_every: int = 1
     device: str = "auto"
     precision: PRECISION = "float32"
-    attack_precision: PRECISION = "float32"
+    attack_precision: ATTACK_PRECISION = "float32"
     compile: bool = False
     sync_batchnorm: bool = False
 
@@ -148,7 +149,7 @@ class Recipe:
         what = "two epochs of the run, the first of them first"
         self._require("eps_ramp", what, lambda v: v is None or (len(v) == 2 and 0 <= v[0] <= v[1] <= self.epochs))
         self._require("patience", "a number of validations, or 0 for none", lambda v: v >= 0)
-        choices = {"augment": AUGMENT, "precision": PRECISION, "attack_precision": PRECISION}
+        choices = {"augment": AUGMENT, "precision": PRECISION, "attack_precision": ATTACK_PRECISION}
         for name, choice in choices.items():
             self._require(name, f"one of {', '.join(get_args(choice))}", get_args(choice).__contains__)
         check_fields(self)

@@ -28,12 +28,14 @@ class TrainState:
 
     done: finished epochs. step: finished steps of the epoch after them. sums: of the loss terms of those steps, as far
     as this process has the images, each weighted by its share of the epoch. seconds: that the steps took.
-    stale: validations since the last one that was the best, of the student or of the average.
+    scaler: of the loss, with float16. stale: validations since the last one that was the best, of the student or of
+    the average.
     """
 
     student: nn.Module
     method: Any
     optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler | None = None
     averaging: Averaging | None = None
     average: Average | None = None
     done: int = 0
@@ -71,7 +73,8 @@ def init_state(
             method.prepare(student, net, train.batch(slice(0, recipe.batch))[0].to(device))
     distributed.broadcast([*learned_state(method).values(), *getattr(method, "parameters", tuple)()])
     average = None if averaging is None else Average.of(student)
-    return TrainState(student, method, make_optimiser(student, method, recipe), averaging, average)
+    scaler = torch.amp.GradScaler(device.type) if recipe.precision == "float16" else None
+    return TrainState(student, method, make_optimiser(student, method, recipe), scaler, averaging, average)
 
 
 def named_parameters(student: Any, method: Any) -> Iterator[tuple[str, nn.Parameter]]:

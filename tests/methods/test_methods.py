@@ -5,9 +5,14 @@ import copy
 import pytest
 import torch
 
+from ardor import methods
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
+from ardor.errors import ConfigError
 from ardor.methods import ARD, IAD, KD, MART, RSLAD, SAT, TRADES, Natural, VarianceGap
+from ardor.noise import Noise
+from ardor.storage.config import build
+from ardor.testing.shared import TinyNet
 from tests.conftest import Fixed, batch, moved, pair
 
 # The formulas, by hand: probabilities first, and sums over classes written as such
@@ -254,3 +259,30 @@ def test_train_mode_passes(method, passes):
     assert int(student.layers[1].num_batches_tracked) == len(passes)
     for (name, mine), theirs in zip(student.named_buffers(), reference.buffers(), strict=True):
         assert torch.equal(mine, theirs), name
+
+
+@pytest.mark.parametrize("name", ["Natural", "SAT", "TRADES", "MART"])
+def test_smoothing_is_of_the_labels_of_the_outer_minimisation(name):
+    """CE with the labels (1 - s) y + s / C, and the attack's images unchanged."""
+    s, x, y = 0.3, torch.rand(6, 1, 8, 8), torch.arange(6)
+    student = TinyNet().eval()
+    plain, smooth = (
+        getattr(methods, name)(smoothing=value).terms(student, None, x, y, epoch=1, noise=Noise(0, torch.arange(6)))
+        for value in (0.0, s)
+    )
+    key = {"SAT": "robust", "MART": "boosted"}.get(name, "clean")
+    seen = []
+    student.register_forward_hook(lambda net, args, out: seen.append(out))
+    getattr(methods, name)().terms(student, None, x, y, epoch=1, noise=Noise(0, torch.arange(6)))
+    log_p = seen[{"TRADES": -2}.get(name, -1)].log_softmax(1)
+    hard = -log_p.gather(1, y[:, None]).squeeze(1)
+    torch.testing.assert_close(smooth[key] - plain[key], s * (-log_p.mean(1) - hard))
+    assert all(torch.equal(smooth[other], plain[other]) for other in plain if other != key)
+
+
+def test_smoothing_is_of_methods_with_labels_alone():
+    with pytest.raises(ConfigError, match="expected an option of method, got smoothing="):
+        build({"name": "rslad", "smoothing": 0.1}, "method")
+    for value in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match="method.smoothing as a number from 0 to below 1"):
+            methods.SAT(smoothing=value)

@@ -70,7 +70,14 @@ def of_recipe(config: Config, judged: Threat | float | None = None) -> list[Find
     """
     flat = dict(_flattened(config))
     findings = [*_attack(flat, TRAINING), *_attack(flat, VALIDATION), *_radii(flat, judged), *_milestones(flat)]
-    findings += [*_weights(flat), *_training_attack(flat), *_length(flat), *_validation(flat), *_numerics(flat)]
+    findings += [
+        *_weights(flat),
+        *_training_attack(flat),
+        *_length(flat),
+        *_ramp(flat),
+        *_validation(flat),
+        *_numerics(flat),
+    ]
     return [*findings, *_live_labels(flat), *_start(flat)]
 
 
@@ -225,6 +232,17 @@ def _training_attack(config: Config) -> Iterator[Finding]:
         yield Finding("still_start", "warning", evidence, "type --method.attack.start gaussian")
 
 
+def _ramp(config: Config) -> Iterator[Finding]:
+    """eps_ramp: the student met the full radius late."""
+    ramp = config.get("recipe.eps_ramp")
+    if isinstance(ramp, list | tuple) and len(ramp) == 2:
+        evidence = (
+            f"the training attack has radius 0 up to epoch {ramp[0]:g} and its full one from epoch {ramp[1]:g} of "
+            f"{_number(config, 'recipe.epochs'):g}"
+        )
+        yield Finding("eps_ramp", "note", evidence, "compare with runs of the same ramp")
+
+
 def _length(config: Config) -> Iterator[Finding]:
     """late_begin: IAD's self term begins after the last epoch. long_warmup: the covariance weight grows to the end."""
     name, epochs = config.get("method.name"), _number(config, "recipe.epochs")
@@ -275,6 +293,9 @@ def _numerics(config: Config) -> Iterator[Finding]:
         evidence = f"{processes:g} processes shared each batch: batch statistics are over one share each"
         advice = "compare with runs of as many processes where the net has any"
         yield Finding("split_batches", "note", evidence, advice)
+    elif (parts := _number(config, "recipe.accumulate")) >= 2:
+        evidence = f"each batch was computed in {parts:g} parts: batch statistics are over one part each"
+        yield Finding("split_batches", "note", evidence, "compare with runs of as many parts where the net has any")
 
 
 def _start(config: Config) -> Iterator[Finding]:
