@@ -8,10 +8,15 @@ from torch.nn.parameter import is_lazy
 
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError
+from ardor.models.mobilenet_v2 import MobileNetV2
 from ardor.models.normalise import Normalise
+from ardor.models.resnet import ResNet
+from ardor.models.stem import SIDE
 from ardor.models.timm_nets import is_timm, sizes_of
+from ardor.models.wide_resnet import WideResNet, WideResNetSilu
 from ardor.storage.imports import cause_of
 
+CIFAR_FORM = (ResNet, MobileNetV2, WideResNet, WideResNetSilu)
 OPTIONS = {"surrogate": "transfer_from", "net": "model"}
 """The configuration's key of a net, where that is another word."""
 
@@ -33,8 +38,8 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
     Raises
     ------
     ModelError
-        For a net of other channels or classes, one that does not take the image, or not two, or changes it in place,
-        and an output that is not one tensor (1, classes) of finite floats.
+        For a net of other channels or classes, CIFAR's form above 64 pixels, one that does not take the image, or not
+        two, or changes it in place, and an output that is not one tensor (1, classes) of finite floats.
     """
     channels = shape[0]
     for name, weights in [*net.named_parameters(), *net.named_buffers()]:
@@ -52,6 +57,7 @@ def require_fit(net: nn.Module, shape: tuple[int, int, int], classes: int, who: 
         # a grey image minus three means is, by broadcasting, a colour image, and no forward pass fails
         if isinstance(module, Normalise) and len(module.mean) != channels:
             raise ModelError(_other_channels(net, len(module.mean), channels, who))
+    _require_stem(net, shape, who)
     image = _image(net, shape)
     with torch.no_grad(), attack_view(net):
         try:
@@ -123,6 +129,19 @@ def _advice(net: nn.Module, who: str, key: str, has: int, wanted: int) -> str:
     if hasattr(net, "loaded_from") or getattr(net, "built_as", {}).get(key) in (None, wanted):
         return f"choose a net for {wanted} {key}, or data of {has}"
     return f"type --{OPTIONS.get(who, who)}.{key} {wanted}"
+
+
+def _require_stem(net: nn.Module, shape: tuple[int, int, int], who: str) -> None:
+    """Refuse CIFAR's form for large images: every pass would be at their full size."""
+    form = next((m for m in net.modules() if isinstance(m, CIFAR_FORM)), None)
+    if form is None or getattr(form, "stem", "cifar") == "imagenet" or max(shape[1:]) <= SIDE:
+        return
+    trained, option = hasattr(net, "loaded_from"), OPTIONS.get(who, who)
+    advice = f"type --{option}.stem imagenet" if hasattr(form, "stem") else "take timm:wide_resnet50_2"
+    raise ModelError(
+        f"expected a {who} for images of {shape[1]} x {shape[2]}, got {type(form).__name__} in CIFAR's form, for at "
+        f"most {SIDE} x {SIDE}: " + ("choose a net for such images, or smaller ones" if trained else advice)
+    )
 
 
 def _size_advice(net: nn.Module, shape: tuple[int, int, int], who: str) -> str:

@@ -1,8 +1,9 @@
 """MobileNetV2 for small images (Sandler et al., CVPR 2018), in the CIFAR form of github kuangliu/pytorch-cifar.
 
-Differs from the paper as that code does: the stem and the second stage have stride 1, ReLU instead of ReLU6, and a
-block of stride 1 always adds a residual, through a 1x1 convolution where the channels change. Names are that code's.
-A width below 1 scales every layer, the last too (which the paper keeps), to multiples of 4 (the paper's are of 8).
+Differs from the paper as that code does: the stem and the second stage have stride 1 unless `stem` is "imagenet", ReLU
+instead of ReLU6, and a block of stride 1 always adds a residual, through a 1x1 convolution where the channels change.
+Names are that code's. A width below 1 scales every layer, the last too (which the paper keeps), to multiples of 4 (the
+paper's are of 8).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ardor.errors import ConfigError
 from ardor.models.normalise import Numbers, normalise
+from ardor.models.stem import Stem, is_large
 
 # (expansion, channels out, repeats, stride of the first block)
 _STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -50,16 +52,21 @@ class MobileNetV2(nn.Module):
     """Seventeen inverted residual blocks. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
 
     foldable: ClassVar[bool] = True
+    stem: Stem = "cifar"
 
-    def __init__(self, classes: int, channels: int, width: float, mean: Numbers | None, std: Numbers | None) -> None:
+    def __init__(
+        self, classes: int, channels: int, width: float, stem: Stem, mean: Numbers | None, std: Numbers | None
+    ) -> None:
         super().__init__()
         if not width > 0:
             raise ConfigError(f"expected a width above 0, got {width:g}: type --model.width 1")
-        stem, wide, last = (_scaled(planes, width) for planes in (32, 320, 1280))
+        first, wide, last = (_scaled(planes, width) for planes in (32, 320, 1280))
+        if large := is_large(stem):  # an attribute of these nets alone: the others keep their identity
+            self.stem = stem
         self.normalise = normalise(channels, mean, std)
-        self.conv1 = nn.Conv2d(channels, stem, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(stem)
-        self.layers = nn.Sequential(*_blocks(stem, width))
+        self.conv1 = nn.Conv2d(channels, first, 3, 2 if large else 1, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(first)
+        self.layers = nn.Sequential(*_blocks(first, width, large))
         self.conv2 = nn.Conv2d(wide, last, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(last)
         self.linear = nn.Linear(last, classes)
@@ -84,9 +91,10 @@ def _scaled(planes: int, width: float) -> int:
     return max(4, 4 * round(planes * width / 4))
 
 
-def _blocks(fan_in: int, width: float) -> list[Block]:
+def _blocks(fan_in: int, width: float, large: bool) -> list[Block]:
     blocks = []
     for expansion, planes, repeats, first_stride in _STAGES:
+        first_stride = 2 if large and planes == 24 else first_stride
         fan_out = _scaled(planes, width)
         for k in range(repeats):
             blocks.append(Block(fan_in, fan_out, expansion, first_stride if k == 0 else 1))
@@ -99,6 +107,7 @@ def mobilenet_v2(
     channels: int = 3,
     *,
     width: float = 1.0,
+    stem: Stem = "cifar",
     mean: Numbers | None = None,
     std: Numbers | None = None,
 ) -> MobileNetV2:
@@ -112,6 +121,8 @@ def mobilenet_v2(
         Channels of the images.
     width
         Factor of all widths; 0.25 has 165,730 parameters and costs 0.5 MMAC at 8x8.
+    stem
+        "cifar", or "imagenet", the paper's strides, for images above 64 pixels.
     mean, std
         One number per channel on the [0, 1] scale; None and None pass raw images on.
 
@@ -120,4 +131,4 @@ def mobilenet_v2(
     ConfigError
         For a number that does not fit.
     """
-    return MobileNetV2(classes, channels, width, mean, std)
+    return MobileNetV2(classes, channels, width, stem, mean, std)

@@ -1,7 +1,8 @@
-"""ResNet-18 and ResNet-50 for small images (He et al., CVPR 2016), in the CIFAR form.
+"""ResNet-18 and ResNet-50 (He et al., CVPR 2016), in the CIFAR form or with the paper's stem.
 
-The stem is one 3x3 convolution of stride 1 without max-pooling; the last pooling is global, so any size of 8 and more
-works. Names are those of github kuangliu/pytorch-cifar, so its checkpoints and their many descendants load.
+The stem is one 3x3 convolution of stride 1 without max-pooling, for images of at most 64 pixels, or the paper's 7x7 of
+stride 2 with max-pooling, for larger ones; the last pooling is global, so any size of 8 and more works. Names are those
+of github kuangliu/pytorch-cifar, so its checkpoints and their many descendants load.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ardor.models.normalise import Numbers, normalise
+from ardor.models.stem import Stem, is_large
 
 
 def _shortcut(fan_in: int, fan_out: int, stride: int) -> nn.Sequential:
@@ -72,6 +74,7 @@ class ResNet(nn.Module):
     """Four stages of 64, 128, 256 and 512 planes. Images (B, channels, H, W) in [0, 1] -> logits (B, classes)."""
 
     foldable: ClassVar[bool] = True
+    stem: Stem = "cifar"
 
     def __init__(
         self,
@@ -79,13 +82,20 @@ class ResNet(nn.Module):
         repeats: tuple[int, int, int, int],
         classes: int,
         channels: int,
+        stem: Stem,
         mean: Numbers | None,
         std: Numbers | None,
     ) -> None:
         super().__init__()
         self.normalise = normalise(channels, mean, std)
-        self.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        large = is_large(stem)
+        self.conv1 = nn.Conv2d(
+            channels, 64, 7 if large else 3, 2 if large else 1, padding=3 if large else 1, bias=False
+        )
         self.bn1 = nn.BatchNorm2d(64)
+        if large:  # attributes of these nets alone: the others keep their identity
+            self.stem = stem
+            self.pool = nn.MaxPool2d(3, 2, padding=1)
         self.layer1 = _stage(block, 64, 64, repeats[0], stride=1)
         self.layer2 = _stage(block, 64 * block.expansion, 128, repeats[1], stride=2)
         self.layer3 = _stage(block, 128 * block.expansion, 256, repeats[2], stride=2)
@@ -95,6 +105,7 @@ class ResNet(nn.Module):
     def features(self, x: Tensor) -> Tensor:
         """(B, channels, H, W) -> (B, 512 or 2048), the input of the last linear layer."""
         out = F.relu(self.bn1(self.conv1(self.normalise(x))))
+        out = self.pool(out) if self.stem == "imagenet" else out
         out = self.layer4(self.layer3(self.layer2(self.layer1(out))))
         pooled: Tensor = out.mean((2, 3))
         return pooled
@@ -117,7 +128,12 @@ def _stage(
 
 
 def resnet18(
-    classes: int = 10, channels: int = 3, *, mean: Numbers | None = None, std: Numbers | None = None
+    classes: int = 10,
+    channels: int = 3,
+    *,
+    stem: Stem = "cifar",
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> ResNet:
     """ResNet-18: 11,173,962 parameters for 10 classes, 512 features, 0.56 GMAC at 32x32.
 
@@ -127,6 +143,8 @@ def resnet18(
         Number of logits.
     channels
         Channels of the images.
+    stem
+        "cifar", or "imagenet" for images above 64 pixels.
     mean, std
         One number per channel on the [0, 1] scale; None and None pass raw images on.
 
@@ -135,11 +153,16 @@ def resnet18(
     ConfigError
         For a number that does not fit.
     """
-    return ResNet(BasicBlock, (2, 2, 2, 2), classes, channels, mean, std)
+    return ResNet(BasicBlock, (2, 2, 2, 2), classes, channels, stem, mean, std)
 
 
 def resnet50(
-    classes: int = 10, channels: int = 3, *, mean: Numbers | None = None, std: Numbers | None = None
+    classes: int = 10,
+    channels: int = 3,
+    *,
+    stem: Stem = "cifar",
+    mean: Numbers | None = None,
+    std: Numbers | None = None,
 ) -> ResNet:
     """ResNet-50: 23,520,842 parameters for 10 classes, 2048 features; the usual surrogate of transfer attacks.
 
@@ -149,6 +172,8 @@ def resnet50(
         Number of logits.
     channels
         Channels of the images.
+    stem
+        "cifar", or "imagenet" for images above 64 pixels.
     mean, std
         One number per channel on the [0, 1] scale; None and None pass raw images on.
 
@@ -157,4 +182,4 @@ def resnet50(
     ConfigError
         For a number that does not fit.
     """
-    return ResNet(Bottleneck, (3, 4, 6, 3), classes, channels, mean, std)
+    return ResNet(Bottleneck, (3, 4, 6, 3), classes, channels, stem, mean, std)

@@ -51,13 +51,6 @@ def test_defaults_of_cifar_on_other_images_are_noted():
     assert (wide.name, wide.next) == ("wide_crop", "type --recipe.padding 1")
     assert mirrored.name == "mirrored"
     assert on((1, 8, 8), recipe__augment="none", recipe__padding=4) == []
-    (form,) = on((3, 224, 224), student={"name": "resnet18"}, recipe__augment="resized-crop-flip", recipe__padding=4)
-    assert form.name == "cifar_form"
-    assert "at 224 x 224 costs 49 times" in form.evidence
-    (narrow,) = on((3, 224, 224), student={"name": "mine.py:Net"}, **crop)
-    assert (narrow.name, narrow.next) == ("narrow_crop", "type --recipe.augment resized-crop-flip")
-    assert narrow.evidence == "crops of 224 x 224 are moved by at most 4 pixels, CIFAR's of 32 x 32 by 4"
-    assert on((3, 64, 64), student={"name": "mine.py:Net"}, **crop) == []
     assert on((3, 224, 224), student={"name": "mine.py:Net"}, **crop | {"recipe__padding": 28}) == []
     (mirrored,) = on((1, 8, 8), data={"name": "digits"}, recipe__augment="resized-crop-flip")
     assert mirrored.name == "mirrored"

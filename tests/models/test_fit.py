@@ -11,7 +11,10 @@ from ardor import attacks, methods, models
 from ardor.data.split import Split
 from ardor.deployment.export import export
 from ardor.diagnostics.teacher import examine_teacher
-from ardor.errors import ArdorError, ModelError
+from ardor.engine.flops import macs
+from ardor.errors import ArdorError, ConfigError, ModelError
+from ardor.models.identity import signature_of
+from tests.models.conftest import refused
 from tests.training.conftest import recipe
 
 X = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -203,3 +206,30 @@ def test_scripted_and_exported_nets_are_judged_as_the_net_itself(wrap):
     if wrap is exported:
         with pytest.raises(ModelError, match="exported program: train the net that it was exported from"):
             ardor.distill(net, None, methods.SAT(), TRAIN, recipe())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_large_images_need_the_papers_stem(name):
+    width = {"width": 0.25} if name == "mobilenet_v2" else {}
+    small, large = (models.build(name, classes=3, stem=stem, **width).eval() for stem in ("cifar", "imagenet"))
+    models.require_fit(small, (3, 64, 64), 3, "student")
+    with refused(ModelError, "student for images of 65 x 64", "CIFAR's form", 'stem="imagenet"'):
+        models.require_fit(small, (3, 65, 64), 3, "student")
+    models.require_fit(large, (3, 65, 64), 3, "student")
+    assert macs(large, (3, 96, 96)) < macs(small, (3, 96, 96)) / 8
+    again = models.build(**large.built_as).eval()
+    x = torch.rand(2, 3, 96, 96)
+    assert torch.equal(again(x), large(x))
+    assert torch.equal(large.head(large.features(x)), large(x))
+    assert signature_of(small).digest == signature_of(models.build(name, classes=3, **width)).digest
+    with refused(ConfigError, "stem of cifar or imagenet", "cifra"):
+        models.build(name, stem="cifra")
+
+
+def test_a_wide_resnet_for_large_images_is_timms():
+    net = models.build("wide_resnet", depth=10, width=1)
+    with refused(ModelError, "CIFAR's form", "timm:wide_resnet50_2"):
+        models.require_fit(net, (3, 96, 96), 10, "student")
+    vars(net)["loaded_from"] = "file"
+    with refused(ModelError, "CIFAR's form", "choose a net for such images"):
+        models.require_fit(net, (3, 96, 96), 10, "teacher")

@@ -25,12 +25,11 @@ WIDE = 3 / 16
 """wide_crop: padding as a share of the side; CIFAR's is 1/8."""
 
 LARGE = 64
-"""cifar_form, narrow_crop: pixels of a side."""
+"""narrow_crop: pixels of a side."""
 
 NARROW = 1 / 16
 """narrow_crop: padding as a share of the side; CIFAR's is 1/8."""
 
-CIFAR_FORM = ("resnet18", "resnet50", "mobilenet_v2", "wide_resnet", "wide_resnet_silu")
 MIRRORED = ("digits",)
 """mirrored: data whose mirror images are of no class."""
 
@@ -94,7 +93,7 @@ def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = 
         The shipped recipe that has a variant for these data, where none was named.
     """
     flat, side = dict(_flattened(config)), min(shape[1:])
-    size, data, student = f"{shape[1]} x {shape[2]}", flat.get("data.name"), flat.get("student.name")
+    size, data = f"{shape[1]} x {shape[2]}", flat.get("data.name")
     padding, augment = _number(flat, "recipe.padding"), flat.get("recipe.augment")
     findings = []
     taken = ["300 epochs"] if flat.get("recipe.epochs") == 300 else []
@@ -114,13 +113,6 @@ def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = 
     if str(augment).endswith("flip") and data in MIRRORED:
         evidence = f"half of the images of {data} are mirrored, and some are then no {data}"
         findings.append(Finding("mirrored", "note", evidence, "type --recipe.augment crop or --recipe.augment none"))
-    if student in CIFAR_FORM and side > LARGE:
-        evidence = (
-            f"{student} is CIFAR's form, without a stride in its stem: a pass at {size} costs {(side / 32) ** 2:.0f} "
-            "times one at 32 x 32"
-        )
-        advice = "type --data.size 64 for smaller images, or name a net of your own, file.py:Name, with a stem for them"
-        findings.append(Finding("cifar_form", "note", evidence, advice))
     return findings
 
 
