@@ -1,5 +1,6 @@
 """Resized crops and colours in training: what a batch is, and the soft labels of numbered views."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from ardor.cli.main import main
 from ardor.data import boxes_of
 from ardor.data.images import resized_crops
 from ardor.data.split import Split
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, RunError
 from ardor.losses import ce
 from ardor.methods import RSLAD
 from ardor.noise import Noise, order
@@ -20,9 +21,9 @@ from ardor.storage.runs import Run
 from ardor.testing import TinyNet
 from ardor.training.augmentation import augmented
 from ardor.training.cost import plan
-from ardor.training.loop import distill
+from ardor.training.loop import distill, epochs
 from ardor.training.recipe import Recipe
-from ardor.training.soft_labels import SoftLabelCache, saving, unnumbered
+from ardor.training.soft_labels import SoftLabelCache, SoftLabels, saving, unnumbered
 from tests.conftest import bits, filled, same, splits
 from tests.data.photographs import draw
 from tests.engine.distributed.conftest import together
@@ -156,6 +157,22 @@ def test_two_processes_meet_the_views_of_one(tmp_path):
     assert np.array_equal(y, whole[1].numpy())
 
 
+@pytest.mark.parametrize("changes", [{"views": 4}, {"views": 0, "jitter": (0.4, 0.4, 0.4, 0.1), "randaugment": (2, 9)}])
+def test_a_run_that_was_broken_off_meets_the_same_views(tmp_path, changes):
+    def run(folder):
+        student = ardor.models.build("small_cnn", classes=CLASSES, channels=3, width=2)
+        return student, epochs(student, None, methods.Natural(), photographs(), chosen, run=tmp_path / folder)
+
+    chosen = resized(epochs=2, **changes)
+    assert next(run("broken")[1]).epoch == 1
+    ends = []
+    for folder in ("broken", "whole"):
+        student, records = run(folder)
+        ends.append(([record.loss for record in records][-1], bits(student)))
+    assert ends[0][0] == ends[1][0]
+    assert same(ends[0][1], ends[1][1])
+
+
 class Counted(TinyNet):
     """A teacher that remembers how many images each forward was given."""
 
@@ -213,8 +230,43 @@ def test_the_table_has_the_size_of_the_plan(tmp_path, dtype):
     assert sum(file.stat().st_size for file in tmp_path.rglob("*.bin")) == cost.table.size
 
 
-def test_a_large_table_is_not_in_memory():
-    assert saving(Recipe(augment="resized-crop", views=32), 200_000, 50, "float16").size == 200_000 * (32 * 104 + 8)
+class Unread(Stored):
+    """200,000 images of which no pixel is there."""
+
+    def __init__(self):
+        self.pixels, self.shape = range(200_000), torch.Size([200_000, 1, 24, 24])
+
+    def hashes(self):
+        return np.random.default_rng(0).integers(256, size=(len(self), 16), dtype=np.uint8)
+
+
+def test_a_large_table_is_not_in_memory(tmp_path):
+    train = Split(Unread(), torch.arange(200_000) % 50, 50, "unread", "train")
+    chosen, teacher = resized(views=32), TinyNet(1, 50)
+    tracemalloc.start()
+    try:
+        table = SoftLabelCache(tmp_path, "float16").table(teacher, train, chosen)
+        index, view = torch.tensor([0, 199_999]), torch.tensor([31, 31])
+        logits = Noise(0, index, "logits").normal((50,)).half().float()
+        table.put(index, view, logits)
+        assert torch.equal(table.get(index, view)[0], logits)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    files = [file.stat() for file in tmp_path.rglob("*.bin")]
+    assert sum(file.st_size for file in files) == saving(chosen, 200_000, 50, "float16").size == 667_200_000
+    assert sum(file.st_blocks * 512 for file in files) < 10_000_000, "sparse"
+    assert peak < 100_000_000
+
+
+def test_the_table_of_other_views_is_refused(tmp_path):
+    train, teacher = splits()[0], Counted()
+    first = SoftLabelCache(tmp_path).table(teacher, train, resized(views=4))
+    identity = first.identity | {"views": 8, "area": [0.5, 1.0]}
+    with pytest.raises(RunError, match=r"made for another \(area: .*views: 8 here, 4 there.*\): name another folder"):
+        SoftLabels(first.folder, identity, train)
+    with pytest.raises(ConfigError, match="expected views below 4, got 4: .*or the views, that the images were aug"):
+        first.get(torch.tensor([1]), torch.tensor([4]))
 
 
 def test_what_makes_other_views_has_another_table(tmp_path):
