@@ -93,8 +93,8 @@ def refused(capsys, *words):
 
 CODE = ["evil.py:f", "evil:f", "os:system", "./evil.py:f", "a b:f", "a.b-c:f", "xnpz:f", "/tmp/evil.py:f"]
 PLAIN = [
-    "npz:a:b.npz", "folder:x", "robustbench:a/b", "hf:a/b@c", "timm:resnet18", "digits", "runs/a", 3, None,
-    "ardor.bench.labels:both", "ardor.experiments.label_study:LabelKinds",
+    "npz:a:b.npz", "folder:x", "store:a:b", "dataset:x", "robustbench:a/b", "hf:a/b@c", "timm:resnet18", "digits",
+    "runs/a", 3, None, "ardor.bench.labels:both", "ardor.experiments.label_study:LabelKinds",
 ]  # fmt: skip
 
 

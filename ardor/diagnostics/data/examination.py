@@ -244,11 +244,9 @@ def _uneven(report: DataReport) -> Finding | None:
 def _prepare(report: DataReport) -> Finding | None:
     if report.memory <= report.present // MEMORY_SHARE:
         return None
-    evidence = f"at {report.side} pixels the images take {report.memory / 1e9:.1f} of {report.present / 1e9:.1f} GB"
-    advice = (
-        f"more than a quarter is decoded in every epoch anew: type ardor data prepare {report.name} --size "
-        f"{report.side} --out STORE, and train with --data store:STORE"
-    )
+    name, side = report.name, report.side
+    evidence = f"at {side} pixels the images take {report.memory / 1e9:.1f} of {report.present / 1e9:.1f} GB"
+    advice = f"not to decode more than a quarter each epoch, type ardor data prepare {name} --size {side} --out STORE"
     return Finding("memory", "note", evidence, advice)
 
 
