@@ -127,10 +127,9 @@ def _require_teacher(table: Cells, cell: Cell, job: Job, progress: ProgressCallb
         return
     spec, name = table.spec, f"sat-{cell.row[0]}/s{cell.seed}"
     trained = any(c.name == name and state_of(spec, c)[0] == "done" for c in table.cells)
-    report = gate_of(job, models.load(spec.run(name)) if trained else None)
-    if report is not None:
+    for taught_by, report in gate_of(job, models.load(spec.run(name)) if trained else None).items():
         lines = "; ".join(line for line in report.text().splitlines()[:4] if "not measured" not in line)
-        progress(cell, f"taught by {job.taught_by}: {lines}; {'refused' if report.refused else 'passed'}")
+        progress(cell, f"taught by {taught_by}: {lines}; {'refused' if report.refused else 'passed'}")
         require(report)
 
 

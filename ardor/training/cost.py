@@ -26,6 +26,7 @@ from ardor.engine.flops import Passes, count_flops
 from ardor.engine.modes import freeze, frozen, train_mode
 from ardor.errors import ConfigError
 from ardor.evaluation.progress import duration
+from ardor.models.teachers import each
 from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
@@ -215,7 +216,8 @@ def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
     """The layers whose passes are counted, and the count of one pass of `x`; the net itself where it has none."""
     layers = [m for m in net.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
     with torch.no_grad(), freeze(net), count_flops(layers) as passes:
-        net(x)
+        for one in each(net).values():
+            one(x)
     return (layers, passes.forward) if passes.forward else ([net], float(len(x)))
 
 
@@ -229,7 +231,8 @@ def _passes(job: Job, size: int) -> tuple[float, float, float, float]:
         if work.teacher is not None:
             teacher_layers, t = _weighing(work.teacher, x)
             of_teacher = stack.enter_context(count_flops(teacher_layers))
-            stack.callback(work.teacher.register_forward_pre_hook(method.compare).remove)
+            if not isinstance(work.teacher, nn.ModuleDict):  # soft labels are cached of one teacher
+                stack.callback(work.teacher.register_forward_pre_hook(method.compare).remove)
         passes = stack.enter_context(count_flops(layers))
         work.learn(0, size)
     learning = 3 * passes.weights / once

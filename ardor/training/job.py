@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ardor.evaluation.checks.data import missing_classes
 from ardor.evaluation.checks.recipe import of_images, of_recipe
 from ardor.evaluation.findings import Finding, present
 from ardor.models.loading import net_for
+from ardor.models.teachers import each
 from ardor.storage.config import build, find_class
 from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
@@ -45,8 +46,8 @@ class Job:
         As `ardor.epochs` takes them.
     run : Path
         The run's folder.
-    taught_by : str, optional
-        The teacher's name in the configuration.
+    taught_by : dict of str to str
+        The teacher's name in the configuration, by "", or the name of each of several.
     gate : bool
         Whether the teacher is examined first.
     log : str, optional
@@ -62,7 +63,7 @@ class Job:
     val: Split
     recipe: Recipe
     run: Path
-    taught_by: str | None = None
+    taught_by: Mapping[str, str] = field(default_factory=dict)
     gate: bool = True
     log: str | None = None
     averaging: Averaging | None = None
@@ -109,10 +110,10 @@ class Job:
         method, recipe = method_of(parts), recipe_of(parts)
         student = net_for("student", {"seed": recipe.seed} | parts["student"], train, fresh=True)
         named = parts.get("teacher", {})
-        taught_by = named.get("name") if teacher and uses_teacher(method) else None
+        taught_by = named_teachers(method, named) if teacher and uses_teacher(method) else {}
         return cls(
             student,
-            net_for("teacher", named, train, fresh=False, trust_code=trust_code) if taught_by else None,
+            _teacher(named, train, trust_code) if taught_by else None,
             method,
             train,
             val,
@@ -121,6 +122,41 @@ class Job:
             taught_by,
             averaging=build(parts["averaging"], "averaging") if parts.get("averaging") else None,
         )
+
+
+def named_teachers(method: Any, config: Mapping[str, Any]) -> dict[str, str]:
+    """The name of the teacher's net by "", or of each teacher's by its own. Raises ConfigError."""
+    several = getattr(type(method), "teachers", ())
+    if not several:
+        if extra := [key for key in ("robust", "natural") if key in config]:
+            raise ConfigError(
+                f"expected one teacher for {type(method).__name__}, got --teacher.{extra[0]}: type --teacher RUN"
+            )
+        return {"": config["name"]} if config.get("name") else {}
+    parts = {name: _named(config.get(name)) for name in several}
+    if missing := [name for name, part in parts.items() if not part.get("name")]:
+        got = f"--teacher {config['name']}" if config.get("name") else "none"
+        raise ConfigError(
+            f"expected the teachers {' and '.join(several)} for {type(method).__name__}, got "
+            f"{got if len(missing) == len(several) else 'no ' + missing[0]}: type "
+            + " ".join(f"--teacher.{name} RUN" for name in several)
+        )
+    return {name: part["name"] for name, part in parts.items()}
+
+
+def _named(part: Any) -> Mapping[str, Any]:
+    return {"name": part} if isinstance(part, str) else part or {}
+
+
+def _teacher(config: Mapping[str, Any], train: Split, trust_code: bool) -> nn.Module:
+    """The teacher, or each by name."""
+    if config.get("name"):
+        return net_for("teacher", config, train, fresh=False, trust_code=trust_code)
+    nets = {
+        name: net_for(f"teacher.{name}", _named(part), train, fresh=False, trust_code=trust_code)
+        for name, part in config.items()
+    }
+    return nn.ModuleDict(nets)
 
 
 KEYS = ("data", "student", "teacher", "method", "threat", "recipe", "averaging")
@@ -224,8 +260,8 @@ def findings_of(job: Job, recipe: str | None = None) -> list[Finding]:
 
 def gate_of(
     job: Job, student: nn.Module | None = None, progress: Callable[[str, int, int], None] | None = None
-) -> TeacherReport | None:
-    """Examine the teacher on the validation images.
+) -> dict[str, TeacherReport]:
+    """Examine the teacher, or each of several, on the validation images.
 
     Parameters
     ----------
@@ -236,20 +272,24 @@ def gate_of(
 
     Returns
     -------
-    TeacherReport or None
-        None without a teacher or gate, and for a run that resumes.
+    dict of str to TeacherReport
+        By the teacher's name in words. Empty without a teacher or gate, and for a run that resumes. A teacher that the
+        method calls natural need not be robust.
     """
     if job.teacher is None or not job.gate or Run(job.run).states():
-        return None
+        return {}
     trained = getattr(getattr(job.method, "attack", None), "threat", None)
     threat = trained or getattr(job.recipe.val_attack, "threat", None) or Linf()
-    return examine_teacher(
-        job.teacher.to(find_device(job.recipe.device)),
-        job.val,
-        threat,
-        record=record_of(job.taught_by, job.teacher),
-        student=student,
-        robust=wants_robust(job.method),
-        limit=min(LIMIT, len(job.train)),  # a smoke test trains on fewer images
-        progress=progress,
-    )
+    return {
+        f"{name} {job.taught_by.get(name, '')}".strip(): examine_teacher(
+            net.to(find_device(job.recipe.device)),
+            job.val,
+            threat,
+            record=record_of(job.taught_by.get(name), net),
+            student=student,
+            robust=wants_robust(job.method) and name != "natural",
+            limit=min(LIMIT, len(job.train)),  # a smoke test trains on fewer images
+            progress=progress,
+        )
+        for name, net in each(job.teacher).items()
+    }

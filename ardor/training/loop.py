@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from ardor.data.split import Split
 from ardor.engine import distributed
-from ardor.engine.folding import folded, is_known
+from ardor.engine.folding import is_known
 from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError, ModelError
+from ardor.models.teachers import each_folded, together
 from ardor.noise import Noise, seed_of, seeded
 from ardor.storage.arguments import typed
 from ardor.storage.runs import Run
@@ -43,7 +44,7 @@ EVERY = 10
 @typed
 def epochs(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Mapping[str, nn.Module] | None,
     method: Method,
     train: Split,
     recipe: Recipe = DEFAULT,
@@ -65,8 +66,9 @@ def epochs(
         Images (B, C, H, W) in [0, 1] to logits (B, classes). It is trained in place, is in
         eval mode between the epochs, and ends with the last weights.
         Every submodule is in train mode during an epoch, also a batch norm that was in eval mode.
-    teacher : nn.Module or None
-        Of the same shapes; frozen in eval mode during an epoch, restored before each record. None for a method without.
+    teacher : nn.Module, dict of str to nn.Module, or None
+        Of the same shapes; frozen in eval mode during an epoch, restored before each record. None for a method without,
+        a dict for one of several teachers.
     method : Method
         The loss: named terms of a batch.
     train : Split
@@ -103,17 +105,19 @@ def epochs(
         For a damaged state, and cached soft labels that differ from the teacher's logits.
     """
     device = find_device(recipe.device)
-    check_setup(student, teacher, method, train, val, averaging, recipe)
-    teacher = teacher if uses_teacher(method) else None
-    state = init_state(student, teacher, method, train, recipe, device, averaging)
+    net: nn.Module | None = together(teacher)
+    check_setup(student, net, method, train, val, averaging, recipe)
+    net = net if uses_teacher(method) else None
+    state = init_state(student, net, method, train, recipe, device, averaging)
     student.eval()  # train mode is an epoch's: the caller evaluates and exports between them
-    config = resolve_config(student, teacher, method, train, val, recipe, averaging, soft_labels)
-    table = None if soft_labels is None or teacher is None else soft_labels.table(teacher, train, recipe)
+    config = resolve_config(student, net, method, train, val, recipe, averaging, soft_labels)
+    several = isinstance(net, nn.ModuleDict)
+    table = None if soft_labels is None or net is None or several else soft_labels.table(net, train, recipe)
     train = train if recipe.resized else _resident(train, device)  # crops are resized on the CPU
     with _resumed(run, config, state) as folder:
         for epoch in _epochs_left(state, recipe):
-            with frozen(teacher, device) as net:  # restored before every yield: two runs may share a teacher
-                record = train_epoch(state, net, train, recipe, epoch, table, progress)
+            with frozen(net, device) as fixed:  # restored before every yield: two runs may share a teacher
+                record = train_epoch(state, fixed, train, recipe, epoch, table, progress)
             checkpoint.require_finite(checkpoint.tensors(state), epoch)
             average = _validate(state, train, val, recipe, record)
             record.stopped = _patience_ends(state, recipe, record)
@@ -123,7 +127,7 @@ def epochs(
 
 def distill(
     student: nn.Module,
-    teacher: nn.Module | None,
+    teacher: nn.Module | Mapping[str, nn.Module] | None,
     method: Method,
     train: Split,
     recipe: Recipe = DEFAULT,
@@ -180,7 +184,7 @@ def train_epoch(
     device = next(student.parameters()).device
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
     layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
-    teacher = None if teacher is None else folded(teacher)
+    teacher = None if teacher is None else each_folded(teacher)
     steps = batches(recipe, "order", epoch, train.index)
     pending: list[tuple[float, Update]] = []
     with train_mode(student):

@@ -18,6 +18,7 @@ from ardor.models import require_fit
 from ardor.models.fit import require_gradient
 from ardor.models.identity import as_built, identity
 from ardor.models.known import require_known
+from ardor.models.teachers import each
 from ardor.noise import seeded
 from ardor.storage.config import describe, few
 from ardor.storage.signature import Signature
@@ -86,9 +87,11 @@ def check_setup(
     if bad := [name for name, value in state.items() if not is_finite(value)]:
         raise ModelError(f"expected finite weights of the student, got NaN or infinity in {few(bad)}: build it anew")
     if teacher is not None:
-        require_fit(teacher, train.shape, train.classes, "teacher")
+        _require_number(method, teacher)
+        for name, net in each(teacher).items():
+            require_fit(net, train.shape, train.classes, f"{name} teacher".strip())
+            require_known(net, train.shape, train.classes)
         require_apart(student, teacher)
-        require_known(teacher, train.shape, train.classes)
     elif vars(type(method)).get("needs_teacher", False):
         name = type(method).__name__
         raise ModelError(
@@ -135,6 +138,22 @@ def _least_share(images: int, batch: int, processes: int) -> int:
     return min(max(1, size // processes) for size in sizes if size <= images)
 
 
+def _require_number(method: Method, teacher: nn.Module) -> None:
+    """Refuse one teacher for a method of several, and several for a method of one. Raises ModelError."""
+    expected, got = sorted(getattr(type(method), "teachers", ("",))), sorted(each(teacher))
+    if expected == got:
+        return
+    name = type(method).__name__
+    if got == [""]:
+        options = " ".join(f"--teacher.{who} RUN" for who in expected)
+        raise ModelError(
+            f"{name} expected the teachers {' and '.join(expected)}, got one: type {options} (in Python a dict of nets)"
+        )
+    wanted = " and ".join(expected) if expected != [""] else "one"
+    advice = "--teacher RUN" if expected == [""] else " ".join(f"--teacher.{who} RUN" for who in expected)
+    raise ModelError(f"{name} expected as teacher {wanted}, got {' and '.join(got)}: type {advice}")
+
+
 def require_apart(student: nn.Module, teacher: nn.Module) -> None:
     """Refuse a teacher with layers of the student: frozen they are not trained, and their batch norms move."""
     weights = (
@@ -167,6 +186,7 @@ def resolve_config(
 ) -> dict[str, Any]:
     """The config.yaml of a run: everything that determines its result, and the hashes of nets, code and data."""
     teacher = teacher if uses_teacher(method) else None
+    one = teacher is not None and not isinstance(teacher, nn.ModuleDict)
     resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
     pieces = Signature()
     pieces.add("method", _before_training(method))
@@ -175,11 +195,11 @@ def resolve_config(
     return {
         "method": describe(method),
         "student": describe(student) | (_source(student) if getattr(student, "loaded_from", None) else {}),
-        "teacher": None if teacher is None else describe(teacher) | _source(teacher),
+        "teacher": None if teacher is None else _described(teacher),
         "data": describe(train.source),
         "recipe": {k: v for k, v in describe(resolved).items() if k != "name"},
         "averaging": None if averaging is None else describe(averaging),
-        "soft_labels": "live" if soft_labels is None or teacher is None or unnumbered(recipe) else soft_labels.dtype,
+        "soft_labels": "live" if soft_labels is None or not one or unnumbered(recipe) else soft_labels.dtype,
         "processes": distributed.world_size(),
         "threads": torch.get_num_threads(),
         # a name, a path or a file may stand for other bytes later
@@ -188,13 +208,30 @@ def resolve_config(
             "method": code,
             "pieces": None if pieces.plain and pieces.code == code else pieces.digest,  # beyond what their configs have
             **_function("student", student, train.shape),
-            **({"teacher": None} if teacher is None else _function("teacher", teacher, train.shape)),
+            **_teacher_function(teacher, train.shape),
             **({"start": start} if (start := getattr(student, "start", None)) else {}),
             "train": train.hash,
             "val": None if val is None else val.hash,
             "marks": list(train.marks),
         },
     }
+
+
+def _described(teacher: nn.Module) -> dict[str, Any]:
+    """The config of a teacher, or of each by name."""
+    configs = {name: describe(net) | _source(net) for name, net in each(teacher).items()}
+    return configs if isinstance(teacher, nn.ModuleDict) else configs[""]
+
+
+def _teacher_function(teacher: nn.Module | None, shape: Sequence[int]) -> dict[str, Any]:
+    """As `_function`; of several teachers the hashes joined, and the function of each."""
+    if teacher is None:
+        return {"teacher": None}
+    of = {name: _function("teacher", net, shape) for name, net in each(teacher).items()}
+    hashes = " ".join(one["teacher"] for one in of.values())
+    if isinstance(teacher, nn.ModuleDict):
+        return {"teacher": hashes, "teacher_function": {name: one["teacher_function"] for name, one in of.items()}}
+    return of[""]
 
 
 def _source(net: nn.Module) -> dict[str, Any]:

@@ -5,13 +5,15 @@ import torch
 
 from ardor.attacks import FGSM
 from ardor.attacks.threat import L2, Linf
-from ardor.methods import ABSLD, ADR, IGDM, LBGAT, AdaAD, FairRSLAD, PeerAiD, VarianceGap
+from ardor.cli.main import main
+from ardor.errors import ModelError
+from ardor.methods import ABSLD, ADR, AKD2, IGDM, LBGAT, MTARD, RSLAD, AdaAD, FairRSLAD, PeerAiD, VarianceGap
 from ardor.training.averaging import EMA
 from ardor.training.job import method_of
 from ardor.training.loop import distill, epochs
 from ardor.training.state import learned_state, make_optimiser
 from tests.conftest import splits
-from tests.training.conftest import PGD2, ended, net, recipe, require_same
+from tests.training.conftest import PGD2, WORDS, ended, net, recipe, require_same
 
 METHODS = {
     "adr": lambda: ADR(steps=9, attack=PGD2),
@@ -20,13 +22,18 @@ METHODS = {
     "peer": lambda: PeerAiD(attack=PGD2),
     "lbgat": lambda: LBGAT(attack=PGD2),
     "igdm": lambda: IGDM(VarianceGap(attack=PGD2, lc=1e-9, lg=0.1)),
+    "mtard": lambda: MTARD(attack=PGD2, balance_temperatures=True),
+    "akd2": lambda: AKD2(attack=PGD2),
     "igdm-adaad": lambda: IGDM(AdaAD(attack=PGD2)),
 }
 
 
 def arguments(name, averaging=None):
     train, val = splits(48)
-    return (net(), net(seed=5, width=4), METHODS[name](), train, recipe(lr=0.005)), {"val": val, "averaging": averaging}
+    teacher = net(seed=5, width=4)
+    if name in ("mtard", "akd2"):
+        teacher = {"robust": teacher, "natural": net(seed=6, width=5)}
+    return (net(), teacher, METHODS[name](), train, recipe(lr=0.005)), {"val": val, "averaging": averaging}
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -46,7 +53,7 @@ def test_a_run_goes_on_after_an_epoch_as_if_it_had_not_ended(tmp_path, name):
     assert learned.keys() == learned_state(given[2]).keys()
     for key, value in learned_state(given[2]).items():
         assert torch.equal(value, learned[key]), key
-    assert name == "igdm-adaad" or learned
+    assert name in ("igdm-adaad", "akd2") or learned
 
 
 def test_state_advances_once_a_step_and_rolls_over_once_an_epoch():
@@ -96,3 +103,50 @@ def test_the_base_of_a_method_is_under_the_typed_threat():
         assert method.base.attack.threat == L2(0.1)
         assert kind is None or type(method.base) is kind
     assert method_of({"method": {"name": "igdm", "base": {"alpha": "1/2"}}}).base.alpha == 0.5
+
+
+# Two teachers
+
+
+@pytest.mark.parametrize(
+    ("method", "teacher", "words"),
+    [
+        (MTARD(), lambda: net(1), r"MTARD expected the teachers natural and robust, got one: .*a dict of nets"),
+        (MTARD(), lambda: {"robust": net(1)}, r"MTARD expected as teacher natural and robust, got robust"),
+        (
+            RSLAD(),
+            lambda: {"robust": net(1), "natural": net(2)},
+            r"RSLAD expected as teacher one, got natural and robust",
+        ),
+        (MTARD(), lambda: {"robust": net(1), "natural": net(2, classes=3)}, "natural teacher"),
+    ],
+)
+def test_a_method_has_as_many_teachers_as_it_names(method, teacher, words):
+    train, val = splits(16)
+    with pytest.raises(ModelError, match=words):
+        distill(net(), teacher(), method, train, recipe(), val=val)
+
+
+def test_two_teachers_at_the_shell(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, method in (("rob", "sat"), ("nat", "natural")):
+        assert main(["train", "--method", method, *WORDS, "--run", name]) == 0
+    both = ["--teacher.robust", "rob", "--teacher.natural", "nat"]
+    assert main(["train", "--method", "mtard", *WORDS, *both, "--run", "m"]) == 0
+    out = capsys.readouterr().out
+    natural, robust = (out.split(f"teacher {name}\n")[1].split("\n\n")[0] for name in ("natural nat", "robust rob"))
+    assert "PGD-20 at eps 0.1: not measured" not in robust
+    assert "PGD-20 at eps 0.1: not measured" in natural  # by its own standard
+    before = ended(tmp_path / "m")
+    assert main(["train", "m"]) == 0
+    require_same(ended(tmp_path / "m"), before)
+    assert main(["plan", "--method", "mtard", *WORDS, *both]) == 0
+    assert "1.0 T" in capsys.readouterr().out
+    for words, expected in (
+        (["mtard", "--teacher", "rob"], "expected the teachers robust and natural for MTARD, got --teacher rob: type"),
+        (["mtard", *both[:2]], "got no natural: type --teacher.robust RUN --teacher.natural RUN"),
+        (["rslad", *both[:2]], "expected one teacher for RSLAD, got --teacher.robust: type --teacher RUN"),
+    ):
+        assert main(["train", "--method", *words, *WORDS, "--run", "x"]) == 2
+        assert expected in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()

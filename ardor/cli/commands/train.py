@@ -150,7 +150,7 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
         if first:
             for finding in findings:
                 display.err.print(str(finding), markup=False)
-            if words.teacher is not None and job.taught_by is None:
+            if words.teacher is not None and not job.taught_by:
                 display.err.print(f"{type(job.method).__name__} uses no teacher: --teacher is left out", markup=False)
         with distributed.rank_zero_first():  # a wait that is reported
             if first:
@@ -176,7 +176,7 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
 def _require_teacher(job: Job) -> None:
     """Display the gate's measurements. Raises ModelError for a teacher that does not match its record."""
     with display.progress("teacher gate", 100) as move:
-        report = gate_of(job, progress=lambda name, done, todo: move(100 * done // todo, name))
-    if report is not None:
-        display.say(f"teacher {job.taught_by}\n{report.text()}\n")
+        reports = gate_of(job, progress=lambda name, done, todo: move(100 * done // todo, name))
+    for name, report in reports.items():
+        display.say(f"teacher {name}\n{report.text()}\n")
         require(report)
