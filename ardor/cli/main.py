@@ -47,7 +47,7 @@ options. Numbers may be written 8/255. A method, net or data set of your own is 
 `ardor COMMAND --help` lists its options, `--help-all` every one; `--debug` adds an error's traceback.
 """
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """The signals that stop a command with a sentence, as far as the system has them."""
 
 KEPT = {

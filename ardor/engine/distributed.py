@@ -153,6 +153,15 @@ def total(values: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(values, flat.tolist(), strict=True))
 
 
+def largest(value: float) -> float:
+    """The largest of a number over all processes."""
+    if world_size() == 1:
+        return value
+    flat = torch.tensor([value], dtype=torch.float64, device=_device())
+    dist.all_reduce(flat, dist.ReduceOp.MAX)
+    return flat.item()
+
+
 @torch.no_grad()
 def summed(values: Tensor) -> Tensor:
     """The sum over all processes of a tensor that each has."""
@@ -179,19 +188,38 @@ def broadcast(tensors: Sequence[Tensor]) -> None:
         value.copy_(message)
 
 
+def gathered(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """The values of these tensors in every process, in the order of the processes."""
+    if world_size() == 1:
+        return [list(tensors)]
+    own = [value.detach().to(_device()).contiguous().reshape(-1).view(torch.uint8) for value in tensors]
+    message = torch.cat([torch.zeros(1, dtype=torch.uint8, device=_device()), *own])  # never empty
+    received = [torch.empty_like(message) for _ in range(world_size())]
+    dist.all_gather(received, message)
+    sizes = [1, *map(len, own)]
+    return [
+        [
+            piece.clone().view(value.dtype).view(value.shape)
+            for piece, value in zip(bytes_.split(sizes)[1:], tensors, strict=True)
+        ]
+        for bytes_ in received
+    ]
+
+
 def _device() -> torch.device:
     """The device of messages: NCCL has no tensors of the CPU."""
     return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
 
 
-def require_equal(done: int, folder: str | Path | None) -> None:
-    """Refuse processes that have finished other numbers of epochs. Raises RunError in all of them."""
-    first = torch.tensor(done)
+def require_equal(done: int, folder: str | Path | None, step: int = 0) -> None:
+    """Refuse processes that have finished other numbers of epochs or steps. Raises RunError in all of them."""
+    first = torch.tensor([done, step])
     broadcast([first])
-    if total({"others": float(int(first) != done)})["others"]:
+    if total({"others": float(first.tolist() != [done, step])})["others"]:
+        more = f" and {step} steps" if step else ""
         raise RunError(
-            f"expected one run that all processes see, got {folder} with {done} epochs in process {rank()} and another "
-            "number elsewhere: type --run with a folder that all machines share"
+            f"expected one run that all processes see, got {folder} with {done} epochs{more} in process {rank()} and "
+            "another number elsewhere: type --run with a folder that all machines share"
         )
 
 

@@ -6,6 +6,7 @@ best.safetensors      the student at its highest validation robust accuracy
 averaged.safetensors  the average of its weights at the highest of its own, or the last without validation images
 last.safetensors      the student after the last finished epoch
 state.safetensors     student, optimiser, method and average after the last finished epoch: what resuming reads
+step.safetensors      the same inside the epoch after it
 previous.safetensors  the state of the epoch before, for when the newest is damaged
 log.json              how far each tracker is
 report-*.json         one evaluation each, named SUITE-NORM-EPS-CHECKPOINT; journal-* is the folder of its journal
@@ -27,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Required, TypedDict
 
-from ardor.errors import ConfigError, RunError, shown
+from ardor.errors import CheckpointError, ConfigError, RunError, shown
 from ardor.storage.config import differences, few, to_yaml
-from ardor.storage.files import refusal, require_readable, shortened, write_text
+from ardor.storage.files import refusal, remove, require_readable, shortened, write_text
 from ardor.storage.locks import holder, locked
 from ardor.storage.reading import checked, parse_json, read_yaml
-from ardor.storage.tensors import read_tensors
+from ardor.storage.tensors import read_metadata, read_tensors
 from ardor.storage.trust import require_no_code
 
 CHECKPOINTS = ("best", "last", "averaged")
@@ -124,6 +125,7 @@ class Run:
         self.metrics_file, self.log = self.folder / "metrics.jsonl", self.folder / "log.json"
         self.state, self.previous = self.folder / "state.safetensors", self.folder / "previous.safetensors"
         self.variance_gap = self.folder / "variance_gap.json"
+        self.step_state = self.folder / "step.safetensors"
         self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
 
     @staticmethod
@@ -144,7 +146,12 @@ class Run:
 
     def states(self) -> list[Path]:
         """The states to resume from, newest first; after a kill between two renamings only the older exists."""
-        return [path for path in (self.state, self.previous) if path.exists()]
+        states = [path for path in (self.state, self.previous) if path.exists()]
+        if not self.step_state.exists():
+            return states
+        inside, newest = _epoch_of(self.step_state), _epoch_of(states[0]) if states else None
+        is_left_over = inside is not None and newest is not None and inside < newest  # by a kill after the epoch
+        return states if is_left_over else [self.step_state, *states]
 
     @property
     def config(self) -> dict[str, Any]:
@@ -257,8 +264,11 @@ class Run:
         except OSError as error:
             raise refusal(self.metrics_file, error) from error
 
-    def truncate(self, epoch: int) -> None:
-        """Remove the metrics after `epoch`, which will be trained again, and a line that a kill cut short."""
+    def drop_after(self, epoch: int, step: int = 0) -> None:
+        """Remove the metrics after `epoch`, which will be trained again, a line that a kill cut short, and the state
+        inside an earlier epoch."""
+        if not step:
+            remove(self.step_state)
         lines = self._lines()
         past = [line for line, record in lines if record.get("epoch", epoch + 1) <= epoch]
         if len(past) != len(lines):
@@ -337,6 +347,14 @@ class Run:
     def hub_folder(self, checkpoint: str = "best") -> Path:
         """The folder for the Hub."""
         return self.folder / f"hub-{checkpoint}"
+
+
+def _epoch_of(state: Path) -> int | None:
+    """Finished epochs of a state; None for a damaged one."""
+    try:
+        return int(read_metadata(state)["epoch"])
+    except (CheckpointError, KeyError, ValueError):
+        return None
 
 
 def without_unused_teacher(config: Mapping[str, Any]) -> dict[str, Any]:

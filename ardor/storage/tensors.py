@@ -48,6 +48,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone. Raises CheckpointError where the file is truncated or foreign."""
+    require_readable(path, CheckpointError)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"expected a complete safetensors file, got {path} ({error}): delete it") from error
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Replace a safetensors file atomically, with a checksum in its metadata. Raises RunError."""
     # a copy, because tensors that share memory are refused by the format

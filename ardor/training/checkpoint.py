@@ -9,13 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ardor.engine import distributed
 from ardor.errors import CheckpointError, ConfigError, DivergedError
 from ardor.storage.config import describe, few
-from ardor.storage.files import refusal, replace
+from ardor.storage.files import refusal, remove, replace
 from ardor.storage.runs import Run
 from ardor.storage.tensors import is_finite, read_tensors, write_tensors
 from ardor.training.epoch import EpochRecord
@@ -35,6 +36,41 @@ def require_finite(tensors: Mapping[str, Tensor], epoch: int) -> None:
             f"expected finite weights and statistics after epoch {epoch}, got NaN or infinity in {few(bad)}; nothing "
             f"of this epoch is saved: {LOWER}"
         )
+
+
+def save_step(run: Run, state: TrainState) -> None:
+    """Write the state inside an epoch. Every process calls it; process 0 writes.
+
+    Raises
+    ------
+    DivergedError
+        For weights or statistics that are not finite.
+    RunError
+        As `save`.
+    """
+    content = tensors(state)
+    require_finite(content, state.done + 1)
+    names = [key for key in content if _is_own(key, state)]
+    others = distributed.gathered([content[key] for key in names])
+    sums = distributed.gathered([torch.tensor([*state.sums.values()], dtype=torch.float64)])
+    if distributed.rank() > 0:
+        return
+    for number, values in enumerate(others[1:], 1):
+        content |= {f"process/{number}/{key}": value for key, value in zip(names, values, strict=True)}
+    by_term = zip(*(values.tolist() for (values,) in sums), strict=True)
+    inside = {
+        "step": str(state.step),
+        "seconds": repr(state.seconds),
+        "sums": json.dumps(dict(zip(state.sums, by_term, strict=True))),
+    }
+    run.require_held()
+    write_tensors(run.step_state, content, _numbers(state) | inside)
+
+
+def _is_own(key: str, state: TrainState) -> bool:
+    """Whether a tensor may differ between processes inside an epoch: batch statistics and learned state."""
+    part, _, name = key.partition("/")
+    return part == "method" or (part == "student" and name not in dict(state.student.named_parameters()))
 
 
 def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.Module | None = None) -> None:
@@ -75,13 +111,14 @@ def save(run: Run | None, record: EpochRecord, state: TrainState, averaged: nn.M
         if run.state.exists():
             replace(run.state, run.previous)
         replace(run.new_state, run.state)
+        remove(run.step_state)
     except OSError as error:
         raise refusal(run.state, error) from error
     run.require_held()
 
 
 def resume(run: Run | None, state: TrainState) -> None:
-    """Load the state of a run, if it has one; process 0 removes the metrics of later epochs.
+    """Load the state of a run, if it has one.
 
     A damaged newest state is replaced by the one before it, with a warning.
 
@@ -98,15 +135,13 @@ def resume(run: Run | None, state: TrainState) -> None:
             tensors, metadata = read_tensors(path)
         except CheckpointError as error:
             damaged.append(error)
-            log.warning("%s; looking for the epoch before", error)
+            log.warning("%s; looking for an earlier state", error)
         else:
             _restore(path, tensors, metadata, state)
             break
     else:
         if damaged:
             raise CheckpointError(f"{damaged[0]}; no earlier state is left: type --run with a new name") from damaged[0]
-    if distributed.rank() == 0:
-        run.truncate(state.done)
 
 
 def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], state: TrainState) -> None:
@@ -117,11 +152,18 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
             part, _, name = key.partition("/")
             if part == "momentum":  # of 0.1.0, whose one optimiser was SGD
                 part, name = "optimiser", f"{name}/momentum_buffer"
-            parts[part][name] = value
+            parts.setdefault(part, {})[name] = value
+        mine = f"{distributed.rank()}/"
+        for key, value in parts.pop("process", {}).items():
+            if key.startswith(mine):
+                part, _, name = key.removeprefix(mine).partition("/")
+                parts[part][name] = value
         done, best = int(metadata["epoch"]), float(metadata["best"])
         best_averaged, stale = float(metadata.get("best_averaged", -1.0)), int(metadata.get("stale", 0))
         if state.scaler is not None:
             state.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        step, seconds = int(metadata.get("step", 0)), float(metadata.get("seconds", 0.0))
+        sums = {name: _share(values) for name, values in json.loads(metadata.get("sums", "{}")).items()}
         if state.average is not None:
             state.average.load(parts["averaging"])
         state.student.load_state_dict(parts["student"])
@@ -138,6 +180,14 @@ def _restore(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str], s
             f"expected the state of this run, got {path} made for another: type --run with a new name"
         ) from error
     state.done, state.best, state.best_averaged, state.stale = done, best, best_averaged, stale
+    state.step, state.sums, state.seconds = step, sums, seconds
+
+
+def _share(sums: list[float]) -> float:
+    """This process's own of the sums of all; the whole is the first one's where the number of processes changed."""
+    if len(sums) == distributed.world_size():
+        return sums[distributed.rank()]
+    return sum(sums) if distributed.rank() == 0 else 0.0
 
 
 def tensors(state: TrainState) -> dict[str, Tensor]:

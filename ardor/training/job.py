@@ -33,6 +33,7 @@ from ardor.training.epoch import EpochRecord, ProgressCallback
 from ardor.training.loop import epochs
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.recipe import Recipe, find_device
+from ardor.training.saving import TEN_MINUTES, Every
 from ardor.training.soft_labels import SoftLabelCache
 
 
@@ -54,6 +55,8 @@ class Job:
         Trackers, with commas.
     threads : int, optional
         Of torch; None is the run's own, or the rule of `threads_for`.
+    save_every : int or timedelta, optional
+        As `ardor.epochs` takes it.
     """
 
     student: nn.Module
@@ -69,6 +72,7 @@ class Job:
     averaging: Averaging | None = None
     soft_labels: SoftLabelCache | None = None
     threads: int | None = None
+    save_every: Every | None = TEN_MINUTES
 
     @classmethod
     def from_config(
@@ -213,11 +217,14 @@ def default_run(config: Mapping[str, Any], seed: int) -> Path:
     return Path("runs") / shortened("-".join(Path(name.replace(":", "_")).name for name in [*names, f"s{seed}"]))
 
 
-def records_of(job: Job, progress: ProgressCallback | None = None) -> Iterator[EpochRecord]:
+def records_of(
+    job: Job, progress: ProgressCallback | None = None, stop: Callable[[], bool] | None = None
+) -> Iterator[EpochRecord]:
     """The records of `ardor.epochs`."""
     return epochs(
         job.student, job.teacher, job.method, job.train, job.recipe, val=job.val, run=job.run,
         averaging=job.averaging, soft_labels=job.soft_labels, progress=progress,
+        save_every=job.save_every, stop=stop,
     )  # fmt: skip
 
 

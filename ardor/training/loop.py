@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.radius import at_radius, radius_at
 from ardor.training.recipe import Recipe, batches, find_device, lr_at
+from ardor.training.saving import TEN_MINUTES, Every, Saving
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
 from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
 from ardor.training.validation import averaged, validate
@@ -54,6 +55,8 @@ def epochs(
     averaging: Averaging | None = None,
     soft_labels: SoftLabelCache | None = None,
     progress: ProgressCallback | None = None,
+    save_every: Every | None = TEN_MINUTES,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[EpochRecord]:
     """Train `student`, and yield a record after each epoch.
 
@@ -86,6 +89,12 @@ def epochs(
         Cache of the teacher's logits on clean images, shared with later runs.
     progress : callable, optional
         Called with a StepProgress every 10 steps.
+    save_every : int or timedelta, optional
+        Steps, or time, from one save of the state inside an epoch to the next, so that a kill costs no more than this;
+        None saves at the ends of epochs alone. It changes no result.
+    stop : callable, optional
+        Asked after every step (on a GPU every 10), `threading.Event().is_set` for example: where it is true, in one
+        process at least, the state is saved and the iteration ends.
 
     Yields
     ------
@@ -115,9 +124,12 @@ def epochs(
     table = None if soft_labels is None or net is None or several else soft_labels.table(net, train, recipe)
     train = train if recipe.resized else _resident(train, device)  # crops are resized on the CPU
     with _resumed(run, config, state) as folder:
+        saving = Saving(folder, state, save_every, stop)
         for epoch in _epochs_left(state, recipe):
             with frozen(net, device) as fixed:  # restored before every yield: two runs may share a teacher
-                record = train_epoch(state, fixed, train, recipe, epoch, table, progress)
+                record = train_epoch(state, fixed, train, recipe, epoch, table, progress, saving)
+            if record is None:  # stopped, and saved inside the epoch
+                return
             checkpoint.require_finite(checkpoint.tensors(state), epoch)
             average = _validate(state, train, val, recipe, record)
             record.stopped = _patience_ends(state, recipe, record)
@@ -137,12 +149,14 @@ def distill(
     averaging: Averaging | None = None,
     soft_labels: SoftLabelCache | None = None,
     progress: ProgressCallback | None = None,
+    save_every: Every | None = TEN_MINUTES,
+    stop: Callable[[], bool] | None = None,
 ) -> list[EpochRecord]:
     """The records of all epochs of `epochs`, whose parameters and errors it shares."""
     return list(
         epochs(
             student, teacher, method, train, recipe, val=val, run=run, averaging=averaging, soft_labels=soft_labels,
-            progress=progress,
+            progress=progress, save_every=save_every, stop=stop,
         )
     )  # fmt: skip
 
@@ -155,7 +169,8 @@ def train_epoch(
     epoch: int,
     table: SoftLabels | None = None,
     progress: ProgressCallback | None = None,
-) -> EpochRecord:
+    saving: Saving | None = None,
+) -> EpochRecord | None:
     """The steps of an epoch that `state` has not done: augmentation, attack and update, batch by batch.
 
     Parameters
@@ -168,11 +183,13 @@ def train_epoch(
         From 1 to recipe.epochs.
     table : SoftLabels, optional
         Cached logits of the teacher on the views that the recipe draws.
+    saving : Saving, optional
+        Saves the state between the steps, and may stop there.
 
     Returns
     -------
-    EpochRecord
-        Without accuracies.
+    EpochRecord or None
+        Without accuracies; None where it was stopped.
 
     Raises
     ------
@@ -210,12 +227,15 @@ def train_epoch(
                 method.advance(student, epoch=epoch, last=number == len(steps), average=ema)
             pending.append((share * len(rows) / len(train), update))
             state.step, state.seconds = number, time.perf_counter() - begun
-            if device.type == "cpu" or number % EVERY == 0 or number == len(steps):
+            settled = device.type == "cpu" or number % EVERY == 0 or number == len(steps)
+            if settled:
                 _accumulate(pending, state.sums)
             if progress is not None and number % EVERY == 0:
                 done, speed = number / len(steps), number * recipe.batch / state.seconds
                 terms = {name: value * distributed.world_size() / done for name, value in state.sums.items()}
                 progress(StepProgress(epoch, recipe.epochs, number, len(steps), speed, terms))
+            if settled and saving is not None and saving.stops():
+                return None
     rate = float(optimiser.param_groups[0]["lr"])
     sums = distributed.total(state.finish_epoch())
     seconds = time.perf_counter() - begun
@@ -390,7 +410,9 @@ def _resumed(run: str | Path | None, config: Mapping[str, Any], state: TrainStat
                     stack.enter_context(folder.held())
                 folder.enter(config)
         checkpoint.resume(folder, state)
-        distributed.require_equal(state.done, run)
+        distributed.require_equal(state.done, run, state.step)
+        if folder is not None and distributed.rank() == 0:
+            folder.drop_after(state.done, state.step)
         yield folder
 
 

@@ -176,7 +176,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before(finished, damage, c
     epochs, other = again(words, val, folder)
     assert epochs == [3], "only the last epoch is done again"
     assert ardor.models.hash_of(other) == ardor.models.hash_of(net)
-    assert ("looking for the epoch before" in caplog.text) == (damage.__name__ == "flip" or bool(caplog.text))
+    assert ("looking for an earlier state" in caplog.text) == (damage.__name__ == "flip" or bool(caplog.text))
     assert [json.loads(x)["epoch"] for x in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from dataclasses import dataclass, fields, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,8 +13,10 @@ from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.cli.selection import Overrides, configuration
+from ardor.cli.stopping import stopping
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
+from ardor.errors import ConfigError
 from ardor.storage.config import arguments
 from ardor.storage.files import shortened
 from ardor.storage.recipes import recipe_for
@@ -63,6 +66,10 @@ class TrainWords:
         Folder of cached soft labels; default beside the run.
     threads
         Threads of torch; default the run's, in a new run 1 for a small net on a CPU.
+    save_every
+        Steps from one save of the state inside an epoch to the next, in place of `save_minutes`.
+    save_minutes
+        Minutes from one save of the state inside an epoch to the next.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
@@ -81,6 +88,8 @@ class TrainWords:
     soft_labels: Literal["float32", "float16", "live"] | None = None
     soft_labels_in: Path | None = None
     threads: int | None = None
+    save_every: int | None = None
+    save_minutes: float = 10.0
     trust_code: bool = False
 
     @property
@@ -111,6 +120,7 @@ class TrainWords:
             folder = words.soft_labels_in or job.run.parent / ".soft-labels"
             job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
         job.gate, job.log, job.threads = words.gate, words.log, words.threads
+        job.save_every = words.save_every if words.save_every is not None else _minutes(words.save_minutes)
         return job
 
 
@@ -156,21 +166,29 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
             if first:
                 _require_teacher(job)
         try:
-            with display.watching(job.recipe.epochs, str(job.run), not first) as show, contextlib.closing(sink):
+            watching = display.watching(job.recipe.epochs, str(job.run), not first)
+            with stopping() as stop, watching as show, contextlib.closing(sink):
                 before = len(Run(job.run).metrics())
-                for record in records_of(job, show):
+                for record in records_of(job, show, stop):
                     show(record)
                     sink.record(record)
         except Exception as error:
             if not is_oom(error):
                 raise
             raise explain_oom(error, job) from None
+        stop.stop_command()
         if first:
             if "smoke" in words.variants:
                 display.say("A trial (smoke): its figures are no result.")
             place, complete = shlex.quote(str(job.run)), before == len(Run(job.run).metrics())
             display.say(f"{'Complete before, in' if complete else 'Kept in'} {job.run}. Next: ardor evaluate {place}")
     return 0
+
+
+def _minutes(minutes: float) -> timedelta:
+    if not 0 < minutes < 60 * 24 * 365:
+        raise ConfigError(f"expected --save_minutes as a number above 0, got {minutes}: type --save_minutes 10")
+    return timedelta(minutes=minutes)
 
 
 def _require_teacher(job: Job) -> None:
