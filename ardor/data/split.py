@@ -214,15 +214,14 @@ def cut(split: Split, share: float, seed: int, part: str = "val", *, reuse: bool
 
 
 SAMPLE = 1 << 26
-"""Bytes of pixels, of uint8 or of float32, from which statistics of a data set are taken."""
+"""Bytes of pixels, of uint8 or of float32, that represent a data set which may not fit in memory."""
 
 
-def sample(split: Split) -> Tensor:
-    """The stored images if they take at most `SAMPLE` bytes, else so many, evenly spread over the split."""
+def sample(split: Split) -> Split:
+    """The split if its images take at most `SAMPLE` bytes, else as many images, evenly spread over it."""
     n = len(split)
-    each = math.prod(split.shape) * split.images.dtype.itemsize
-    most = max(1, SAMPLE // each)
-    return split.images[slice(None) if n <= most else torch.arange(most) * n // most]
+    most = max(1, SAMPLE // (math.prod(split.shape) * split.images.dtype.itemsize))
+    return split if n <= most else split.take(torch.arange(most) * n // most)
 
 
 def as_float(images: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from ardor.reporting.entry import Example
 from ardor.types import Attack, Images, Labels
 
 POOL = 256
+BATCH = 32
+"""Images computed at once, of any size."""
 
 
 def examples(
@@ -42,7 +44,8 @@ def examples(
         return []
     pool = pool.take(right.to(pool.labels.device))
     attacked = {
-        name: adversarial(net, pool, "examples", attack, batch=len(pool), seed=seed) for name, net in nets.items()
+        name: adversarial(net, pool, "examples", attack, batch=min(BATCH, len(pool)), seed=seed)
+        for name, net in nets.items()
     }
     predicted = {name: _predicted(net, attacked[name]) for name, net in nets.items()}
     clean, truth, index = (value.cpu() for value in pool.batch(slice(None)))
@@ -73,4 +76,4 @@ def _choose(labels: Tensor, telling: Tensor, shuffled: Tensor) -> list[int]:
 def _predicted(net: nn.Module, x: Images) -> Labels:
     """Classes (B,) on the CPU by the net as given, not by its folded form that was attacked."""
     with freeze(net):
-        return logits_of(net, x.to(device_of(net))).argmax(1).cpu()
+        return torch.cat([logits_of(net, part.to(device_of(net))).argmax(1).cpu() for part in x.split(BATCH)])

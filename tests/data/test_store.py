@@ -18,6 +18,7 @@ import ardor
 from ardor import data
 from ardor.data.images import pixel_hashes
 from ardor.data.store import INDEX, MANIFEST, PIXELS, StoreImages
+from ardor.diagnostics.data import examine_data
 from ardor.errors import ConfigError, DataError, RunError
 from ardor.methods import SAT
 from ardor.models import build, hash_of
@@ -232,6 +233,15 @@ def test_a_flipped_byte_is_refused_when_its_image_is_read(copy):
     for read in (lambda: test.batch(torch.tensor([1])), lambda: test.crops([1], torch.tensor([[9, 9, 2, 2, 0]]), 2)):
         with pytest.raises(DataError, match=r"expected image 19 of .*pixels.bin as it was written, got other pixels"):
             read()
+
+
+def test_a_check_reads_every_image(copy):
+    done = []
+    report = examine_data(f"store:{copy}", progress=lambda *numbers: done.append(numbers))
+    assert (report.refused, done[-1]) == (False, (N, N))
+    flip(copy / PIXELS, (N - 1) * 3 * SIZE * SIZE)
+    with pytest.raises(DataError, match=f"expected image {N - 1} of"):
+        examine_data(f"store:{copy}")
 
 
 def edited(manifest, **changes):

@@ -89,7 +89,7 @@ def sweep(
     every
         Evaluate all rows, not the best alone.
     data
-        digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name.
+        digits, cifar10, cifar100, npz:FILE, folder:PATH, store:PATH or file.py:Name.
     student
         Net to train.
     teacher

@@ -41,7 +41,7 @@ class TrainWords:
     run
         Folder of the run; default runs/METHOD-STUDENT-DATA-sSEED.
     data
-        digits, cifar10, cifar100, npz:FILE, folder:PATH or file.py:Name.
+        digits, cifar10, cifar100, npz:FILE, folder:PATH, store:PATH or file.py:Name.
     student
         small_cnn, resnet18, resnet50, mobilenet_v2, wide_resnet, wide_resnet_silu, timm:NAME or file.py:Name.
     teacher

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ardor import models
 from ardor.attacks import PGD, Suite, suites
-from ardor.data.split import Split
+from ardor.data.split import Split, sample
 from ardor.deployment.export import export
 from ardor.deployment.export.formats import exported_from
 from ardor.deployment.export.onnx_session import Session
@@ -261,11 +261,12 @@ def deploy(
         for name, variant in nets.items()
     }  # fmt: skip
     attack = PGD(suite.threat, steps=10)
-    clean, labels = data.batch(slice(None))[0].cpu(), data.labels.cpu()
-    x_adv = adversarial(net, data, "parity", attack, batch=batch, seed=seed)
+    compared = sample(data)  # all of them are in memory at once
+    clean, labels = compared.batch(slice(None))[0].cpu(), compared.labels.cpu()
+    x_adv = adversarial(net, compared, "parity", attack, batch=min(batch, len(compared)), seed=seed)
 
     def equal(variant: nn.Module, images: Tensor) -> Proportion:
-        return Proportion(match(net, variant, images, labels).equal, len(data))
+        return Proportion(match(net, variant, images, labels).equal, len(compared))
 
     timed = {name: net if name == "float32" else Session(path, threads=1) for name, path in files.items()}
     with freeze(net):

@@ -13,6 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ardor import data
 from ardor.data.arrays import physical_memory
 from ardor.data.folder import MEMORY_SHARE
@@ -25,6 +28,8 @@ from ardor.evaluation.checks.data import of_data
 from ardor.evaluation.findings import SEVERITIES, Finding, present
 from ardor.storage.arguments import typed
 
+CHUNK = 256
+"""Images of a store that are read at once."""
 SIDE = 256
 """Side in pixels for which memory is computed where images have many sizes and none is typed."""
 
@@ -75,7 +80,7 @@ def examine_data(
     read = data.reader(name)
     if name.startswith("folder:"):
         return _of_folder(name, options.get("size"), workers or os.cpu_count() or 1, progress)
-    return _of_parts(name, read(name, Path(root), download, **options))
+    return _of_parts(name, read(name, Path(root), download, **options), progress)
 
 
 def _of_folder(name: str, side: int | None, workers: int, progress: Progress | None) -> DataReport:
@@ -97,15 +102,27 @@ def _of_folder(name: str, side: int | None, workers: int, progress: Progress | N
     return _with(report, [*_of_files(found, unreadable), *_of_images(report, seen), *figures])
 
 
-def _of_parts(name: str, parts: Mapping[str, Split]) -> DataReport:
-    """The report on data that training has read."""
+def _of_parts(name: str, parts: Mapping[str, Split], progress: Progress | None = None) -> DataReport:
+    """The report on data that training has read. Raises DataError for an image of a store that was altered."""
     test = parts["test"]
+    _read_stored([split for split in parts.values() if not isinstance(split.images, Tensor)], progress)
     seen = [image for part, split in parts.items() for image in _rows(part, split)]
     report = _report(name, test.class_names, list(parts), seen)
     report.side = max(test.shape[1:])
     report.memory = sum(math.prod(split.images.shape) * split.images.dtype.itemsize for split in parts.values())
     images = [finding for split in parts.values() for finding in of_data(split)]
     return _with(report, [*images, *_of_images(report, seen)])
+
+
+def _read_stored(splits: Sequence[Split], progress: Progress | None) -> None:
+    """Read every image that is not in memory, which a store compares with its hash."""
+    done, todo = 0, sum(map(len, splits))
+    for split in splits:
+        for rows in torch.arange(len(split)).split(CHUNK):
+            split.images[rows]
+            done += len(rows)
+            if progress is not None:
+                progress(done, todo)
 
 
 def _rows(part: str, split: Split) -> Iterator[Seen]:

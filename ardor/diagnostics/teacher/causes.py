@@ -192,7 +192,7 @@ def repairs(net: nn.Module, data: Split) -> list[Repair]:
 
 def _statistics(data: Split) -> dict[str, tuple[list[float], list[float]]]:
     """Mean and standard deviation per channel, of these images and of published nets."""
-    pixels = as_float(sample(data)).transpose(0, 1).flatten(1)
+    pixels = as_float(sample(data).images[:]).transpose(0, 1).flatten(1)
     return {"these images": (pixels.mean(1).tolist(), pixels.std(1).clamp_min(1e-3).tolist())} | {
         name: (list(mean), list(std)) for name, (mean, std) in STATISTICS.items() if len(mean) == data.shape[0]
     }

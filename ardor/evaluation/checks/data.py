@@ -23,7 +23,7 @@ def of_data(data: Split) -> list[Finding]:
 
 def image_range(data: Split) -> Finding | None:
     """The images fill a sliver of [0, 1]: they were scaled once too often, and every eps is too large for them."""
-    images = sample(data)
+    images = sample(data).images[:]
     low, high = (float(as_float(v)) for v in torch.aminmax(images))
     evidence = f"all values of {len(images)} images lie in [{low:.4g}, {high:.4g}], a sliver of [0, 1]"
     advice = "scale them once: give uint8 of 0 .. 255, or floats that span [0, 1]"
