@@ -285,8 +285,8 @@ def _numerics(config: Config) -> Iterator[Finding]:
         evidence = f"{processes:g} processes shared each batch: batch statistics are over one share each"
         advice = "compare with runs of as many processes where the net has any"
         yield Finding("split_batches", "note", evidence, advice)
-    elif (parts := _number(config, "recipe.accumulate")) >= 2:
-        evidence = f"each batch was computed in {parts:g} parts: batch statistics are over one part each"
+    elif (count := _number(config, "recipe.accumulate")) >= 2:
+        evidence = f"each batch was computed in {count:g} parts: batch statistics are over one part each"
         yield Finding("split_batches", "note", evidence, "compare with runs of as many parts where the net has any")
 
 
@@ -309,15 +309,18 @@ def _flattened(config: Config, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _number(config: Config, key: str, missing: float = math.nan) -> float:
-    value = config.get(key)
+    return _value(config.get(key), missing)
+
+
+def _numbers(values: Any) -> list[float]:
+    return [_value(v, 0) for v in values] if isinstance(values, list | tuple) else []
+
+
+def _value(value: Any, missing: float) -> float:
     try:
         return number(value) if isinstance(value, str | int | float) else missing
     except ConfigError:
         return missing
-
-
-def _numbers(value: Any) -> list[float]:
-    return [_number({"": v}, "", 0) for v in value] if isinstance(value, list | tuple) else []
 
 
 def _integers(value: Any) -> list[int]:
