@@ -56,7 +56,7 @@ class Recipe:
         longer one is scaled to it. None does not clip.
     accumulate
         Parts of a batch that are computed one after the other, for less memory. The gradient is that of the whole
-        batch for losses per image; scalar terms and batch norm are of each part.
+        batch for losses per image; scalar terms, batch norm and what a method counts by calls are of each part.
     eps_ramp
         Two epochs: the training attack has radius 0, and no pass, up to the first, and then a radius that rises
         linearly, step by step, to its own at the second; its step too. Validation is always at the full radius.

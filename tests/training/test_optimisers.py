@@ -111,9 +111,15 @@ def test_a_configuration_with_options(odd):
     assert describe(Recipe(optimiser=torch.optim.RMSprop))["optimiser"] == {"name": "torch.optim.rmsprop:RMSprop"}
 
 
-@pytest.mark.parametrize("make", [SGD, partial(SGD, momentum=0.0)])
+@pytest.mark.parametrize(
+    "make", [AdamW, SGD, partial(SGD, momentum=0.0), lambda: partial(torch.optim.RMSprop, centered=True)]
+)
 def test_resumed_equals_uninterrupted(tmp_path, make):
     require_resumed(tmp_path, optimiser=make())
+
+
+def test_a_third_party_optimiser_with_numbers_in_its_state_resumes(tmp_path, odd):
+    require_resumed(tmp_path, optimiser=odd(rho="1/4"))
 
 
 def require_resumed(folder, **changes):

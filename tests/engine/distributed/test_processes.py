@@ -57,6 +57,16 @@ def test_the_loss_follows_one_process(tmp_path, images, batch, steps, count):
         assert np.array_equal(their_weights, shared[0][1])
 
 
+def test_parts_clipping_ramp_and_warm_up_are_equal_in_all_processes(tmp_path):
+    """33 images: 17 and 16, in parts of 6, 5, 5 and so on; the norm that is clipped is of the whole gradient."""
+    changes = {"batch": 33, "epochs": 6, "accumulate": 3, "clip": 0.05, "eps_ramp": (1, 4), "warmup": 2.0}
+    _, weights = distilled(33, changes)
+    shared = together(tmp_path, distilled, 33, changes)
+    for _, their_weights in shared:
+        close(their_weights, weights, atol=1e-5)
+        assert np.array_equal(their_weights, shared[0][1])
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 10])
 def test_shares(monkeypatch, n, count):
