@@ -1,4 +1,4 @@
-"""Known teachers: published robust nets that the builders here can hold, and their published figures, in known.csv.
+"""Known teachers: published robust nets that the builders here and timm can hold, and their figures, in known.csv.
 
 Ids, networks, accuracies and licences are those of RobustBench (github RobustBench/robustbench at 78fcc9e: model_zoo/,
 model_info/, LICENSE; Croce et al., NeurIPS 2021); plain addresses are from the authors' own pages (github
@@ -16,9 +16,12 @@ from typing import Any
 from torch import nn
 
 from ardor.errors import ConfigError, ModelError
+from ardor.models.timm_nets import is_timm
 from ardor.models.wide_resnet import CIFAR10, CIFAR100
 from ardor.storage.config import arguments, as_text, number
 from ardor.storage.imports import nearest
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,12 @@ class Known:
     Parameters
     ----------
     id, data
-        RobustBench's id, and cifar10 or cifar100.
+        RobustBench's id, and cifar10, cifar100 or imagenet.
     builder, depth, width, sub_block1
-        The builder here and its options.
+        The builder here and its options; of timm's nets, which include torchvision's, only the name.
     clean, autoattack
-        Shares of the 10,000 test images that are classified correctly, the second under AutoAttack in `norm` at `eps`.
+        Shares of the test images (10,000 of CIFAR, 5,000 of ImageNet) that are classified correctly, the second under
+        AutoAttack in `norm` at `eps`.
     drive
         Id of the file at Google Drive, which needs a browser.
     paper, url
@@ -45,6 +49,8 @@ class Known:
         Of the weights.
     shape
         (C, H, W) of an image.
+    preprocessing
+        RobustBench's word for what is done to a larger image; Res256Crop224: the short side to 256, the centre 224.
     """
 
     id: str
@@ -63,6 +69,7 @@ class Known:
     norm: str = "Linf"
     licence: str = "MIT"
     shape: tuple[int, int, int] = (3, 32, 32)
+    preprocessing: str = ""
 
     @property
     def name(self) -> str:
@@ -72,18 +79,22 @@ class Known:
     @property
     def classes(self) -> int:
         """Number of classes of the data."""
-        return int(self.data.removeprefix("cifar"))
+        return 1000 if self.data == "imagenet" else int(self.data.removeprefix("cifar"))
 
     @property
     def network(self) -> str:
         """The architecture in the field's short form."""
         if self.builder == "resnet18":
             return "ResNet-18"
+        if is_timm(self.builder):
+            return self.builder
         return f"WRN-{self.depth}-{self.width}" + (" SiLU" if self.builder == "wide_resnet_silu" else "")
 
     @property
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
         """Mean and std of the net's first layer, or None where it takes raw images in [0, 1]."""
+        if is_timm(self.builder):
+            return IMAGENET
         if self.builder != "wide_resnet_silu":
             return None
         return CIFAR100 if self.data == "cifar100" else CIFAR10
@@ -91,6 +102,8 @@ class Known:
     @property
     def options(self) -> dict[str, Any]:
         """Options of the builder other than classes."""
+        if is_timm(self.builder):
+            return dict(zip(("mean", "std"), IMAGENET, strict=True))
         if self.builder == "resnet18":
             return {}
         sub_block1 = {"sub_block1": True} if self.sub_block1 else {}
@@ -151,7 +164,19 @@ def require_known(net: nn.Module, shape: tuple[int, ...], classes: int, who: str
 
 def table() -> str:
     """The known teachers as a Markdown table, that of docs/teachers.md."""
-    head = ("id", "data", "network", "images enter", "clean %", "AutoAttack %", "eps", "extra data", "licence", "file")
+    head = (
+        "id",
+        "data",
+        "network",
+        "images",
+        "images enter",
+        "clean %",
+        "AutoAttack %",
+        "eps",
+        "extra data",
+        "licence",
+        "file",
+    )
     rows = [head, ("---",) * len(head), *map(_row, KNOWN.values())]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
@@ -162,7 +187,8 @@ def _row(known: Known) -> tuple[str, ...]:
     network = known.network + (" + sub_block1" if known.sub_block1 else "")
     shares = (f"{100 * share:.2f}" for share in (known.clean, known.autoattack))
     name = f"[{known.id}]({known.paper})"
-    return name, known.data, network, enter, *shares, as_text(known.eps), known.extra, known.licence, file
+    images = " ".join([" x ".join(map(str, known.shape[1:])), known.preprocessing]).strip()
+    return name, known.data, network, images, enter, *shares, as_text(known.eps), known.extra, known.licence, file
 
 
 def _read_table() -> dict[str, Known]:
@@ -173,4 +199,4 @@ def _read_table() -> dict[str, Known]:
 
 
 KNOWN = _read_table()
-"""DATA/ID to the record, CIFAR-10's first."""
+"""DATA/ID to the record: CIFAR-10's, CIFAR-100's, ImageNet's."""

@@ -69,7 +69,7 @@ def _from_package(
 ) -> tuple[nn.Module, str, None]:
     """The net of the package, which takes images in [0, 1] and downloads its weights itself."""
     data, _, name = plain.rpartition("/")
-    data = known.data if known else data or f"cifar{classes or 10}"
+    data = known.data if known else data or ("imagenet" if classes == 1000 else f"cifar{classes or 10}")
     try:
         net = package.load_model(model_name=name, dataset=data, threat_model="Linf", model_dir=str(root))
     except Exception as error:  # no network, no such id, a truncated file: exceptions of the package

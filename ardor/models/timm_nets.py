@@ -159,6 +159,15 @@ def options_of(name: str, weights: object, options: Mapping[str, Any]) -> dict[s
     return {**kept, "classes": own, "pretrained": True}
 
 
+def renamed(net: Timm, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state under the names of this release of timm, and for the net's size of images, by the rule of its module."""
+    rule = getattr(sys.modules[type(net.net).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(rule({**state}, net.net)) if rule else {**state}
+    except Exception:  # a file of another net: what does not fit is named by the caller
+        return {**state}
+
+
 def untrained(config: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `build` of a net whose weights come from a file: without a request for timm's own."""
     kept = {key: value for key, value in config.items() if key != "pretrained"}

@@ -17,7 +17,7 @@ from ardor.models.builders import build, known
 from ardor.models.mismatch import classes_of, explain, some
 from ardor.models.normalise import Normalise, Normalised
 from ardor.models.reading import State, read
-from ardor.models.timm_nets import Timm
+from ardor.models.timm_nets import Timm, renamed
 from ardor.storage.signature import digest_of_object
 from ardor.storage.tensors import is_finite
 
@@ -70,6 +70,8 @@ def load_weights(net: nn.Module, path: str | Path, state: str | None = None, *, 
     values = _same_normalisation(whole, expected, values, path)
     values = _without_prefixes(values, set(expected))
     values = {name: value for name, value in expected.items() if name.endswith("num_batches_tracked")} | values
+    if isinstance(whole, Timm) and explain(expected, values):
+        values = renamed(whole, values)
     kept = ""
     if new_head and (sizes := classes_of(expected, values)):
         kept = f"new, {sizes[1]} classes for {sizes[0]}"

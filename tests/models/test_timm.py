@@ -1,6 +1,7 @@
 """timm: names, with the real timm and without a network."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import ardor
 from ardor import attacks, methods, models
 from ardor.cli.main import main
 from ardor.errors import CheckpointError, ConfigError, ModelError
+from ardor.models import KNOWN
 from ardor.models.loading import net_for
 from ardor.models.timm_nets import Timm
 from ardor.storage.config import describe
@@ -287,3 +289,55 @@ def test_help_shows_the_options_of_a_net_of_timm(capsys):
     assert all(
         f"--student.{option} " in text for option in ("pretrained", "img_size", "drop_path", "weights", "classes")
     )
+
+
+# --- ImageNet's known teachers ---
+
+
+def test_a_known_teacher_of_imagenet_needs_no_package_robustbench(tmp_path):
+    record = KNOWN["imagenet/Salman2020Do_R18"]
+    assert (record.classes, record.eps, record.preprocessing) == (1000, 4 / 255, "Res256Crop224")
+    there = models.build("timm:resnet18", classes=1000, seed=6)
+    state = {f"module.model.{k}": v for k, v in there.net.state_dict().items()}
+    state |= {f"module.normalize.{k}": v.flatten() for k, v in there.normalise.named_buffers()}
+    place = record.place(tmp_path)
+    place.parent.mkdir(parents=True)
+    torch.save({"state_dict": state}, place)
+    net = models.load("robustbench:imagenet/Salman2020Do_R18", root=tmp_path)
+    assert same(bits(net), bits(there))
+    assert models.known_of(net) is record
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(net(x), there.eval()(x))
+    with refused(ModelError, "images of 3 x 32 x 32", "takes 3 x 224 x 224"):
+        models.require_known(net, (3, 32, 32), 1000)
+    state["module.normalize.mean"] = torch.tensor([0.5, 0.5, 0.5])
+    torch.save({"state_dict": state}, place)
+    with refused(CheckpointError, "to normalise as the net does"):
+        models.load("robustbench:imagenet/Salman2020Do_R18", root=tmp_path)
+
+
+def test_every_known_net_of_timm_is_one_with_its_classes():
+    known = [record for record in KNOWN.values() if record.data == "imagenet"]
+    assert len(known) == 13
+    for record in known:
+        config = timm.get_pretrained_cfg(record.builder.removeprefix("timm:"))
+        assert config.num_classes == record.classes
+        assert not config.fixed_input_size or config.input_size == record.shape
+
+
+def test_names_of_an_earlier_timm_are_read(tmp_path):
+    options = {"classes": 7, "depths": [1, 1, 1, 1], "img_size": 64}
+    there = models.build("timm:swin_tiny_patch4_window7_224", seed=6, **options)
+    old = {}
+    for name, value in there.net.state_dict().items():
+        match = re.match(r"layers\.(\d)\.downsample(.*)", name)
+        name = f"layers.{int(match[1]) - 1}.downsample{match[2]}" if match else name
+        old[name.replace("head.fc", "head")] = value
+    assert old.keys() != there.net.state_dict().keys()
+    save_file(old, tmp_path / "old.safetensors")
+    net = models.load("timm:swin_tiny_patch4_window7_224", weights=tmp_path / "old.safetensors", **options)
+    assert same(bits(net), bits(there))
+    old["patch_embed.proj.weight"] = torch.zeros(5, 3, 4, 4)
+    save_file(old, tmp_path / "old.safetensors")
+    with refused(CheckpointError, "another shape", "patch_embed"):
+        models.load("timm:swin_tiny_patch4_window7_224", weights=tmp_path / "old.safetensors", **options)
