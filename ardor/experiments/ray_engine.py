@@ -64,15 +64,11 @@ def on_ray(gpus: float | None = None, cpus: float = 1.0) -> Iterator[RayEngine]:
 
 
 def _connect(ray: Any) -> None:
-    """Connect to a cluster that runs, else start one, without reports of its use, a dashboard or its logs."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    """Connect to the cluster of `ray start`, else start one, without reports of its use, a dashboard or its logs."""
     before, handler = os.environ.get(USAGE), signal.getsignal(signal.SIGTERM)
     os.environ[USAGE] = "0"  # read as Ray starts; it has no argument for it
     try:
-        try:
-            ray.init(address="auto", **quiet)
-        except ConnectionError:  # none runs
-            ray.init(include_dashboard=False, **quiet)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise ConfigError(f"expected Ray to start for --on ray, got {cause_of(error)}: repair it") from error
     finally:

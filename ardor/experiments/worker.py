@@ -125,9 +125,9 @@ def _require_teacher(table: Cells, cell: Cell, job: Job, progress: ProgressCallb
     """
     if isinstance(job.teacher, Both):
         return
-    spec, name = table.spec, f"sat-{cell.row[0]}/s{cell.seed}"
-    trained = any(c.name == name and state_of(spec, c)[0] == "done" for c in table.cells)
-    for taught_by, report in gate_of(job, models.load(spec.run(name)) if trained else None).items():
+    spec, row = table.spec, (*cell.row[:1], "sat")
+    trained = [c for c in table.cells if (c.row, c.seed) == (row, cell.seed) and state_of(spec, c)[0] == "done"]
+    for taught_by, report in gate_of(job, models.load(spec.run(trained[0].name)) if trained else None).items():
         lines = "; ".join(line for line in report.text().splitlines()[:4] if "not measured" not in line)
         progress(cell, f"taught by {taught_by}: {lines}; {'refused' if report.refused else 'passed'}")
         require(report)

@@ -275,6 +275,13 @@ def test_a_diverged_cell_is_named_and_the_others_are_compared(tmp_path):
     assert "1e+30/s0" in paths[1].read_text()
 
 
+def test_a_sweep_over_seeds_alone_is_one_row(tmp_path):
+    paths, problems = run_sweep(grid(CONFIG, {"recipe.seed": [0, 1]}, tmp_path), "a command", silent)
+    assert problems == []
+    assert [line["seeds"] for line in csv.DictReader(paths[0].read_text().splitlines())] == ["2", "2"]
+    assert (tmp_path / "cells" / "sweep" / "s1").is_dir()
+
+
 def test_a_sweep_over_the_radius_has_no_best(tmp_path):
     sweep = grid(CONFIG, {"threat.eps": ["0.1", "0.2"]}, tmp_path)
     run_sweep(sweep, "a command", silent)

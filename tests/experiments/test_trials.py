@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-pytest.importorskip("optuna")
-
 from ardor.errors import ConfigError, RunError
 from ardor.experiments.axes import parse_suggestions
 from ardor.experiments.sweep_sheet import as_csv, figures_of
 from ardor.experiments.trials import Trials, run_trials
 from tests.experiments.conftest import contents
 from tests.experiments.test_sweep import CONFIG, silent
+
+pytest.importorskip("optuna")
 
 WORDS = ["recipe.lr=log:0.01..0.3", "recipe.batch=16|32", "recipe.epochs=int:1..2"]
 
