@@ -34,6 +34,10 @@ MAKERS = {
 }
 """What a dotted option is a parameter of."""
 FLAGS_OF_OTHERS = {
+    "head",
+    "address",
+    "disable-usage-stats",
+    "array",
     "silent",
     "ignore-scripts",
     "no-deps",
@@ -54,7 +58,7 @@ FLAGS_OF_OTHERS = {
     "debug",
     "no_gate",
 }
-"""Of npm, pip, torchrun, and of every command."""
+"""Of npm, pip, torchrun, Ray, sbatch, and of every command."""
 
 
 def texts():
