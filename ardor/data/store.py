@@ -14,6 +14,7 @@ import copy
 import hashlib
 import io
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +154,10 @@ def _mapped(folder: Path, manifest: Manifest) -> Tensor:
     try:
         size = path.stat().st_size
         if size == expected:
-            # writable without effect on the file, for torch warns of arrays that are not
-            return torch.from_numpy(np.memmap(path, np.uint8, mode="c", shape=manifest.shape))
+            # read-only: a private map that may be written must have its size in memory and swap on many systems
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+                return torch.from_numpy(np.memmap(path, np.uint8, mode="r", shape=manifest.shape))
     except OSError as error:
         raise DataError(f"expected {path}, got {error.strerror or error}: copy the store again") from error
     raise DataError(

@@ -16,6 +16,7 @@ from PIL import Image
 
 import ardor
 from ardor import data
+from ardor.data.arrays import physical_memory
 from ardor.data.images import pixel_hashes
 from ardor.data.store import INDEX, MANIFEST, PIXELS, StoreImages
 from ardor.diagnostics.data import examine_data
@@ -308,6 +309,13 @@ suite = ardor.attacks.Suite("one", threat, {"pgd": ardor.attacks.PGD(threat, ste
 report = ardor.evaluate(net, test.limit(64), suite, batch=16)
 print(report.n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sparse files")
+def test_a_store_may_be_larger_than_the_memory(tmp_path):
+    images = 2 * physical_memory() // (3 * 2048**2)
+    test = data.load_test(sparse(tmp_path / "huge", images, size=2048))
+    assert not test.batch(torch.tensor([0, -1]))[0].any()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sparse files, and memory in kB")
