@@ -88,7 +88,7 @@ class ABSLD:
 
         robust, clean = student(x_adv), student(x)
         losses = torch.stack([ce(robust.detach(), y), ce(clean.detach(), y), torch.ones_like(robust[:, 0])])
-        self.batch_ = (losses @ F.one_hot(y, self.tau_.shape[1]).to(losses)).to(self.tau_)
+        self.batch_ = self.batch_ + (losses @ F.one_hot(y, self.tau_.shape[1]).to(losses)).to(self.tau_)
         return {
             "robust": self.scale * self.alpha * kl(soft_adv, robust),
             "clean": self.scale * (1 - self.alpha) * kl(soft, clean),
@@ -97,6 +97,7 @@ class ABSLD:
     def advance(self, student: nn.Module, *, epoch: int, last: bool, average: Any) -> None:
         """Add the batch's losses after a step, and move the temperatures after an epoch's last."""
         sums = self.sums_ + distributed.summed(self.batch_)
+        self.batch_ = torch.zeros_like(self.batch_)
         if last:
             self.tau_ = self._moved(sums, self.h * 0.1 ** sum(epoch >= drop for drop in self.drops))
             sums = torch.zeros_like(sums)

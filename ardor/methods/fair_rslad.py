@@ -85,7 +85,8 @@ class FairRSLAD:
 
             x_adv = self.attack.maximise(objective, x, noise)
 
-        self.batch_ = torch.stack([right, torch.ones_like(right)]) @ F.one_hot(y, len(self.weight_)).to(right)
+        counts = torch.stack([right, torch.ones_like(right)]) @ F.one_hot(y, len(self.weight_)).to(right)
+        self.batch_ = self.batch_ + counts  # of a batch in parts all
         return {
             "robust": self.scale * self.alpha * u * kl(soft, student(x_adv)),
             "clean": self.scale * (1 - self.alpha) * u * kl(soft, student(x)),
@@ -94,6 +95,7 @@ class FairRSLAD:
     def advance(self, student: nn.Module, *, epoch: int, last: bool, average: Any) -> None:
         """Add the batch's counts after a step, and compute the next epoch's weights after its last."""
         counts = self.counts_ + distributed.summed(self.batch_)
+        self.batch_ = torch.zeros_like(self.batch_)
         if last:
             self.weight_ = self._weights(*counts)
             counts = torch.zeros_like(counts)

@@ -251,6 +251,15 @@ class _Watched:
         terms: dict[str, Tensor] = self.method.terms(student, teacher, x, y, **others)
         return terms
 
+    @property
+    def attack(self) -> Any:
+        """The method's, where it has one."""
+        return self.method.attack
+
+    @attack.setter
+    def attack(self, attack: Any) -> None:
+        object.__setattr__(self.method, "attack", attack)
+
     def compare(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         """Count a call with the clean images: a forward pre-hook of the teacher."""
         same = bool(args) and not args[0].requires_grad and args[0].shape == self.x.shape

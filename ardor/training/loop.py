@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from ardor.training import checkpoint
 from ardor.training.augmentation import augmented
 from ardor.training.averaging import EMA, Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
+from ardor.training.perturbation import perturbed, remembered
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.radius import at_radius, radius_at
 from ardor.training.recipe import Recipe, batches, find_device, lr_at
@@ -219,6 +222,7 @@ def train_epoch(
                 update = step(
                     net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share,
                     parts=parts, radius=radius, clip=recipe.clip, scaler=state.scaler,
+                    awp=recipe.awp if epoch >= recipe.awp_from else 0.0,
                 )  # fmt: skip
             if state.averaging is not None and state.average is not None:
                 state.averaging.update(state.average, student, epoch - 1 + number / len(steps))
@@ -275,6 +279,7 @@ def step(
     radius: float = 1.0,
     clip: float | None = None,
     scaler: torch.amp.GradScaler | None = None,
+    awp: float = 0.0,
 ) -> Update:
     """One update of the weights from one batch.
 
@@ -294,6 +299,8 @@ def step(
         Largest norm of the whole gradient.
     scaler : torch.amp.GradScaler, optional
         Scale of the loss for float16: a step whose gradient overflows is skipped, and the scale halved.
+    awp : float
+        Relative size of the weight perturbation; 0 is none.
 
     Raises
     ------
@@ -303,12 +310,29 @@ def step(
         For a loss or gradient that is not finite, before it reaches the weights; a fused optimiser, as on a GPU, skips
         the update without an error.
     """
+    batch = list(_split(x, y, remembered(teacher) if awp and parts == 1 else teacher, noise, parts))
+    backward = partial(_backward, student, method, optimiser, batch, epoch, share, scaler)
+    with at_radius(method, radius), perturbed(student, method, awp, backward) if awp else contextlib.nullcontext():
+        loss, means = backward()
+        return _updated(student, method, optimiser, loss, means, where, clip, scaler)
+
+
+def _backward(
+    student: Any,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    batch: list[_Part],
+    epoch: int,
+    share: float,
+    scaler: torch.amp.GradScaler | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradients of all processes in `.grad`, the loss of all, and the mean of each term of this one."""
     optimiser.zero_grad(set_to_none=True)
-    loss, means = x.new_zeros(()), dict[str, Tensor]()
-    for part in _split(x, y, teacher, noise, parts):
-        weight = len(part.x) / len(x)
-        with at_radius(method, radius):
-            terms = method.terms(student, part.teacher, part.x, part.y, epoch=epoch, noise=part.noise)
+    size = sum(len(part.x) for part in batch)
+    loss, means = batch[0].x.new_zeros(()), dict[str, Tensor]()
+    for part in batch:
+        weight = len(part.x) / size
+        terms = method.terms(student, part.teacher, part.x, part.y, epoch=epoch, noise=part.noise[:])
         _require_terms(terms, type(method).__name__, len(part.x))
         of_part = {name: term.mean() for name, term in terms.items()}
         loss_part = torch.stack(list(of_part.values())).sum() * (share * weight)
@@ -316,9 +340,23 @@ def step(
         loss = loss + loss_part.detach()
         means = {name: means.get(name, 0.0) + mean.detach() * weight for name, mean in of_part.items()}
     loss = distributed.sum_gradients((p for group in optimiser.param_groups for p in group["params"]), loss)
-    grads = {name: p.grad for name, p in named_parameters(student, method) if p.grad is not None}
-    if not grads:
+    if all(p.grad is None for _, p in named_parameters(student, method)):
         raise ConfigError(_detached(terms, type(method).__name__))
+    return loss, means
+
+
+def _updated(
+    student: Any,
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    means: dict[str, Tensor],
+    where: str,
+    clip: float | None,
+    scaler: torch.amp.GradScaler | None,
+) -> Update:
+    """Step the optimiser by the gradients at hand."""
+    grads = {name: p.grad for name, p in named_parameters(student, method) if p.grad is not None}
     if scaler is not None:
         scaler.unscale_(optimiser)
     norms = dict(zip(grads, torch._foreach_norm(list(grads.values())), strict=True))

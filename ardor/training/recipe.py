@@ -57,6 +57,10 @@ class Recipe:
     accumulate
         Parts of a batch that are computed one after the other, for less memory. The gradient is that of the whole
         batch for losses per image; scalar terms, batch norm and what a method counts by calls are of each part.
+    awp
+        Adversarial weight perturbation: its size, relative to the weights, such as 0.005; 0 is none.
+    awp_from
+        First epoch of it, counted from 1.
     eps_ramp
         Two epochs: the training attack has radius 0, and no pass, up to the first, and then a radius that rises
         linearly, step by step, to its own at the second; its step too. Validation is always at the full radius.
@@ -112,6 +116,8 @@ class Recipe:
     warmup: float = 0.0
     clip: float | None = None
     accumulate: int = 1
+    awp: float = 0.0
+    awp_from: int = 1
     eps_ramp: tuple[float, float] | None = None
     patience: int = 0
     augment: AUGMENT = "crop-flip"
@@ -146,6 +152,8 @@ class Recipe:
         self._require("warmup", "epochs from 0 to those of the run", lambda v: 0 <= v <= self.epochs)
         self._require("clip", "a norm above 0, or none", lambda v: v is None or v > 0)
         self._require("accumulate", "parts from 1 to the images of the batch", lambda v: 1 <= v <= self.batch)
+        self._require("awp", "a share of the weights' norm, from 0 to below 1", lambda v: 0 <= v < 1)
+        self._require("awp_from", "an epoch from 1 up", lambda v: v >= 1)
         what = "two epochs of the run, the first of them first"
         self._require("eps_ramp", what, lambda v: v is None or (len(v) == 2 and 0 <= v[0] <= v[1] <= self.epochs))
         self._require("patience", "a number of validations, or 0 for none", lambda v: v >= 0)

@@ -8,11 +8,12 @@ from ardor.attacks.threat import L2, Linf
 from ardor.cli.main import main
 from ardor.errors import ModelError
 from ardor.methods import ABSLD, ADR, AKD2, IGDM, LBGAT, MTARD, RSLAD, AdaAD, FairRSLAD, PeerAiD, VarianceGap
+from ardor.noise import Noise
 from ardor.training.averaging import EMA
 from ardor.training.job import method_of
 from ardor.training.loop import distill, epochs
 from ardor.training.state import learned_state, make_optimiser
-from tests.conftest import splits
+from tests.conftest import Fixed, filled, splits
 from tests.training.conftest import PGD2, WORDS, ended, net, recipe, require_same
 
 METHODS = {
@@ -150,3 +151,22 @@ def test_two_teachers_at_the_shell(tmp_path, monkeypatch, capsys):
         assert main(["train", "--method", *words, *WORDS, "--run", "x"]) == 2
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("make", [FairRSLAD, ABSLD])
+def test_the_counts_of_a_batch_in_parts_are_those_of_the_batch(make):
+    train, _ = splits(48)
+    results = []
+    for parts in (1, 2, 3):
+        method = make(attack=Fixed(train.images[:16]))
+        student = filled(net()).float()
+        student.eval()
+        method.prepare(student, net(5), train.images[:2])
+        for part in range(parts):
+            rows = slice(16 * part // parts, 16 * (part + 1) // parts)
+            method.attack.point = train.images[rows] * 0.9
+            noise = Noise(0, train.index[rows], "m", 1)
+            method.terms(student, net(5), train.images[rows], train.labels[rows], epoch=1, noise=noise)
+        results.append(method.batch_)
+    for other in results[1:]:
+        torch.testing.assert_close(results[0], other)
