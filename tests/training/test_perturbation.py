@@ -9,11 +9,12 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.errors import DivergedError
 from ardor.methods import ABSLD, ADR, AKD2, IGDM, KD, MTARD, RSLAD, SAT, TRADES, AdaAD, FairRSLAD, PeerAiD, VarianceGap
+from ardor.training.cost import plan
 from ardor.training.loop import distill, epochs, step
 from ardor.training.state import learned_state
 from tests.conftest import Fixed, batch, moved, pair, splits
 from tests.methods.test_later import teachers_of
-from tests.training.conftest import PGD2, ended, net, recipe, require_same
+from tests.training.conftest import PGD2, ended, job_for, net, recipe, require_same
 
 PGD3 = PGD(Linf(0.1), 3)
 
@@ -149,3 +150,12 @@ def test_perturbation_begins_at_its_epoch_and_resumes(tmp_path):
     require_same(run("parts", awp=0.01), at_once)
     accumulated = run("parts_of_a_batch", awp=0.01, accumulate=2)
     assert accumulated[0][0]["loss"] > 0
+
+
+def test_a_plan_counts_the_outer_passes_twice_and_the_attack_once(tmp_path):
+    costs = [
+        plan(job_for(RSLAD(attack=PGD2), teacher=net(5, classes=10), run=tmp_path, awp=awp)) for awp in (0.0, 0.01)
+    ]
+    assert [round(cost.attack, 1) for cost in costs] == [4, 4]
+    assert [round(cost.learning, 1) for cost in costs] == [6, 12]
+    assert [round(cost.teacher, 1) for cost in costs] == [1, 1]
