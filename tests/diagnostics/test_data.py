@@ -233,7 +233,7 @@ def test_the_command(folder, tmp_path, capsys):
     assert content["counts"] == {"train": [8] * 4, "test": [2] * 4}
     assert content["side"] == 32
     first(folder).write_bytes(b"")
-    assert main(["data", "check", str(folder), "--workers", "1"]) == 1
+    assert main(["data", "check", str(folder), "--data.workers", "1"]) == 1
     assert "ardor" not in capsys.readouterr().err
     assert main(["data", "check"]) == 2
     assert "ardor data check PATH" in capsys.readouterr().err
