@@ -62,9 +62,25 @@ def view_of(x: Images, view: Tensor, padding: int = 4, flip: bool = True) -> Ima
     return padded.gather(2, pixels.reshape(n, 1, -1).expand(-1, channels, -1)).reshape(x.shape)
 
 
-def unnumbered(augment: str, views: float, jitter: Sequence[float], randaugment: Sequence[float]) -> str:
+DRAWN = ("cropshift", "idbh")
+"""Beginnings of augmentations whose views have no numbers."""
+
+
+def unnumbered(
+    augment: str,
+    views: float,
+    jitter: Sequence[float],
+    randaugment: Sequence[float],
+    erase: float = 0,
+    cutout: float = 0,
+    late: str | None = None,
+) -> str:
     """Why the views of a recipe have no numbers, so that soft labels cannot be cached; "" where they have."""
-    reasons = ["recipe.views 0 draws another box in every epoch"] * (augment.startswith("resized-crop") and not views)
+    reasons = [f"recipe.augment {augment} draws another view in every epoch"] * augment.startswith(DRAWN)
+    reasons += [f"recipe.late {late} changes the views within the run"] * bool(late)
+    reasons += ["recipe.erase draws another box in every epoch"] * bool(erase)
+    reasons += ["recipe.cutout draws another square in every epoch"] * bool(cutout)
+    reasons += ["recipe.views 0 draws another box in every epoch"] * (augment.startswith("resized-crop") and not views)
     reasons += ["recipe.jitter draws other colours in every epoch"] * any(jitter)
     reasons += ["recipe.randaugment draws other operations in every epoch"] * any(randaugment[:1])
     return "; ".join(reasons)

@@ -8,6 +8,7 @@ from torch import Tensor
 from ardor.data.augment import crop_flip
 from ardor.data.boxes import boxes_of
 from ardor.data.colour import jittered, randaugmented
+from ardor.data.idbh import cropshift, cutout, erased, idbh
 from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.training.recipe import Recipe
@@ -41,6 +42,8 @@ def augmented(
     noise = Noise(recipe.seed, index, f"{purpose}/colour", epoch)
     x = jittered(x, noise, recipe.jitter) if any(recipe.jitter) else x
     x = randaugmented(x, noise, *recipe.randaugment) if recipe.randaugment[0] else x
+    x = erased(x, noise, recipe.erase) if recipe.erase else x
+    x = cutout(x, noise, recipe.cutout) if recipe.cutout else x
     return x, y, index, view
 
 
@@ -49,13 +52,18 @@ def _viewed(
 ) -> tuple[Images, Labels, Tensor, Tensor]:
     """The batch in its views, whose numbers determine them."""
     noise = Noise(recipe.seed, train.index[rows], purpose, epoch)
-    if recipe.resized:
-        view, flip = noise.integers(recipe.views or 2**31), recipe.augment.endswith("flip")
+    kind = recipe.augment if recipe.late is None or epoch < recipe.late_from else recipe.late
+    if kind.startswith("resized-crop"):
+        view, flip = noise.integers(recipe.views or 2**31), kind.endswith("flip")
         boxes = boxes_of(noise.index, view, train.full, recipe.area, recipe.ratio, flip)
         x, y, index = train.crops(rows, boxes, train.shape[1:])
         return x.to(device), y, index, view
     x, y, index = train.batch(rows)
     x, view = x.to(device), torch.zeros_like(index)
-    if recipe.augment != "none":
-        x, view = crop_flip(x, noise, recipe.padding, flip=recipe.augment == "crop-flip")
+    if kind in ("crop", "crop-flip"):
+        x, view = crop_flip(x, noise, recipe.padding, flip=kind == "crop-flip")
+    elif kind.startswith("cropshift"):
+        x = cropshift(crop_flip(x, noise, 0)[0] if kind.endswith("flip") else x, noise)
+    elif kind.startswith("idbh"):
+        x = idbh(x, noise, 0.5 if kind == "idbh-weak" else 1.0)
     return x, y, index, view

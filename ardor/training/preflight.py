@@ -65,10 +65,12 @@ def check_setup(
         ) from error
     require_gradient(student, train.shape, "student")
     if recipe is not None:
-        if (any(recipe.jitter) or recipe.randaugment[0]) and train.shape[0] not in (1, 3):
+        kinds = (recipe.augment, recipe.late or "")
+        colours = any(recipe.jitter) or recipe.randaugment[0] or any(kind.startswith("idbh") for kind in kinds)
+        if colours and train.shape[0] not in (1, 3):
             raise ConfigError(
-                f"expected grey or RGB images for recipe.jitter and recipe.randaugment, got {train.shape[0]} channels: "
-                "leave both away"
+                f"expected grey or RGB images for recipe.jitter, recipe.randaugment and idbh, got "
+                f"{train.shape[0]} channels: leave them away"
             )
         _require_statistics(student, train, recipe.batch)
         if recipe.patience and val is None:

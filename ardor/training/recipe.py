@@ -22,7 +22,17 @@ __all__ = ["Recipe"]
 
 NAMED: TypeAlias = Literal["milestones", "cosine", "one-cycle"]
 SCHEDULE: TypeAlias = NAMED | Callable[..., float]
-AUGMENT: TypeAlias = Literal["crop-flip", "crop", "none", "resized-crop-flip", "resized-crop"]
+AUGMENT: TypeAlias = Literal[
+    "crop-flip",
+    "crop",
+    "none",
+    "resized-crop-flip",
+    "resized-crop",
+    "cropshift-flip",
+    "cropshift",
+    "idbh-weak",
+    "idbh-strong",
+]
 
 MOST_VIEWS = 2**16
 
@@ -69,7 +79,17 @@ class Recipe:
         never. Averages that start later than that are not made.
     augment
         crop-flip or crop (digits, letters) of the padded image; resized-crop-flip or resized-crop: a box of random
-        area, ratio and place of the whole image as it is stored; or none.
+        area, ratio and place of the whole image as it is stored; cropshift-flip or cropshift: a window moved to another
+        place; idbh-weak or idbh-strong: that, a colour or shape and erasing (Li and Spratling, ICLR 2023); or none.
+    late
+        Another augmentation from epoch `late_from` on: cropshift-flip and then idbh-weak is RSLAD's measured gain. None
+        keeps one. No soft labels are cached then.
+    late_from
+        First epoch of the late augmentation, counted from 1.
+    erase
+        Share of the images of which a box is erased. No soft labels are cached then.
+    cutout
+        Side of a square that is erased at a uniform place, in pixels; 0 is none. No soft labels are cached then.
     padding
         Padding of the crop, in pixels.
     area
@@ -121,6 +141,10 @@ class Recipe:
     eps_ramp: tuple[float, float] | None = None
     patience: int = 0
     augment: AUGMENT = "crop-flip"
+    late: AUGMENT | None = None
+    late_from: int = 1
+    erase: float = 0.0
+    cutout: int = 0
     padding: int = 4
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -172,6 +196,12 @@ class Recipe:
         self._require("jitter", what, lambda v: min(v) >= 0 and v[3] <= 0.5)
         what = "a number of operations and a magnitude from 0 to 30"
         self._require("randaugment", what, lambda v: v[0] >= 0 and 0 <= v[1] <= 30)
+        self._require("erase", "a share from 0 to 1", lambda v: 0 <= v <= 1)
+        self._require("cutout", "a side in pixels, or 0", lambda v: v >= 0)
+        self._require("late_from", "an epoch from 1 up", lambda v: v >= 1)
+        self._require(
+            "late", f"one of {', '.join(get_args(AUGMENT))}, or none", (None, *get_args(AUGMENT)).__contains__
+        )
         for name in ("padding",) if self.resized else ("area", "ratio", "views"):
             preset = getattr(type(self), name)
             self._require(name, f"{preset}, its default: {self.augment} has no {name}", preset.__eq__)
@@ -182,7 +212,7 @@ class Recipe:
     @property
     def resized(self) -> bool:
         """Whether a view is a box of the whole image, resized."""
-        return self.augment.startswith("resized-crop")
+        return any(kind.startswith("resized-crop") for kind in (self.augment, self.late or ""))
 
     @property
     def drops(self) -> tuple[int, ...]:

@@ -64,6 +64,30 @@ def test_an_image_has_the_same_view_in_any_batch(changes):
     assert not torch.equal(augmented(train, torch.arange(N), replace(chosen, seed=1), 2, CPU)[0], whole)
 
 
+DRAWN = ["cropshift", "cropshift-flip", "idbh-weak", "idbh-strong"]
+
+
+@pytest.mark.parametrize("changes", [*({"augment": kind} for kind in DRAWN), {"erase": 0.5}, {"cutout": 9}])
+def test_a_drawn_view_is_of_the_image_alone(changes):
+    train, chosen = photographs(), recipe(**changes)
+    whole, _, index, view = augmented(train, torch.arange(N), chosen, 2, CPU)
+    assert not view.any()
+    for rows in (*torch.arange(N).split(37), torch.tensor([9])):
+        assert torch.equal(augmented(train, rows, chosen, 2, CPU)[0], whole[rows])
+    assert not torch.equal(augmented(train, torch.arange(N), chosen, 3, CPU)[0], whole)
+    assert not torch.equal(augmented(train, torch.arange(N), replace(chosen, seed=1), 2, CPU)[0], whole)
+    assert unnumbered(chosen)
+    assert torch.equal(index, train.index)
+
+
+def test_a_late_augmentation_begins_at_its_epoch():
+    train, rows = photographs(), torch.arange(N)
+    both = recipe(augment="cropshift", late="idbh-weak", late_from=3)
+    for epoch, kind in ((1, "cropshift"), (2, "cropshift"), (3, "idbh-weak"), (9, "idbh-weak")):
+        expected = augmented(train, rows, recipe(augment=kind), epoch, CPU)[0]
+        assert torch.equal(augmented(train, rows, both, epoch, CPU)[0], expected)
+
+
 def test_a_view_is_the_box_of_its_number():
     """In every epoch and of every seed: a mirrored box only with flip."""
     train, rows = photographs(), torch.arange(N)
@@ -294,7 +318,8 @@ def test_the_table_knows_what_its_boxes_are_counted_in(tmp_path):
 
 
 UNNUMBERED = [({"views": 0}, "recipe.views 0"), ({"jitter": (0.4, 0, 0, 0)}, "recipe.jitter"),
-              ({"randaugment": (1, 9)}, "recipe.randaugment")]  # fmt: skip
+              ({"randaugment": (1, 9)}, "recipe.randaugment"), ({"erase": 0.5}, "recipe.erase"),
+              ({"cutout": 4}, "recipe.cutout"), ({"late": "resized-crop"}, "recipe.late resized-crop")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("changes", "reason"), UNNUMBERED)
@@ -320,7 +345,7 @@ def test_the_plan_has_the_reason(tmp_path, changes, reason):
 def test_colours_are_refused_for_images_of_other_channels():
     train = Split(torch.zeros(8, 2, 8, 8), torch.arange(8) % CLASSES, CLASSES, "two", "train")
     with pytest.raises(
-        ConfigError, match="expected grey or RGB images for recipe.jitter and recipe.randaugment, got 2"
+        ConfigError, match="expected grey or RGB images for recipe.jitter, recipe.randaugment and idbh, got 2"
     ):
         distill(TinyNet(2, CLASSES), None, methods.Natural(), train, resized(jitter=(1, 0, 0, 0)))
 

@@ -264,9 +264,11 @@ def _live_labels(config: Config) -> Iterator[Finding]:
     """live_labels: views without numbers, on which a teacher's logits cannot be cached."""
     augment, views = str(config.get("recipe.augment")), _number(config, "recipe.views", 0)
     jitter, operations = (_numbers(config.get(f"recipe.{key}")) for key in ("jitter", "randaugment"))
-    reason = unnumbered(augment, views, jitter, operations)
+    erase, cutout = (_number(config, f"recipe.{key}", 0) for key in ("erase", "cutout"))
+    late = config.get("recipe.late")
+    reason = unnumbered(augment, views, jitter, operations, erase, cutout, None if late is None else str(late))
     if reason and any(key.startswith("teacher.") for key in config):
-        drawn = any(jitter) or any(operations)
+        drawn = "recipe.views" not in reason or ";" in reason
         advice = "nothing if that is meant, else leave it away" if drawn else "type --recipe.views 32 to cache them"
         yield Finding("live_labels", "note", f"the teacher's soft labels are not cached: {reason}", advice)
 
