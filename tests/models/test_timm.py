@@ -341,3 +341,37 @@ def test_names_of_an_earlier_timm_are_read(tmp_path):
     save_file(old, tmp_path / "old.safetensors")
     with refused(CheckpointError, "another shape", "patch_embed"):
         models.load("timm:swin_tiny_patch4_window7_224", weights=tmp_path / "old.safetensors", **options)
+
+
+# --- random layers ---
+
+
+@pytest.mark.parametrize("options", [{"drop_path": 0.2}, {"drop_path": 0.0, "drop": 0.5}])
+def test_a_net_that_draws_numbers_resumes_bit_for_bit(options, tmp_path):
+    train, val = colour(8, 4)
+    inner = attacks.PGD(ardor.Linf(8 / 255), steps=1)
+    recipe = ardor.Recipe(epochs=2, batch=4, lr=0.01, val_attack=inner)
+    method, small = methods.SAT(attack=inner), {"depths": [1, 1, 1, 1], "dims": [8, 16, 16, 16]}
+
+    def student():
+        config = {"name": "timm:convnext_atto", **small, **options}
+        return net_for("student", config, train, fresh=True)
+
+    def trained(run, most):
+        net, before = student(), torch.get_rng_state()
+        for record in ardor.epochs(net, None, method, train, recipe, val=val, run=tmp_path / run):
+            torch.rand(record.epoch)  # somebody else draws from the global generator
+            if record.epoch == most:
+                break
+        torch.set_rng_state(before)
+        return bits(net)
+
+    whole = trained("whole", 2)
+    trained("broken", 1)
+    torch.manual_seed(7)
+    resumed = trained("broken", 2)
+    assert same(whole, resumed)
+    assert same(bits(models.load(tmp_path / "broken", checkpoint="last")), whole)
+    plain = net_for("student", {"name": "timm:convnext_atto", **small, "drop_path": 0.0}, train, fresh=True)
+    list(ardor.epochs(plain, None, method, train, recipe, val=val, run=tmp_path / "plain"))
+    assert not same(bits(plain), whole)
