@@ -42,6 +42,7 @@ def test_images_on_demand_are_those_in_memory(drawn, workers, options):
         assert isinstance(mine.images, torch.Tensor)
         assert isinstance(other.images, FolderImages)
         assert mine.hash == other.hash
+        assert mine.take([3, 1, 2]).take([2, 0]).hash == other.take([3, 1, 2]).take([2, 0]).hash
         rows = torch.tensor([3, 0, 3])
         for a, b in zip(mine.batch(rows), other.batch(rows), strict=True):
             assert torch.equal(a, b)
