@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import ardor
 from ardor import methods
@@ -218,10 +219,10 @@ class Counted(TinyNet):
 METHOD = RSLAD(attack=PGD2)
 
 
-def taught(folder, teacher, train=None, **changes):
+def taught(folder, teacher, train=None, run=None, **changes):
     student, cache = net(3), None if folder is None else SoftLabelCache(folder, changes.pop("dtype", "float32"))
     train = splits()[0] if train is None else train
-    records = distill(student, teacher, METHOD, train, resized(**{"views": 4} | changes), soft_labels=cache)
+    records = distill(student, teacher, METHOD, train, resized(**{"views": 4} | changes), run=run, soft_labels=cache)
     return bits(student), [r.terms for r in records]
 
 
@@ -325,7 +326,8 @@ UNNUMBERED = [({"views": 0}, "recipe.views 0"), ({"jitter": (0.4, 0, 0, 0)}, "re
 @pytest.mark.parametrize(("changes", "reason"), UNNUMBERED)
 def test_views_without_numbers_are_not_cached_and_that_is_logged(tmp_path, caplog, changes, reason):
     teacher = Counted()
-    cached = taught(tmp_path / "soft", teacher, epochs=1, **changes)
+    cached = taught(tmp_path / "soft", teacher, epochs=1, run=tmp_path / "run", **changes)
+    assert Run(tmp_path / "run").config["soft_labels"] == "live"
     assert f"soft labels are not cached: {reason}" in caplog.text
     assert not (tmp_path / "soft").exists()
     assert same(cached[0], taught(None, teacher, epochs=1, **changes)[0])
@@ -388,7 +390,17 @@ def test_options_of_resized_crops_are_refused_for_others():
             Recipe(**options)
 
 
-def test_the_shell_trains_on_views_and_says_what_is_not_cached(tmp_path, monkeypatch, capsys):
+def test_a_run_from_before_views_goes_on(tmp_path):
+    words = (None, methods.Natural(), splits()[0], recipe(epochs=1))
+    distill(net(), *words, run=tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    for key in ("area", "ratio", "views", "jitter", "randaugment"):
+        del config["recipe"][key]
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
+    assert distill(net(), *words, run=tmp_path / "run") == []
+
+
+def test_the_shell_trains_on_views_and_says_what_is_not_cached(tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.chdir(tmp_path)
     words = [*WORDS[:10], "--recipe.batch", "32", "--recipe.augment", "resized-crop", "--recipe.val_size", "16"]
     words += ["--recipe.device", "cpu", "--recipe.epochs", "1", "--recipe.area", "1/4,1", "--gate=false"]
@@ -401,7 +413,9 @@ def test_the_shell_trains_on_views_and_says_what_is_not_cached(tmp_path, monkeyp
     assert Run("a").config["soft_labels"] == "float32"
     assert len(list((tmp_path / ".soft-labels").iterdir())) == 1
     assert main(["train", *words, *rslad, "--run", "b"]) == 0
-    assert "soft labels are not cached: recipe.views 0 draws another box in every epoch" in capsys.readouterr().err
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("soft labels are not cached: recipe.views 0 draws another box in every epoch") == 1
+    assert "not cached" not in caplog.text, "not twice"
     assert Run("b").config["soft_labels"] == "live"
     assert len(list((tmp_path / ".soft-labels").iterdir())) == 1
     assert main(["plan", *words, *rslad, "--recipe.views", "4", "--steps", "2"]) == 0
