@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 import ardor
 from ardor import attacks, methods, models
 from ardor.cli.main import main
+from ardor.deployment.hub import Release, write_folder
 from ardor.errors import CheckpointError, ConfigError, ModelError
 from ardor.models import KNOWN
 from ardor.models.loading import net_for
@@ -129,6 +130,13 @@ def test_a_run_loads_without_weights_of_timm(tmp_path, hub):
         assert json.loads(file.metadata()["net"])["name"] == "timm:mobilenetv3_small_050"
     identity = models.identity.identity(student, train.shape)
     assert models.identity.same_function(models.identity.identity(loaded, train.shape), identity)
+
+    release = Release(loaded, train.shape, tuple("abcdefg"), training=content)
+    write_folder(release, tmp_path / "hub", force=True)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    line = next(line for line in card.splitlines() if line.startswith("- started from"))
+    assert line.replace("\\", "") == "- started from: timm/mobilenetv3_small_050.lamb_in1k, licence apache-2.0"
+    assert models.hash_of(models.load(tmp_path / "hub")) == models.hash_of(student)
 
 
 def test_a_teacher_of_timm_has_timms_classes(hub):
