@@ -18,7 +18,7 @@ from rich.text import Text
 
 from ardor import data, models
 from ardor.cli import display
-from ardor.cli.commands.train import TrainWords
+from ardor.cli.commands.train import NAMED, TrainWords
 from ardor.cli.selection import find_threat, threat_of
 from ardor.cli.words import NETS, PARTS
 from ardor.data import load
@@ -29,6 +29,8 @@ from ardor.training.recipe import Recipe
 DEFAULTS = {"method": "rslad", "threat": "linf", "recipe": "recipe"}
 """What a part is where nothing names it."""
 
+OF_RECIPES = ("train", "plan", "sweep")
+"""The commands that take a recipe and the options of `ardor train`."""
 
 FIRST = {
     "What to train": ("data", "student", "teacher", "method", "run"),
@@ -114,10 +116,11 @@ def _makers(command: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, t
     words = arguments.get("words")
     config = {key: getattr(words, key, arguments.get(key)) for key in PARTS.get(command, ())}
     objects: dict[str, Any] = {}
-    if command in ("train", "plan"):
-        config = (words or TrainWords()).configuration(arguments.get("recipe"), arguments.get("overrides", {}))
+    if command in OF_RECIPES:
+        typed = {key: arguments[key] for key in (*NAMED, "variant", "smoke") if key in arguments}  # of a sweep
+        config = (words or TrainWords(**typed)).configuration(arguments.get("recipe"), arguments.get("overrides", {}))
     config = {key: part if isinstance(part, Mapping) else {"name": part} for key, part in config.items()}
-    if command in ("train", "plan"):
+    if command in OF_RECIPES:
         with contextlib.suppress(TypeError):  # a method of the user's may have parameters without a default
             objects = {"method": method_of(config), "recipe": recipe_of(config)}
     for key in PARTS.get(command, ()):
@@ -128,7 +131,7 @@ def _makers(command: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, t
             makers = (load, *((data.reader(name),) if name else ()))
         elif not name:
             continue
-        elif key == "threat" and command not in ("train", "plan"):
+        elif key == "threat" and command not in OF_RECIPES:
             run = arguments.get("run") or arguments.get("teacher")
             used = find_threat(part.get("name"), arguments.get("overrides", {}), threat_of(run))
             makers, objects["threat"] = (type(used),), used

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -322,3 +323,21 @@ def test_a_plan_names_every_cell_and_writes_nothing(tmp_path, capsys):
     assert "lr=0.1/s0" in out
     assert "lr=0.2/s0" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_of_a_recipe_has_its_values(capsys):
+    assert main(["sweep", "sat", "--data", "digits", "--method", "trades", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--method.beta" in out
+    assert "--recipe.lr" in out
+    assert "--over" in out
+
+
+def test_without_ray_the_extra_is_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    words = ["--over", "recipe.lr=0.1,0.2", "--on", "ray", "--out", str(tmp_path / "out")]
+    assert main([*WORDS, *words]) == 2
+    error = capsys.readouterr().err
+    assert "ray" in error
+    assert "ardor[ray]" in error
+    assert not (tmp_path / "out").exists()
