@@ -70,14 +70,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     command = command_of(words)
-    with _printable(), _signals() as received:
+    with _printable(), signals() as received:
         try:
-            return _in_words_of(command, run, [word for word in words if word != "--debug"])
+            return in_words_of(command, run, [word for word in words if word != "--debug"])
         except KeyboardInterrupt:
             received.append(signal.SIGINT)  # raised without a signal
         except Exception as error:
             if not received:  # else an error that a library raised in place of the interruption
-                return _in_words_of(command, _refuse, error, "--debug" in words)
+                return in_words_of(command, _refuse, error, "--debug" in words)
         by = "" if received[0] == signal.SIGINT else f" by {signal.Signals(received[0]).name}"
         kept = f"; {KEPT[command]}" if command in KEPT else ""
         sys.stderr.write(f"\nardor: stopped{by}{kept}.\n")
@@ -89,7 +89,7 @@ def command_of(words: Sequence[str]) -> str:
     return next((name for n in (2, 1) if (name := " ".join(words[:n])) in COMMANDS), "")
 
 
-def _in_words_of(command: str, function: Callable[..., int], *arguments: Any) -> int:
+def in_words_of(command: str, function: Callable[..., int], *arguments: Any) -> int:
     """The result of a function whose messages advise options of a command."""
     from ardor.cli.terminal import plain_logs
     from ardor.cli.words import as_options
@@ -115,7 +115,7 @@ def _printable() -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """The first signal raises KeyboardInterrupt, and the same one again ends the process at once.
 
     Yields
@@ -147,15 +147,22 @@ def _refuse(error: Exception, debug: bool) -> int:
     """Write an error as one sentence."""
     import traceback
 
-    from cyclopts import CycloptsError
-    from cyclopts.exceptions import UnusedCliTokensError
-
     from ardor.cli.terminal import Terminal
-    from ardor.errors import ArdorError
 
     stderr = Terminal(stderr=True, highlight=False, soft_wrap=True)
     if debug:
         stderr.print(traceback.format_exc(), markup=False)
+    stderr.print(f"ardor: {sentence(error)}", markup=False)
+    return 2
+
+
+def sentence(error: Exception) -> str:
+    """An error in one line."""
+    from cyclopts import CycloptsError
+    from cyclopts.exceptions import UnusedCliTokensError
+
+    from ardor.errors import ArdorError
+
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ArdorError):
         place = f"to use {error.filename}" if error.filename else "the system to read and write"
@@ -165,8 +172,7 @@ def _refuse(error: Exception, debug: bool) -> int:
         text = f"expected no other words, got {' '.join(error.unused_tokens or ())}: leave them out ({command} --help)"
     elif not isinstance(error, ArdorError | CycloptsError):
         text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
-    stderr.print(f"ardor: {text}", markup=False)
-    return 2
+    return text
 
 
 def run(words: Sequence[str]) -> int:

@@ -108,6 +108,9 @@ class NetWords:
         return net, split, threat
 
 
+UNBUILT = ("fingerprint", "processes", "threads", "lengthened")
+"""What a run's config records beside what it was built from."""
+
 RUN = NetWords()
 """RUN without other words."""
 
@@ -131,7 +134,7 @@ def configuration(
     content: dict[str, Any] = {}
     if recipe is not None:
         content = Run(recipe).config if is_run else read_recipe(recipe, names.get("data"), variants, trust_code)
-    content = {key: part for key, part in content.items() if key not in ("fingerprint", "processes", "threads")}
+    content = {key: part for key, part in content.items() if key not in UNBUILT}
     if recipe is not None and is_run:
         require_no_code(content, recipe, trust_code=trust_code)
     typed = {key: {"name": name} for key, name in names.items() if name is not None}

@@ -40,7 +40,7 @@ CHECKPOINTS = ("best", "last", "averaged")
 
 # A moved teacher or data folder is the same teacher and data: the fingerprint has their hashes.
 LOCATIONS = (
-    "fingerprint.ardor", "processes", "threads", "data.root", "data.download",
+    "fingerprint.ardor", "processes", "threads", "lengthened", "data.root", "data.download",
     *(f"teacher.{key}" for key in ("weights", "root", "download", "natural", "robust")), "student.weights",
 )  # fmt: skip
 
@@ -223,6 +223,19 @@ class Run:
         if not self.exists:
             write_text(self._config, to_yaml(config))
 
+    def lengthen(self, config: Mapping[str, Any]) -> None:
+        """Record more epochs, and the number before, in the configuration. Raises RunError."""
+        present: dict[str, Any] = read_yaml(self._config)
+        epochs = present["recipe"]["epochs"]
+        if epochs != config["recipe"]["epochs"]:
+            present["recipe"] |= {key: config["recipe"][key] for key in ("epochs", "milestones")}
+            present["lengthened"] = [*present.get("lengthened", []), {"from": epochs, "after": len(self.metrics())}]
+            write_text(self._config, to_yaml(present))
+
+    def begun_epochs(self) -> int:
+        """The epochs of which a step at least is done."""
+        return len(self.metrics()) + self.step_state.exists()
+
     def require(self, config: Mapping[str, Any]) -> None:
         """Raise RunError where the folder has another configuration, or files of no run."""
         try:
@@ -234,15 +247,9 @@ class Run:
             changed = differences(config, _completed(self.config, config, self.folder))
             changed = [text for text in changed if text.partition(":")[0] not in LOCATIONS]
             if changed:
-                advice = "type --run with a new name"
-                if {d.partition(":")[0] for d in changed} <= {"recipe.epochs", "recipe.milestones"}:  # a longer run
-                    last = self.checkpoint("last")
-                    advice += (
-                        f" and --student.weights {last}: the rates belong to the length, more epochs are another run"
-                    )
                 raise RunError(
                     f"expected the configuration that {self.folder} was trained with, got another ({few(changed)}): "
-                    f"{advice}"
+                    "type --run with a new name"
                 )
         elif self.folder.is_dir() and any(p.suffix not in (".tmp", ".lock") for p in self.folder.iterdir()):
             # a kill may leave part of a configuration, and nothing else

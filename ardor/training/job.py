@@ -30,6 +30,7 @@ from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 from ardor.training.averaging import Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback
+from ardor.training.lengthening import begun_config
 from ardor.training.loop import epochs
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.recipe import Recipe, find_device
@@ -261,7 +262,7 @@ def findings_of(job: Job, recipe: str | None = None) -> list[Finding]:
     find_device(job.recipe.device)
     check_setup(job.student, job.teacher, job.method, job.train, job.val, job.averaging, job.recipe)
     config = config_of_job(job)
-    Run(job.run).require(config)
+    Run(job.run).require(begun_config(Run(job.run), config, job.recipe))
     return [*of_recipe(config), *of_images(config, job.train.shape, recipe), *present(missing_classes(job.train))]
 
 

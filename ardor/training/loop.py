@@ -29,6 +29,7 @@ from ardor.training import checkpoint
 from ardor.training.augmentation import augmented
 from ardor.training.averaging import EMA, Averaging
 from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
+from ardor.training.lengthening import begun_config
 from ardor.training.perturbation import perturbed, remembered
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
 from ardor.training.radius import at_radius, radius_at
@@ -126,7 +127,7 @@ def epochs(
     several = isinstance(net, nn.ModuleDict)
     table = None if soft_labels is None or net is None or several else soft_labels.table(net, train, recipe)
     train = train if recipe.resized else _resident(train, device)  # crops are resized on the CPU
-    with _resumed(run, config, state) as folder:
+    with _resumed(run, config, recipe, state) as folder:
         saving = Saving(folder, state, save_every, stop)
         for epoch in _epochs_left(state, recipe):
             with frozen(net, device) as fixed:  # restored before every yield: two runs may share a teacher
@@ -437,16 +438,20 @@ def _accumulate(pending: list[tuple[float, Update]], sums: dict[str, float]) -> 
 
 
 @contextmanager
-def _resumed(run: str | Path | None, config: Mapping[str, Any], state: TrainState) -> Iterator[Run | None]:
+def _resumed(
+    run: str | Path | None, config: Mapping[str, Any], recipe: Recipe, state: TrainState
+) -> Iterator[Run | None]:
     """The run's folder, held and entered by process 0 first, with its state loaded in every process."""
     folder = None if run is None else Run(run)
     with ExitStack() as stack:
         with distributed.rank_zero_first():
             if folder is not None:
-                folder.require(config)  # before a lock is put into a folder of something else
+                begun = begun_config(folder, config, recipe)
+                folder.require(begun)  # before a lock is put into a folder of something else
                 if distributed.rank() == 0:
                     stack.enter_context(folder.held())
-                folder.enter(config)
+                folder.enter(begun)
+                folder.lengthen(config)
         checkpoint.resume(folder, state)
         distributed.require_equal(state.done, run, state.step)
         if folder is not None and distributed.rank() == 0:

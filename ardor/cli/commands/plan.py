@@ -33,6 +33,7 @@ def plan(
     steps
         Real steps; the first, which warms up, is not counted.
     """
+    words.require_processes(recipe, overrides)
     job = words.job(recipe, overrides)
     try:
         with display.progress("plan", 3) as move:
@@ -43,6 +44,9 @@ def plan(
             raise
         raise explain_oom(error, job) from None
     display.say(cost.text())
+    if words.processes > 1:
+        batch, count = job.recipe.batch, words.processes
+        display.say(f"Of one process; of {count}, each has {-(-batch // count)} of the {batch} images of a step.")
     for finding in of_images(config_of_job(job), job.train.shape):
         display.err.print(str(finding), markup=False)
     return 0

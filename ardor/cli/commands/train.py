@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ardor.cli import display
+from ardor.cli.processes import launch, require_processes
 from ardor.cli.selection import Overrides, configuration
 from ardor.cli.stopping import stopping
 from ardor.diagnostics.teacher import require
@@ -21,7 +22,7 @@ from ardor.storage.config import arguments
 from ardor.storage.files import shortened
 from ardor.storage.recipes import recipe_for
 from ardor.storage.runs import Run
-from ardor.training.job import Job, config_of_job, findings_of, gate_of, records_of, set_threads
+from ardor.training.job import Job, config_of_job, findings_of, gate_of, recipe_of, records_of, set_threads
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
 from ardor.training.soft_labels import SoftLabelCache, unnumbered
@@ -70,6 +71,8 @@ class TrainWords:
         Steps from one save of the state inside an epoch to the next, in place of `save_minutes`.
     save_minutes
         Minutes from one save of the state inside an epoch to the next.
+    processes
+        Processes of this machine that share each step; on several machines torchrun starts them.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
@@ -90,6 +93,7 @@ class TrainWords:
     threads: int | None = None
     save_every: int | None = None
     save_minutes: float = 10.0
+    processes: int = 1
     trust_code: bool = False
 
     @property
@@ -106,6 +110,14 @@ class TrainWords:
         """The configuration without the flags that a file may have. Raises ConfigError."""
         config = self.configuration(recipe, overrides)
         return {key: part for key, part in config.items() if key not in FLAGS}
+
+    def require_processes(self, recipe: Path | None, overrides: Overrides) -> None:
+        """Refuse a number of processes that the recipe's steps cannot be shared by. Raises ConfigError."""
+        if self.processes != 1:
+            parts = self.configuration(recipe, overrides)
+            named = {key: {"name": part} if isinstance(part, str) else part for key, part in parts.items()}
+            of_run = recipe_of({key: part for key, part in named.items() if key in ("method", "threat", "recipe")})
+            require_processes(self.processes, of_run.batch, of_run.device)
 
     def job(self, recipe: Path | None, overrides: Overrides) -> Job:
         """The run that a command line describes. Raises ConfigError and what the pieces raise."""
@@ -149,6 +161,15 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
     recipe
         YAML file, name of a shipped recipe, or a run to continue; first.
     """
+    words.require_processes(recipe, overrides)
+    if words.processes > 1:
+        launch("train", words.processes, train_alone, recipe, replace(words, processes=1), overrides)
+        return 0
+    return train_alone(recipe, words, overrides)
+
+
+def train_alone(recipe: Path | None, words: TrainWords, overrides: Overrides) -> int:
+    """`train` in this process, beside others that torchrun or `launch` started."""
     job = words.job(recipe, overrides)
     with distributed.joined(find_device(job.recipe.device)):
         first = distributed.rank() == 0
