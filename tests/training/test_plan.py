@@ -327,3 +327,13 @@ def test_refusals_are_those_of_training():
         plan(job_for(SAT()), steps=1)
     with pytest.raises(ModelError, match="expected a teacher"):
         plan(job_for(RSLAD()))
+
+
+def test_epochs_at_radius_0_cost_what_a_step_without_an_attack_does():
+    cost = plan(job_for(SAT(), eps_ramp=(30, 40), accumulate=2), steps=2)
+    assert (cost.still, cost.parts) == (30, 2)
+    assert cost.attack > 0
+    seconds = (70 * cost.seconds + 30 * cost.still_seconds) * cost.images / cost.batch + cost.validation
+    assert cost.hours == pytest.approx(seconds / 3600)
+    assert "the attack has radius 0 in 30 epochs" in cost.text()
+    assert "in 2 parts" in cost.text()
