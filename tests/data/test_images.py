@@ -94,6 +94,7 @@ def test_the_hash_is_of_each_pixel_label_and_index():
     hashes.append(Split(images, torch.zeros(40, dtype=torch.int64), 4, "made", "train").hash)
     hashes.append(Split(images, torch.arange(40) % 4, 4, "made", "train", index=torch.arange(40) + 1).hash)
     assert len({known, *hashes}) == 1 + len(hashes)
+    assert not np.array_equal(*(hashes_of(torch.zeros(1, 1, *size)) for size in ((2, 3), (3, 2))))
 
 
 def test_a_box_of_the_size_asked_for_is_cut_and_another_resized_as_torch_does():
