@@ -24,7 +24,7 @@ from ardor.experiments.worker import ProgressCallback
 from ardor.models.loading import net_for
 from ardor.storage.config import build, differences, few, merged, read_yaml, to_yaml
 from ardor.storage.files import shortened, write_text
-from ardor.training.job import method_of, recipe_of
+from ardor.training.job import recipe_of
 from ardor.training.recipe import find_device
 
 
@@ -76,8 +76,8 @@ def sweep_of(
         )
     students = set()
     for cell in cells:
-        recipe = recipe_of(cell.config)
-        method_of(cell.config), find_device(recipe.device)
+        recipe = recipe_of(cell.config)  # with its method
+        find_device(recipe.device)
         if cell.config.get("averaging"):
             build(cell.config["averaging"], "averaging")
         student = {"seed": recipe.seed} | cell.config.get("student", {})
