@@ -25,12 +25,14 @@ def idbh(x: Images, noise: Noise, erase: float = 0.5) -> Images:
     return erased(one_operation(x, noise), noise, erase)
 
 
-def cropshift(x: Images, noise: Noise, low: int = 0, high: int = 11) -> Images:
+def cropshift(x: Images, noise: Noise, low: int = 0, high: int | None = None) -> Images:
     """A window of each image, moved to another place of a black image.
 
     s is uniform in low .. high - 1, the columns that are cut in 0 .. s, and s less these the rows; the window's place
-    in the image and its new place are uniform.
+    in the image and its new place are uniform. high is 11 for CIFAR's 32 pixels, and by default in proportion.
     """
+    if high is None:
+        high = 1 + round(10 * min(x.shape[2:]) / 32)
     u = noise.uniform((6,), torch.float64).T
     s = low + _to(u[0], torch.full_like(u[0], high - 1 - low))
     columns = _to(u[1], s)

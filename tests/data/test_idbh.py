@@ -21,7 +21,7 @@ def noise(purpose="v", epoch=1):
 def test_cropshift_moves_a_window_to_another_place():
     x = images(n=N, height=20, width=17)
     drawn = noise().uniform((6,), torch.float64).tolist()
-    result = idbh.cropshift(x, noise())
+    result = idbh.cropshift(x, noise(), 0, 11)
     for image, new, u in zip(x.numpy(), result.numpy(), drawn, strict=True):
         s = math.floor(u[0] * 11)
         columns = math.floor(u[1] * (s + 1))
@@ -36,6 +36,9 @@ def test_cropshift_moves_a_window_to_another_place():
     assert min(sizes) == 0
     assert max(sizes) == 10
     assert torch.equal(idbh.cropshift(x, noise(), 0, 1), x)
+    for side, high in ((32, 11), (8, 3), (224, 71)):
+        x = images(n=N, height=side, width=side)
+        assert torch.equal(idbh.cropshift(x, noise()), idbh.cropshift(x, noise(), 0, high)), "in proportion"
 
 
 def test_operations_are_those_of_pillow():
