@@ -12,8 +12,10 @@ hooks have changed is traced again. Any other net is attacked as it is.
 from __future__ import annotations
 
 import logging
+import math
 import operator
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,6 +29,7 @@ log = logging.getLogger(__name__)
 _traced: weakref.WeakKeyDictionary[nn.Module, tuple[tuple[Any, ...], FoldedNet | None]] = weakref.WeakKeyDictionary()
 _BOOKKEEPING = frozenset(vars(nn.Module()))
 _PLAIN = (int, float, str, tuple, list, dict, type(None))
+PIXELS = 2**16  # of a chunk
 GLOBAL_HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
 
 
@@ -133,7 +136,14 @@ class FoldedNet:
         if not self.matches:
             return passed(self.as_given(), self.dtype, x)
         x = x.contiguous(memory_format=torch.channels_last)
-        return self._compiled(x) if self.compiled else passed(self.graph, self.dtype, x)
+        return self._compiled(x) if self.compiled else self._in_chunks(x)
+
+    def _in_chunks(self, x: Tensor) -> Tensor:
+        """A pass, on a CPU chunk by chunk, so that activations stay in its caches; a row depends on no other."""
+        number = 1 if x.is_cuda else math.ceil(len(x) / chunk_of(x.shape[2:]))
+        if number == 1:
+            return passed(self.graph, self.dtype, x)
+        return torch.cat([passed(self.graph, self.dtype, part) for part in x.tensor_split(number)])
 
     def _compiled(self, x: Tensor) -> Tensor:
         """A compiled pass for the shape of the first batch; another shape, the last batch's, is not compiled."""
@@ -147,7 +157,7 @@ class FoldedNet:
                 name, cause = type(self.as_given()).__name__, " ".join(str(error).split())[:200]
                 log.warning("%s cannot be compiled and is attacked uncompiled: %s", name, cause)
                 self.compilations[self.dtype] = (shape, None)
-        return passed(self.graph, self.dtype, x)
+        return self._in_chunks(x)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copy and pickle look these up before there is a net
@@ -160,7 +170,7 @@ class FoldedNet:
         self.refresh()
         ours, expected = _logits_and_gradient(self.graph, x), _logits_and_gradient(net, x)
         self.refresh(dtype)
-        if all(_close(a, b) for a, b in zip(ours, expected, strict=True)):
+        if all(close(a, b) for a, b in zip(ours, expected, strict=True)):
             return True
         log.warning("a %s answers otherwise than its trace: attacked as it is", type(net).__name__)
         return False
@@ -189,11 +199,25 @@ class Folded(nn.Module):
             weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         self.__dict__.update(weight=weight, bias=bias)
 
+    def as_conv(self) -> nn.Conv2d:
+        """A layer of torch with the folded weights."""
+        conv, weight, bias = (self.__dict__[name] for name in ("conv", "weight", "bias"))
+        channels = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+        layer = nn.Conv2d(*channels, conv.dilation, conv.groups, bias is not None, device="meta")
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        layer.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        return layer
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H', W')."""
         conv = self.__dict__["conv"]
         weight, bias = self.__dict__["weight"], self.__dict__["bias"]
         return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def chunk_of(size: Sequence[int]) -> int:
+    """Images of (H, W) that pass a net at once on a CPU: 64 of 32 x 32, 1,024 of 8 x 8, at least 8."""
+    return max(PIXELS // math.prod(size), 8)
 
 
 def compile_(graph: fx.GraphModule, x: Tensor) -> Any:
@@ -209,7 +233,7 @@ def _logits_and_gradient(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return logits.detach(), grad
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
     """Equal but for rounding and a rare kink, by the norm of the difference."""
     return a.shape == b.shape and bool((a - b).norm() <= 1e-2 * b.norm() + 1e-12)
 

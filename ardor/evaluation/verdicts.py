@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from ardor.attacks import APGD, CW, FAB, FGSM, PGD, Square, Suite
 from ardor.attacks.rounds import fitted, has_rounds, rounds_of
 from ardor.data.split import Split
+from ardor.engine.compiling import compiled, require_compiler
 from ardor.engine.flops import CountedNet
-from ardor.engine.modes import attack_view
+from ardor.engine.modes import attack_view, device_of
 from ardor.errors import ConfigError, DataError
 from ardor.evaluation import checks, findings
 from ardor.evaluation.attacked import attacked
@@ -52,6 +53,7 @@ def evaluate(
     seed: int = 0,
     journal: str | Path | None = None,
     images: bool = False,
+    compile: bool = False,
     progress: ProgressCallback | None = None,
 ) -> Report:
     """Evaluate `net` on every image of `data` under every attack of `suite`.
@@ -76,6 +78,9 @@ def evaluate(
     images : bool
         Save adversarial.npy in the journal, (N, C, H, W) float32: for each image the first adversarial one, else the
         image itself.
+    compile : bool
+        Compile the net's passes without gradients, as Square's: see `ardor.engine.compiling`. Successes are confirmed
+        on `net`, so it is no part of the result's identity.
     progress : callable or None
         See `ProgressCallback`.
 
@@ -93,12 +98,14 @@ def evaluate(
     RunError
         The journal is of another evaluation or cannot be written.
     DataError, ConfigError
-        `batch` is below 1; `images` without a journal, or an attack without a round.
+        `batch` is below 1; `images` without a journal, `compile` without a compiler, or an attack without a round.
     """
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     if images and journal is None:
         raise ConfigError("expected a journal to keep the images in, got none: type --journal FOLDER")
+    if compile:
+        require_compiler("--compile", device_of(net))
     with seeded(seed):  # for a net that draws random numbers
         require_fit(net, data.shape, data.classes)
         if _follows_gradients(suite) and not hasattr(net, "without_gradients"):
@@ -109,6 +116,7 @@ def evaluate(
     meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
     identity = identity_of_report(report, attacks)
     with seeded(seed), attack_view(net) as view, Journal.open(journal, identity, images) as book:
+        view = compiled(net, data.shape, batch) if compile else view
         evaluation = _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter)
         evaluation.run(attacks)
         if images:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,7 @@ def each(teacher: nn.Module) -> dict[str, nn.Module]:
     return dict(teacher.items()) if isinstance(teacher, nn.ModuleDict) else {"": teacher}
 
 
-def each_folded(teacher: nn.Module) -> Any:
-    """The folded teacher, or a dict of folded ones."""
-    nets = {name: folded(net) for name, net in each(teacher).items()}
+def each_folded(teacher: nn.Module, view: Callable[[nn.Module], Any] = folded) -> Any:
+    """The folded teacher, or a dict of folded ones; `view` may compile them too."""
+    nets = {name: view(net) for name, net in each(teacher).items()}
     return nets if isinstance(teacher, nn.ModuleDict) else nets[""]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ardor.data.split import Split
 from ardor.engine import distributed
-from ardor.engine.folding import is_known
+from ardor.engine.compiling import compiled
+from ardor.engine.folding import folded, is_known
 from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError, ModelError
@@ -205,7 +206,8 @@ def train_epoch(
     device = next(student.parameters()).device
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
     layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
-    teacher = None if teacher is None else each_folded(teacher)
+    view = partial(compiled, shape=train.shape, batch=recipe.batch) if recipe.compile else folded
+    teacher = None if teacher is None else each_folded(teacher, view)
     steps = batches(recipe, "order", epoch, train.index)
     pending: list[tuple[float, Update]] = []
     with train_mode(student):

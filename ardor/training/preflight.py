@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ardor.data.split import Split
 from ardor.engine import distributed
+from ardor.engine.compiling import require_compiler
 from ardor.engine.modes import device_of, train_mode
 from ardor.errors import ConfigError, ModelError
 from ardor.models import require_fit
@@ -72,6 +73,8 @@ def check_setup(
                 f"expected grey or RGB images for recipe.jitter, recipe.randaugment and idbh, got "
                 f"{train.shape[0]} channels: leave them away"
             )
+        if recipe.compile:
+            require_compiler("--compile", find_device(recipe.device))
         _require_statistics(student, train, recipe.batch)
         if recipe.patience and val is None:
             raise ConfigError("expected val, whose accuracy ends the run by --recipe.patience, got none: pass val")

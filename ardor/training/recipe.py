@@ -121,7 +121,8 @@ class Recipe:
     attack_precision
         float32 or bfloat16 for the student's passes in the training attack, whose steps are then rounded.
     compile
-        Compile the attack's folded net by torch.compile, which takes a minute at first.
+        Compile the attack's folded net, and the teacher's passes without gradients: a minute at first. `ardor train
+        --compile` is the same.
     sync_batchnorm
         Batch norm over the batches of all processes (GPUs only); else over each process's own.
     """

@@ -168,8 +168,8 @@ def test_the_attack_gets_the_twin_with_rounded_weights():
 def test_a_first_pass_in_bfloat16_is_compared_in_float32(monkeypatch):
     """Else what bfloat16 rounds would pass for a trace that answers otherwise, or hide one."""
     student, dtypes = net().eval(), []
-    real = ardor.engine.folding._close
-    monkeypatch.setattr("ardor.engine.folding._close", lambda a, b: dtypes.append(off(a, b)) or real(a, b))
+    real = ardor.engine.folding.close
+    monkeypatch.setattr("ardor.engine.folding.close", lambda a, b: dtypes.append(off(a, b)) or real(a, b))
     twin = folded(student, torch.bfloat16)
     first = twin(X)
     assert max(dtypes) < 1e-5

@@ -48,6 +48,7 @@ def evaluate(
     journal: Path | None = None,
     threads: int | None = None,
     images: bool = False,
+    compile: bool = False,
     overrides: Overrides,
 ) -> int:
     """Attack a net on every image of a data set's test part: accuracies with 95 % intervals.
@@ -94,7 +95,11 @@ def evaluate(
         Threads of torch; default 1 for a small net on a CPU.
     images
         Keep the adversarial images in the journal.
+    compile
+        Compile the passes without gradients, as Square's: needs a C++ compiler, and a minute at first.
     """
+    if compile and run is not None and run.suffix in FILES:
+        raise ConfigError(f"expected a net of torch for --compile, got {run}, which has its own runtime: leave it out")
     exported = FILES[run.suffix](run) if run is not None and run.suffix in FILES and not run.is_dir() else None
     net, split, threat = words.load(run, part, overrides, exported)
     split = split if limit is None else split.limit(limit)
@@ -126,6 +131,7 @@ def evaluate(
             seed=words.seed,
             journal=journal,
             images=images,
+            compile=compile,
             progress=show,
         )
     report.title, report.training = f"{run} ({words.checkpoint})" if run else str(words.model), training

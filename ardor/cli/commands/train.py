@@ -73,6 +73,8 @@ class TrainWords:
         Minutes from one save of the state inside an epoch to the next.
     processes
         Processes of this machine that share each step; on several machines torchrun starts them.
+    compile
+        The same as --recipe.compile true: compiled passes of the attack and the teacher, for a minute at first.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
@@ -94,6 +96,7 @@ class TrainWords:
     save_every: int | None = None
     save_minutes: float = 10.0
     processes: int = 1
+    compile: bool = False
     trust_code: bool = False
 
     @property
@@ -124,6 +127,8 @@ class TrainWords:
         config = self.configuration(recipe, overrides)
         in_file = arguments({key: config.pop(key) for key in FLAGS & set(config)}, "train", TrainWords)
         words = replace(self, **{key: v for key, v in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)})
+        if words.compile:
+            config["recipe"] = {**(config.get("recipe") or {}), "compile": True}
         existing = recipe if recipe is not None and recipe.is_dir() else None
         job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
         if self.variants and words.run is None:
