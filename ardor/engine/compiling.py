@@ -8,7 +8,6 @@ Logits are equal but for rounding, and a success counts only where the net as gi
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sys
 import weakref
@@ -45,7 +44,9 @@ def require_compiler(word: str, device: torch.device) -> None:
     ConfigError
         There is no C++ compiler, or the probe fails.
     """
-    name = "cl" if sys.platform == "win32" else os.environ.get("CXX") or ("clang++", "g++")[sys.platform != "darwin"]
+    import torch._inductor.config as inductor
+
+    name = "cl" if sys.platform == "win32" else inductor.cpp.cxx[-1]
     advice = f"install one (apt install g++, conda install cxx-compiler), or leave {word} out"
     if shutil.which(name) is None:
         raise ConfigError(f"expected a C++ compiler for {word}, got no {name} on this machine: {advice}")
@@ -141,9 +142,11 @@ class CompiledNet:
 
 def frozen_code(graph: fx.GraphModule, x: Tensor) -> Any:
     """The passes of a graph without gradients, compiled for images of the shape of x, with its weights as constants."""
+    import torch._inductor.config as inductor  # a second that only compilation takes
+
     run = torch.compile(graph, fullgraph=True, dynamic=False)
     # `options` of torch.compile do not reach the tracer, which would pass the weights as inputs
-    with torch.no_grad(), torch._inductor.config.patch(freezing=True):
+    with torch.no_grad(), inductor.patch(freezing=True):
         run(x)
     return run
 

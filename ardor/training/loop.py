@@ -206,8 +206,10 @@ def train_epoch(
     device = next(student.parameters()).device
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
     layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
-    view = partial(compiled, shape=train.shape, batch=recipe.batch) if recipe.compile else folded
-    teacher = None if teacher is None else each_folded(teacher, view)
+    passes: Callable[[nn.Module], Any] = (
+        partial(compiled, shape=train.shape, batch=recipe.batch) if recipe.compile else folded
+    )
+    teacher = None if teacher is None else each_folded(teacher, passes)
     steps = batches(recipe, "order", epoch, train.index)
     pending: list[tuple[float, Update]] = []
     with train_mode(student):

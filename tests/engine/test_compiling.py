@@ -20,7 +20,6 @@ from ardor.engine.folding import FoldedNet, folded
 from ardor.engine.modes import attack_view
 from ardor.errors import ConfigError
 from ardor.methods import KD
-from ardor.noise import Noise
 from ardor.testing import TinyNet
 from ardor.training.loop import distill
 from tests.engine.conftest import X, net, recipe
