@@ -87,7 +87,9 @@ class Method(Protocol):
 
     Optional class attributes, not inherited by subclasses: `needs_teacher` (True: the teacher may not be None; False: a
     teacher is neither used nor recorded; default: it may be None), `wants_robust_teacher` (default True: the teacher is
-    attacked before training) and `channels_last` (default False; True where `terms` calls no `view` on the images).
+    attacked before training), `channels_last` (default False; True where `terms` calls no `view` on the images) and
+    `uses_labels` (default True; False, or a property, where neither terms nor attack use y: images without a label are
+    then trained on).
     """
 
     def terms(
@@ -95,3 +97,8 @@ class Method(Protocol):
     ) -> dict[str, Tensor]:
         """Named loss terms, each per example (B,) or a scalar where it is a batch statistic. epoch counts from 1."""
         ...
+
+
+def uses_labels(method: Method) -> bool:
+    """Whether a method uses hard labels: unless its own class has `uses_labels`, and that is False."""
+    return bool(getattr(method, "uses_labels")) if "uses_labels" in vars(type(method)) else True  # noqa: B009

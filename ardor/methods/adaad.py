@@ -37,6 +37,7 @@ class AdaAD:
 
     config_name: ClassVar[str] = "adaad"
     needs_teacher: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 
     alpha: float = 1.0

@@ -21,7 +21,7 @@ from ardor.losses import kl
 from ardor.methods.rslad import RSLAD
 from ardor.noise import Noise
 from ardor.storage.arguments import check_fields
-from ardor.types import Images, Labels, Method
+from ardor.types import Images, Labels, Method, uses_labels
 
 
 @dataclass
@@ -65,6 +65,11 @@ class IGDM:
     @attack.setter
     def attack(self, attack: Any) -> None:
         object.__setattr__(self.base, "attack", attack)
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the base does."""
+        return uses_labels(self.base)
 
     @property
     def weight_decay(self) -> float:

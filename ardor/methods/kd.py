@@ -40,6 +40,11 @@ class KD:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def uses_labels(self) -> bool:
+        """Unless the teacher's term is all."""
+        return self.alpha < 1
+
     def terms(
         self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise
     ) -> dict[str, Tensor]:

@@ -37,6 +37,7 @@ class RSLAD:
 
     config_name: ClassVar[str] = "rslad"
     needs_teacher: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 
     alpha: float = 5 / 6

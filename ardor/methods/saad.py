@@ -68,6 +68,11 @@ class SAAD:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def uses_labels(self) -> bool:
+        """The shift is of the true class's logit."""
+        return self.inner == "linear"
+
     def terms(
         self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise
     ) -> dict[str, Tensor]:

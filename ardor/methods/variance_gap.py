@@ -58,6 +58,7 @@ class VarianceGap:
 
     config_name: ClassVar[str] = "variance_gap"
     needs_teacher: ClassVar[bool] = True
+    uses_labels: ClassVar[bool] = False
     channels_last: ClassVar[bool] = True
 
     alpha: float = 5 / 6

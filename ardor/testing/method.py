@@ -19,7 +19,7 @@ from ardor.testing.shared import Batch, TinyNet, global_rng, problem, require, r
 from ardor.training import checkpoint
 from ardor.training.epoch import EpochRecord
 from ardor.training.state import TrainState
-from ardor.types import Images, Method
+from ardor.types import Images, Method, uses_labels
 
 
 def check_method(
@@ -37,7 +37,7 @@ def check_method(
     Terms are finite, (B,) or (); the gradient reaches every parameter of the student and none of the teacher. Modes,
     flags, weights, the teacher's buffers, the images and the global random generators are unchanged. The same noise
     gives the same terms; `repr` is an expression of an equal method; learned state, in attributes that end in `_`, is
-    restored from a checkpoint.
+    restored from a checkpoint. A method whose `uses_labels` is False has the same terms with other labels.
 
     Parameters
     ----------
@@ -112,6 +112,13 @@ def _require_terms(method: Method, student: nn.Module, teacher: nn.Module, batch
         require(all(map(torch.equal, given, batch)), method, "to copy its arguments", "arguments changed in place")
         require(constants == _constants(trial), method, "to learn in attributes that end in _", "another changed")
     _require_shapes(method, results[0], len(batch[0]))
+    if not uses_labels(method):
+        others = _terms(
+            copy.deepcopy(method), copy.deepcopy(student), teacher, (batch[0], batch[1].flip(0), batch[2]), epoch
+        )
+        require(
+            same_tensors(results[0], others), method, "to use no labels, as uses_labels says", "other terms by them"
+        )
     require(same_tensors(*results), method, "to give the same terms for the same noise", "others")
 
 

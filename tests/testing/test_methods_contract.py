@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import pytest
@@ -39,7 +40,7 @@ from ardor.methods import (
 )
 from ardor.noise import Noise
 from ardor.testing import TinyNet, check_method
-from ardor.types import Method
+from ardor.types import Method, uses_labels
 from tests.conftest import batch, filled, pair
 
 ALL = [Natural, SAT, TRADES, MART, KD, ARD, IAD, RSLAD, VarianceGap]
@@ -69,6 +70,45 @@ def test_every_method_keeps_the_contract(make):
 )
 def test_options_keep_the_contract(method):
     check_method(method, channels=3, classes=4, seed=3)
+
+
+class Labelled(RSLAD):
+    """Of a class whose parent uses no labels."""
+
+
+class Untrue(RSLAD):
+    uses_labels = False
+
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        return {"clean": nn.functional.cross_entropy(student(x), y, reduction="none")}
+
+
+WITHOUT_LABELS = [
+    RSLAD(), AdaAD(), VarianceGap(), KD(alpha=1), IGDM(), IGDM(base=AdaAD()), SAAD(inner="clean"),
+    SAAD(inner="teacher"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", WITHOUT_LABELS, ids=repr)
+def test_methods_without_labels(method):
+    assert not uses_labels(method)
+    check_method(method)
+
+
+@pytest.mark.parametrize("make", ALL)
+def test_a_method_uses_labels_unless_it_says_so(monkeypatch, make):
+    monkeypatch.setattr("ardor.testing.method.uses_labels", lambda method: False)
+    weights = make in (FairRSLAD, ABSLD)  # of each class, equal at first
+    told = uses_labels(make()) and not weights
+    with pytest.raises(AssertionError, match="to use no labels") if told else nullcontext():
+        check_method(make())
+
+
+def test_whether_labels_are_used_is_not_inherited():
+    assert uses_labels(Labelled())
+    assert uses_labels(IGDM(base=Labelled()))
+    with pytest.raises(AssertionError, match="to use no labels"):
+        check_method(Untrue())
 
 
 def test_contract_on_nets_of_ones_own():
