@@ -15,8 +15,9 @@ from ardor.data.boxes import boxes_of
 from ardor.data.cifar import read_cifar
 from ardor.data.datasets import from_dataset
 from ardor.data.digits import read_digits
+from ardor.data.extra import with_extra
 from ardor.data.folder import read_folder
-from ardor.data.split import Split, cut
+from ardor.data.split import ExtraLabels, Split, cut
 from ardor.data.store import read_store
 from ardor.data.user import user_reader
 from ardor.data.writing import prepare
@@ -27,7 +28,7 @@ from ardor.storage.imports import nearest
 
 __all__ = [
     "Protocol", "Split", "boxes_of", "crop_flip", "cut", "from_dataset", "load", "load_test", "options_of", "prepare",
-    "reader", "view_of",
+    "reader", "view_of", "with_extra",
 ]  # fmt: skip
 
 Protocol: TypeAlias = Literal["holdout", "paper"]
@@ -35,6 +36,9 @@ Protocol: TypeAlias = Literal["holdout", "paper"]
 
 Reader: TypeAlias = Callable[..., dict[str, Split]]
 """(name, root, download, **options) to the parts of a source: always "test", mostly "train", sometimes "val"."""
+
+OWN = ("root", "val", "seed", "limit", "protocol", "download", "extra", "extra_share", "extra_labels")
+"""Options of `load` for any source."""
 
 PAPER_MARK = "test set took part in selection"
 NAMED: dict[str, Reader] = {"cifar10": read_cifar, "cifar100": read_cifar, "digits": read_digits}
@@ -51,6 +55,9 @@ def load(
     limit: int = 0,
     protocol: Protocol = "holdout",
     download: bool = False,
+    extra: str | None = None,
+    extra_share: float = 0.7,
+    extra_labels: ExtraLabels = "file",
     **options: Any,
 ) -> tuple[Split, Split, Split]:
     """Train, val and test of a data set. `load(**split.source)` gives the same splits again.
@@ -73,6 +80,12 @@ def load(
         holdout; or paper: the whole train set, and the test set as val.
     download
         Download the official archive where it is absent.
+    extra
+        `npz:FILE` of generated or unlabelled images, added to train: see `with_extra`.
+    extra_share
+        Share of each batch that is of them.
+    extra_labels
+        file; or teacher, whose most likely class is then their label.
     options
         Options of the source.
 
@@ -106,7 +119,15 @@ def load(
         # pixels of many files may fill the memory; those of other sources may be another's too
         train, held = cut(train, val, seed, reuse=name.startswith("folder:"))
     # limited after val is cut, so that every limit has the same val
-    return train.limit(limit, seed) if limit else train, held, test
+    train = train.limit(limit, seed) if limit else train
+    if extra is not None:
+        first = int(parts["train"].index.max()) + 1
+        train = with_extra(train, extra, extra_share, extra_labels, first=first)
+    elif (extra_share, extra_labels) != (0.7, "file"):
+        raise ConfigError(
+            "expected data.extra for data.extra_share and data.extra_labels, got none: type --data.extra with npz:FILE"
+        )
+    return train, held, test
 
 
 def load_test(
@@ -118,12 +139,15 @@ def load_test(
     limit: int = 0,
     protocol: Protocol = "holdout",
     download: bool = False,
+    extra: str | None = None,
+    extra_share: float = 0.7,
+    extra_labels: ExtraLabels = "file",
     **options: Any,
 ) -> Split:
     """The test part of a data set, for evaluation; the source need not have a train part.
 
-    Parameters and exceptions are those of `load`, so that `load_test(**split.source)` works; val, seed and limit have
-    no effect.
+    Parameters and exceptions are those of `load`, so that `load_test(**split.source)` works; val, seed, limit and
+    those of extra images have no effect.
     """
     source = {"name": name, "root": root, "val": val, "seed": seed, "limit": limit, "protocol": protocol, **options}
     return _read(source, download, options)["test"]
@@ -172,7 +196,7 @@ def _read(source: dict[str, Any], download: bool, options: Mapping[str, Any]) ->
     if not any(p.kind is p.VAR_KEYWORD for p in parameters):
         allowed = [p.name for p in parameters if p.name not in ("name", "root", "download")]
         if unknown := sorted(set(options) - set(allowed)):
-            every = ["root", "val", "seed", "limit", "protocol", "download", *allowed]
+            every = [*OWN, *allowed]
             near = nearest(unknown[0], every)
             raise ConfigError(f'expected for data "{name}" the options {", ".join(every)}, got "{unknown[0]}"{near}')
     parts = read(name, Path(root), download, **options)

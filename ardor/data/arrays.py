@@ -6,7 +6,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -50,14 +50,14 @@ def read_npz(
     DataError
         Where the file is absent, damaged or of another form.
     """
-    arrays = _unpack(Path(name.removeprefix("npz:")).expanduser())
+    arrays = unpack(Path(name.removeprefix("npz:")).expanduser())
     if "x" in arrays and "y" in arrays and "x_test" not in arrays:
         arrays["x_test"], arrays["y_test"] = arrays["x"], arrays["y"]
     return from_arrays(name, arrays, layout=layout, classes=classes)
 
 
-def _unpack(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of the file. An object array is a pickle, and is refused rather than run."""
+def unpack(path: Path, names: Collection[str] = NAMES) -> dict[str, NDArray[Any]]:
+    """The arrays of these names, others empty. An object array is a pickle, and is refused rather than run."""
     if not path.is_file():
         raise DataError(f"expected an npz file, got {path}, which is not there: check the path in npz:PATH")
     try:
@@ -65,8 +65,8 @@ def _unpack(path: Path) -> dict[str, NDArray[Any]]:
         if isinstance(file, np.ndarray):
             raise DataError(f"expected named arrays in {path}, got one npy array: save with numpy.savez_compressed")
         with file:
-            _require_room(path)
-            return {name: file[name] if name in NAMES else np.empty(0) for name in file.files}  # others are not read
+            _require_room(path, names)
+            return {name: file[name] if name in names else np.empty(0) for name in file.files}  # others are not read
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = "no npz file, or pickled objects" if "allow_pickle" in str(error) else error  # which NumPy advises
         raise DataError(
@@ -80,7 +80,7 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
 
 
-def _require_room(path: Path) -> None:
+def _require_room(path: Path, names: Collection[str]) -> None:
     """Compare the shapes that the headers declare with the file and with this machine's memory. Raises ValueError."""
     total, memory = 0, physical_memory()
     with zipfile.ZipFile(path) as file:
@@ -94,7 +94,7 @@ def _require_room(path: Path) -> None:
                 size, present = math.prod(shape) * dtype.itemsize, entry.file_size - array.tell()
             if dtype.hasobject:
                 raise ValueError(f"{entry.filename} holds objects")
-            if entry.filename.removesuffix(".npy") not in NAMES:
+            if entry.filename.removesuffix(".npy") not in names:
                 continue
             if size != present:
                 raise ValueError(f"{entry.filename} declares {shape} of {dtype}, {size:,} bytes, and has {present:,}")

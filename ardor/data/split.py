@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,6 +17,27 @@ from ardor.data.notebook import table
 from ardor.errors import ConfigError, DataError
 from ardor.noise import order
 from ardor.storage.arguments import check_fields, typed
+
+ExtraLabels: TypeAlias = Literal["file", "teacher"]
+
+
+@dataclass(frozen=True)
+class Extra:
+    """The images of a train split that are not of the data set.
+
+    Parameters
+    ----------
+    first
+        Lowest position, `Split.index`, of an extra image; those of real ones are below.
+    share
+        Of each batch, above 0 and below 1.
+    labels
+        Where their labels come from: file, the teacher in each step, or none (and 0 stands for each).
+    """
+
+    first: int
+    share: float
+    labels: Literal["file", "teacher", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +65,8 @@ class Split:
         Remarks that every report on this split has.
     of
         Number of images before `limit` took a subset; 0 where it is complete.
+    extra
+        Which images are extra ones, of a train split that has some: see `ardor.data.with_extra`.
 
     Raises
     ------
@@ -61,6 +84,7 @@ class Split:
     source: dict[str, Any] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     of: int = 0
+    extra: Extra | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, DataError)
@@ -79,12 +103,18 @@ class Split:
         return f"<Split {self._caption()}>"
 
     def _repr_html_(self) -> str:
-        counts = torch.bincount(self.labels, minlength=self.classes).tolist()
+        counts = torch.bincount(self.labels[self.real], minlength=self.classes).tolist()
         return table(self._caption(), ("class", "images"), list(zip(self.class_names, map(str, counts), strict=True)))
 
     def _caption(self) -> str:
         size, kind = " x ".join(map(str, self.shape)), str(self.images.dtype).removeprefix("torch.")
-        return f"{self.name} ({self.part}): {len(self)} images of {size}, {kind}, {self.classes} classes"
+        extra = f" ({int((~self.real).sum())} of them extra)" if self.extra else ""
+        return f"{self.name} ({self.part}): {len(self)} images{extra} of {size}, {kind}, {self.classes} classes"
+
+    @property
+    def real(self) -> Tensor:
+        """(N,) bool, on the labels' device: whether an image is of the data set."""
+        return self.index < (torch.iinfo(torch.int64).max if self.extra is None else self.extra.first)
 
     @property
     def shape(self) -> tuple[int, int, int]:

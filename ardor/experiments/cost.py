@@ -34,7 +34,7 @@ from ardor.storage.runs import Run
 from ardor.training.job import Job, method_of
 from ardor.training.loop import step
 from ardor.training.preflight import check_setup, uses_teacher
-from ardor.training.recipe import find_device
+from ardor.training.recipe import find_device, images_of_epoch
 from ardor.training.state import make_optimiser, set_rate
 
 STEPS = 3
@@ -82,7 +82,9 @@ def plan(table: Cells, progress: Callable[[str], None] = lambda name: None) -> l
         tests = tests or len(datasets.load_test(**job.train.source))
         epochs = job.recipe.epochs - len(Run(table.spec.run(cell.name)).metrics()) if state == "open" else 0
         validated = epochs / job.recipe.val_every * (job.recipe.val_size or len(job.val))
-        train = epochs * len(job.train) * per_image + validated * 21 * per_pass  # PGD-10 and the clean images
+        train = (
+            epochs * images_of_epoch(job.recipe, job.train) * per_image + validated * 21 * per_pass
+        )  # PGD-10 and the clean images
         costs.append(Cost(cell, train, _passes(table, cell, job, tests) * per_pass))
     return costs
 

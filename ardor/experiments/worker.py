@@ -32,7 +32,7 @@ from ardor.storage.runs import Run, journal_of, mapping
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, method_of, records_of, set_threads
 from ardor.training.preflight import check_setup, uses_teacher
-from ardor.training.recipe import find_device
+from ardor.training.recipe import find_device, images_of_epoch
 from ardor.training.soft_labels import SoftLabelCache
 
 ProgressCallback: TypeAlias = Callable[[Cell, EpochRecord | Progress | str], None]
@@ -115,7 +115,14 @@ def _train(table: Cells, cell: Cell, progress: ProgressCallback) -> None:
     for record in records_of(job):
         progress(cell, record)
     seconds = round(time.perf_counter() - start, 1)  # since this process began
-    write_note(table.spec, cell, trained=True, epochs=job.recipe.epochs, images=len(job.train), seconds=seconds)
+    write_note(
+        table.spec,
+        cell,
+        trained=True,
+        epochs=job.recipe.epochs,
+        images=images_of_epoch(job.recipe, job.train),
+        seconds=seconds,
+    )
 
 
 def _require_teacher(table: Cells, cell: Cell, job: Job, progress: ProgressCallback) -> None:

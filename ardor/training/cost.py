@@ -30,12 +30,12 @@ from ardor.models.teachers import each
 from ardor.noise import seeded
 from ardor.training.loop import train_epoch
 from ardor.training.preflight import check_setup
-from ardor.training.recipe import Recipe, find_device
+from ardor.training.recipe import Recipe, drawn, find_device, images_of_epoch
 from ardor.training.soft_labels import Saving, saving, unnumbered
 from ardor.training.state import TrainState, init_state
 from ardor.training.validation import BATCH as VALIDATED
 from ardor.training.validation import validate
-from ardor.types import Images
+from ardor.types import Images, uses_labels
 
 if TYPE_CHECKING:
     from ardor.training.job import Job
@@ -205,9 +205,10 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         memory = peak()
     live = unnumbered(recipe)
     cache = job.soft_labels if kept and not live else None
-    table = None if cache is None else saving(recipe, len(job.train), job.train.classes, cache.dtype)
+    table = None if cache is None else saving(recipe, drawn(recipe, job.train), job.train.classes, cache.dtype)
     return Cost(
-        attack, learning, teacher, kept, batch, seconds, validation, labelling, memory, len(job.train), recipe.epochs,
+        attack, learning, teacher, kept, batch, seconds, validation, labelling, memory,
+        images_of_epoch(recipe, job.train), recipe.epochs,
         work.device.type, table, live, size, still, scale * statistics.median(of_still), recipe.accumulate,
     )  # fmt: skip
 
@@ -240,16 +241,21 @@ def _passes(job: Job, size: int) -> tuple[float, float, float, float]:
 
 
 class _Watched:
-    """A method, and the number of clean images in its calls of the teacher."""
+    """A method, and the number of clean images in the calls of the teacher."""
 
     def __init__(self, method: Any) -> None:
-        self.method, self.x, self.clean = method, torch.empty(0), 0
+        self.method, self.x, self._asked = method, torch.empty(0), list[Tensor]()
 
     def terms(self, student: nn.Module, teacher: Any, x: Images, y: Tensor, **others: Any) -> dict[str, Tensor]:
         """The method's terms."""
         self.x = x
         terms: dict[str, Tensor] = self.method.terms(student, teacher, x, y, **others)
         return terms
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the method does."""
+        return uses_labels(self.method)
 
     @property
     def attack(self) -> Any:
@@ -261,9 +267,14 @@ class _Watched:
         object.__setattr__(self.method, "attack", attack)
 
     def compare(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
-        """Count a call with the clean images: a forward pre-hook of the teacher."""
-        same = bool(args) and not args[0].requires_grad and args[0].shape == self.x.shape
-        self.clean += len(self.x) if same and torch.equal(args[0], self.x) else 0
+        """Keep the images of a call, which may be before the method's: a forward pre-hook of the teacher."""
+        if args and not args[0].requires_grad:
+            self._asked.append(args[0])
+
+    @property
+    def clean(self) -> int:
+        """Images of the calls with the clean ones."""
+        return sum(len(x) for x in self._asked if x.shape == self.x.shape and torch.equal(x, self.x))
 
 
 @dataclass
@@ -277,7 +288,11 @@ class Work:
 
     def batch(self, number: int, size: int) -> Split:
         """Batch `number` of the train split, repeated where the split is short."""
-        return self.job.train.take((torch.arange(size) + number * size) % len(self.job.train))
+        train, rows = self.job.train, []
+        for part, part_size in zip((train.real, ~train.real), _sizes(train, size), strict=True):
+            of_part = part.nonzero().flatten()
+            rows.append(of_part[(torch.arange(part_size) + number * part_size) % max(1, len(of_part))])
+        return train.take(torch.cat(rows))
 
     def images(self, size: int) -> Images:
         """The first batch, on the device."""
@@ -317,6 +332,12 @@ def copied(job: Job) -> Iterator[Work]:
             yield Work(job, state, teacher, device)
 
 
+def _sizes(train: Split, size: int) -> tuple[int, int]:
+    """Real and extra images in a step of `size`."""
+    extra = 0 if train.extra is None else int(train.extra.share * size)
+    return size - extra, extra
+
+
 def sized(recipe: Recipe, batch: int) -> Recipe:
     """The recipe with another batch, in at most as many parts as it has images."""
     return replace(recipe, batch=batch, accumulate=min(recipe.accumulate, batch))
@@ -324,7 +345,7 @@ def sized(recipe: Recipe, batch: int) -> Recipe:
 
 def batch_of(job: Job) -> int:
     """Images of a step."""
-    return min(job.recipe.batch, len(job.train))
+    return min(job.recipe.batch, images_of_epoch(job.recipe, job.train))
 
 
 def _validation(job: Job, work: Work, batch: int) -> float:

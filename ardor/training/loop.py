@@ -39,7 +39,7 @@ from ardor.training.saving import TEN_MINUTES, Every, Saving
 from ardor.training.soft_labels import CachedTeacher, SoftLabelCache, SoftLabels
 from ardor.training.state import TrainState, init_state, learned_state, named_parameters, set_rate
 from ardor.training.validation import averaged, validate
-from ardor.types import Images, Labels, Method
+from ardor.types import Images, Labels, Method, uses_labels
 
 DEFAULT = Recipe()
 
@@ -210,7 +210,8 @@ def train_epoch(
         partial(compiled, shape=train.shape, batch=recipe.batch) if recipe.compile else folded
     )
     teacher = None if teacher is None else each_folded(teacher, passes)
-    steps = batches(recipe, "order", epoch, train.index)
+    steps = batches(recipe, "order", epoch, train)
+    images = sum(map(len, steps))
     pending: list[tuple[float, Update]] = []
     with train_mode(student):
         for number, rows in enumerate(steps[state.step :], state.step + 1):
@@ -218,6 +219,11 @@ def train_epoch(
             x, y, index, view = augmented(train, part, recipe, epoch, device)
             x = x.contiguous(memory_format=layout)
             cached = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
+            y = y.to(device)
+            if train.extra is not None and train.extra.labels == "teacher" and uses_labels(method):
+                # most methods ask for the same logits
+                cached = cached if isinstance(cached, CachedTeacher) else remembered(cached)
+                y = torch.where(index.to(device) < train.extra.first, y, cached(x).detach().argmax(1))
             before = epoch - 1 + (number - 1) / len(steps)
             rate, radius = set_rate(optimiser, lr_at(recipe, before)), radius_at(recipe, before)
             parts = min(recipe.accumulate, max(1, len(rows) // distributed.world_size()))
@@ -225,7 +231,7 @@ def train_epoch(
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
             with seeded(seed_of(recipe.seed, epoch, number, distributed.rank()), device):  # dropout, drop path
                 update = step(
-                    net, cached, method, optimiser, x, y.to(device), epoch=epoch, noise=noise, where=where, share=share,
+                    net, cached, method, optimiser, x, y, epoch=epoch, noise=noise, where=where, share=share,
                     parts=parts, radius=radius, clip=recipe.clip, scaler=state.scaler,
                     awp=recipe.awp if epoch >= recipe.awp_from else 0.0,
                 )  # fmt: skip
@@ -234,7 +240,7 @@ def train_epoch(
             if hasattr(method, "advance"):
                 ema = state.average.weights if state.average and isinstance(state.averaging, EMA) else None
                 method.advance(student, epoch=epoch, last=number == len(steps), average=ema)
-            pending.append((share * len(rows) / len(train), update))
+            pending.append((share * len(rows) / images, update))
             state.step, state.seconds = number, time.perf_counter() - begun
             settled = device.type == "cpu" or number % EVERY == 0 or number == len(steps)
             if settled:
@@ -251,7 +257,7 @@ def train_epoch(
     distributed.broadcast([*student.buffers(), *learned_state(method).values()])  # batch statistics differ by process
     radius = radius_at(recipe, epoch - 1 / len(steps))
     eps = None if recipe.eps_ramp is None else float(radius * method.attack.threat.eps)
-    return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, len(train) / seconds, eps=eps)
+    return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, images / seconds, eps=eps)
 
 
 class Update(NamedTuple):

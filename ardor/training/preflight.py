@@ -26,11 +26,11 @@ from ardor.storage.signature import Signature
 from ardor.storage.tensors import is_finite
 from ardor.training.averaging import Averaging, require_reached
 from ardor.training.radius import require_radius
-from ardor.training.recipe import Recipe, find_device, lr_at
+from ardor.training.recipe import Recipe, find_device, images_of_epoch, lr_at
 from ardor.training.soft_labels import SoftLabelCache, unnumbered
 from ardor.training.state import make_optimiser
 from ardor.training.validation import default_val_attack
-from ardor.types import Method
+from ardor.types import Method, uses_labels
 from ardor.version import __version__
 
 
@@ -75,7 +75,8 @@ def check_setup(
             )
         if recipe.compile:
             require_compiler("--compile", find_device(recipe.device))
-        _require_statistics(student, train, recipe.batch)
+        _require_statistics(student, images_of_epoch(recipe, train), train.shape, recipe.batch)
+        _require_extra(train, recipe.batch)
         if recipe.patience and val is None:
             raise ConfigError("expected val, whose accuracy ends the run by --recipe.patience, got none: pass val")
         if recipe.eps_ramp is not None:
@@ -102,6 +103,7 @@ def check_setup(
         raise ModelError(
             f"{name} expected a teacher, got none: type --teacher TEACHER (a run's folder; in Python a net)"
         )
+    _require_labels(method, teacher, train)
     if val is not None and (val.shape, val.classes) != (train.shape, train.classes):
         raise ModelError(
             f"expected val like train, {train.shape} and {train.classes} classes, got {val.shape} and {val.classes}: "
@@ -117,15 +119,44 @@ def _require_float16(recipe: Recipe) -> None:
         )
 
 
-def _require_statistics(student: nn.Module, train: Split, batch: int) -> None:
+def _require_extra(train: Split, batch: int) -> None:
+    """Refuse a share of extra images that is none of a batch. Raises ConfigError."""
+    if train.extra is not None and int(train.extra.share * batch) < 1:
+        raise ConfigError(
+            f"expected an extra image in each batch of {batch}, got a share of {train.extra.share:g}: type "
+            "a larger --data.extra_share, or a larger --recipe.batch"
+        )
+
+
+def _require_labels(method: Method, teacher: nn.Module | None, train: Split) -> None:
+    """Refuse extra images without labels for a method that uses them. Raises ConfigError."""
+    if train.extra is None or train.extra.labels == "file" or not uses_labels(method):
+        return
+    name, one = type(method).__name__, teacher is not None and not isinstance(teacher, nn.ModuleDict)
+    taught = one and uses_teacher(method)
+    if train.extra.labels == "none":
+        advice = "type --data.extra_labels teacher" if taught else "add the array label"
+        raise ConfigError(
+            f"expected labels of the extra images, which {name} uses, got none: {advice}, or a method without labels "
+            "such as rslad"
+        )
+    if not taught:
+        got = "several" if teacher is not None and uses_teacher(method) else "none"
+        raise ConfigError(
+            f"expected {name} with one teacher for --data.extra_labels teacher, got {got}: add the array label, or "
+            "type a method without labels such as rslad"
+        )
+
+
+def _require_statistics(student: nn.Module, images: int, shape: Sequence[int], batch: int) -> None:
     """Refuse a step with one image in a process where a batch norm needs two: on maps of 1 x 1 pixels."""
-    images, processes = len(train), distributed.world_size()
+    processes = distributed.world_size()
     if _least_share(images, batch, processes) > 1:
         return
     try:
         with torch.no_grad(), seeded(0):
             one = copy.deepcopy(student).train()
-            one(torch.zeros(1, *train.shape, dtype=torch.float32, device=device_of(one)))
+            one(torch.zeros(1, *shape, dtype=torch.float32, device=device_of(one)))
     except ValueError as error:
         sizes = (*range(batch, images + 1), *range(batch, 1, -1))
         fits = next((size for size in sizes if _least_share(images, size, processes) > 1), None)

@@ -10,10 +10,11 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.precision import ATTACK_PRECISION, PRECISION
 from ardor.errors import ConfigError
-from ardor.noise import order
+from ardor.noise import Noise, order
 from ardor.storage.arguments import check_fields, require_value
 from ardor.training.optimisers import SGD, Optimiser, is_function, is_optimiser
 from ardor.types import Attack
@@ -247,12 +248,43 @@ def _factor(recipe: Recipe, epochs_done: float) -> float:
     return (1 + math.cos(math.pi * (share - 0.3) / 0.7)) / 2
 
 
-def batches(recipe: Recipe, purpose: str, epoch: int, index: Tensor) -> list[Tensor]:
+def batches(recipe: Recipe, purpose: str, epoch: int, train: Split) -> list[Tensor]:
     """The rows of each step of an epoch in a random order; a last image that would be alone joins the step before."""
-    steps = list(order(recipe.seed, purpose, epoch, index).split(recipe.batch))
+    real = train.real.nonzero().flatten()
+    mixed = order(recipe.seed, purpose, epoch, train.index[real])
+    if train.extra is not None and len(real) < len(train):
+        return _mixed(recipe, purpose, epoch, train.extra.share, real[mixed], (~train.real).nonzero().flatten())
+    steps = list(mixed.split(recipe.batch))
     if len(steps) > 1 and len(steps[-1]) == 1:  # it has no batch statistics
         steps[-2:] = [torch.cat(steps[-2:])]
     return steps
+
+
+def _mixed(recipe: Recipe, purpose: str, epoch: int, share: float, real: Tensor, extra: Tensor) -> list[Tensor]:
+    """ceil(real / B) steps of B images: int(share B) extra ones, with replacement, the rest real ones, without."""
+    size, device = recipe.batch, real.device
+    steps = []
+    for number, some in enumerate(real.split(size - int(share * size))[: math.ceil(len(real) / size)]):
+        places = number * size + torch.arange(size, device=device)
+        drawn = Noise(recipe.seed, places, f"{purpose}/extra", epoch).integers(len(extra))[len(some) :]
+        rows = torch.cat([some, extra[drawn]])
+        steps.append(rows[order(recipe.seed, f"{purpose}/mix", epoch, places)])  # parts of a batch are mixed, too
+    return steps
+
+
+def drawn(recipe: Recipe, train: Split) -> list[tuple[int, int]]:
+    """The real images and how many of them the steps of an epoch have, and the same of extra ones."""
+    real = int(train.real.sum())
+    if real == len(train) or train.extra is None:
+        return [(real, real)]
+    steps = math.ceil(real / recipe.batch)
+    some = min(real, steps * (recipe.batch - int(train.extra.share * recipe.batch)))
+    return [(real, some), (len(train) - real, steps * recipe.batch - some)]
+
+
+def images_of_epoch(recipe: Recipe, train: Split) -> int:
+    """Images in the steps of an epoch."""
+    return sum(images for _, images in drawn(recipe, train))
 
 
 def find_device(name: str) -> torch.device:

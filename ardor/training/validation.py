@@ -63,5 +63,5 @@ def averaged(state: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.
 
 def _batches(train: Split, recipe: Recipe, epoch: int, device: torch.device) -> Iterator[Images]:
     """Clean training images, augmented as in training, in another order."""
-    for rows in batches(recipe, "restatistic", epoch, train.index)[:STATISTIC_BATCHES]:
+    for rows in batches(recipe, "restatistic", epoch, train)[:STATISTIC_BATCHES]:
         yield augmented(train, rows, recipe, epoch, device, "restatistic/augment")[0]

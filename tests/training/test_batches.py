@@ -25,7 +25,7 @@ def images(n):
 
 @pytest.mark.parametrize(("n", "sizes"), [(33, [16, 17]), (32, [16, 16]), (34, [16, 16, 2]), (1, [1]), (17, [17])])
 def test_a_last_image_joins_the_step_before(n, sizes):
-    steps = batches(recipe(batch=16), "order", 1, torch.arange(n))
+    steps = batches(recipe(batch=16), "order", 1, images(n))
     assert [len(rows) for rows in steps] == sizes
     assert sorted(torch.cat(steps).tolist()) == list(range(n))
 

@@ -213,7 +213,7 @@ def test_the_teacher_is_measured_on_a_whole_batch(monkeypatch):
     monkeypatch.setattr("ardor.training.cost.Work.timed", timed)
     cost = plan(job_for(RSLAD(), teacher=TAUGHT), steps=2)
     assert [a.shape for a in answers] == [(8, 10), (8, 10)]
-    assert cost.table == saving(ardor.Recipe(epochs=100, augment="crop", padding=1), 40, 10)
+    assert cost.table == saving(ardor.Recipe(epochs=100, augment="crop", padding=1), [(40, 40)], 10)
     nothing = plan(job_for(SAT()), steps=2)
     assert (nothing.table, nothing.labelling, nothing.saved(1.0)) == (None, 0.0, 0.0)
 

@@ -65,7 +65,7 @@ def test_the_command_refuses_in_one_sentence(monkeypatch, tmp_path, capsys):
     assert "type --recipe.batch 32, which fits" in err
 
 
-TABLE = saving(ardor.Recipe(), 45000, 10)
+TABLE = saving(ardor.Recipe(), [(45000, 45000)], 10)
 
 
 def test_a_teacher_is_in_the_cost():

@@ -246,7 +246,7 @@ def test_the_table_has_the_size_of_the_plan(tmp_path, dtype):
     job = job_for(METHOD, student=net(3), teacher=Counted(), batch=8)
     job.train, job.val, job.recipe, job.soft_labels = train, train, chosen, SoftLabelCache(tmp_path, dtype)
     cost = plan(job, steps=2)
-    assert cost.table == saving(chosen, len(train), CLASSES, dtype)
+    assert cost.table == saving(chosen, [(len(train), len(train))], CLASSES, dtype)
     assert cost.table.views == 32
     assert round(cost.table.cold, 2) == 0.69
     assert "replace 69 % of 1.0 T in this run (31 of 32 views of an image occur)" in cost.text()
@@ -279,7 +279,9 @@ def test_a_large_table_is_not_in_memory(tmp_path):
     finally:
         tracemalloc.stop()
     files = [file.stat() for file in tmp_path.rglob("*.bin")]
-    assert sum(file.st_size for file in files) == saving(chosen, 200_000, 50, "float16").size == 667_200_000
+    assert (
+        sum(file.st_size for file in files) == saving(chosen, [(200_000, 200_000)], 50, "float16").size == 667_200_000
+    )
     assert sum(file.st_blocks * 512 for file in files) < 10_000_000, "sparse"
     assert peak < 100_000_000
 
@@ -332,7 +334,7 @@ def test_views_without_numbers_are_not_cached_and_that_is_logged(tmp_path, caplo
     assert not (tmp_path / "soft").exists()
     assert same(cached[0], taught(None, teacher, epochs=1, **changes)[0])
     with pytest.raises(ConfigError, match=reason):
-        saving(resized(**changes), 10, 10)
+        saving(resized(**changes), [(10, 10)], 10)
     assert unnumbered(resized()) == unnumbered(Recipe()) == ""
 
 

@@ -44,7 +44,8 @@ def check(data: str | None = None, /, *, workers: int = 0, json: Path | None = N
         raise ConfigError("expected a data set, got none: type ardor data check PATH")
     options = find_data({}, f"folder:{data}" if os.path.isdir(data) else data, overrides)
     workers = workers or options.get("workers", 0)
-    source = {key: v for key, v in options.items() if key not in ("val", "seed", "limit", "protocol", "workers")}
+    unread = {*datasets.OWN, "workers"} - {"root", "download"}
+    source = {key: v for key, v in options.items() if key not in unread}
     with display.progress("data check", 100) as move:
         report = examine_data(
             **source, workers=workers, progress=lambda done, todo: move(100 * done // todo, f"{done:,} images")

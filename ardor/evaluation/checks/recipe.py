@@ -77,7 +77,7 @@ def of_recipe(config: Config, judged: Threat | float | None = None) -> list[Find
         *_validation(flat),
         *_numerics(flat),
     ]
-    return [*findings, *_live_labels(flat), *_start(flat)]
+    return [*findings, *_live_labels(flat), *_start(flat), *_extra(flat)]
 
 
 def of_images(config: Config, shape: tuple[int, int, int], recipe: str | None = None) -> list[Finding]:
@@ -245,6 +245,15 @@ def _length(config: Config) -> Iterator[Finding]:
     if name == "variance_gap" and _number(config, "method.lc") > 0 and warmup > epochs:
         evidence = f"lc grows over {warmup:g} epochs, and the run ends after {epochs:g}, at {epochs / warmup:.2g} of lc"
         yield Finding("long_warmup", "warning", evidence, "type --method.warmup with a few epochs")
+
+
+def _extra(config: Config) -> Iterator[Finding]:
+    """extra_images: the student met others than the data set's."""
+    if extra := config.get("data.extra"):
+        share, taught = _number(config, "data.extra_share"), config.get("data.extra_labels") == "teacher"
+        labels = ", which the teacher labels where the method uses labels" if taught else ""
+        evidence = f"{100 * share:.4g} % of each batch are images of {extra}{labels}"
+        yield Finding("extra_images", "note", evidence, "compare with runs of the same images")
 
 
 def _validation(config: Config) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ardor.training.recipe import Recipe
@@ -29,16 +30,25 @@ class Saving:
     size: int
 
 
-def saving(recipe: Recipe, images: int, classes: int, dtype: DTYPE = "float32") -> Saving:
-    """What a table saves in a run of recipe.epochs epochs over `images` images, whose views are drawn uniformly.
+def saving(recipe: Recipe, drawn: Sequence[tuple[int, int]], classes: int, dtype: DTYPE = "float32") -> Saving:
+    """What a table saves in a run of recipe.epochs epochs over images whose views are drawn uniformly.
 
-    Raises ConfigError where there is no table: see `unnumbered`.
+    Parameters
+    ----------
+    drawn
+        Numbers of images of a kind, and how many of them an epoch has.
+
+    Raises
+    ------
+    ConfigError
+        Where there is no table: see `unnumbered`.
     """
-    views = views_of(numbering(recipe))
-    cold = 1 - views_met(recipe.epochs, views) / recipe.epochs
+    views, images = views_of(numbering(recipe)), sum(number for number, _ in drawn)
+    met = sum(number * views_met(recipe.epochs * some / number, views) for number, some in drawn)
+    cold = 1 - met / (recipe.epochs * sum(some for _, some in drawn))
     return Saving(views, cold, size_of(images, views, classes, dtype))
 
 
-def views_met(epochs: int, views: int) -> float:
+def views_met(epochs: float, views: int) -> float:
     """The expected number of different views of an image in so many epochs."""
-    return views * (1 - (1 - 1 / views) ** epochs)
+    return float(views * (1 - (1 - 1 / views) ** epochs))

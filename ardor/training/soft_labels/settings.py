@@ -19,7 +19,7 @@ from ardor.training.soft_labels.views import numbering, unnumbered
 
 log = logging.getLogger(__name__)
 
-CUT = ("root", "val", "seed", "limit", "protocol", "download")
+CUT = ("root", "val", "seed", "limit", "protocol", "download", "extra_share", "extra_labels")
 """Options of data that change its place or the part that is taken, not an image."""
 
 

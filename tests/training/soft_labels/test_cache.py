@@ -260,20 +260,22 @@ def test_views_met_are_those_measured():
 
 
 def test_what_a_table_saves():
-    found = saving(Recipe(epochs=300), 50_000, 10)
+    found = saving(Recipe(epochs=300), [(50_000, 50_000)], 10)
     assert (found.views, round(found.cold, 3)) == (162, 0.544)
     assert found.size == 50_000 * (162 * (40 + 4) + 8)
-    assert saving(Recipe(epochs=300), 50_000, 10, "float16").size == 162_000_000 + 162 * 50_000 * 4 + 400_000
-    assert saving(Recipe(epochs=10, augment="none"), 100, 10).cold == pytest.approx(0.9)
-    assert saving(Recipe(epochs=10, augment="crop", padding=1), 100, 10).views == 9
-    assert saving(Recipe(epochs=1), 100, 10).cold == pytest.approx(0)
+    assert (
+        saving(Recipe(epochs=300), [(50_000, 50_000)], 10, "float16").size == 162_000_000 + 162 * 50_000 * 4 + 400_000
+    )
+    assert saving(Recipe(epochs=10, augment="none"), [(100, 100)], 10).cold == pytest.approx(0.9)
+    assert saving(Recipe(epochs=10, augment="crop", padding=1), [(100, 100)], 10).views == 9
+    assert saving(Recipe(epochs=1), [(100, 100)], 10).cold == pytest.approx(0)
 
 
 def test_the_size_said_is_the_size_on_disk(tmp_path):
     recipe = Recipe(padding=2)
     opened(tmp_path / "t", dtype="float16")
     sizes = [(tmp_path / "t" / f"{name}.bin").stat().st_size for name in ("table", "sums", "images")]
-    assert sum(sizes) == saving(recipe, N, CLASSES, "float16").size
+    assert sum(sizes) == saving(recipe, [(N, N)], CLASSES, "float16").size
 
 
 def test_what_can_be_kept():
