@@ -24,7 +24,7 @@ from ardor.diagnostics.record import Record
 from ardor.engine.modes import attack_view
 from ardor.errors import DataError
 from ardor.evaluation import checks
-from ardor.evaluation.attacked import attacked
+from ardor.evaluation.attacked import attacked, batch_for
 from ardor.evaluation.findings import SYMPTOMS, Finding, explained, present, without_consequences
 from ardor.evaluation.proportion import Proportion
 from ardor.models import require_fit
@@ -97,7 +97,7 @@ def examine(
     record: float | Record | None = None,
     recorded: Split | None = None,
     limit: int = LIMIT,
-    batch: int = 256,
+    batch: int | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> Examination:
@@ -118,7 +118,7 @@ def examine(
     limit
         Largest number of images of `data` that are attacked, classes in proportion.
     batch
-        Images at once.
+        Images at once; by default 256, or fewer where they are large.
     seed
         Seed of the attacks' random numbers.
     progress
@@ -136,6 +136,7 @@ def examine(
     ModelError
         Where net and data do not fit, or logits are not finite.
     """
+    batch = batch_for(data) if batch is None else batch
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     part = data.limit(limit)

@@ -29,6 +29,16 @@ class AttackedBatch(NamedTuple):
     y: Labels
 
 
+PIXELS = 1 << 19
+"""Of images that are attacked at once by default: 512 images of 32 pixels, 10 of 224."""
+
+
+def batch_for(data: Split) -> int:
+    """Images that are attacked at once by default: 256, or of large images fewer, at least 8."""
+    height, width = data.shape[1:]
+    return min(256, max(8, PIXELS // (height * width)))
+
+
 def attacked(
     view: Any,
     data: Split,

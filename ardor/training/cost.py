@@ -25,6 +25,7 @@ from ardor.data.split import Split
 from ardor.engine.flops import Passes, count_flops
 from ardor.engine.modes import freeze, frozen, train_mode
 from ardor.errors import ConfigError
+from ardor.evaluation.attacked import batch_for
 from ardor.evaluation.progress import duration
 from ardor.models.teachers import each
 from ardor.noise import seeded
@@ -33,7 +34,6 @@ from ardor.training.preflight import check_setup
 from ardor.training.recipe import Recipe, drawn, find_device, images_of_epoch
 from ardor.training.soft_labels import Saving, saving, unnumbered
 from ardor.training.state import TrainState, init_state
-from ardor.training.validation import BATCH as VALIDATED
 from ardor.training.validation import validate
 from ardor.types import Images, uses_labels
 
@@ -201,7 +201,7 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
         x = work.images(size)
         labelling = scale * statistics.median([work.timed(work.label, x) for _ in range(steps)][1:]) if kept else 0.0
         progress("validation")
-        validation = _validation(job, work, size if size < batch else VALIDATED)
+        validation = _validation(job, work, size if size < batch else batch_for(job.val))
         memory = peak()
     live = unnumbered(recipe)
     cache = job.soft_labels if kept and not live else None

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ardor.errors import ConfigError
+from ardor.evaluation.attacked import batch_for
 from ardor.storage.runs import Run
 from ardor.training.cost import batch_of, copied, sized
 from ardor.training.recipe import find_device
-from ardor.training.validation import BATCH as VALIDATED
 
 if TYPE_CHECKING:
     from ardor.training.job import Job
@@ -85,7 +85,7 @@ def explain_oom(error: BaseException, job: Job) -> ConfigError:
     if fits is None:
         return ConfigError(f"{expected}, even with 2 images: type a smaller --student, or another --recipe.device")
     if fits == size:  # validation, or another process's memory
-        validated = min(VALIDATED, job.recipe.val_size or len(job.val), len(job.val))
+        validated = min(batch_for(job.val), job.recipe.val_size or len(job.val), len(job.val))
         return ConfigError(
             f"expected to stay within the memory of {device}, got {cause}, though steps of {size} images fit: type "
             f"--recipe.val_size {max(1, validated // 2)}, which are validated at once, or stop what else runs there"

@@ -13,16 +13,13 @@ from ardor.attacks.rounds import fitted
 from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.modes import attack_view, device_of
-from ardor.evaluation.attacked import correct
+from ardor.evaluation.attacked import batch_for, correct
 from ardor.noise import seeded
 from ardor.training.augmentation import augmented
 from ardor.training.averaging import restatistic
 from ardor.training.recipe import Recipe, batches
 from ardor.training.state import TrainState
 from ardor.types import Images, Method
-
-BATCH = 256
-"""Images that are attacked at once."""
 
 STATISTIC_BATCHES = 100
 """Training batches that the batch norm of an average is estimated on."""
@@ -34,7 +31,7 @@ def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> 
     Processes take whole batches each, so verdicts are those of one process.
     """
     part = val.limit(recipe.val_size, recipe.seed) if recipe.val_size else val
-    batch = min(BATCH, len(part))
+    batch = min(batch_for(part), len(part))
     shard = torch.arange(len(part)) // batch % distributed.world_size() == distributed.rank()
     attack = fitted(recipe.val_attack or default_val_attack(method), val.classes)
     threat = getattr(attack, "threat", None)

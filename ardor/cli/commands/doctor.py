@@ -20,7 +20,7 @@ def doctor(
     part: Literal["test", "val", "train"] = "test",
     record: Number | None = None,
     limit: int = LIMIT,
-    batch: int = 256,
+    batch: int | None = None,
     overrides: Overrides,
 ) -> int:
     """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
@@ -50,7 +50,7 @@ def doctor(
     limit
         Largest number of images that are attacked, classes in proportion.
     batch
-        Images at a time.
+        Images at a time; default 256, or fewer where they are large.
     """
     net, split, threat = words.load(run, part, overrides)
     claim, images = None if record is None else Record(record), None

@@ -21,6 +21,7 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.engine import distributed
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ArdorError, ConfigError
+from ardor.evaluation.attacked import batch_for
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report_files import default_out, place_of, word_of
 from ardor.evaluation.verdicts import evaluate as judge
@@ -86,7 +87,7 @@ def evaluate(
     limit
         Largest number of images, classes in proportion.
     batch
-        Images at a time; default 256, or all if fewer.
+        Images at a time; default 256, or fewer where they are large.
     out
         File of the report; default in RUN.
     journal
@@ -127,7 +128,7 @@ def evaluate(
             net,
             split,
             attacks,
-            batch=256 if batch is None else batch,
+            batch=batch_for(split) if batch is None else batch,
             seed=words.seed,
             journal=journal,
             images=images,

@@ -24,7 +24,7 @@ def gate(
     threat: str | None = None,
     part: Literal["val", "test", "train"] = "val",
     limit: int = LIMIT,
-    batch: int = 256,
+    batch: int | None = None,
     seed: int = 0,
     trust_code: bool = False,
     overrides: Overrides,
@@ -63,7 +63,7 @@ def gate(
     limit
         Largest number of images, classes in proportion.
     batch
-        Images at a time.
+        Images at a time; default 256, or fewer where they are large.
     seed
         Seed of the attacks' random starts.
     trust_code

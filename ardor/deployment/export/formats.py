@@ -56,7 +56,8 @@ ROOM = 4096
 """Characters that a .pte reserves for what is measured on it."""
 
 LARGEST = 1e-4
-"""The largest absolute difference of a float32 file's logits from the net's."""
+"""The largest difference of a float32 file's logits from the net's, relative to the largest logit where that exceeds 1:
+mobilenetv3 at 96 pixels, logits to 20, differs by 1.1e-4 on two runtimes, and by 3e-5 from its own float64."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def export(
         Write a file that misses the requirements, and record the misses in it.
     agreement : float
         The share of equal predictions, in (0, 1], that INT8 must reach on clean and adversarial images. A float32 file
-        must predict all alike, with logits within 1e-4.
+        must predict all alike, with logits within 1e-4, or 1e-4 of the largest logit where that exceeds 1.
     limit : int
         The largest number of images of either split, classes in proportion.
     reports : sequence of Report

@@ -35,6 +35,8 @@ class Match:
         Images with the same prediction.
     right, right_exported : int
         Images that the net, and the file, predict correctly.
+    scale : float
+        The largest absolute logit of the net; 1 for files from before this was recorded.
     """
 
     n: int
@@ -42,6 +44,7 @@ class Match:
     equal: int
     right: int
     right_exported: int
+    scale: float = 1.0
 
     @property
     def agreement(self) -> float:
@@ -73,13 +76,14 @@ class Parity:
         Parameters
         ----------
         largest : float or None
-            The largest logit difference that is allowed; None compares predictions only.
+            The largest logit difference that is allowed, times `Match.scale` where that is above 1: the rounding of
+            float32 grows with the values. None compares predictions only.
         agreement : float
             The share of equal predictions that is required, in (0, 1].
         """
         misses = []
         for what, match in (("clean", self.clean), ("adversarial", self.adversarial)):
-            if largest is not None and not match.largest <= largest:  # also where it is NaN
+            if largest is not None and not match.largest <= largest * max(1, match.scale):  # also where it is NaN
                 misses.append(f"logits that differ by up to {match.largest:.2g} on {what} images")
             if not match.agreement >= agreement:
                 misses.append(f"{match.equal} of {match.n} equal predictions on {what} images")
@@ -139,4 +143,4 @@ def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tenso
     theirs = torch.cat([other(batch).float().cpu() for batch in batches])
     a, b = ours.argmax(1), theirs.argmax(1)
     counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
-    return Match(len(x), float((ours - theirs).abs().max()), *counts)
+    return Match(len(x), float((ours - theirs).abs().max()), *counts, float(ours.abs().max()))

@@ -17,6 +17,7 @@ from ardor.diagnostics.teacher.result import Entropy, TeacherReport
 from ardor.diagnostics.teacher.robustness import ROUNDED, not_robust, other_eps, short
 from ardor.engine.modes import attack_view
 from ardor.errors import DataError, ModelError
+from ardor.evaluation.attacked import batch_for
 from ardor.evaluation.findings import Finding, present
 from ardor.evaluation.proportion import Proportion
 from ardor.losses import margin
@@ -45,7 +46,7 @@ def examine_teacher(
     student: nn.Module | None = None,
     robust: bool = True,
     limit: int = LIMIT,
-    batch: int = 256,
+    batch: int | None = None,
     seed: int = 0,
     progress: ProgressCallback | None = None,
 ) -> TeacherReport:
@@ -68,7 +69,7 @@ def examine_teacher(
     limit
         Largest number of images, classes in proportion.
     batch
-        Images at once.
+        Images at once; by default 256, or fewer where they are large.
     seed
         Seed of the random starts.
     progress
@@ -89,6 +90,7 @@ def examine_teacher(
     ModelError
         Where the student does not fit.
     """
+    batch = batch_for(val) if batch is None else batch
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     part = val.limit(limit)
