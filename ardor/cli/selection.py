@@ -96,7 +96,7 @@ class NetWords:
             net = None if run is None else models.load(run, checkpoint=self.checkpoint, trust_code=self.trust_code)
         else:
             metadata: Any = exported.metadata
-            source = {"name": metadata["check"]["name"]} if metadata.get("check") and self.data is None else {}
+            source = data_of_file(run, metadata) if self.data is None else {}
             net, trained = exported, metadata.get("threat", {})
             advice = "type --data with a name of your own, and --threat"
             require_no_code({"data": source, "threat": trained}, f"the metadata of {run}", advice=advice)
@@ -149,6 +149,16 @@ def config_of(run: str | Path | None) -> dict[str, Any]:
 def data_of(run: str | Path | None, name: str | None, trust_code: bool) -> dict[str, Any]:
     """The data of a run's config; empty where that is no run, and where a `name` is typed instead."""
     return Run(run).part("data", trust_code=trust_code) if run and name is None and Run(run).exists else {}
+
+
+def data_of_file(path: Path | None, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The data that an exported file was checked on: of the run that it lies in, else at the file's own size."""
+    check = metadata.get("check") or {}
+    if path is not None and (source := data_of(path.parent, None, False)).get("name") == check.get("name"):
+        return source
+    _, height, width = metadata["input"]["shape"]
+    sized = str(check.get("name")).startswith(("folder:", "store:")) and height == width
+    return {key: check[key] for key in ("name",) if key in check} | ({"size": height} if sized else {})
 
 
 def threat_of(run: str | Path | None) -> dict[str, Any]:

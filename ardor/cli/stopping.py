@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from ardor.engine import distributed
 
 SIGNALS = ("SIGTERM", "SIGUSR1")
-"""Of a preemption: SLURM's end of a job, and its --signal=USR1. Ctrl-C stops at once."""
+"""Of a preemption: SLURM's end of a job, and its `signal=USR1`. Ctrl-C stops at once."""
 
 
 class Stop:

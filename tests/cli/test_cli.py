@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import ardor
 import ardor.models.builders
 from ardor.cli.main import main
+from ardor.cli.selection import data_of_file
 from ardor.cli.words import split_words
 from ardor.evaluation.checks.recipe import with_training
 from ardor.evaluation.report import Report
@@ -482,3 +483,16 @@ def test_ctrl_c_says_that_the_same_command_goes_on(run, monkeypatch, capsys):
     capsys.readouterr()
     assert main(["evaluate", "runs/sat", "--suite", "quick"]) == 130
     assert "the same command continues" in capsys.readouterr().err
+
+
+def test_an_exported_file_is_evaluated_on_the_data_of_its_run_or_at_its_own_size(tmp_path):
+    metadata = {"check": {"name": "folder:photos"}, "input": {"shape": [3, 48, 48]}}
+    assert data_of_file(tmp_path / "n.onnx", metadata) == {"name": "folder:photos", "size": 48}
+    assert data_of_file(tmp_path / "n.onnx", metadata | {"check": {"name": "digits"}}) == {"name": "digits"}
+    trained = {"name": "folder:photos", "size": 48, "resize": "squash"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": trained}))
+    assert data_of_file(tmp_path / "n.onnx", metadata) == trained
+    assert data_of_file(tmp_path / "n.onnx", metadata | {"check": {"name": "store:s"}}) == {
+        "name": "store:s",
+        "size": 48,
+    }

@@ -138,7 +138,10 @@ X, Y = torch.rand(8, 1, 8, 8), torch.arange(8) % 4
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ({"images": X.numpy()}, r"images of Split as a Tensor, got ndarray: type for example torch.as_tensor"),
+        (
+            {"images": X.numpy()},
+            r"images of Split as a Tensor or an Images, got ndarray: type for example torch.as_tensor",
+        ),
         ({"labels": Y.numpy()}, "labels of Split as a Tensor, got ndarray"),
         ({"labels": Y.tolist()}, "labels of Split as a Tensor, got list"),
         ({"labels": Y.int()}, "int64 labels"),

@@ -52,7 +52,7 @@ def test_the_advice_for_validation_is_half_of_what_is_attacked_at_once(monkeypat
 
     assert "pass val_size=3, which" in advice(val_size=6)
     assert "pass val_size=1, which" in advice(val=1)  # 0 would be all
-    monkeypatch.setattr("ardor.training.memory.VALIDATED", 4)
+    monkeypatch.setattr("ardor.training.memory.batch_for", lambda data: 4)
     assert "pass val_size=2, which" in advice(val_size=0)
 
 

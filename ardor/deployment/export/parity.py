@@ -142,5 +142,5 @@ def match(net: nn.Module, other: Callable[[Tensor], Tensor], x: Tensor, y: Tenso
         ours = torch.cat([net(batch.to(device_of(net))).float().cpu() for batch in batches])
     theirs = torch.cat([other(batch).float().cpu() for batch in batches])
     a, b = ours.argmax(1), theirs.argmax(1)
-    counts = [int(same.sum()) for same in (a == b, a == y, b == y)]
-    return Match(len(x), float((ours - theirs).abs().max()), *counts, float(ours.abs().max()))
+    equal, one, two = (int(same.sum()) for same in (a == b, a == y, b == y))
+    return Match(len(x), float((ours - theirs).abs().max()), equal, one, two, float(ours.abs().max()))

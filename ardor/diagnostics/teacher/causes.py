@@ -65,10 +65,14 @@ def diagnose(probe: Probe, logits: Tensor, claim: Record | None, chance: float, 
         evidence = f"{accuracy} of {probe.data.name}, and the record of {claim.of}, {100 * claim.clean:.1f} %, is about"
         advice = "choose a teacher of these images, or the images of this teacher"
         return Finding("other_images", "error", f"{evidence} {claim.data}", advice)
-    if reached or (claim is None and at_chance(share, chance) and share.n < enough(chance)):
-        evidence = f"{accuracy}, too few to tell it from blind guesses, {100 * chance:.1f} % of which would be right"
-        more = max(enough(chance), 2 * share.n)
-        advice = f"judge more images, say {more}: type --limit, or another --part"
+    needed = enough(chance)
+    few = share.n < needed
+    if reached or (claim is None and at_chance(share, chance) and few):
+        guesses = f"blind guesses, {100 * chance:.1f} % of which would be right"
+        evidence = f"{accuracy}, {'too few to tell it from' if few else 'as recorded, and not above'} {guesses}"
+        advice = "train the teacher longer, or choose another"
+        if few:
+            advice = f"judge {needed} images or more: ardor gate TEACHER --limit {needed}, of a --part that large"
         return Finding("near_chance", "warning", evidence, advice)
     if at_chance(share, chance):
         evidence = f"{accuracy}, at chance, whatever is done to images and classes"

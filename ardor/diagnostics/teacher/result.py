@@ -85,7 +85,8 @@ class TeacherReport:
         lines += [self._soft_labels(), self._transfer()]
         lines += [f"record: {claim.of}" if claim else "record: none, so that only the plainest flaws show"]
         lines += [finding.text() for finding in self.findings]
-        return "\n".join([*lines, "", "Refused." if self.refused else "Passed."])
+        passed = "Passed, with the warning above." if self.findings else "Passed."
+        return "\n".join([*lines, "", "Refused." if self.refused else passed])
 
     def _soft_labels(self) -> str:
         if self.entropy is None:

@@ -224,11 +224,13 @@ def test_where_the_record_is_reached_chance_refuses_nobody():
     require(seen)
     assert "80.0 [58.4, 91.9] % of 20 images" in seen.findings[0].evidence
     assert "50.0 % of which" in seen.findings[0].evidence
-    assert "say 126:" in seen.findings[0].next
+    assert "judge 126 images or more: ardor gate TEACHER --limit 126" in seen.findings[0].next
+    assert seen.text().endswith("Passed, with the warning above.")
     net, many = two_classes(200, 116)
     seen = examine_teacher(net, many, THREAT, record=Record(0.58, None, None, "modest"))
     assert names(seen) == ["near_chance"]
-    assert "say 400:" in seen.findings[0].next
+    assert "as recorded, and not above blind guesses" in seen.findings[0].evidence
+    assert "train the teacher longer" in seen.findings[0].next
     missed = examine_teacher(net, many, THREAT, record=Record(0.95, None, None, "boaster"))
     assert names(missed) == ["not_loaded"]
     assert missed.refused
