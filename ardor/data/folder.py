@@ -112,6 +112,7 @@ def listed(name: str) -> list[Part]:
     parts = [part for part in PARTS if (path / part).is_dir()]
     flat = not parts and any(_images(folder) for folder in _folders(path))
     if "test" not in parts and not flat:
+        require_no_store(path)
         got = ", ".join(sorted(p.name for p in path.iterdir())[:5]) or "nothing" if path.is_dir() else "no such folder"
         raise DataError(
             f"expected {path}/train/CLASS/*.png and {path}/test/CLASS/*.png, or {path}/CLASS/*.png, got {got}: make "
@@ -125,6 +126,12 @@ def listed(name: str) -> list[Part]:
         ]
     names = _class_names(path, parts)
     return [_part(path / part, part, {name: _images(path / part / name) for name in names}) for part in parts]
+
+
+def require_no_store(path: Path) -> None:
+    """Raise DataError for a folder of `ardor data prepare`."""
+    if (path / "pixels.bin").is_file():
+        raise DataError(f"expected a folder of images, got the store {path}: type --data store:{path}")
 
 
 def _part(folder: Path, name: str, files: dict[str, list[Path]], marks: tuple[str, ...] = ()) -> Part:

@@ -68,6 +68,12 @@ def test_a_store_has_the_images_of_its_folder(folder, store):
             assert all(map(torch.equal, one, other))
 
 
+def test_a_store_that_is_taken_for_a_folder_is_named(store):
+    for read in (data.load, examine_data):
+        with pytest.raises(DataError, match="got the store .*store:"):
+            read(f"folder:{store}")
+
+
 def test_the_centre_is_shown_and_boxes_are_of_the_whole(store):
     whole, shown = data.load_test(f"store:{store}"), data.load_test(f"store:{store}", size=15)
     assert (shown.shape, shown.full, whole.full) == ((3, 15, 15), (20, 20), (20, 20))

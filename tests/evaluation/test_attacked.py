@@ -11,7 +11,7 @@ from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine.modes import attack_view
 from ardor.errors import ModelError, ThreatError
-from ardor.evaluation.attacked import adversarial, attacked, correct
+from ardor.evaluation.attacked import adversarial, attacked, batch_for, correct
 from ardor.evaluation.verdicts import evaluate
 from ardor.testing import TinyNet
 from ardor.training.validation import validate
@@ -53,6 +53,12 @@ def test_an_image_meets_the_same_noise_in_any_batch(net, data):
     assert torch.equal(torch.cat([one.x_adv for one in part]), whole[rows])
     assert not torch.equal(next(attacked(net, data, start, "b")).x_adv, whole)
     assert not torch.equal(next(attacked(net, data, start, "a", seed=1)).x_adv, whole)
+
+
+@pytest.mark.parametrize(("side", "number"), [(8, 256), (32, 256), (96, 56), (224, 10), (1024, 8)])
+def test_of_large_images_fewer_are_attacked_at_once(side, number):
+    shown = torch.zeros(1, 1, 1, 1).expand(1, 3, side, side)
+    assert batch_for(Split(shown, torch.zeros(1, dtype=torch.int64), 2, "large", "test")) == number
 
 
 def test_no_batch_is_larger_than_the_data(net, data):

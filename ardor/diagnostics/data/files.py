@@ -16,7 +16,7 @@ from PIL import Image
 
 from ardor.data.arrays import PARTS
 from ardor.data.decode import read_image
-from ardor.data.folder import SUFFIXES, divided
+from ardor.data.folder import SUFFIXES, divided, require_no_store
 from ardor.data.images import pixel_hashes
 from ardor.diagnostics.data.report import Seen
 from ardor.errors import DataError
@@ -101,6 +101,7 @@ def listing(path: Path) -> Listing:
         found.files = {part: {name: half[part] for name, half in halves.items()} for part in ("train", "test")}
     found.skipped = +found.skipped
     if not any(images for classes in found.files.values() for images in classes.values()):
+        require_no_store(path)
         raise DataError(
             f"expected {path}/train/CLASS/*.png and {path}/test/CLASS/*.png, or {path}/CLASS/*.png, got no image in "
             "such a folder: make these folders"

@@ -45,7 +45,7 @@ def saving(recipe: Recipe, drawn: Sequence[tuple[int, int]], classes: int, dtype
     """
     views, images = views_of(numbering(recipe)), sum(number for number, _ in drawn)
     met = sum(number * views_met(recipe.epochs * some / number, views) for number, some in drawn)
-    cold = 1 - met / (recipe.epochs * sum(some for _, some in drawn))
+    cold = max(0.0, 1 - met / (recipe.epochs * sum(some for _, some in drawn)))  # not -0 by rounding
     return Saving(views, cold, size_of(images, views, classes, dtype))
 
 

@@ -266,6 +266,7 @@ def test_what_a_table_saves():
     assert (
         saving(Recipe(epochs=300), [(50_000, 50_000)], 10, "float16").size == 162_000_000 + 162 * 50_000 * 4 + 400_000
     )
+    assert str(saving(Recipe(epochs=1), [(40, 40)], 10).cold) == "0.0"  # a plan displayed -0 %
     assert saving(Recipe(epochs=10, augment="none"), [(100, 100)], 10).cold == pytest.approx(0.9)
     assert saving(Recipe(epochs=10, augment="crop", padding=1), [(100, 100)], 10).views == 9
     assert saving(Recipe(epochs=1), [(100, 100)], 10).cold == pytest.approx(0)
