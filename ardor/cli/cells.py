@@ -64,6 +64,7 @@ def watching(
     title: str, total: int, done: Callable[[], int]
 ) -> Iterator[tuple[ProgressCallback, Callable[[Cell], None]]]:
     """Progress over cells: a function of each event, and one of each finished cell."""
+    number = done()  # by the files of all cells: too slow for every event
     with display.progress(title, total) as move:
 
         def progress(cell: Cell, event: EpochRecord | AttackProgress | str) -> None:
@@ -71,11 +72,13 @@ def watching(
                 display.say(f"{cell.name}: {event}")
                 return
             text = str(event) if isinstance(event, EpochRecord) else f"{event.attack} {event.done}/{event.todo}"
-            move(done(), f"{cell.name}: {text}")
+            move(number, f"{cell.name}: {text}")
 
         def finished(cell: Cell) -> None:
-            move(done(), "")
-            display.say(f"{done()}/{total}  {cell.name} finished")
+            nonlocal number
+            number = done()
+            move(number, "")
+            display.say(f"{number}/{total}  {cell.name} finished")
 
         yield progress, finished
 

@@ -1,6 +1,7 @@
 """The papers' tables, studies and sweeps: cells are training runs, evaluated and laid out as tables.
 
 tables.py       which cells a table has, each as a config
+field.py        every method, and every ingredient of a recipe
 scales.py       smoke, small and full: nets, epochs and number of images
 label_study.py  the study's method: which labels, in the inner and in the outer problem
 cell.py         a cell: one net and its evaluations

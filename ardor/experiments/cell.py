@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+MEASURED = ("gap", "passes")
+"""The variance gap, and the passes of a step: measurements that are no report."""
+
 
 @dataclass(frozen=True)
 class EvaluationSpec:
@@ -14,8 +17,8 @@ class EvaluationSpec:
 
     Parameters
     ----------
-    suite : name of the attack suite, or "gap" for the variance gap.
-    checkpoint : "best" or "last".
+    suite : name of the attack suite, or one of `MEASURED`.
+    checkpoint : "best", "last" or "averaged".
     limit : number of test images; 0 is all.
     source : of a transfer attack: a cell, or what --transfer_from names.
     """

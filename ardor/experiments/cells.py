@@ -18,7 +18,7 @@ from ardor import models
 from ardor.attacks.threat import Linf
 from ardor.errors import ArdorError
 from ardor.evaluation.report import Report
-from ardor.experiments.cell import Cell, EvaluationSpec, Setting
+from ardor.experiments.cell import MEASURED, Cell, EvaluationSpec, Setting
 from ardor.models.identity import is_of
 from ardor.storage.code import digest_of
 from ardor.storage.config import as_text, differences, read_yaml, to_yaml
@@ -150,7 +150,7 @@ def pending(spec: Setting, cell: Cell) -> list[EvaluationSpec]:
 
 def _is_current(spec: Setting, cell: Cell, evaluation: EvaluationSpec) -> bool:
     path, run = report_path(spec, cell, evaluation), spec.run(cell.name)
-    if not path.is_file() or evaluation.suite == "gap":
+    if not path.is_file() or evaluation.suite in MEASURED:
         return path.is_file()
     return _is_of(run, evaluation.checkpoint, weights_of(str(run), evaluation.checkpoint), *_stamp(path))
 
@@ -166,8 +166,8 @@ def _is_of(run: Path, checkpoint: str, _weights: str, path: Path, _changed: int,
 def report_path(spec: Setting, cell: Cell, evaluation: EvaluationSpec) -> Path:
     """The file of a report, named as `ardor evaluate` names it, with a hash of the source of a transfer attack."""
     run = Run(spec.run(cell.name))
-    if evaluation.suite == "gap":
-        return run.variance_gap
+    if evaluation.suite in MEASURED:
+        return {"gap": run.variance_gap, "passes": run.passes}[evaluation.suite]
     threat = threat_of(cell)
     words = type(threat).__name__.lower(), as_text(threat.eps).replace("/", "_")
     parts = [evaluation.suite, *words, evaluation.checkpoint]
@@ -192,6 +192,6 @@ def source_of(spec: Setting, evaluation: EvaluationSpec) -> Path:
 
 
 def report_of(spec: Setting, cell: Cell, evaluation: EvaluationSpec) -> Report | None:
-    """The report of an evaluation; None before there is one, and for the variance gap."""
+    """The report of an evaluation; None before there is one, and for `MEASURED`."""
     path = report_path(spec, cell, evaluation)
-    return Report.load(path) if path.is_file() and evaluation.suite != "gap" else None
+    return Report.load(path) if path.is_file() and evaluation.suite not in MEASURED else None

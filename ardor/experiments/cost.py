@@ -126,7 +126,13 @@ def _teacher(table: Cells, cell: Cell, split: Split) -> nn.Module | None:
     """A net as the cell's teacher, with fresh weights where the bench trains it or it is a published one."""
     teachers = [c for c in table.cells if c.name in cell.needs and c.row[0] == "teacher"]
     if nets := [Job.from_config(c.config).student for c in teachers]:
-        return Both(nets[0], nets[1], split.classes) if len(nets) == 2 else nets[0]
+        if len(nets) == 1:
+            return nets[0]
+        natural, robust = nets
+        several = getattr(type(method_of(cell.config)), "teachers", ())
+        return (
+            nn.ModuleDict({"robust": robust, "natural": natural}) if several else Both(natural, robust, split.classes)
+        )
     config = cell.config.get("teacher")
     if not config or not uses_teacher(method_of(cell.config)):
         return None
@@ -142,6 +148,8 @@ def _passes(table: Cells, cell: Cell, job: Job, tests: int) -> float:
     threat, classes, total = threat_of(cell), job.train.classes, 0.0
     for evaluation in pending(table.spec, cell):
         attacks: list[Any]
+        if evaluation.suite == "passes":
+            continue
         if evaluation.suite == "gap":
             attacks = [PGD(threat, steps=20)] * 8  # radii
         elif evaluation.suite == "transfer":  # on the source, whose cost is taken as the student's

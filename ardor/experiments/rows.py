@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from ardor.evaluation.comparison.significance import t_quantile
 from ardor.evaluation.proportion import Z95, Summary, mean_sd, wilson
 from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint, pearson, read_gaps
-from ardor.experiments.cell import Cell
+from ardor.experiments.cell import Cell, EvaluationSpec
 from ardor.experiments.cells import report_of, report_path, state_of
+from ardor.experiments.field import FIELD
 from ardor.experiments.published import N, published_rows
 from ardor.experiments.tables import EPS, Table, TableSpec
 from ardor.storage.config import number
+from ardor.storage.reading import checked, read_json
 
 SINGLE = ("autoattack", "apgd", "square")
 """Suites that are one column, under their own name: the worst case over their attacks."""
+
+
+WORST = "worst_class"
+"""The lowest of the classes' accuracies under the suite `paper`."""
+
+
+class _Passes(TypedDict):
+    """passes.json."""
+
+    F: float
+    T: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,7 @@ class Row:
     parts : what identifies it, as the table's head names them.
     seeds : those that are finished, of `of`.
     n, values : number of test images and figure, by the figure's name.
+    passes : of a training step, by F (of the student) and T (of the teacher).
     reports : by suite, one for each seed.
     gaps : the variance gap over radii, for each seed.
     marks : what the reports' data are marked by.
@@ -77,6 +91,7 @@ class Row:
     values: dict[str, Value] = field(default_factory=dict)
     reports: dict[str, list[Report]] = field(default_factory=dict)
     gaps: list[list[GapPoint]] = field(default_factory=list)
+    passes: dict[str, float] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
 
 
@@ -100,8 +115,11 @@ def _row(spec: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[C
     trained = [cell for cell in cells if state_of(spec, cell)[0] in ("trained", "done")]
     ready = [cell for cell in trained if all(report_path(spec, cell, e).is_file() for e in evaluations)]
     row = Row(parts, checkpoint, tuple(cell.seed for cell in ready), len(cells))
+    row.passes = _passes(spec, ready[0]) if ready else {}
     for evaluation in evaluations if ready else ():
         suite = evaluation.suite
+        if suite == "passes":
+            continue
         if suite == "gap":
             row.gaps = [read_gaps(report_path(spec, cell, evaluation))[0] for cell in ready]
             continue
@@ -113,7 +131,15 @@ def _row(spec: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[C
             seeds = tuple(f["worst_case" if suite in SINGLE else name] for f in figures)
             row.values[name] = Value(seeds, paper[name] / 100 if name in paper else None)
             row.n[name] = reports[0].n
+        if spec.kind in FIELD and suite == "paper":
+            seeds = tuple(min(report.per_class().values(), key=lambda p: p.value) for report in reports)
+            row.values[WORST], row.n[WORST] = Value(seeds), seeds[0].n
     return row
+
+
+def _passes(spec: TableSpec, cell: Cell) -> dict[str, float]:
+    path = report_path(spec, cell, EvaluationSpec("passes"))
+    return dict(checked(read_json(path), _Passes, path)) if path.is_file() else {}
 
 
 def gap_of(row: Row, eps: str) -> dict[str, Any]:

@@ -36,6 +36,17 @@ CSV_HEAD = (
 )  # fmt: skip
 
 
+SAME = "the same short recipe for every method; no augmentation"
+COMPARED = {
+    "methods": f"{SAME}; an EMA of the weights beside each student (checkpoint averaged)",
+    "ingredients": (
+        "RSLAD in every row, and one recipe but for the ingredients named; the checkpoint averaged is the row with "
+        "the ingredient EMA, best and last are without"
+    ),
+}
+"""What the rows of a table share."""
+
+
 def write_sheets(table: Table, command: str, problems: Sequence[Problem] = ()) -> list[Path]:
     """Write KIND.csv, KIND.md and KIND.html into the bench's folder, from what is finished so far.
 
@@ -82,6 +93,8 @@ def as_csv(table: Table, rows: Sequence[Row]) -> str:
             writer.writerow([*row.parts, row.checkpoint, name, *numbers, *paper, seeds])
         for name, (mean, sd) in gap_of(row, table.spec.eps).items():
             writer.writerow([*row.parts, row.checkpoint, name, "", len(row.gaps), f"{mean:.5f}", _share(sd), *[""] * 7])
+        for name, passes in row.passes.items():
+            writer.writerow([*row.parts, row.checkpoint, name, "", len(row.seeds), f"{passes:.5f}", *[""] * 8])
     return out.getvalue()
 
 
@@ -113,7 +126,7 @@ def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[
         facts=facts(table, rows),
         parts=len(table.head),
         blocks=blocks(table, rows),
-        figures=gap_figures(rows, table.spec.eps),
+        figures=gap_figures(rows, table.spec.eps) if "scenario" in table.head else (),
         remarks=remarks(table, rows, problems),
         commands={cell.name: train_command(cell, table.spec.gate) for cell in table.cells},
     )
@@ -154,8 +167,8 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     yield f"{states.count('done')} of {len(states)} nets finished"
     if not spec.scale.full:
         limit = f"{spec.train:,} train images at most" if spec.train else "all train images"
-        yield f"{spec.scale.epochs} epochs, {limit}, the same short recipe for every method; no augmentation"
-        students = ("resnet18",) if spec.kind in ("labels", "alpha") else spec.students
+        yield f"{spec.scale.epochs} epochs, {limit}, {COMPARED.get(spec.kind, SAME)}"
+        students = spec.students if spec.kind in ("whitebox", "blackbox", "alignment") else ("resnet18",)
         trained = students if spec.teacher else ("teacher", *students)
         for role in sorted(trained, key=list(spec.nets).index):
             name, sizes = spec.nets[role]
@@ -186,9 +199,13 @@ def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Field]
     spec = table.spec
     for checkpoint in dict.fromkeys(row.checkpoint for row in rows):
         labelled = [(row, _fields(*spec.row_labels(row.parts))) for row in rows if row.checkpoint == checkpoint]
-        n = {name: count for row, _ in labelled for name, count in row.n.items()}
-        head = [*_fields(*table.head, "seeds"), *((name, f"n = {count:,}") for name, count in n.items())]
-        lines = [[*parts, *_seeds(row), *(_ours(row.values.get(name)) for name in n)] for row, parts in labelled]
+        n = {name: sorted({r.n[name] for r, _ in labelled if name in r.n}) for row, _ in labelled for name in row.n}
+        cost = _fields("passes") if any(row.passes for row, _ in labelled) else []
+        head = [*_fields(*table.head, "seeds"), *cost, *((name, f"n = {_range(of)}") for name, of in n.items())]
+        lines = [
+            [*parts, *_seeds(row), *(_cost(row) for _ in cost), *(_ours(row.values.get(name)) for name in n)]
+            for row, parts in labelled
+        ]
         yield f"Ours, {checkpoint} checkpoint: accuracy in %, ± SD over seeds, 95 % interval", head, lines
         if any(value.paper is not None for row, _ in labelled for value in row.values.values()):
             title = f"The paper's, {checkpoint} checkpoint; ours minus the paper's, in points, with 95 % interval"
@@ -231,6 +248,15 @@ def _fields(*texts: str) -> list[Field]:
 
 def _seeds(row: Row) -> list[Field]:
     return [(f"{len(row.seeds)} of {row.of}", "")]
+
+
+def _cost(row: Row) -> Field:
+    teacher = f" + {row.passes['T']:.1f} T" if row.passes.get("T") else ""
+    return (f"{row.passes['F']:.1f} F{teacher}" if row.passes else "–"), ""
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]:,}" + (f" – {numbers[-1]:,}" if len(numbers) > 1 else "")
 
 
 def _gap(figure: tuple[float, float]) -> Field:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 from ardor import data as datasets
 from ardor.errors import ConfigError
 from ardor.experiments.cell import Cell, Cells, EvaluationSpec, Setting
+from ardor.experiments.field import AVERAGED, field_methods, recipes_of, short_options
 from ardor.experiments.label_study import KINDS, LabelKinds
 from ardor.experiments.scales import SCALES, Net, Scale, nets_for
-from ardor.storage.config import merged, read_yaml
+from ardor.storage.config import find_class, merged, read_yaml
 from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
 from ardor.storage.recipes import find_recipe, read_recipe
@@ -32,6 +34,9 @@ ALIGNMENTS: dict[str, dict[str, Any]] = {
     "both, adversarial only": {"sets": "adversarial"},
 }
 EPS = {"cifar10": "8/255", "cifar100": "8/255", "digits": "0.2"}
+TAUGHT = {"natural": "natural", "robust": "sat"}
+"""The methods that train the bench's teachers."""
+BATCH = 64
 PAPER_DATA = ("cifar10", "cifar100")
 """The data sets of the papers, for which the recipes name a teacher."""
 
@@ -44,7 +49,9 @@ class TableSpec(Setting):
     ----------
     eps : L-inf radius, as it was written.
     data_options, teacher : parts of the cells' configs.
+    methods : rows of the table; () is all that it has.
     train : number of train images at most; 0 is all.
+    count : number of train images, as far as they are known.
     shape : of an image, (C, H, W).
     """
 
@@ -54,9 +61,10 @@ class TableSpec(Setting):
     eps: str
     seeds: int = 1
     students: tuple[str, ...] = STUDENTS
-    methods: tuple[str, ...] = METHODS
+    methods: tuple[str, ...] = ()
     data_options: Mapping[str, Any] = field(default_factory=dict)
     train: int = 0
+    count: int = 0
     teacher: Mapping[str, Any] = field(default_factory=dict)
     transfer_from: str = ""
     released: bool = False
@@ -70,7 +78,8 @@ class TableSpec(Setting):
     def with_images(self) -> TableSpec:
         """The same with the shape and the hashes of the data set's images. Raises DataError."""
         splits = datasets.load(self.data, **self.data_options)
-        return replace(self, shape=splits[2].shape, images=" ".join(split.hash for split in splits))
+        count = min(len(splits[0]), self.train or len(splits[0]))
+        return replace(self, shape=splits[2].shape, count=count, images=" ".join(split.hash for split in splits))
 
     def row_labels(self, parts: Sequence[str]) -> list[str]:
         """A row's parts as a table shows them: a small net in the role of a ResNet-18 is not called ResNet-18."""
@@ -100,7 +109,7 @@ def whitebox(spec: TableSpec) -> Table:
     strong = ("best", "last") if scale.full else ("best",)
     evaluations = [EvaluationSpec("paper", checkpoint, scale.limit) for checkpoint in ("best", "last")]
     evaluations += [EvaluationSpec(scale.attack, checkpoint, scale.attack_limit) for checkpoint in strong]
-    return _table(spec, ("student", "method"), _grid(spec, spec.methods), evaluations, _teachers(spec))
+    return _table(spec, ("student", "method"), _grid(spec, spec.methods or METHODS), evaluations, _teachers(spec))
 
 
 def blackbox(spec: TableSpec) -> Table:
@@ -111,7 +120,7 @@ def blackbox(spec: TableSpec) -> Table:
         EvaluationSpec("transfer", "best", spec.scale.limit, spec.transfer_from or surrogates[0].name),
         EvaluationSpec("square", "best", spec.scale.attack_limit),
     ]
-    rows = _grid(spec, [method for method in spec.methods if method != "natural"])
+    rows = _grid(spec, [method for method in spec.methods or METHODS if method != "natural"])
     return _table(spec, ("student", "method"), rows, evaluations, [*_teachers(spec), *surrogates])
 
 
@@ -140,7 +149,28 @@ def alignment(spec: TableSpec) -> Table:
     return _table(spec, ("scenario", "terms"), rows, [*_best(spec), gap], _teachers(spec))
 
 
-STUDIES = {"labels": labels, "alpha": alpha, "alignment": alignment}
+def methods(spec: TableSpec) -> Table:
+    """Every method under one recipe, with an average of the weights for all."""
+    steps = spec.scale.epochs * math.ceil(spec.count / BATCH)
+    known = field_methods(spec.scale.epochs, steps)
+    rows = [RowSpec((name,), known[name], changes=AVERAGED) for name in spec.methods or known]
+    taught = {name for row in rows for name in _roles(row.method)}
+    kinds = [kind for role, kind in TAUGHT.items() if role in taught]
+    return _table(spec, ("method",), rows, _field(spec), [_auxiliary(spec, kind, "teacher") for kind in kinds])
+
+
+def ingredients(spec: TableSpec) -> Table:
+    """RSLAD with what helps any loss, each alone and together."""
+    rows = [
+        RowSpec((name,), {"name": "rslad"}, changes=merged(AVERAGED, {"recipe": recipe}))
+        for name, recipe in recipes_of(spec.scale.epochs, spec.shape[0]).items()
+    ]
+    return _table(spec, ("ingredients",), rows, _field(spec), _teachers(spec))
+
+
+STUDIES = {
+    "labels": labels, "alpha": alpha, "alignment": alignment, "methods": methods, "ingredients": ingredients
+}  # fmt: skip
 TABLES: dict[str, Callable[[TableSpec], Table]] = {"whitebox": whitebox, "blackbox": blackbox, **STUDIES}
 
 
@@ -159,7 +189,7 @@ def table_of(spec: TableSpec) -> Table:
     unused = {
         "--teacher": study and spec.teacher,
         "--students": study and spec.students != STUDENTS,
-        "--methods": study and spec.methods != METHODS,
+        "--methods": study and spec.kind != "methods" and spec.methods,
         "--transfer_from": spec.kind != "blackbox" and spec.transfer_from,
         "--released": not full and spec.released,
     }
@@ -167,7 +197,7 @@ def table_of(spec: TableSpec) -> Table:
         raise ConfigError(
             f"expected only options that {spec.kind} at scale {spec.scale.name} uses, got {given[0]}: leave it out"
         )
-    if full and set(spec.methods) & set(DISTILLATION) and spec.data not in PAPER_DATA and not spec.teacher:
+    if full and set(spec.methods or METHODS) & set(DISTILLATION) and spec.data not in PAPER_DATA and not spec.teacher:
         raise ConfigError(
             f"expected --teacher for {spec.data} at scale full, got none: the papers' teachers are for CIFAR; type "
             "--teacher with a run's folder or a net's name"
@@ -175,12 +205,18 @@ def table_of(spec: TableSpec) -> Table:
     return TABLES[spec.kind](spec)
 
 
+def methods_of(name: str) -> tuple[str, ...]:
+    """The methods that the table of this name may have."""
+    return tuple(field_methods(1, 1)) if name.partition("-")[0] == "methods" else METHODS
+
+
 class RowSpec(NamedTuple):
-    """One row: what identifies it, its method's config, and the role of its net."""
+    """One row: what identifies it, its method's config, the role of its net, and changes of the table's recipe."""
 
     parts: tuple[str, ...]
     method: Mapping[str, Any]
     role: str = "resnet18"
+    changes: Mapping[str, Any] = {}
 
 
 def _grid(spec: TableSpec, methods: Sequence[str]) -> list[RowSpec]:
@@ -194,19 +230,47 @@ def _table(
 ) -> Table:  # fmt: skip
     """A cell of every row for every seed; the seed is the outer loop, so that a whole table is finished early."""
     runs = {cell.row[1]: str(spec.run(cell.name)) for cell in needs if cell.row[0] == "teacher"}
-    teacher: Mapping[str, Any] = {"name": runs["sat"]} if runs else spec.teacher
-    if "natural" in runs:
-        teacher = {"name": "ardor.experiments.label_study:both", "natural": runs["natural"], "robust": runs["sat"]}
     cells = []
     for seed in range(spec.seeds):
-        for parts, method, role in rows:
-            taught = method["name"] not in ("natural", "sat", "trades")
-            names = tuple(cell.name for cell in needs if taught or cell.row[0] != "teacher")
+        for parts, method, role, changes in rows:
+            teacher = _teacher(spec, method, runs)
+            names = tuple(
+                cell.name for cell in needs if cell.row[0] != "teacher" or str(spec.run(cell.name)) in teacher.values()
+            )
             name = "-".join((spec.kind, *parts) if spec.kind in STUDIES else reversed(parts))
             name = name.replace("/", "_").replace(", ", "-").replace(" ", "-")
-            config = _config(spec, method, role, seed, teacher if taught else {})
+            config = dict(merged(_config(spec, method, role, seed, teacher), changes))
             cells.append(Cell(f"{name}/s{seed}", parts, seed, config, names, tuple(evaluations)))
     return Table(spec, (*needs, *cells), head, tuple(cells))
+
+
+def _roles(method: Mapping[str, Any]) -> tuple[str, ...]:
+    """The teachers that a method has, as the bench calls them."""
+    kind = find_class(method["name"], "method", "method")
+    if kind is LabelKinds:
+        return tuple(TAUGHT)
+    return getattr(kind, "teachers", ("robust",) if vars(kind).get("needs_teacher", True) else ())
+
+
+def _teacher(spec: TableSpec, method: Mapping[str, Any], runs: Mapping[str, str]) -> Mapping[str, Any]:
+    """The teacher's part of a config: the bench's own runs, by the method that trained them, or the user's."""
+    roles = _roles(method)
+    if not roles or not runs:
+        return spec.teacher if roles else {}
+    if len(roles) == 1:
+        return {"name": runs[TAUGHT["robust"]]}
+    named = {"name": "ardor.experiments.label_study:both"} if method["name"] == LabelKinds.config_name else {}
+    return named | {role: runs[TAUGHT[role]] for role in roles}
+
+
+def _field(spec: TableSpec) -> list[EvaluationSpec]:
+    """The evaluations of the tables of methods and ingredients: all of each checkpoint."""
+    scale, evaluations = spec.scale, [EvaluationSpec("passes", "averaged")]
+    for checkpoint in ("averaged", "best", "last"):
+        evaluations.append(EvaluationSpec("paper", checkpoint, scale.limit))
+        if scale.name != "smoke":
+            evaluations.append(EvaluationSpec(scale.attack, checkpoint, scale.attack_limit))
+    return [*evaluations, EvaluationSpec("gap", "best", scale.limit if scale.name != "smoke" else scale.attack_limit)]
 
 
 def _best(spec: TableSpec) -> list[EvaluationSpec]:
@@ -229,8 +293,7 @@ def _auxiliary(spec: TableSpec, method: str, role: str) -> Cell:
 
 def _method(spec: TableSpec, name: str) -> dict[str, Any]:
     """A method's config; at a small scale, what changes during a run does so within the few epochs."""
-    short = {"iad": {"begin": max(1, round(0.3 * spec.scale.epochs))}, "variance_gap": {"warmup": 2}}
-    return {"name": name} | ({} if spec.scale.full else short.get(name, {}))  # IAD in the paper: 60 of 200 epochs
+    return {"name": name} | ({} if spec.scale.full else short_options(name, spec.scale.epochs))
 
 
 def _config(
@@ -246,7 +309,7 @@ def _config(
         # Robust accuracies of a natural net are near 0 and would select a checkpoint by chance.
         every = epochs if method["name"] == "natural" else min(2, epochs)
         recipe = {
-            "epochs": epochs, "batch": 64, "lr": 0.2, "schedule": "one-cycle", "optimiser": {"weight_decay": 5e-4},
+            "epochs": epochs, "batch": BATCH, "lr": 0.2, "schedule": "one-cycle", "optimiser": {"weight_decay": 5e-4},
             "augment": "none", "val_every": every, "val_size": 500, "device": "cpu",
         }  # fmt: skip
         config = {"data": {}, "student": {}, "method": {}, "threat": {}, "recipe": recipe}

@@ -6,6 +6,7 @@ the verdicts of AutoAttack batch by batch.
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable
@@ -26,9 +27,11 @@ from ardor.evaluation.verdicts import evaluate
 from ardor.experiments.cell import Cell, Cells, EvaluationSpec, Setting
 from ardor.experiments.cells import State, note_of, pending, report_path, source_of, state_of, threat_of, write_note
 from ardor.experiments.label_study import Both
+from ardor.storage.files import write_text
 from ardor.storage.imports import cause_of
 from ardor.storage.locks import holder, locked
 from ardor.storage.runs import Run, journal_of, mapping
+from ardor.training.cost import passes_of
 from ardor.training.epoch import EpochRecord
 from ardor.training.job import Job, gate_of, method_of, records_of, set_threads
 from ardor.training.preflight import check_setup, uses_teacher
@@ -145,6 +148,10 @@ def _evaluate(spec: Setting, cell: Cell, evaluation: EvaluationSpec, progress: P
     run, threat = spec.run(cell.name), threat_of(cell)
     if evaluation.suite == "gap":
         gaps_of(run, threat, evaluation.limit or 1000)
+        return
+    if evaluation.suite == "passes":
+        attack, learning, teacher, _ = passes_of(_job(spec, cell))
+        write_text(Run(run).passes, json.dumps({"F": attack + learning, "T": teacher}))
         return
     config = Run(run).config
     net = models.load(run, checkpoint=evaluation.checkpoint).to(

@@ -11,6 +11,7 @@ previous.safetensors  the state of the epoch before, for when the newest is dama
 log.json              how far each tracker is
 report-*.json         one evaluation each, named SUITE-NORM-EPS-CHECKPOINT; journal-* is the folder of its journal
 variance_gap.json     robust accuracy and variance gap over radii
+passes.json           passes of the student and of the teacher in a step of training
 best.onnx, best-int8.onnx, best.pte ...  exported checkpoints
 deployed-best.json    the comparison of a checkpoint with its exported files
 hub-best              the folder for the Hub
@@ -125,7 +126,7 @@ class Run:
         self._config = self.folder / "config.yaml"
         self.metrics_file, self.log = self.folder / "metrics.jsonl", self.folder / "log.json"
         self.state, self.previous = self.folder / "state.safetensors", self.folder / "previous.safetensors"
-        self.variance_gap = self.folder / "variance_gap.json"
+        self.variance_gap, self.passes = self.folder / "variance_gap.json", self.folder / "passes.json"
         self.step_state = self.folder / "step.safetensors"
         self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
 

@@ -186,7 +186,7 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
     recipe, batch = job.recipe, batch_of(job)
     progress("passes")
     start = time.perf_counter()
-    attack, learning, teacher, kept = _passes(job, min(batch, COUNTED))
+    attack, learning, teacher, kept = passes_of(job)
     slow = steps * (time.perf_counter() - start) / min(batch, COUNTED) * batch > LIMIT
     with copied(job) as work, _peak(work.device) as peak:
         progress("steps")
@@ -222,11 +222,16 @@ def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
     return (layers, passes.forward) if passes.forward else ([net], float(len(x)))
 
 
-def _passes(job: Job, size: int) -> tuple[float, float, float, float]:
-    """F of the attack and of learning, T, and T on the augmented images."""
+def passes_of(job: Job) -> tuple[float, float, float, float]:
+    """Passes of an image in one step of a job: F of the attack, F of learning, T, and T on the augmented images.
+
+    A net that the method keeps itself, such as a peer or an average, counts by its size in F.
+    """
+    size = min(batch_of(job), COUNTED)
     with copied(job) as work, contextlib.ExitStack() as stack:
         x = work.images(size)
         layers, once = _weighing(work.state.student, x)
+        layers = [*layers, *(layer for net in _own(work.state.method) for layer in _weighing(net, x)[0])]
         work.state.method = method = _Watched(work.state.method)
         of_teacher, t = Passes(), 1.0
         if work.teacher is not None:
@@ -238,6 +243,12 @@ def _passes(job: Job, size: int) -> tuple[float, float, float, float]:
         work.learn(0, size)
     learning = 3 * passes.weights / once
     return passes.total / once - learning, learning, of_teacher.total / t, method.clean / size
+
+
+def _own(method: Any) -> list[nn.Module]:
+    """The nets that a method, or its base, keeps."""
+    values = [*vars(method).values(), *vars(getattr(method, "base", object)).values()]
+    return [value for value in values if isinstance(value, nn.Module)]
 
 
 class _Watched:

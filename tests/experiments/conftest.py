@@ -8,13 +8,13 @@ import pytest
 
 from ardor.cli.main import main
 from ardor.experiments import table_of
-from ardor.experiments.tables import METHODS, STUDENTS, spec_of
+from ardor.experiments.tables import STUDENTS, spec_of
 
 ROW = ["--students", "resnet18", "--methods", "natural", "rslad"]
 
 
 def asked(kind="whitebox", scale="smoke", folder="bench", named="digits", eps=None, **others):
-    others = {"students": STUDENTS, "methods": METHODS, **others}
+    others = {"students": STUDENTS, **others}
     made = spec_of(f"{kind}-{named}", scale, None, eps, Path(folder), **others)
     return made.with_images() if named == "digits" else made
 

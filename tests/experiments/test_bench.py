@@ -54,7 +54,15 @@ def test_names_are_unique_and_needs_come_first(kind, scale):
 
 def test_how_many_rows_each_table_has():
     rows = {kind: len({cell.row for cell in table_of(asked(kind)).shown}) for kind in TABLES}
-    assert rows == {"whitebox": 14, "blackbox": 12, "labels": 16, "alpha": 5, "alignment": 18}
+    assert rows == {
+        "whitebox": 14,
+        "blackbox": 12,
+        "labels": 16,
+        "alpha": 5,
+        "alignment": 18,
+        "methods": 23,
+        "ingredients": 7,
+    }
 
 
 def test_a_whole_table_comes_before_the_second_seed():
@@ -260,7 +268,7 @@ def rebuilt(command):
     assert [program, name] == ["ardor", "train"]
     plain, overrides = split_words(words)
     names = dict(word.removeprefix("--").split("=", 1) for word in plain)
-    keys = ("data", "student", "teacher", "method", "threat")
+    keys = ("data", "student", "teacher", "method", "threat", "averaging")
     return configuration(None, [], {key: names.get(key) for key in keys}, overrides), names
 
 

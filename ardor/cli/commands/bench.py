@@ -17,7 +17,7 @@ from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError
 from ardor.experiments.cell import Cell
 from ardor.experiments.sheet import missing
-from ardor.experiments.tables import METHODS, STUDENTS, Table, spec_of
+from ardor.experiments.tables import STUDENTS, Table, methods_of, spec_of
 from ardor.storage.config import arguments
 from ardor.storage.imports import nearest
 
@@ -46,7 +46,8 @@ def bench(
     """Make a table of the papers: train and evaluate every net of it that is missing, and put ours beside theirs.
 
     TABLE is whitebox-cifar10, whitebox-cifar100 or blackbox-cifar10, the RSLAD paper's; or a study: labels-DATA (hard,
-    smoothed, natural or robust labels), alpha-DATA, alignment-DATA. Any of the five words takes your data with --data.
+    smoothed, natural or robust labels), alpha-DATA, alignment-DATA, methods-DATA (every method under one recipe),
+    ingredients-DATA (RSLAD with what helps any loss). Each of the words takes your data with --data.
 
     Scales: smoke (minutes, to see that all runs), small (hours on a CPU; small nets, 8 epochs), full (the papers' nets
     and epochs; a GPU). Stop it at any moment: the same command continues. The tables are rewritten after every net.
@@ -75,7 +76,7 @@ def bench(
     students
         resnet18, mobilenet_v2: one or more.
     methods
-        natural, sat, trades, ard, iad, rslad, variance_gap: one or more.
+        natural, sat, trades, ard, iad, rslad, variance_gap, of methods-DATA any method: one or more.
     teacher
         Run or known teacher; default the paper's, or one that is trained first.
     transfer_from
@@ -98,7 +99,7 @@ def bench(
     named, eps = overrides.get("teacher", {}), overrides.get("threat", {}).get("eps")
     if named and not teacher and scale != "full":
         raise ConfigError(f"expected --teacher with a name, got --teacher.{next(iter(named))} alone: type both")
-    for option, typed, choices in (("students", students, STUDENTS), ("methods", methods, METHODS)):
+    for option, typed, choices in (("students", students, STUDENTS), ("methods", methods, methods_of(table))):
         for word in typed or ():
             if word not in choices:
                 near = nearest(word, choices)
@@ -113,7 +114,7 @@ def bench(
         out,
         seeds=seeds,
         students=tuple(students or STUDENTS),
-        methods=tuple(methods or METHODS),
+        methods=tuple(methods or ()),
         data_options={key: value for key, value in source.items() if key != "name"},
         train=limit,
         teacher=named if teacher is None else {"name": teacher, **named},
