@@ -215,7 +215,7 @@ def plan(job: Job, steps: int = STEPS, progress: Callable[[str], None] = lambda 
 
 def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
     """The layers whose passes are counted, and the count of one pass of `x`; the net itself where it has none."""
-    layers = [m for m in net.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
+    layers = _layers(net)
     with torch.no_grad(), freeze(net), count_flops(layers) as passes:
         for one in each(net).values():
             one(x)
@@ -225,13 +225,13 @@ def _weighing(net: nn.Module, x: Images) -> tuple[Sequence[nn.Module], float]:
 def passes_of(job: Job) -> tuple[float, float, float, float]:
     """Passes of an image in one step of a job: F of the attack, F of learning, T, and T on the augmented images.
 
-    A net that the method keeps itself, such as a peer or an average, counts by its size in F.
+    A net of the student's kind that the method keeps itself, such as a peer or an average, counts in F.
     """
     size = min(batch_of(job), COUNTED)
     with copied(job) as work, contextlib.ExitStack() as stack:
         x = work.images(size)
         layers, once = _weighing(work.state.student, x)
-        layers = [*layers, *(layer for net in _own(work.state.method) for layer in _weighing(net, x)[0])]
+        layers = [*layers, *(layer for net in _own(work.state.method, work.state.student) for layer in _layers(net))]
         work.state.method = method = _Watched(work.state.method)
         of_teacher, t = Passes(), 1.0
         if work.teacher is not None:
@@ -245,10 +245,14 @@ def passes_of(job: Job) -> tuple[float, float, float, float]:
     return passes.total / once - learning, learning, of_teacher.total / t, method.clean / size
 
 
-def _own(method: Any) -> list[nn.Module]:
-    """The nets that a method, or its base, keeps."""
+def _layers(net: nn.Module) -> list[nn.Module]:
+    return [m for m in net.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
+
+
+def _own(method: Any, student: nn.Module) -> list[nn.Module]:
+    """The nets of the student's kind that a method, or its base, keeps."""
     values = [*vars(method).values(), *vars(getattr(method, "base", object)).values()]
-    return [value for value in values if isinstance(value, nn.Module)]
+    return [value for value in values if type(value) is type(student)]
 
 
 class _Watched:
