@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": "Attack a net on every test image: accuracies with 95 % intervals.",
     "data check": "Look over images before hours are spent on them: damage, sizes, classes, duplicates.",
     "data prepare": "Write a folder of images once as a store of raw pixels, which needs no decoding.",
+    "data filter": "Keep the generated images of which a net is most confident.",
     "doctor": "Look for what makes a net's robust accuracy wrong.",
     "gate": "Measure a teacher against its record before it is distilled from.",
     "compare": "Compare two nets image by image, with McNemar's test and intervals.",

@@ -114,7 +114,7 @@ def as_options(text: str, command: str) -> str:
 
 _ORDER = (
     "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "sweep", "push", "report",
-    "data check", "data prepare",
+    "data check", "data filter", "data prepare",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 

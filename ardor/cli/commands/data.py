@@ -7,13 +7,15 @@ import os
 from pathlib import Path
 
 from ardor import data as datasets
+from ardor import models
 from ardor.cli import display
-from ardor.cli.selection import Overrides, find_data
+from ardor.cli.selection import Checkpoint, Overrides, find_data
 from ardor.data.decode import Resize
 from ardor.data.store import read_manifest
-from ardor.diagnostics.data import examine_data
+from ardor.diagnostics.data import examine_data, keep_confident
 from ardor.errors import ConfigError
 from ardor.storage.files import write_text
+from ardor.training.recipe import find_device
 
 
 def check(data: str | None = None, /, *, workers: int = 0, json: Path | None = None, overrides: Overrides) -> int:
@@ -104,4 +106,58 @@ def prepare(
     parts = ", ".join(f"{n:,} {part}" for part, n in read_manifest(folder).parts.items())
     display.say(f"{folder}: {parts} images of {' x '.join(map(str, test.shape))}, {test.classes} classes")
     display.say(f"train with --data store:{folder}")
+    return 0
+
+
+def filter(
+    data: str | None = None,
+    /,
+    *,
+    model: Path | None = None,
+    share: float = 0.2,
+    out: Path | None = None,
+    checkpoint: Checkpoint = "best",
+    trust_code: bool = False,
+) -> int:
+    """Keep the generated images of which a net is most confident.
+
+    DATA is npz:FILE with the arrays `image` and, where there are labels, `label`, as `--data.extra` takes it. Labels
+    are kept; where there are none, the net's most likely classes are written. A file that exists is never replaced.
+
+    Examples:
+
+    `ardor data filter npz:edm_5m.npz --model runs/teacher --share 0.2 --out edm_1m.npz`
+
+    Parameters
+    ----------
+    data
+        npz:FILE; first.
+    model
+        Folder of a run, whose net is asked.
+    share
+        Of all images of the file, above 0 and at most 1.
+    out
+        The new file.
+    checkpoint
+        Checkpoint of the run.
+    trust_code
+        Run the `file.py:Name` that a file names, where it is in the working folder or below.
+    """
+    if data is None or model is None or out is None:
+        missing = next(
+            name for name, value in (("npz:FILE", data), ("--model", model), ("--out", out)) if value is None
+        )
+        raise ConfigError(
+            f"expected {missing}, got none: type ardor data filter npz:FILE --model RUN --share 0.2 --out OUT.npz"
+        )
+    net = models.load(model, checkpoint=checkpoint, trust_code=trust_code).to(find_device("auto"))
+    with display.progress("data filter", 100) as move:
+        kept = keep_confident(
+            data, net, share, out, progress=lambda done, todo: move(100 * done // todo, f"{done:,} of {todo:,} images")
+        )
+    labels = "the file's" if kept.labelled else "the net's most likely classes, as the file has none"
+    display.say(
+        f"{out}: {kept.images:,} of {kept.of:,} images, of confidence {kept.least:.3f} or more; labels: {labels}"
+    )
+    display.say(f"train with --data.extra npz:{out}")
     return 0
