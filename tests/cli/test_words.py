@@ -38,6 +38,7 @@ FLAGS_OF_OTHERS = {
     "address",
     "disable-usage-stats",
     "array",
+    "signal",
     "silent",
     "ignore-scripts",
     "no-deps",
