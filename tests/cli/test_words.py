@@ -54,7 +54,6 @@ FLAGS_OF_OTHERS = {
     "gpus-per-node",
     "requeue",
     "open-mode",
-    "signal",
     "signals-to-handle",
     "run-path",
     "logdir",
