@@ -38,7 +38,6 @@ FLAGS_OF_OTHERS = {
     "address",
     "disable-usage-stats",
     "array",
-    "signal",
     "silent",
     "ignore-scripts",
     "no-deps",
