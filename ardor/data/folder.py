@@ -263,9 +263,10 @@ class FolderImages:
         image = self._rule.read(file)
         channels, *size = self.shape[1:]
         if image.shape != (*size, channels):
+            side = min(224, *size, *image.shape[:2])
             raise DataError(
                 f"expected images of one size, got {image.shape[1]} x {image.shape[0]} in {file} and {size[1]} x "
-                f"{size[0]} in {self._part.files[0]}: type --data.size {size[1]} to resize all, and --data.resize "
+                f"{size[0]} in {self._part.files[0]}: type --data.size {side} to resize all, and --data.resize "
                 "squash to keep what the centre crop would cut off"
             )
         digest = pixel_hashes(image[None])[0]
