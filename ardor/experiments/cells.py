@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict
@@ -62,14 +62,28 @@ def made_by(spec: Setting, cell: Cell) -> dict[str, Any]:
     """What determines a cell's result: version, data, config without locations, and the teacher's weights."""
     config = portable(cell.config, spec.folder)
     origin = {"ardor": __version__, "data": spec.images, "config": config}
-    teacher = cell.config.get("teacher", {})
-    paths = [teacher[key] for key in ("name", "weights", "natural", "robust") if teacher.get(key)]
-    if hashes := list(filter(None, map(weights_of, paths))):
+    if hashes := _teachers_weights(cell.config.get("teacher", {})):
         origin["teacher's weights"] = hashes
-    named = [part["name"].rpartition(":")[0] for part in cell.config.values() if ".py:" in str(part.get("name"))]
-    if named:
+    if named := list(_files_of_code(cell.config)):
         origin["code"] = {file: digest_of(Path(file).absolute()) for file in named}
     return origin
+
+
+def _teachers_weights(config: Mapping[str, Any]) -> list[str]:
+    """A hash of the weights of the teacher, or of each, from a run or a file."""
+    parts = [config[key] for key in ("natural", "robust") if config.get(key)]
+    nets = [config, *(part if isinstance(part, Mapping) else {"name": part} for part in parts)]
+    named = [(net[key], net.get("checkpoint", "best")) for net in nets for key in ("name", "weights") if net.get(key)]
+    return [digest for name, checkpoint in named if (digest := weights_of(name, checkpoint))]
+
+
+def _files_of_code(config: Any) -> Iterator[str]:
+    """The files of every `file.py:Name` in a config, at any depth: an optimiser's, a schedule's, a base method's."""
+    if isinstance(config, Mapping):
+        for part in config.values():
+            yield from _files_of_code(part)
+    elif isinstance(config, str) and ".py:" in config:
+        yield config.rpartition(":")[0]
 
 
 def portable(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

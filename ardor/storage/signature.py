@@ -102,6 +102,14 @@ class Signature:
             self.texts[path] = self._text(path, value)
             self._depth -= 1
 
+    def alone(self, path: str, value: Any) -> None:
+        """Describe `value` as `add` does, but what it shares with other values as if it were its own."""
+        own = Signature()
+        own.add(path, value)
+        self.texts |= own.texts
+        self.files |= own.files
+        self.plain &= own.plain
+
     def net(self, path: str, net: nn.Module) -> None:
         """Describe the layers of a net, in order: their classes, settings, hooks; not their parameters and buffers."""
         names = {id(module): f"{path}{name}" for name, module in net.named_modules()}

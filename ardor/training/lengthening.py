@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ardor.errors import RunError
+from ardor.storage.config import describe
 from ardor.storage.runs import Run
 from ardor.training.radius import radius_at
 from ardor.training.recipe import Recipe, lr_at
@@ -47,6 +48,6 @@ def _values(recipe: Recipe, epochs_done: float) -> tuple[float, float]:
 
 def _schedule(former: Recipe, recipe: Recipe) -> str:
     if recipe.schedule != "milestones":
-        return str(recipe.schedule)
+        return recipe.schedule if isinstance(recipe.schedule, str) else str(describe(recipe.schedule)["name"])
     before, after = (", ".join(map(str, one.drops)) for one in (former, recipe))
     return f"milestones at {after} in place of {before} (a run's folder as RECIPE keeps them)"

@@ -227,7 +227,8 @@ def resolve_config(
     pieces = Signature()
     pieces.add("method", _before_training(method))
     code = pieces.code
-    pieces.add("recipe", (recipe, averaging))
+    # not the whole recipe: a run's folder has its milestones, and a longer run has more epochs
+    pieces.alone("recipe", (resolved.optimiser, resolved.schedule, resolved.val_attack, averaging))
     return {
         "method": describe(method),
         "student": describe(student) | (_source(student) if getattr(student, "loaded_from", None) else {}),

@@ -7,16 +7,20 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ardor.cli.main import main
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.proportion import Proportion
 from ardor.experiments import grid, run_sweep
 from ardor.experiments.axes import parse_axes, parse_suggestions, require_axes
+from ardor.experiments.cell import Cell, Setting
+from ardor.experiments.cells import made_by, weights_of
 from ardor.experiments.rows import Value
 from ardor.experiments.sweep import enter
 from ardor.experiments.sweep_sheet import SweepRow, best_of, figures_of, notes
 from ardor.storage.runs import Run
+from ardor.storage.tensors import write_tensors
 from tests.experiments.conftest import contents
 
 CONFIG = {
@@ -341,3 +345,28 @@ def test_without_ray_the_extra_is_named(tmp_path, capsys, monkeypatch):
     assert "ray" in error
     assert "ardor[ray]" in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_cell_is_made_from_each_teachers_checkpoint_and_from_all_code_of_its_config(tmp_path):
+    """A teacher with options raised a TypeError, `last` had the hash of `best`, and an optimiser's file had none."""
+    run, code = tmp_path / "run", tmp_path / "own.py"
+    run.mkdir()
+    for checkpoint in ("best", "last"):
+        write_tensors(run / f"{checkpoint}.safetensors", {"w": torch.tensor(float(checkpoint == "last"))}, {})
+    (tmp_path / "net.pt").write_text("net")
+    code.write_text("a = 1")
+    config = {
+        "teacher": {"robust": {"name": str(run), "checkpoint": "last"}, "natural": str(tmp_path / "net.pt")},
+        "recipe": {"optimiser": {"name": f"{code}:Mine"}, "schedule": f"{code}:half"},
+    }
+
+    def made(config):
+        return made_by(Setting(folder=tmp_path), Cell("h/s0", ("h",), 0, config))
+
+    first = made(config)
+    assert first["teacher's weights"] == [weights_of(str(tmp_path / "net.pt")), weights_of(str(run), "last")]
+    assert made({"teacher": {"name": str(run), "checkpoint": "last"}})["teacher's weights"] == [
+        weights_of(str(run), "last")
+    ]
+    code.write_text("a = 2")
+    assert first["code"] != made(config)["code"]

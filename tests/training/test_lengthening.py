@@ -1,5 +1,7 @@
 """More epochs for a run: as if it had been longer from the start, or refused with the reason."""
 
+import copy
+
 import pytest
 import yaml
 
@@ -9,7 +11,7 @@ from ardor.errors import RunError
 from ardor.training.averaging import EMA
 from ardor.training.loop import epochs
 from tests.conftest import bits, same, splits
-from tests.training.conftest import WORDS, ended, lines, net, recipe
+from tests.training.conftest import WORDS, ended, lines, net, recipe, rslad
 
 
 def trained(folder, **changes):
@@ -37,11 +39,37 @@ def test_a_longer_run_is_as_if_it_had_been_longer_from_the_start(tmp_path, miles
     assert trained(tmp_path / "parts", milestones=milestones, epochs=5)[1] == []
 
 
+def steady(share):
+    return 0.5
+
+
+def falling(share):
+    return 1 - share
+
+
+def test_a_run_with_a_schedule_of_a_user_goes_on_from_its_folder_and_gets_longer(tmp_path):
+    """A folder has milestones where the command had none, and a threat of its own where the command shared one."""
+    train, val = splits()
+    method, run = rslad(), tmp_path / "run"
+
+    def records(**changes):
+        options = recipe(**{"schedule": steady, "milestones": None, "val_attack": method.attack} | changes)
+        return [record.epoch for record in epochs(net(), net(), method, train, options, val=val, run=run)]
+
+    assert records() == [1, 2, 3]
+    milestones = tuple(yaml.safe_load((run / "config.yaml").read_text())["recipe"]["milestones"])
+    assert records(milestones=milestones, val_attack=copy.deepcopy(method.attack)) == []
+    assert records(milestones=milestones, epochs=5) == [4, 5]
+    with pytest.raises(RunError, match="recipe.schedule"):
+        records(milestones=milestones, epochs=5, schedule=falling)
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"schedule": "cosine"}, "got cosine"),
         ({"schedule": "one-cycle"}, "got one-cycle"),
+        ({"schedule": falling}, r"got \S*test_lengthening\S*:falling:"),
         ({"epochs": 4}, "got milestones at 29, 35, 38 in place of 3, 3, 4"),  # None: scaled with the length
     ],
 )
