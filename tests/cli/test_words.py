@@ -53,6 +53,7 @@ FLAGS_OF_OTHERS = {
     "gpus-per-node",
     "requeue",
     "open-mode",
+    "signal",
     "signals-to-handle",
     "run-path",
     "logdir",
