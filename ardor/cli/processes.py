@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import sys
 import tempfile
@@ -81,8 +80,7 @@ def launch(command: str, count: int, function: Callable[..., int], *arguments: A
 
 def _process(command: str, folder: Path, function: Callable[..., int], arguments: tuple[Any, ...]) -> None:
     """One of the processes: its refusal is a file, and process 0 of the launcher writes one of them."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)  # as torchrun does
+    torch.set_num_threads(1)  # as torchrun does; the run sets its own
     with signals() as received:
         try:
             in_words_of(command, function, *arguments)
