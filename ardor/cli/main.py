@@ -25,6 +25,7 @@ COMMANDS = {
     "data filter": "Keep the generated images of which a net is most confident.",
     "doctor": "Look for what makes a net's robust accuracy wrong.",
     "gate": "Measure a teacher against its record before it is distilled from.",
+    "teachers rank": "Measure several teachers on the same images, side by side.",
     "compare": "Compare two nets image by image, with McNemar's test and intervals.",
     "bench": "Make a table of the papers or a study: ours beside theirs.",
     "sweep": "Train a recipe with options that vary, and compare on validation images.",
@@ -36,7 +37,10 @@ COMMANDS = {
 """The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named: two
 words are the module and the function in it."""
 
-GROUPS = {"data": "Check a data set, and prepare it for training."}
+GROUPS = {
+    "data": "Check a data set, and prepare it for training.",
+    "teachers": "Compare teachers before one is distilled from.",
+}
 """The first of two words, and its own help."""
 
 HELP = """From a robust teacher to a small model whose robustness is measured.

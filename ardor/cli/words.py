@@ -18,6 +18,7 @@ PARTS = {
     "evaluate": ("threat", "data", "model", "transfer_from", "recipe.device"),
     "doctor": ("threat", "data", "model", "recipe.device"),
     "gate": ("threat", "data", "teacher", "student", "recipe.device"),
+    "teachers rank": ("threat", "data", "student", "recipe.device"),
     "export": ("threat", "data", "model"),
     "deploy": ("threat", "data"),
     "bench": ("threat", "data", "teacher"),
@@ -114,7 +115,7 @@ def as_options(text: str, command: str) -> str:
 
 _ORDER = (
     "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "sweep", "push", "report",
-    "data check", "data filter", "data prepare",
+    "data check", "data filter", "data prepare", "teachers rank",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 

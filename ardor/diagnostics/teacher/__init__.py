@@ -7,6 +7,7 @@ repair is tried, and the one that restores the accuracy names the cause. docs/ga
 from ardor.diagnostics.teacher.gate import LIMIT as LIMIT
 from ardor.diagnostics.teacher.gate import examine_teacher
 from ardor.diagnostics.teacher.gate import wants_robust as wants_robust
+from ardor.diagnostics.teacher.ranking import rank_teachers, ranking
 from ardor.diagnostics.teacher.result import Entropy, TeacherReport, require
 
-__all__ = ["Entropy", "TeacherReport", "examine_teacher", "require"]
+__all__ = ["Entropy", "TeacherReport", "examine_teacher", "rank_teachers", "ranking", "require"]
