@@ -133,7 +133,8 @@ def named_teachers(method: Any, config: Mapping[str, Any]) -> dict[str, str]:
     """The name of the teacher's net by "", or of each teacher's by its own. Raises ConfigError."""
     several = getattr(type(method), "teachers", ())
     if not several:
-        if extra := [key for key in ("robust", "natural") if key in config]:
+        extra = [] if config.get("name") else [key for key in ("robust", "natural") if key in config]
+        if extra:
             raise ConfigError(
                 f"expected one teacher for {type(method).__name__}, got --teacher.{extra[0]}: type --teacher RUN"
             )

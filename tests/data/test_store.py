@@ -313,7 +313,7 @@ assert not any(split.images._verified.any() for split in (train, val, test))
 net = ardor.models.build("small_cnn", width=4, channels=3, classes=2, seed=0)
 threat = ardor.Linf(4 / 255)
 suite = ardor.attacks.Suite("one", threat, {"pgd": ardor.attacks.PGD(threat, steps=1)})
-report = ardor.evaluate(net, test.limit(64), suite, batch=16)
+report = ardor.evaluate(net, test.limit(64), suite, batch=8)
 print(report.n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 

@@ -157,7 +157,7 @@ def test_the_metrics(run, tmp_path, caplog):
         for line in Run(tmp_path).metrics():
             scalars({"terms": {}} | line)
         sound(record_of_run, tmp_path)
-        sound(Run(tmp_path).truncate, 1)
+        sound(Run(tmp_path).drop_after, 1)
     sink.close()
     caplog.clear()
     good = json.dumps(record).encode()
@@ -168,7 +168,7 @@ def test_the_metrics(run, tmp_path, caplog):
     assert "line 2 of" in caplog.text
     assert "metrics.jsonl" in caplog.text
     assert "line 3" not in caplog.text, "a line that a kill cut short"
-    Run(tmp_path).truncate(1)
+    Run(tmp_path).drop_after(1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == good + b"\n"
 
 

@@ -253,7 +253,7 @@ def test_seconds_are_a_median_without_the_first_and_hours_the_whole_run(monkeypa
 
 
 def test_a_look_is_scaled_from_one_batch_of_it(monkeypatch):
-    monkeypatch.setattr("ardor.training.cost.VALIDATED", 4)
+    monkeypatch.setattr("ardor.training.cost.batch_for", lambda data: 4)
     looked = []
     monkeypatch.setattr("ardor.training.cost.validate", lambda net, part, *_: looked.append(len(part)))
     monkeypatch.setattr("ardor.training.cost.Work.timed", lambda work, run, *args: run(*args) or 1.0)
