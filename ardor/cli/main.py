@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+
+from ardor.cli.sentences import in_words_of, sentence, signals
 
 if TYPE_CHECKING:
     import inspect
@@ -52,9 +53,6 @@ options. Numbers may be written 8/255. A method, net or data set of your own is 
 `ardor COMMAND --help` lists its options, `--help-all` every one; `--debug` adds an error's traceback.
 """
 
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-"""The signals that stop a command with a sentence, as far as the system has them."""
-
 KEPT = {
     **dict.fromkeys(
         ("demo", "train", "bench", "sweep", "deploy", "data prepare"),
@@ -94,16 +92,6 @@ def command_of(words: Sequence[str]) -> str:
     return next((name for n in (2, 1) if (name := " ".join(words[:n])) in COMMANDS), "")
 
 
-def in_words_of(command: str, function: Callable[..., int], *arguments: Any) -> int:
-    """The result of a function whose messages advise options of a command."""
-    from ardor.cli.terminal import plain_logs
-    from ardor.cli.words import as_options
-    from ardor.errors import spelling
-
-    with plain_logs(), spelling(lambda text: as_options(text, command) if command else text):
-        return function(*arguments)
-
-
 @contextmanager
 def _printable() -> Iterator[None]:
     """Characters that standard output cannot encode are replaced: a run's name must not fail a finished command."""
@@ -119,35 +107,6 @@ def _printable() -> Iterator[None]:
         stream.reconfigure(errors=errors)
 
 
-@contextmanager
-def signals() -> Iterator[list[int]]:
-    """The first signal raises KeyboardInterrupt, and the same one again ends the process at once.
-
-    Yields
-    ------
-    list of int
-        The numbers of the signals so far.
-    """
-    received: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        received.append(number)
-        if len(received) == 1:
-            raise KeyboardInterrupt
-
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # no other may set a handler
-        for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):  # not one that nohup ignores
-                before[number] = signal.signal(number, stop)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _refuse(error: Exception, debug: bool) -> int:
     """Write an error as one sentence."""
     import traceback
@@ -159,25 +118,6 @@ def _refuse(error: Exception, debug: bool) -> int:
         stderr.print(traceback.format_exc(), markup=False)
     stderr.print(f"ardor: {sentence(error)}", markup=False)
     return 2
-
-
-def sentence(error: Exception) -> str:
-    """An error in one line."""
-    from cyclopts import CycloptsError
-    from cyclopts.exceptions import UnusedCliTokensError
-
-    from ardor.errors import ArdorError
-
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError) and error.strerror and not isinstance(error, ArdorError):
-        place = f"to use {error.filename}" if error.filename else "the system to read and write"
-        text = f"expected {place}, got {error.strerror}: check the name, the permissions and the free space"
-    elif isinstance(error, UnusedCliTokensError):
-        command = " ".join(("ardor", *(error.command_chain or ())))
-        text = f"expected no other words, got {' '.join(error.unused_tokens or ())}: leave them out ({command} --help)"
-    elif not isinstance(error, ArdorError | CycloptsError):
-        text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
-    return text
 
 
 def run(words: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ardor.cli.main import in_words_of, sentence, signals
+from ardor.cli.sentences import in_words_of, sentence, signals
 from ardor.engine import distributed
 from ardor.errors import ArdorError, ConfigError, RunError
 
