@@ -96,12 +96,14 @@ def folder(tmp_path):
 def test_the_configuration_is_completed(folder):
     config = Run(folder).config
     written = yaml.safe_load(CONFIG)
-    recipe = config["recipe"]
-    assert recipe.items() >= {key: value for key, value in written["recipe"].items() if key != "momentum"}.items()
-    assert recipe.items() >= {"precision": "float32", "compile": False, "warmup": 0.0, "awp": 0.0, "late": None}.items()
-    assert config["method"] == written["method"] | {"smoothing": 0.0}
-    rest = {key: value for key, value in written.items() if key not in ("recipe", "method")}
-    assert config.items() >= (rest | {"soft_labels": "live"}).items()
+    absent = {
+        "precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False,
+        "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
+        "warmup": 0.0, "clip": None, "accumulate": 1, "eps_ramp": None, "patience": 0, "awp": 0.0, "awp_from": 1,
+        "late": None, "late_from": 1, "erase": 0.0, "cutout": 0,
+    }  # fmt: skip
+    completed = {"method": written["method"] | {"smoothing": 0.0}, "recipe": written["recipe"] | absent}
+    assert config == written | completed | {"soft_labels": "live"}
     assert Run(folder).threat == {"name": "Linf", "eps": "8/255"}
     Run(folder).require(config | {"threads": 2})
     with pytest.raises(RunError, match=r"recipe\.precision: bfloat16 here, float32 there"):
