@@ -335,7 +335,7 @@ def test_options_at_the_top_of_a_command_are_few():
         parameters = inspect.signature(function).parameters.values()
         options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
         options += [f.name for p in parameters if is_dataclass(p.default) for f in fields(p.default)]
-        assert len({*options} - {"overrides", "trust_code"}) <= 18, function.__name__
+        assert len({*options} - {"overrides", "trust_code"}) <= 17, function.__name__
 
 
 def test_the_shell_as_a_process(folder):

@@ -15,6 +15,7 @@ import torch
 
 import ardor
 from ardor import methods
+from ardor.cli.commands.train import TrainWords
 from ardor.cli.main import main
 from ardor.engine import distributed
 from ardor.errors import ConfigError
@@ -90,7 +91,17 @@ def test_no_time_between_two_saves_is_refused(tmp_path, every):
     with pytest.raises(ConfigError, match=r"expected save_every of 1 step or more, or a time.*pass save_every=1000"):
         trained(tmp_path / "run", save_every=every)
     assert main(["train", *WORDS, "--run", str(tmp_path / "r"), "--save_every", "0"]) == 2
-    assert main(["train", *WORDS, "--run", str(tmp_path / "r"), "--save_minutes", "0"]) == 2
+
+
+@pytest.mark.parametrize("text", ["0m", "-1m", "nanm", "1e99m", "often", "m", "1.5"])
+def test_no_interval_is_one_sentence(tmp_path, capsys, text):
+    assert main(["train", *WORDS, "--run", str(tmp_path / "r"), f"--save_every={text}"]) == 2
+    assert f"expected --save_every as steps or minutes, got {text}: type --save_every 500" in capsys.readouterr().err
+
+
+def test_steps_and_minutes_have_one_option():
+    every = [TrainWords(data="digits", student="small_cnn", method="natural", save_every=t) for t in ("500", "1.5m")]
+    assert [words.job(None, {}).save_every for words in every] == [500, timedelta(minutes=1.5)]
 
 
 def test_a_damaged_state_inside_an_epoch_falls_back_to_the_end_of_the_one_before(tmp_path, caplog):

@@ -68,9 +68,7 @@ class TrainWords:
     threads
         Threads of torch; default the run's, in a new run 1 for a small net on a CPU.
     save_every
-        Steps from one save of the state inside an epoch to the next, in place of `save_minutes`.
-    save_minutes
-        Minutes from one save of the state inside an epoch to the next.
+        From one save of the state inside an epoch to the next: steps, or minutes as in 10m.
     processes
         Processes of this machine that share each step; on several machines torchrun starts them.
     compile
@@ -93,8 +91,7 @@ class TrainWords:
     soft_labels: Literal["float32", "float16", "live"] | None = None
     soft_labels_in: Path | None = None
     threads: int | None = None
-    save_every: int | None = None
-    save_minutes: float = 10.0
+    save_every: str = "10m"
     processes: int = 1
     compile: bool = False
     trust_code: bool = False
@@ -137,7 +134,7 @@ class TrainWords:
             folder = words.soft_labels_in or job.run.parent / ".soft-labels"
             job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
         job.gate, job.log, job.threads = words.gate, words.log, words.threads
-        job.save_every = words.save_every if words.save_every is not None else _minutes(words.save_minutes)
+        job.save_every = _interval(str(words.save_every))
         return job
 
 
@@ -211,10 +208,16 @@ def train_alone(recipe: Path | None, words: TrainWords, overrides: Overrides) ->
     return 0
 
 
-def _minutes(minutes: float) -> timedelta:
-    if not 0 < minutes < 60 * 24 * 365:
-        raise ConfigError(f"expected --save_minutes as a number above 0, got {minutes}: type --save_minutes 10")
-    return timedelta(minutes=minutes)
+def _interval(text: str) -> int | timedelta:
+    """Steps, or a time. Raises ConfigError."""
+    with contextlib.suppress(ValueError, OverflowError):
+        if not text.endswith("m"):
+            return int(text)  # the loop refuses 0 and less
+        if (minutes := float(text[:-1])) > 0:
+            return timedelta(minutes=minutes)
+    raise ConfigError(
+        f"expected --save_every as steps or minutes, got {text}: type --save_every 500 or --save_every 10m"
+    )
 
 
 def _require_teacher(job: Job) -> None:
