@@ -6,7 +6,6 @@ are decoded whenever they are read, by threads: they draw no random number, so t
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +13,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ardor.data.arrays import PARTS, physical_memory
 from ardor.data.decode import Pixels, Resize, Rule
-from ardor.data.images import HASH_BYTES, Hashes, pixel_hashes, positions, resized_crops
+from ardor.data.images import positions
+from ardor.data.on_demand import OnDemand
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError
 
@@ -188,11 +187,8 @@ def split_of(name: str, part: Part, images: FolderImages, on_demand: bool) -> Sp
     )
 
 
-class FolderImages:
-    """Images of files, decoded when they are read: see `ardor.data.images.Images`.
-
-    The shape is that of the first file. A hash is taken when an image is first read; another image in the same file
-    later is refused.
+class FolderImages(OnDemand):
+    """Images of files, decoded when they are read, by threads.
 
     Parameters
     ----------
@@ -211,56 +207,21 @@ class FolderImages:
         Where a file is missing or damaged, or its image is of another size or has changed: when it is read.
     """
 
-    dtype = torch.uint8
-
     def __init__(self, part: Part, rule: Rule, workers: int) -> None:
         if isinstance(workers, bool) or not isinstance(workers, int) or not 0 <= workers <= 256:
             raise ConfigError(
                 f"expected data.workers from 0 to 256, the number of threads, got {workers!r}: type --data.workers 4"
             )
-        n, (height, width, channels) = len(part.files), rule.read(part.files[0]).shape
-        self._part, self._rule, self._workers = part, rule, workers
-        self._pool = ThreadPoolExecutor(workers, "decode") if workers else None
-        self._rows = torch.arange(n)
-        self._hashes, self._known = np.zeros((n, HASH_BYTES), np.uint8), np.zeros(n, np.bool_)  # shared by subsets
-        self.full = (height, width)
-        self.shape = torch.Size((n, channels, height, width))
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, rows: Tensor | slice) -> Tensor:
-        pixels = torch.empty((len(positions(rows, len(self))), *self.shape[1:]), dtype=torch.uint8)
-        for to, image in zip(pixels, self.read(rows), strict=True):
-            to.copy_(torch.from_numpy(image).permute(2, 0, 1))
-        return pixels
-
-    def take(self, rows: Tensor | slice) -> FolderImages:
-        """The rows as images. No file is read."""
-        taken = copy.copy(self)
-        taken._rows = self._rows[positions(rows, len(self))]
-        taken.shape = torch.Size((len(taken), *self.shape[1:]))
-        return taken
-
-    def crops(self, rows: Tensor | slice, boxes: Tensor, size: int | tuple[int, int]) -> Tensor:
-        """(B, C, *size): of each row the part in its box, resized."""
-        images = (torch.from_numpy(image).permute(2, 0, 1) for image in self.read(rows))
-        return resized_crops(images, boxes, size)
-
-    def hashes(self) -> Hashes:
-        """(N, 16) uint8. Files that were not read before are decoded."""
-        for _ in self.read(torch.from_numpy(~self._known)[self._rows]):
-            pass
-        hashes: Hashes = self._hashes[self._rows.numpy()]
-        return hashes
+        super().__init__(lambda row: rule.read(part.files[row]), len(part.files), str(part.name))
+        self._part = part
+        self._pool, self._ahead = ThreadPoolExecutor(workers, "decode") if workers else None, 2 * workers
 
     def read(self, rows: Tensor | slice) -> Iterator[Pixels]:
         """The images (H, W, C) of rows, in their order."""
-        return ordered(self._pool, self._image, self._rows[positions(rows, len(self))].tolist(), 2 * self._workers)
+        return ordered(self._pool, self._image, self._rows[positions(rows, len(self))].tolist(), self._ahead)
 
     def _image(self, row: int) -> Pixels:
-        file = self._part.files[row]
-        image = self._rule.read(file)
+        file, image = self._part.files[row], self._make(row)
         channels, *size = self.shape[1:]
         if image.shape != (*size, channels):
             side = min(224, *size, *image.shape[:2])
@@ -269,11 +230,7 @@ class FolderImages:
                 f"{size[0]} in {self._part.files[0]}: type --data.size {side} to resize all, and --data.resize "
                 "squash to keep what the centre crop would cut off"
             )
-        digest = pixel_hashes(image[None])[0]
-        if not self._known[row]:
-            self._hashes[row] = digest
-            self._known[row] = True
-        elif not np.array_equal(digest, self._hashes[row]):
+        if not self._same(row, image):
             raise DataError(f"expected the image that {file} had before, got another: restore it, or start again")
         return image
 

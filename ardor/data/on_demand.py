@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import numpy as np
 import torch
@@ -48,11 +49,11 @@ class OnDemand:
 
     def __getitem__(self, rows: Tensor | slice) -> Tensor:
         pixels = torch.empty((len(positions(rows, len(self))), *self.shape[1:]), dtype=torch.uint8)
-        for to, image in zip(pixels, self._read(rows), strict=True):
-            to.copy_(image)
+        for to, image in zip(pixels, self.read(rows), strict=True):
+            to.copy_(torch.from_numpy(image).permute(2, 0, 1))
         return pixels
 
-    def take(self, rows: Tensor | slice) -> OnDemand:
+    def take(self, rows: Tensor | slice) -> Self:
         """The rows as images. None is read."""
         taken = copy.copy(self)
         taken._rows = self._rows[positions(rows, len(self))]
@@ -61,24 +62,34 @@ class OnDemand:
 
     def crops(self, rows: Tensor | slice, boxes: Tensor, size: int | tuple[int, int]) -> Tensor:
         """(B, C, *size): of each row the part in its box, resized."""
-        return resized_crops(self._read(rows), boxes, size)
+        images = (torch.from_numpy(image).permute(2, 0, 1) for image in self.read(rows))
+        return resized_crops(images, boxes, size)
 
     def hashes(self) -> Hashes:
         """(N, 16) uint8. Images that were not read before are read."""
-        for _ in self._read(torch.from_numpy(~self._known)[self._rows]):
+        for _ in self.read(torch.from_numpy(~self._known)[self._rows]):
             pass
         hashes: Hashes = self._hashes[self._rows.numpy()]
         return hashes
 
-    def _read(self, rows: Tensor | slice) -> Iterator[Tensor]:
-        """Each image as (C, H, W)."""
-        for row in self._rows[positions(rows, len(self))].tolist():
-            image = self._make(row)
-            digest = pixel_hashes(image[None])[0]
-            if self._known[row] and not np.array_equal(digest, self._hashes[row]):
-                raise DataError(f"expected the image that row {row} of {self._name} had before, got another: {FIXED}")
-            self._hashes[row], self._known[row] = digest, True
-            yield torch.from_numpy(image).permute(2, 0, 1)
+    def read(self, rows: Tensor | slice) -> Iterator[Pixels]:
+        """The images (H, W, C) of rows, in their order."""
+        return map(self._image, self._rows[positions(rows, len(self))].tolist())
+
+    def _image(self, row: int) -> Pixels:
+        image = self._make(row)
+        if not self._same(row, image):
+            raise DataError(f"expected the image that row {row} of {self._name} had before, got another: {FIXED}")
+        return image
+
+    def _same(self, row: int, image: Pixels) -> bool:
+        """Whether an image is that of an earlier read, whose hash is kept."""
+        digest = pixel_hashes(image[None])[0]
+        if self._known[row]:
+            return np.array_equal(digest, self._hashes[row])
+        self._hashes[row] = digest
+        self._known[row] = True
+        return True
 
 
 FIXED = (
