@@ -479,6 +479,8 @@ def test_absld_sharpens_the_targets_of_harder_classes(epoch, h):
     terms = method.terms(student, teacher, x2, y2, epoch=epoch, noise=noise)
     target = teacher(x2) / method.tau_[1][y2][:, None].double()
     torch.testing.assert_close(terms["clean"], divergence(target, student(x2)) / 6, rtol=1e-5, atol=1e-8)
+    target = teacher(x2) / method.tau_[0][y2][:, None].double()
+    torch.testing.assert_close(terms["robust"], divergence(target, student(x2)) * 5 / 6, rtol=1e-5, atol=1e-8)
     product = copy.deepcopy(method)
     product.product = True
     terms = product.terms(student, teacher, x2, y2, epoch=epoch, noise=noise)
