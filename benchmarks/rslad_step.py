@@ -6,7 +6,7 @@
     python benchmarks/rslad_step.py --net resnet18 --batch 128 --pairs 3 --teacher wide_resnet --table
     python benchmarks/rslad_step.py --net resnet18 --batch 1024 --pairs 20 --teacher wide_resnet --table --device cuda
 
-The released step is written here from its description (docs/cards/rslad.md): start x + 0.001 N, ten times the sign
+The released step is written here from its description (docs/methods/rslad.md): start x + 0.001 N, ten times the sign
 of the gradient of the summed KL in eval mode, projection, then two train-mode passes, the KL averaged over batch and
 classes with log(T + 1e-5) in its entropy part, SGD. Ours is the loop itself (`train_epoch`) over one batch:
 float32, with bfloat16 in the attack, and with bfloat16 in learning too. --table: the teacher's soft labels are kept

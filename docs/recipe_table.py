@@ -1,4 +1,4 @@
-"""Write the tables of docs/recipes.md, between its markers, from recipes/*.yaml and the paper's figures.
+"""Write the tables of docs/methods/recipes.md, between its markers, from recipes/*.yaml and the paper's figures.
 
 python docs/recipe_table.py
 """
@@ -15,7 +15,7 @@ import ardor
 from ardor.storage.config import read_yaml
 from ardor.storage.recipes import find_recipe, read_recipe
 
-PAGE = Path(__file__).with_name("recipes.md")
+PAGE = Path(__file__).with_name("methods") / "recipes.md"
 BEGIN, END = "<!-- begin: python docs/recipe_table.py -->\n", "<!-- end -->\n"
 FIGURES = Path(ardor.__file__).parent / "experiments" / "paper" / "whitebox.csv"
 COLUMNS = {
@@ -100,7 +100,7 @@ def figures(method: str, data: str, student: str) -> list[str]:
 
 
 def page() -> str:
-    """docs/recipes.md with its tables written anew."""
+    """docs/methods/recipes.md with its tables written anew."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)

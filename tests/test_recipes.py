@@ -1,4 +1,4 @@
-"""Every recipe: its numbers against the published ones, its rows in docs/recipes.md, its smoke form run."""
+"""Every recipe: its numbers against the published ones, its rows in docs/methods/recipes.md, its smoke form run."""
 
 import copy
 import csv
@@ -215,7 +215,7 @@ def figures(method, data, student):
 
 
 def index():
-    return (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    return (ROOT / "docs" / "methods" / "recipes.md").read_text(encoding="utf-8")
 
 
 def configured(line):

@@ -2,7 +2,7 @@
 
 One batch first (`checks.net.of_net`), then the net against its own record, then attacks under the threat: FGSM, PGD
 with 10 and 50 steps, CW, APGD and targeted APGD, new starts, Square with 300 queries, and PGD over growing radii up to
-one where every image can turn plain grey. docs/findings.md says what each finding means.
+one where every image can turn plain grey. docs/concepts/findings.md says what each finding means.
 """
 
 from __future__ import annotations

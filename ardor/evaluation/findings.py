@@ -37,8 +37,8 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 class Finding:
     """A flaw or limit of a result, with its evidence.
 
-    name: its section in docs/findings.md. severity: "note", "warning" or "error". evidence: with figures. next: what to
-    do.
+    name: its section in docs/concepts/findings.md. severity: "note", "warning" or "error". evidence: with figures.
+    next: what to do.
     """
 
     name: str

@@ -163,7 +163,7 @@ def require_known(net: nn.Module, shape: tuple[int, ...], classes: int, who: str
 
 
 def table() -> str:
-    """The known teachers as a Markdown table, that of docs/teachers.md."""
+    """The known teachers as a Markdown table, that of docs/reference/teachers.md."""
     head = (
         "id",
         "data",

@@ -179,7 +179,7 @@ def restatistic(net: nn.Module, batches: Iterable[Any], forward: Callable[[Any],
         Its statistics are replaced at the first pass, so that an attack before it has a net that works.
     batches : iterable
         Images (B, C, H, W) on the net's device, augmented as in training; about a hundred at batch 128. Clean images
-        gave the same accuracies as a method's attacked and clean passes (docs/averaging.md).
+        gave the same accuracies as a method's attacked and clean passes (docs/concepts/averaging.md).
     forward : callable, optional
         Called with each batch in place of `net`: `lambda batch: method.terms(net, teacher, *batch, ...)` counts every
         pass of the method.

@@ -101,7 +101,7 @@ def known(option):
 
 
 def test_every_option_in_a_message_or_page_exists():
-    pages = [(path, path.read_text()) for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    pages = [(path, path.read_text()) for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
     pages = [(path, text) for path, text in pages if path.name not in ("LOG.md", "performance.md")]
     assert len(ADVISED) > 100
     for path, text in [*ADVISED, *pages]:

@@ -20,7 +20,7 @@ from ardor.testing import TinyNet, problem, require_same, snapshot
 from ardor.testing.shared import global_rng, trained
 from tests.conftest import ROOT, Half, Wrapped, filled
 
-DOCS = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
+DOCS = (ROOT / "docs" / "concepts" / "findings.md").read_text(encoding="utf-8")
 SEVERITY = dict(re.findall(r"^\| \[(\w+)\]\(.*?\) \| (.*?) \|", DOCS, re.MULTILINE))
 
 

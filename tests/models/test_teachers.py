@@ -34,7 +34,7 @@ def built(record, seed=0):
 def test_the_doc_shows_the_table(monkeypatch):
     for record in (TINY, TINY100):
         monkeypatch.delitem(KNOWN, f"{record.data}/{record.id}")
-    assert table() in (ROOT / "docs" / "teachers.md").read_text(encoding="utf-8")
+    assert table() in (ROOT / "docs" / "reference" / "teachers.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ class Program(nn.Module):
     Attributes
     ----------
     metadata : dict
-        The metadata of the file (docs/export.md lists the keys).
+        The metadata of the file (docs/reference/export.md lists the keys).
     class_names : tuple of str
         In the order of the logits.
     digest : (32,) uint8 Tensor

@@ -1,7 +1,7 @@
 """export: a net to a file for a device, compared with the net before it is written.
 
-A file that does not match is refused. Its metadata (docs/export.md lists the keys) contain the measured parity and the
-hashes of net, data and file.
+A file that does not match is refused. Its metadata (docs/reference/export.md lists the keys) contain the measured
+parity and the hashes of net, data and file.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Exported:
     parity : Parity
         The comparison with the net.
     metadata : dict
-        Its metadata; docs/export.md lists the keys.
+        Its metadata; docs/reference/export.md lists the keys.
     forced : tuple of str
         The requirements that it misses, where it was forced.
     """

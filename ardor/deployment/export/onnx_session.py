@@ -68,7 +68,7 @@ class Session(nn.Module):
     Attributes
     ----------
     metadata : dict
-        The metadata of the file (docs/export.md lists the keys); {} for a third-party file.
+        The metadata of the file (docs/reference/export.md lists the keys); {} for a third-party file.
     class_names : tuple of str
         In the order of the logits; () where they are unknown.
     digest : (32,) uint8 Tensor
@@ -123,7 +123,7 @@ class Session(nn.Module):
 
     @property
     def without_gradients(self) -> str:
-        """Why the file has no gradients, for its reports; empty where it has: see docs/findings.md."""
+        """Why the file has no gradients, for its reports; empty where it has: see docs/concepts/findings.md."""
         if self.foreign:
             return (
                 f"{self.name} was not exported by ardor: it is judged as a black box, its images taken as (B, C, H, W) "

@@ -1,6 +1,6 @@
 """examine_data: damage, sizes, kinds of pixels, classes, exact duplicates and memory of a data set.
 
-Each finding has a row in docs/data.md.
+Each finding has a row in docs/reference/data.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The gate: does a teacher match its record? Minutes of measurement before hours of training.
 
 Clean accuracy and PGD-20 on validation images against the teacher's record; where they are too low, each possible
-repair is tried, and the one that restores the accuracy names the cause. docs/gate.md explains each finding.
+repair is tried, and the one that restores the accuracy names the cause. docs/concepts/teacher.md explains each finding.
 """
 
 from ardor.diagnostics.teacher.gate import LIMIT as LIMIT

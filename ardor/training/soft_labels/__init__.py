@@ -2,7 +2,7 @@
 
 Crop and flip give at most 162 views of an image, resized crops as many as `recipe.views`, and the teacher's weights do
 not change, so its logits can be read instead of computed. `SoftLabelCache` is a folder of tables, `SoftLabels` one
-table, `CachedTeacher` the teacher of one batch. docs/cache.md has the guarantees.
+table, `CachedTeacher` the teacher of one batch. docs/concepts/soft_labels.md has the guarantees.
 """
 
 from ardor.training.soft_labels.savings import Saving, saving
