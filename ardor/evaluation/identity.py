@@ -68,7 +68,7 @@ def empty_report(
         suite=suite.name,
         sequential=suite.sequential,
         threat=describe(suite.threat),
-        attacks={name: _resolved(attack) for name, attack in attacks.items()},
+        attacks={name: resolved(attack) for name, attack in attacks.items()},
         index=data.index.tolist(),
         labels=data.labels.tolist(),
         verdicts={},
@@ -78,7 +78,7 @@ def empty_report(
     )
 
 
-def _resolved(attack: Attack) -> dict[str, object]:
+def resolved(attack: Attack) -> dict[str, object]:
     """The hyperparameters of an attack, with a step of None as eps / 4."""
     config: dict[str, object] = describe(attack)
     if config.get("step", 0) is None:
