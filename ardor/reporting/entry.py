@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +22,8 @@ from ardor.storage.runs import Run
 from ardor.types import Threat
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ardor.deployment.variants import DeploymentReport
 
 
@@ -92,6 +94,40 @@ class Example:
     clean: Tensor
     adversarial: dict[str, Tensor]
     says: dict[str, tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a page claims first.
+
+    Parameters
+    ----------
+    nets : by name of a net of the page, what it is, as words after the name: "trained as usual".
+    text : the claim, in sentences that follow from paired comparisons.
+    """
+
+    nets: Mapping[str, str]
+    text: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of a page in front of its results.
+
+    Parameters
+    ----------
+    key, title : its id and its heading.
+    text : the paragraph below the heading.
+    figure, label : a function that draws, and what it shows, for who cannot see it.
+    caption : below the figure.
+    """
+
+    key: str
+    title: str
+    text: str
+    figure: Callable[[], Figure]
+    label: str
+    caption: str
 
 
 def entry_of(

@@ -5,7 +5,7 @@ Its content is computed here, its layout is in page.html. The same arguments giv
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ardor.deployment.variants.comparison import VARIANTS
 from ardor.errors import ConfigError
 from ardor.evaluation.proportion import Summary
 from ardor.reporting import device, downloads, evidence, table
-from ardor.reporting.entry import Example, PageEntry
+from ardor.reporting.entry import Example, Headline, PageEntry, Section
 from ardor.reporting.template import package_text, render
 from ardor.storage.files import write_text
 
@@ -30,6 +30,8 @@ def write(
     trial: str = "",
     command: str = "",
     links: Mapping[str, str] | None = None,
+    headline: Headline | None = None,
+    sections: Sequence[Section] = (),
 ) -> Path:
     """Write the page; a section without content is left out.
 
@@ -44,6 +46,8 @@ def write(
         where a net was evaluated on a part of the images.
     command : what reproduces the page, quoted for a shell.
     links : text to the file beside the page that it links to.
+    headline : in place of the comparison of two students.
+    sections : in front of the results.
 
     Returns
     -------
@@ -77,8 +81,9 @@ def write(
         style=Markup(package_text("ardor.reporting", "style.css")),
         intro=intro,
         notes=notes,
-        headline=[] if trial else _headline(results, distilled),
-        distilled=distilled,
+        headline=None if trial else headline or _headline(results, distilled),
+        figures_of={entry.name: entry.accuracies for entry in entries},
+        sections=sections,
         protocols=evidence.protocols(entries),
         results=results,
         images=table.images,
@@ -94,7 +99,7 @@ def write(
         attacks=evidence.attacks(entries),
         nets=evidence.nets(entries),
         versions=evidence.versions(entries),
-        figures=_figures(entries, results),
+        figures=_figures(entries, results, sections),
         variants=VARIANTS,
         devices=device.tables(entries),
         measured=device.measured(entries),
@@ -104,18 +109,21 @@ def write(
     return write_text(path, text)
 
 
-def _headline(results: list[table.Table], distilled: str | None) -> list[dict[str, Any]]:
+def _headline(results: list[table.Table], distilled: str | None) -> Headline | None:
     """The undefended student and the distilled or the most robust one of the first table, where it is shown better."""
     entries = results[0].entries if results else []
-    students: dict[str, Any] = {e.name: {"name": e.name, **e.accuracies} for e in entries if e.role == "student"}
+    students = {entry.name: entry for entry in entries if entry.role == "student"}
     natural = next((name for name in students if name.lower() == "natural"), None)
     others = [name for name in students if name != natural and distilled in (None, name)]
     if natural is None or not others:
-        return []
-    best = max(others, key=lambda name: students[name]["worst_case"].value)
-    pair = [entry for name in (natural, best) for entry in entries if entry.name == name]
-    above = students[best]["worst_case"].value > students[natural]["worst_case"].value
-    return [students[natural], students[best]] if above and table.differ(*pair) else []
+        return None
+    robust = {name: entry.accuracies["worst_case"].value for name, entry in students.items()}
+    best = max(others, key=lambda name: robust[name])
+    if robust[best] <= robust[natural] or not table.differ(students[natural], students[best]):
+        return None
+    why = "distilled from the teacher" if distilled else "the most robust student here"
+    verdict = f"{results[0].verdict}." if results[0].verdict else ""
+    return Headline({natural: "without a defence, falls", best: f"{why}, stands"}, verdict)
 
 
 def _worst_first(cells: list[Any]) -> list[Any]:
@@ -128,14 +136,15 @@ def _spread(summary: Summary) -> str:
     return f"{100 * low:.1f} – {100 * high:.1f}" if len(summary.seeds) == 1 else f"± {100 * summary.sd:.1f}"
 
 
-def _figures(entries: list[PageEntry], results: list[table.Table]) -> dict[str, list[Any]]:
+def _figures(entries: list[PageEntry], results: list[table.Table], sections: Sequence[Section]) -> dict[str, list[Any]]:
     """Inline SVG by section; no figure has nets of two protocols. "accuracy" has a list for each table."""
     from ardor.reporting import figures as draw
     from ardor.reporting.styles import styles_of
     from ardor.reporting.svg import calm, svg
 
     styles = styles_of(entries)
-    images: dict[str, list[Any]] = {"accuracy": [], "training": [], "radius": [], "device": [], "trend": []}
+    kinds = ("sections", "accuracy", "training", "radius", "device", "trend")
+    images: dict[str, list[Any]] = {kind: [] for kind in kinds}
     drawn = 0
 
     def draw_svg(figure: Any, label: str) -> Any:
@@ -144,6 +153,7 @@ def _figures(entries: list[PageEntry], results: list[table.Table]) -> dict[str, 
         return svg(figure, f"figure{drawn}", label)
 
     with calm():
+        images["sections"] = [draw_svg(section.figure(), section.label) for section in sections]
         for of in results:
             titles = {"clean": "Clean accuracy", "worst_case": "Worst-case robust accuracy"}
             pair = []

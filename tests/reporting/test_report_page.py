@@ -146,6 +146,31 @@ def test_the_headline_names_the_fallen_and_the_standing(page, tmp_path):
     assert "Worst case: no difference shown between sat (9.0) and rslad (8.0" in named
 
 
+def test_a_caller_may_give_the_headline_and_sections_before_the_results(tmp_path):
+    from ardor.reporting.entry import Headline, Section
+    from ardor.reporting.figures import accuracy
+    from ardor.reporting.styles import styles_of
+
+    pair = [PageEntry("natural", "student", [share(1)]), PageEntry("rslad", "student", [share(45)])]
+
+    def draw():
+        return accuracy(pair, [entry.accuracies["clean"] for entry in pair], styles_of(pair), "drawn")
+
+    section = Section("labels", "By <labels>", "A paragraph.", draw, "What the figure shows", "Its caption.")
+    words = {"headline": Headline({"rslad": "of <no> label"}, "The claim."), "sections": [section]}
+    text = write(tmp_path / "p.html", pair, **words).read_text()
+    found = Page(text)
+    assert found.texts["b"] == ["90.0 → 45.0 %"]
+    assert ", of <no> label." in found.texts["span"]
+    assert "The claim." in found.texts["p"]
+    assert text.index('id="labels"') < text.index('id="results"')
+    assert ("a", "href", "#labels") in found.attributes
+    assert ("svg", "aria-label", "What the figure shows") in found.attributes
+    assert {"By <labels>", "A paragraph.", "Its caption."} <= {t for texts in found.texts.values() for t in texts}
+    assert 'class="headline"' not in write(tmp_path / "t.html", pair, trial="part", **words).read_text()
+    assert 'id="labels"' not in write(tmp_path / "n.html", pair).read_text()
+
+
 def test_missing_pieces_leave_their_section_out(tmp_path):
     bare = Page(write(tmp_path / "p.html", [PageEntry("sat", "student", [report()])]).read_text())
     assert [value for tag, name, value in bare.attributes if (tag, name) == ("section", "id")] == ["results", "wrong"]
