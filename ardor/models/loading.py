@@ -28,8 +28,11 @@ from ardor.storage.runs import Run
 from ardor.storage.tensors import read_tensors
 from ardor.storage.trust import require_no_code
 
-PUBLISHED: dict[str, tuple[str, ...]] = {"robustbench": ("weights", "state", "root", "download"), "hf": ()}
+PUBLISHED: dict[str, tuple[str, ...]] = {"robustbench": ("weights", "state", "root", "download"), "hf": (), "ardor": ()}
 """Prefixes, before the colon, of the names of published nets, and the options that each takes."""
+
+WHOLE = ("hf", "ardor")
+"""Prefixes of names that are of one net and its one file of weights."""
 
 Statistics: TypeAlias = Mapping[str, Any]
 """mean and std where they are given, else empty."""
@@ -60,6 +63,7 @@ def load(
         - a run's folder, whose config.yaml names the student;
         - a weights file of a run, which names its net itself;
         - a builder's name or `file.py:Name`, with `weights`; a `file.py:Name` without weights brings its own;
+        - `ardor:NAME`, a net that the package has (see `zoo`): `ardor models` lists them;
         - `robustbench:ID` or `robustbench:cifar100/ID`, one of `known.KNOWN`: our network with the file `weights`, else
           with ROOT/DATA/Linf/ID.pt, where RobustBench keeps it; else, with `download`, from its plain address to
           there; else by the package robustbench, if that is installed;
@@ -102,7 +106,7 @@ def load(
     name = str(name)
     path = Path(name)
     statistics = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
-    if state is not None and (weights is None or source_of(name) == "hf"):
+    if state is not None and (weights is None or source_of(name) in WHOLE):
         raise ConfigError(
             f"expected weights for the state {shown(state, 40)}, got {shown(name)}, which has one: type "
             "--model.weights FILE, or leave the state out"
@@ -224,7 +228,7 @@ def _published(
     options: dict[str, Any],
     statistics: Statistics,
 ) -> nn.Module:
-    from ardor.models import hub, published
+    from ardor.models import hub, published, zoo
 
     _refuse_options(name, weights, options)
     classes, path = options.get("classes"), weights
@@ -232,6 +236,8 @@ def _published(
         net, name, path = published.from_robustbench(
             name, weights=weights, state=state, root=root, download=download, classes=classes
         )
+    elif name.startswith(zoo.PREFIX):
+        net = zoo.from_zoo(name, classes)
     else:
         net, name = hub.from_hub(name, classes)
     vars(net)["built_as"] = {"name": name}
@@ -245,7 +251,7 @@ def _refuse_options(name: str, weights: str | Path | None, options: dict[str, An
             f"expected no options for {name}, which is built as it was published, got {', '.join(extra)}: leave them "
             "out, or name the network, say wide_resnet, with its weights"
         )
-    if weights is not None and source_of(name) == "hf":
+    if weights is not None and source_of(name) in WHOLE:
         raise ConfigError(f"expected no weights for {name}, which brings its own, got {weights}: leave them out")
 
 

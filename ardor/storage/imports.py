@@ -32,7 +32,7 @@ MOVED = {"ardor.bench.labels": "ardor.experiments.label_study"}
 """Earlier names of modules, which configurations on disk may contain."""
 BUNDLED = {f"{place}:{name}" for place in (*MOVED, *MOVED.values()) for name in ("LabelKinds", "both")}
 """Names of this package's own code in that form, which a file that is read may contain."""
-RESERVED = ("npz", "folder", "store", "dataset", "robustbench", "hf", "timm")
+RESERVED = ("npz", "folder", "store", "dataset", "robustbench", "hf", "timm", "ardor")
 """What stands before the colon in names of data and nets, and is never imported."""
 CODE = re.compile(r"(.*\.py|[\w.-]+):[^\W\d]\w*", re.DOTALL)
 """The form of a name of code, file.py:Name or module:Name, where other text is possible."""

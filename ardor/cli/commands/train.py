@@ -46,7 +46,7 @@ class TrainWords:
     student
         small_cnn, resnet18, resnet50, mobilenet_v2, wide_resnet, wide_resnet_silu, timm:NAME or file.py:Name.
     teacher
-        A run, a net with --teacher.weights FILE, robustbench:ID, hf:OWNER/NAME or timm:NAME.
+        A run, a net with --teacher.weights FILE, ardor:NAME, robustbench:ID, hf:OWNER/NAME or timm:NAME.
     method
         rslad, ard, iad, kd, trades, mart, sat, natural, variance_gap or file.py:Name; default rslad.
     threat

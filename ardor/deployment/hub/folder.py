@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,7 @@ from typing import Any
 from ardor.errors import RunError
 from ardor.models.mismatch import some
 from ardor.storage.files import left_over, make_folder, refusal, remove, replace, sync, temporary_beside
-
-SUMS = "SHA256SUMS"
-"""One line for each other file, as `sha256sum -c` reads it."""
+from ardor.storage.sums import SUMS, changed, digests, recorded, write_sums
 
 
 def put(folder: Path, fill: Callable[[Path], Any]) -> Path:
@@ -43,7 +40,7 @@ def put(folder: Path, fill: Callable[[Path], Any]) -> Path:
             remove(dead)
         temporary.mkdir()
         fill(temporary)
-        (temporary / SUMS).write_text("".join(f"{h}  {n}\n" for n, h in _hashes(temporary).items()), encoding="utf-8")
+        write_sums(temporary)
         for path in temporary.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -81,21 +78,13 @@ def _foreign(folder: Path) -> str:
         return "which is a file" if folder.exists() else "which is not there"
     if not (folder / SUMS).is_file():
         return f"without {SUMS}"
-    lines = (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines()
-    recorded = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    present = _hashes(folder)
-    if more := sorted(present.keys() - recorded.keys()):
+    written, present = recorded(folder), digests(folder)
+    if more := sorted(present.keys() - written.keys()):
         return f"with other files ({some(more)})"
-    if less := sorted(recorded.keys() - present.keys()):
+    if less := sorted(written.keys() - present.keys()):
         return f"without {some(less)}"
-    changed = sorted(name for name in recorded if recorded[name] != present[name])
-    return f"in which {some(changed)} changed since" if changed else ""
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file by name; a folder counts as a file with an empty one."""
-    paths = [path for path in sorted(folder.iterdir()) if path.name != SUMS]
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "" for path in paths}
+    edited = changed(written, present)
+    return f"in which {some(edited)} changed since" if edited else ""
 
 
 def _swap(temporary: Path, target: Path, old: Path) -> None:

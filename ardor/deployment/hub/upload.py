@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ardor.deployment.hub.folder import SUMS, require_whole
+from ardor.deployment.hub.folder import require_whole
 from ardor.errors import ArdorError, ConfigError, RunError
 from ardor.models.hub import from_folder
 from ardor.models.mismatch import some
 from ardor.storage.imports import require_package
+from ardor.storage.sums import SUMS
 from ardor.version import __version__
 
 INITIAL = {".gitattributes", "README.md"}
