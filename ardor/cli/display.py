@@ -92,7 +92,9 @@ class Board:
 
     def update(self, event: EpochRecord | StepProgress) -> None:
         """Take a step's or an epoch's figures."""
-        self._first = event.epoch - 1 if self._first is None else self._first
+        if self._first is None:
+            self._first = event.epoch - 1
+            self._first += event.earlier / event.steps if isinstance(event, StepProgress) else 0
         self._terms = event.terms
         if isinstance(event, StepProgress):
             self._done, self._epoch = event.epoch - 1 + event.step / event.steps, event.epoch

@@ -21,6 +21,8 @@ class StepProgress:
         Of this epoch so far.
     terms : mapping of str to float
         Mean loss terms of this epoch so far.
+    earlier : int
+        Steps of this epoch that an earlier process made.
     """
 
     epoch: int
@@ -29,6 +31,7 @@ class StepProgress:
     steps: int
     images_per_second: float
     terms: Mapping[str, float]
+    earlier: int = 0
 
 
 ProgressCallback: TypeAlias = Callable[[StepProgress], None]

@@ -213,8 +213,9 @@ def train_epoch(
     steps = batches(recipe, "order", epoch, train)
     images = sum(map(len, steps))
     pending: list[tuple[float, Update]] = []
+    earlier = state.step
     with train_mode(student):
-        for number, rows in enumerate(steps[state.step :], state.step + 1):
+        for number, rows in enumerate(steps[earlier:], earlier + 1):
             part, share = distributed.shard(rows)
             x, y, index, view = augmented(train, part, recipe, epoch, device)
             x = x.contiguous(memory_format=layout)
@@ -248,7 +249,7 @@ def train_epoch(
             if progress is not None and number % EVERY == 0:
                 done, speed = number / len(steps), number * recipe.batch / state.seconds
                 terms = {name: value * distributed.world_size() / done for name, value in state.sums.items()}
-                progress(StepProgress(epoch, recipe.epochs, number, len(steps), speed, terms))
+                progress(StepProgress(epoch, recipe.epochs, number, len(steps), speed, terms, earlier))
             if settled and saving is not None and saving.stops():
                 return None
     rate = float(optimiser.param_groups[0]["lr"])

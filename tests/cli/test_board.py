@@ -76,6 +76,12 @@ def test_the_board_of_a_run_that_goes_on(run):
     assert shown(draw_at(board, 20.0))[0].endswith("60 s left"), "at the pace of this process, not of all epochs"
 
 
+def test_the_pace_of_a_run_that_goes_on_inside_an_epoch(run):
+    board = display.Board(4, str(run), lambda: 0.0)
+    board.update(StepProgress(1, 4, 90, 100, 10, {"kl": 1.0}, earlier=80))
+    assert shown(draw_at(board, 10.0))[0].endswith("5 min left"), "310 s: ten of its own steps took 10 s"
+
+
 def test_off_a_terminal_a_plain_line_per_epoch(run, monkeypatch):
     file = io.StringIO()
     monkeypatch.setattr(display, "err", Console(file=file, highlight=False, soft_wrap=True))
