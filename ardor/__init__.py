@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 from ardor.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from ardor import attacks, data, errors, losses, methods, models
+    from ardor import attacks, data, errors, losses, methods, models, plot
     from ardor.attacks.threat import L2, Linf
     from ardor.deployment.export import export
     from ardor.engine.modes import attack_view, freeze
     from ardor.errors import ArdorError
     from ardor.evaluation import Report, evaluate, variance_gap
+    from ardor.evaluation.comparison import compare
     from ardor.noise import Noise
     from ardor.training import Epoch, EpochRecord, Recipe, distill, epochs
 
@@ -35,6 +36,7 @@ __all__ = [
     "Report",
     "attack_view",
     "attacks",
+    "compare",
     "data",
     "distill",
     "epochs",
@@ -45,6 +47,7 @@ __all__ = [
     "losses",
     "methods",
     "models",
+    "plot",
     "variance_gap",
 ]
 
@@ -54,6 +57,7 @@ _HOMES = {
     "ardor.engine.modes": ("attack_view", "freeze"),
     "ardor.errors": ("ArdorError",),
     "ardor.evaluation": ("Report", "evaluate", "variance_gap"),
+    "ardor.evaluation.comparison": ("compare",),
     "ardor.noise": ("Noise",),
     "ardor.training": ("Epoch", "EpochRecord", "Recipe", "distill", "epochs"),
 }

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ardor.data.images import Images, hashes_of, resized_crops
-from ardor.data.notebook import table
-from ardor.errors import ConfigError, DataError
+from ardor.data.notebook import strip, table
+from ardor.errors import ArdorError, ConfigError, DataError
 from ardor.noise import order
 from ardor.storage.arguments import check_fields, typed
 
@@ -104,7 +104,15 @@ class Split:
 
     def _repr_html_(self) -> str:
         counts = torch.bincount(self.labels[self.real], minlength=self.classes).tolist()
-        return table(self._caption(), ("class", "images"), list(zip(self.class_names, map(str, counts), strict=True)))
+        rows = list(zip(self.class_names, map(str, counts), strict=True))
+        return table(self._caption(), ("class", "images"), rows, self._examples(), "an image of each class")
+
+    def _examples(self, most: int = 10) -> bytes:
+        """A PNG with the first image of each of the first classes; empty where they cannot be read."""
+        firsts = [int((self.labels == c).nonzero()[0]) for c in torch.unique(self.labels[self.real])[:most].tolist()]
+        with contextlib.suppress(ArdorError, OSError):
+            return strip(self.batch(torch.tensor(firsts, device=self.labels.device))[0].cpu().numpy())
+        return b""
 
     def _caption(self) -> str:
         size, kind = " x ".join(map(str, self.shape)), str(self.images.dtype).removeprefix("torch.")

@@ -123,7 +123,7 @@ def train(job: Job, train: Split, val: Split) -> Iterator[EpochRecord]:
     """Train a job's net, or resume its training."""
     student = models.build("small_cnn", classes=10, channels=1, width=job.width, seed=job.seed)
     teacher = models.load(job.teacher) if job.teacher else None
-    yield from epochs(student, teacher, job.method, train, job.recipe, val=val, run=job.run)
+    yield from epochs(student, teacher, job.method, train, job.recipe, val=val, run=job.run, progress=False)
 
 
 def judge(job: Job, test: Split, progress: ProgressCallback | None = None) -> Report:

@@ -149,6 +149,14 @@ class ProgressMeter:
         return passes * local_seconds / local_passes / processes
 
 
+def line_of(now: Progress) -> str:
+    """An evaluation in one line: attack, images, robust accuracy so far, and the time left."""
+    rounds = f" {now.round}/{now.rounds}" if now.rounds > 1 else ""
+    left = "" if now.seconds is None else f", at most {duration(now.seconds)} left"
+    done = f"{now.done}/{now.todo} images, {100 * now.robust:.2f} % robust so far"
+    return f"{now.attack}{rounds}: {100 * now.share:.0f} %, {done}{left}"
+
+
 def duration(seconds: float) -> str:
     """45 s, 12 min or 3.5 h."""
     if seconds < 90:

@@ -6,18 +6,26 @@ import json
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from ardor.data.notebook import table as html_table
 from ardor.errors import ConfigError, shown, spelled
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion
 from ardor.storage.files import write_text
+from ardor.storage.imports import require_package
 from ardor.storage.markdown import inline
 from ardor.storage.reading import checked, read_json
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from ardor.plot.sheet import Figure
+
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
 FORMAT = "ardor-report-1"
+MOST_CLASSES = 20
+"""Classes of which a figure has a row each."""
 
 ACCESS = {
     "transfer": "by transfer from another net",
@@ -227,7 +235,39 @@ class Report:
     def _repr_html_(self) -> str:
         rows = [(name, str(p), f"{p.k} / {p.n}") for name, p in self.figures().items()]
         rows += [(finding.severity, finding.name, spelled(finding.next)) for finding in self.findings]
-        return html_table(self._caption(), ("", "% of images, 95 % interval", "images"), rows)
+        image = self.plot()._repr_png_()
+        return html_table(self._caption(), ("", "% of images, 95 % interval", "images"), rows, image, "accuracies")
+
+    def plot(self) -> Figure:
+        """Every accuracy with its 95 % interval, and the worst case of each class beside it, as a matplotlib Figure."""
+        from ardor.plot import accuracies  # matplotlib is slow to import
+
+        classes = self.per_class()
+        title = f"{self.title or self.model.get('name', 'net')}, {self.threat.get('name')} eps {self.threat.get('eps')}"
+        return accuracies(self.figures(), classes if len(classes) <= MOST_CLASSES else None, title)
+
+    def frame(self, *, images: bool = False) -> DataFrame:
+        """The figures as a pandas DataFrame, a row each: k, n, accuracy, low and high, the 95 % interval.
+
+        Parameters
+        ----------
+        images : bool
+            A row per image instead: its index, label and class, and whether it is correct clean, under each attack
+            and in the worst case. `report.frame(images=True).groupby("class").mean(numeric_only=True)` has every
+            accuracy by class.
+
+        Raises
+        ------
+        ConfigError
+            Without pandas.
+        """
+        pandas = require_package("pandas", "notebook", "a report's frame")
+        if images:
+            names = self.data["class_names"]
+            of = {"index": self.index, "label": self.labels, "class": [names[label] for label in self.labels]}
+            return pandas.DataFrame(of | self.correct()).set_index("index")
+        rows = {name: (p.k, p.n, p.value, *p.interval) for name, p in self.figures().items()}
+        return pandas.DataFrame.from_dict(rows, orient="index", columns=["k", "n", "accuracy", "low", "high"])
 
     def _caption(self) -> str:
         name = self.title or str(self.model.get("name", "net"))

@@ -33,7 +33,8 @@ from ardor.evaluation.attacked import attacked
 from ardor.evaluation.checks.net import logits_of
 from ardor.evaluation.identity import empty_report, identity_of_report
 from ardor.evaluation.journal import Batch, BatchVerdict, Journal
-from ardor.evaluation.progress import ProgressCallback, ProgressMeter
+from ardor.evaluation.live import cleared, shown
+from ardor.evaluation.progress import ProgressCallback, ProgressMeter, line_of
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
 from ardor.models import require_fit
 from ardor.models.fit import require_gradient
@@ -54,7 +55,7 @@ def evaluate(
     journal: str | Path | None = None,
     images: bool = False,
     compile: bool = False,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = True,
 ) -> Report:
     """Evaluate `net` on every image of `data` under every attack of `suite`.
 
@@ -81,8 +82,9 @@ def evaluate(
     compile : bool
         Compile the net's passes without gradients, as Square's: see `ardor.engine.compiling`. Successes are confirmed
         on `net`, so it is no part of the result's identity.
-    progress : callable or None
-        See `ProgressCallback`.
+    progress : callable or bool
+        True shows a line on a terminal or in a notebook, and nothing elsewhere; False nothing. A function is called
+        with each `Progress`: see `ProgressCallback`.
 
     Returns
     -------
@@ -113,9 +115,9 @@ def evaluate(
     batch = min(batch, len(data))
     attacks = {name: fitted(attack, data.classes) for name, attack in suite.attacks.items()}
     report = empty_report(net, data, suite, attacks, seed, batch)
-    meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, progress)
-    identity = identity_of_report(report, attacks)
-    with seeded(seed), attack_view(net) as view, Journal.open(journal, identity, images) as book:
+    identity, show = identity_of_report(report, attacks), shown(progress, line_of)
+    meter = ProgressMeter(attacks, len(data), data.classes, batch, suite.sequential, show)
+    with cleared(show), seeded(seed), attack_view(net) as view, Journal.open(journal, identity, images) as book:
         view = compiled(net, data.shape, batch) if compile else view
         evaluation = _Evaluation(net, CountedNet(view, meter.tick), data, suite, report, book, meter)
         evaluation.run(attacks)

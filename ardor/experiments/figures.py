@@ -17,9 +17,10 @@ def gap_figures(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, li
     with_gaps = [row for row in rows if row.gaps]
     if not with_gaps:
         return
+    from ardor.plot.style import calm
     from ardor.reporting.figures import correlation, radius, trend  # matplotlib is slow to import
     from ardor.reporting.styles import styles_of
-    from ardor.reporting.svg import calm, svg
+    from ardor.reporting.svg import svg
 
     marked = [float(number(eps))]
     for i, (scenario, group) in enumerate(groupby(with_gaps, key=lambda row: row.parts[0])):

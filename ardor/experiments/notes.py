@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from ardor.errors import ConfigError
-from ardor.evaluation.comparison.paired import Comparison, compare
+from ardor.evaluation.comparison import Comparison, compare
 from ardor.evaluation.comparison.wording import holm_verdicts
 from ardor.evaluation.report import Report
 from ardor.experiments.field import FIELD

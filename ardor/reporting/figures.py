@@ -1,4 +1,4 @@
-"""Figures of the page, as matplotlib Figures to be drawn inside `svg.calm()`.
+"""Figures of the page, as matplotlib Figures to be drawn inside `ardor.plot.style.calm()`.
 
 Every panel is narrow enough for a telephone; the page sets panels side by side where there is room. Nets are told apart
 by direct labels or by panels of their own, so ten stay readable.
@@ -11,8 +11,6 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, TypeAlias
 
-import numpy as np
-import scipy
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,9 +18,9 @@ from matplotlib.ticker import MaxNLocator
 from ardor.deployment.variants.comparison import VARIANTS
 from ardor.evaluation.proportion import Proportion, Summary
 from ardor.evaluation.variance import GapPoint, pearson
+from ardor.plot.axes import label_ends, mark_eps, radius_text, radius_ticks, radius_unit, short
+from ardor.plot.style import INK, MUTED, SHADE, Style
 from ardor.reporting.entry import PageEntry
-from ardor.reporting.styles import Style
-from ardor.reporting.svg import INK, MUTED, SHADE
 
 Forms: TypeAlias = Sequence[tuple[str, int, Proportion]]
 """Of each form of a net its name, its size in bytes and its worst case."""
@@ -86,7 +84,7 @@ def _validation(ax: Axes, entry: PageEntry, style: Style) -> None:
         ax.plot(x, y, color=style.colour, linewidth=width, linestyle=dash, marker=_dots(x), clip_on=False)
         if y:
             ends[name] = y[-1]
-    _label_ends(ax, ends, dict.fromkeys(ends, style), gap=10)
+    label_ends(ax, ends, dict.fromkeys(ends, style), gap=10)
     for record in [r for r in entry.curve if r.get("best") and r.get("val_robust") is not None][-1:]:
         point = record["epoch"], 100 * record["val_robust"]
         ax.plot(*point, "o", markersize=9, color=INK, fillstyle="none", clip_on=False)
@@ -125,12 +123,12 @@ def radius(entries: list[PageEntry], styles: dict[str, Style], eps: list[float])
         style = styles[entry.name]
         ax.plot(x, y, **_line(style), linestyle=style.dash, linewidth=1.7, clip_on=False)
     ax.set_xlim(0, scale * max(p.eps for entry in entries for p in entry.gaps))
-    _radius_ticks(ax, scale)
-    _mark_eps(ax, eps, scale)
+    radius_ticks(ax, scale)
+    mark_eps(ax, eps, scale)
     # nets that end at the same accuracy in the order of their accuracies before
     ordered = sorted(entries, key=lambda entry: sum(p.accuracy for p in entry.gaps))
     ends = {entry.name: 100 * entry.gaps[-1].accuracy for entry in ordered}
-    _label_ends(ax, ends, styles, gap=6)
+    label_ends(ax, ends, styles, gap=6)
     return figure
 
 
@@ -153,7 +151,7 @@ def size(forms: Mapping[str, Forms], styles: dict[str, Style]) -> Figure:
         ends[name] = 100 * share.value
         reach = [largest * 10 ** aside[name], 10**high]
         ax.plot(reach, [ends[name]] * 2, color=styles[name].colour, linewidth=0.6, zorder=1)
-    _label_ends(ax, ends, styles, gap=0.06 * ax.get_ylim()[1])
+    label_ends(ax, ends, styles, gap=0.06 * ax.get_ylim()[1])
     _size_ticks(ax, low, high)
     for form, fill in FILLS.items():
         ax.plot([], [], "o", color=MUTED, fillstyle=fill, markersize=6, label=VARIANTS[form])
@@ -191,37 +189,6 @@ def _size_ticks(ax: Axes, low: float, high: float) -> None:
     ax.set_xticks([], minor=True)
 
 
-def _mark_eps(ax: Axes, eps: list[float], scale: float, *, label: bool = True) -> None:
-    for value in eps:
-        ax.axvline(scale * value, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        if label:
-            text = f"eps {radius_text(value, scale)}"
-            ax.text(scale * value, 1.01, text, transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
-
-
-def _radius_ticks(ax: Axes, scale: float) -> None:
-    """Radii in 1/255 at whole numbers; others are longer to write, so fewer of them."""
-    ax.xaxis.set_major_locator(MaxNLocator(9 if scale == 255 else 5, steps=[1, 2, 4, 5, 10], integer=scale == 255))
-
-
-def _label_ends(ax: Axes, ends: dict[str, float], styles: dict[str, Style], gap: float) -> None:
-    """Each line's name to its right, moved apart where lines end together, with a thread to the line's end."""
-    names = sorted(ends, key=lambda name: ends[name])
-    beside = ax.get_yaxis_transform()
-    places = spread([ends[name] for name in names], gap, *ax.get_ylim())
-    for name, place in zip(names, places, strict=True):
-        colour = styles[name].colour
-        ax.plot([1.0, 1.06], [ends[name], place], color=colour, linewidth=0.8, transform=beside, clip_on=False)
-        ax.text(1.07, place, short(name, 17), transform=beside, color=colour, va="center", fontsize=9.5)
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places for labels, at least `gap` apart and inside low .. high, the nearest to those wanted (ascending)."""
-    steps = gap * np.arange(len(wanted))
-    places = scipy.optimize.isotonic_regression(np.asarray(wanted) - steps).x
-    return list(np.clip(places, low, high - gap * (len(wanted) - 1)) + steps)
-
-
 def trend(entry: PageEntry, style: Style, eps: list[float]) -> Figure:
     """Robust accuracy against the variance gap above, the signed gap over the radius below."""
     scale, unit = radius_unit([p.eps for p in entry.gaps])
@@ -233,13 +200,13 @@ def trend(entry: PageEntry, style: Style, eps: list[float]) -> Figure:
     above.set(ylim=(0, 100), xlabel="variance gap, % of the clean variance", ylabel="robust accuracy, %")
     below.axhline(0, color=MUTED, linewidth=0.8)
     below.plot([scale * p.eps for p in entry.gaps], signed, **_line(style), linewidth=1.5)
-    _mark_eps(below, eps, scale, label=False)
+    mark_eps(below, eps, scale, label=False)
     if turn := bend(entry.gaps):
         below.plot(scale * turn.eps, 100 * turn.relative, "o", markersize=11, color=INK, fillstyle="none")
     title = f"turns back at {radius_text(turn.eps, scale)}" if turn else "does not turn back"
     below.set_title(title, color=MUTED, fontsize=9.5)
     below.margins(y=0.18)
-    _radius_ticks(below, scale)
+    radius_ticks(below, scale)
     below.set(xlabel=f"radius eps{unit}", ylabel="signed gap, %")
     return figure
 
@@ -263,17 +230,6 @@ def correlation(points: list[GapPoint]) -> str:
     return "undefined" if math.isnan(r) else f"{r:.2f}".replace("-", "−")
 
 
-def radius_unit(radii: Sequence[float]) -> tuple[float, str]:
-    """Factor and label of the unit of radii: 1/255 where they are whole multiples of it and not round themselves."""
-    whole = all(math.isclose(255 * r, round(255 * r), abs_tol=1e-6) for r in radii)
-    return (1, "") if not whole or all(r == float(f"{r:.2g}") for r in radii) else (255, ", in 1/255")
-
-
-def radius_text(eps: float, scale: float) -> str:
-    """A radius with the factor of `radius_unit`: "8/255" or "0.2"."""
-    return f"{eps:.3g}" if scale == 1 or eps == 0 else f"{255 * eps:.3g}/255"
-
-
 def _line(style: Style) -> dict[str, Any]:
     return {"color": style.colour, "marker": style.marker, "markersize": 4.5}
 
@@ -291,8 +247,3 @@ def _sheet(width: float, height: float, *, left: float = 0.62, right: float, hsp
     edges = {"left": left / width, "right": 1 - right / width, "bottom": 0.55 / height, "top": 1 - 0.32 / height}
     figure.subplots_adjust(**edges, hspace=hspace)
     return figure
-
-
-def short(name: str, most: int = 18) -> str:
-    """A name that fits beside a figure."""
-    return name if len(name) <= most else f"{name[: most - 1]}…"

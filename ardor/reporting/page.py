@@ -138,9 +138,10 @@ def _spread(summary: Summary) -> str:
 
 def _figures(entries: list[PageEntry], results: list[table.Table], sections: Sequence[Section]) -> dict[str, list[Any]]:
     """Inline SVG by section; no figure has nets of two protocols. "accuracy" has a list for each table."""
+    from ardor.plot.style import calm
     from ardor.reporting import figures as draw
     from ardor.reporting.styles import styles_of
-    from ardor.reporting.svg import calm, svg
+    from ardor.reporting.svg import svg
 
     styles = styles_of(entries)
     kinds = ("sections", "accuracy", "training", "radius", "device", "trend")
@@ -199,7 +200,8 @@ def _marked(entries: list[PageEntry]) -> list[float]:
 
 def _trends(gaps: list[PageEntry]) -> dict[str, Any]:
     """The table beside a figure over radii: at most six radii, the largest among them."""
-    from ardor.reporting.figures import bend, correlation, radius_text, radius_unit
+    from ardor.plot.axes import radius_text, radius_unit
+    from ardor.reporting.figures import bend, correlation
 
     radii = sorted({p.eps for entry in gaps for p in entry.gaps})
     scale, _ = radius_unit(radii)

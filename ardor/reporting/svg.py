@@ -1,29 +1,13 @@
-"""From matplotlib to an SVG element inside HTML, without pyplot and with the user's settings as they were."""
+"""From matplotlib to an SVG element inside HTML, without pyplot."""
 
 from __future__ import annotations
 
-import contextlib
 import html
 import io
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
-from matplotlib import rc_context, rc_params_from_file, rcParamsDefault
 from matplotlib.figure import Figure
-
-INK, MUTED, SHADE = "#1d2329", "#5b6672", "#bcc5cd"
-
-
-@contextlib.contextmanager
-def calm() -> Iterator[None]:
-    """matplotlib with the settings of the page; the user's are restored on exit."""
-    settings: Any = {name: value for name, value in rcParamsDefault.items() if name != "backend"}
-    style = rc_params_from_file(Path(__file__).with_name("page.mplstyle"), use_default_template=False)
-    with rc_context(settings | style):
-        yield
 
 
 def svg(figure: Figure, key: str, label: str) -> Markup:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TypeAlias
 
 from ardor.errors import ConfigError
-from ardor.evaluation.comparison.paired import Comparison, compare
+from ardor.evaluation.comparison import Comparison, compare
 from ardor.evaluation.comparison.significance import LEVEL, holm, p_text
 from ardor.evaluation.comparison.wording import METHOD_SEEDS
 from ardor.evaluation.proportion import Summary

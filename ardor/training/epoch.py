@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
+
+from ardor.data.notebook import LINES, table
+from ardor.evaluation.progress import duration
+
+if TYPE_CHECKING:
+    from ardor.plot.sheet import Figure
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,23 @@ class StepProgress:
 
 
 ProgressCallback: TypeAlias = Callable[[StepProgress], None]
+
+
+class Pace:
+    """The line of a training: epoch, step, loss, images per second, and the time left at the pace so far."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._begun = clock, clock()
+        self._first: float | None = None
+
+    def __call__(self, now: StepProgress) -> str:
+        """The line at a step; epochs that a resumed run had done before count for nothing."""
+        done = now.epoch - 1 + now.step / now.steps
+        self._first = now.epoch - 1 if self._first is None else self._first
+        left = (self._clock() - self._begun) / (done - self._first) * (now.epochs - done)
+        parts = [f"epoch {now.epoch}/{now.epochs}", f"step {now.step}/{now.steps}"]
+        parts += [f"loss {sum(now.terms.values()):.4f}", f"{now.images_per_second:,.0f} images/s"]
+        return ", ".join([*parts, f"{duration(left)} left"])
 
 
 @dataclass
@@ -99,3 +123,27 @@ class EpochRecord:
         parts += [] if self.eps is None else [f"eps {self.eps:.4g}"]
         parts += ["stopped: no better validation"] if self.stopped else []
         return "  ".join([*parts, f"lr {self.lr:.3g}", f"{self.seconds:.1f} s"])
+
+
+class History(list[EpochRecord]):
+    """The records of a run's epochs: a list that a notebook shows as a table and curves."""
+
+    def plot(self) -> Figure:
+        """`ardor.plot.curves` of them."""
+        from ardor.plot import curves  # matplotlib is slow to import
+
+        return curves(self)
+
+    def _repr_html_(self) -> str:
+        head = ("epoch", "loss", "val clean, %", "val robust, %", "rate")
+        rows = [
+            (f"{r.epoch}/{r.epochs}", f"{r.loss:.4f}", *map(_percent, (r.val_clean, r.val_robust)), f"{r.lr:.3g}")
+            for r in self[-LINES:]
+        ]
+        before = f", the last {LINES} shown" if len(self) > LINES else ""
+        image = self.plot()._repr_png_() if self else b""
+        return table(f"{len(self)} epochs{before}", head, rows, image, "accuracies and loss over the epochs")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"

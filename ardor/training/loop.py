@@ -22,6 +22,7 @@ from ardor.engine.folding import folded, is_known
 from ardor.engine.modes import frozen, train_mode
 from ardor.engine.precision import computed
 from ardor.errors import ConfigError, DivergedError, ModelError
+from ardor.evaluation.live import clear, cleared, shown
 from ardor.models.teachers import each_folded, together
 from ardor.noise import Noise, seed_of, seeded
 from ardor.storage.arguments import typed
@@ -29,7 +30,7 @@ from ardor.storage.runs import Run
 from ardor.training import checkpoint
 from ardor.training.augmentation import augmented
 from ardor.training.averaging import EMA, Averaging
-from ardor.training.epoch import EpochRecord, ProgressCallback, StepProgress
+from ardor.training.epoch import EpochRecord, History, Pace, ProgressCallback, StepProgress
 from ardor.training.lengthening import begun_config
 from ardor.training.perturbation import perturbed, remembered
 from ardor.training.preflight import check_setup, resolve_config, uses_teacher
@@ -59,7 +60,7 @@ def epochs(
     run: str | Path | None = None,
     averaging: Averaging | None = None,
     soft_labels: SoftLabelCache | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = True,
     save_every: Every | None = TEN_MINUTES,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[EpochRecord]:
@@ -92,8 +93,9 @@ def epochs(
         An average of the weights, validated beside the student and saved as the checkpoint `averaged`.
     soft_labels : SoftLabelCache, optional
         Cache of the teacher's logits on clean images, shared with later runs.
-    progress : callable, optional
-        Called with a StepProgress every 10 steps.
+    progress : callable or bool
+        True shows a line on a terminal or in a notebook, and nothing elsewhere; False nothing. A function is called
+        with a StepProgress every 10 steps.
     save_every : int or timedelta, optional
         Steps, or time, from one save of the state inside an epoch to the next, so that a kill costs no more than this;
         None saves at the ends of epochs alone. It changes no result.
@@ -128,17 +130,19 @@ def epochs(
     several = isinstance(net, nn.ModuleDict)
     table = None if soft_labels is None or net is None or several else soft_labels.table(net, train, recipe)
     train = train if recipe.resized else _resident(train, device)  # crops are resized on the CPU
-    with _resumed(run, config, recipe, state) as folder:
+    show = shown(progress, Pace())
+    with _resumed(run, config, recipe, state) as folder, cleared(show):
         saving = Saving(folder, state, save_every, stop)
         for epoch in _epochs_left(state, recipe):
             with frozen(net, device) as fixed:  # restored before every yield: two runs may share a teacher
-                record = train_epoch(state, fixed, train, recipe, epoch, table, progress, saving)
+                record = train_epoch(state, fixed, train, recipe, epoch, table, show, saving)
             if record is None:  # stopped, and saved inside the epoch
                 return
             checkpoint.require_finite(checkpoint.tensors(state), epoch)
             average = _validate(state, train, val, recipe, record)
             record.stopped = _patience_ends(state, recipe, record)
             checkpoint.save(folder, record, state, average)
+            clear(show)
             yield record
 
 
@@ -153,12 +157,12 @@ def distill(
     run: str | Path | None = None,
     averaging: Averaging | None = None,
     soft_labels: SoftLabelCache | None = None,
-    progress: ProgressCallback | None = None,
+    progress: ProgressCallback | bool | None = True,
     save_every: Every | None = TEN_MINUTES,
     stop: Callable[[], bool] | None = None,
-) -> list[EpochRecord]:
-    """The records of all epochs of `epochs`, whose parameters and errors it shares."""
-    return list(
+) -> History:
+    """The records of all epochs of `epochs`, whose parameters and errors it shares: a list with `plot()`."""
+    return History(
         epochs(
             student, teacher, method, train, recipe, val=val, run=run, averaging=averaging, soft_labels=soft_labels,
             progress=progress, save_every=save_every, stop=stop,

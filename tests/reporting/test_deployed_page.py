@@ -11,8 +11,8 @@ import pytest
 from ardor.deployment.variants import DeploymentReport, Latency, Variant
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion, wilson
+from ardor.plot.style import calm
 from ardor.reporting import PageEntry, device, figures, styles
-from ardor.reporting.svg import calm
 from tests.reporting.conftest import CHROMIUM, HOSTILE, Page, gaps, report, screenshot, write
 
 ATTACKS = ("transfer_pgd20", "pgd20", "square")

@@ -14,8 +14,9 @@ from ardor.evaluation.findings import Finding
 from ardor.evaluation.proportion import Proportion, Summary, mean_sd, wilson
 from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint
+from ardor.plot import axes
+from ardor.plot.style import KNOWN, calm
 from ardor.reporting import PageEntry, comparison, figures, styles
-from ardor.reporting.svg import calm
 from ardor.reporting.table import tables
 from tests.reporting.conftest import gaps, page_entries, report, share, write
 
@@ -227,7 +228,7 @@ def test_whiskers_span_the_intervals():
 def test_curves_skip_epochs_that_were_not_validated():
     entry = page_entries()[2]
     with calm():
-        above, below = figures.training(entry, styles.KNOWN["rslad"], []).axes
+        above, below = figures.training(entry, KNOWN["rslad"], []).axes
     assert [list(line.get_xdata()) for line in above.lines[:2]] == [[2, 4], [2, 4]]
     assert list(above.lines[1].get_ydata()) == pytest.approx([20, 40])
     assert [line.get_label() for line in below.lines] == ["loss", "robust", "clean"]
@@ -237,7 +238,7 @@ def test_curves_skip_epochs_that_were_not_validated():
 def test_curves_without_validation_show_the_loss_alone():
     entry = PageEntry("sat", "student", [report()], [{"epoch": 1, "loss": 2.0, "terms": {"ce": 2.0}}])
     with calm():
-        (ax,) = figures.training(entry, styles.KNOWN["sat"], []).axes
+        (ax,) = figures.training(entry, KNOWN["sat"], []).axes
     assert [line.get_label() for line in ax.lines] == ["loss"]
 
 
@@ -255,7 +256,7 @@ def test_radii_are_drawn_in_their_unit_with_the_eps_of_the_results():
 
 def test_the_trend_shows_gap_accuracy_and_sign():
     with calm():
-        above, below = figures.trend(page_entries()[2], styles.KNOWN["rslad"], [8 / 255]).axes
+        above, below = figures.trend(page_entries()[2], KNOWN["rslad"], [8 / 255]).axes
     assert list(above.lines[0].get_xdata()) == pytest.approx([0, 5, 10, 15, 7.5])
     assert list(above.lines[0].get_ydata()) == pytest.approx([90, 70, 50, 30, 10])
     assert list(below.lines[1].get_ydata()) == pytest.approx([0, -5, -10, -15, -7.5])
@@ -274,20 +275,20 @@ def test_bend_finds_the_turn_and_ignores_noise():
 
 
 def test_labels_are_spread_without_crossing():
-    places = figures.spread([0, 0, 1, 50, 99, 100], 6, 0, 100)
+    places = axes.spread([0, 0, 1, 50, 99, 100], 6, 0, 100)
     assert places == sorted(places)
     assert all(b - a >= 6 - 1e-9 for a, b in pairwise(places))
     assert min(places) >= 0
     assert max(places) <= 100
     assert places[3] == 50
-    assert figures.spread([22, 23, 31], 6, 0, 100) == pytest.approx([20, 26, 32], abs=1)
+    assert axes.spread([22, 23, 31], 6, 0, 100) == pytest.approx([20, 26, 32], abs=1)
 
 
 def test_radii_read_well():
-    assert figures.radius_unit([0, 4 / 255, 8 / 255 * 1.5])[0] == 255
-    assert figures.radius_unit([0, 0.025, 0.05])[0] == 1
-    assert figures.radius_unit([0, 0.2, 0.4])[0] == 1
-    assert [figures.radius_text(r, 255) for r in (0, 8 / 255, 8 / 255 * 3 / 4)] == ["0", "8/255", "6/255"]
+    assert axes.radius_unit([0, 4 / 255, 8 / 255 * 1.5])[0] == 255
+    assert axes.radius_unit([0, 0.025, 0.05])[0] == 1
+    assert axes.radius_unit([0, 0.2, 0.4])[0] == 1
+    assert [axes.radius_text(r, 255) for r in (0, 8 / 255, 8 / 255 * 3 / 4)] == ["0", "8/255", "6/255"]
 
 
 def test_correlation_has_a_true_minus_and_may_be_undefined():

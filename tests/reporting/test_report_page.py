@@ -18,9 +18,10 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.variance import GapPoint
+from ardor.plot.style import KNOWN, calm
 from ardor.reporting import PageEntry, examples, figures, styles
 from ardor.reporting.page import write as write_page
-from ardor.reporting.svg import calm, svg
+from ardor.reporting.svg import svg
 from tests.reporting.conftest import (
     CHROMIUM,
     HOSTILE,
@@ -268,7 +269,7 @@ def test_a_browser_draws_the_page(page, tmp_path, width):
     seen = screenshot(page, tmp_path, width, 4000)
     assert seen.shape[:2] == (4000, width)
     for look in ("natural", "rslad"):
-        colour = np.array([int(styles.KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
+        colour = np.array([int(KNOWN[look].colour[i : i + 2], 16) for i in (1, 3, 5)])
         assert (np.abs(seen.astype(int) - colour).max(-1) < 8).sum() > 50
     assert (seen[:, -8:] == 255).all()  # nothing runs over the right edge
 
@@ -316,7 +317,7 @@ def test_a_file_beside_the_page_is_linked_where_it_is_named(tmp_path):
 def test_every_dark_colour_of_a_figure_is_lighter_in_dark_mode(page):
     """Colours of lightness below that of mid grey would be lost on a dark page."""
     dark = dict(re.findall(r"--c([0-9a-f]{6}): #([0-9a-f]{6})", page))
-    used = set(re.findall(r"var\(--c([0-9a-f]{6}), #\1\)", page)) | {look.colour[1:] for look in styles.KNOWN.values()}
+    used = set(re.findall(r"var\(--c([0-9a-f]{6}), #\1\)", page)) | {look.colour[1:] for look in KNOWN.values()}
 
     def light(colour):
         return sum(w * int(colour[i : i + 2], 16) for w, i in ((0.21, 0), (0.72, 2), (0.07, 4)))

@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import combinations, starmap
 from typing import Any
 
-from ardor.data.notebook import table
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.difference import Difference, Pair
-from ardor.evaluation.comparison.significance import holm, p_text
+from ardor.evaluation.comparison.result import Comparison
+from ardor.evaluation.comparison.wording import verdict
 from ardor.evaluation.findings import Finding
-from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import require_same, title_of
 from ardor.evaluation.report import Report
 from ardor.models.identity import same_function
@@ -33,61 +32,16 @@ OF_A_TEACHER = (*PLACES_OF_A_TEACHER, "teacher.seed", "fingerprint.teacher", "fi
 ELSEWHERE = ("fingerprint.ardor", "recipe.device", "threads", "data.root", "data.download")
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A beside B on the same images.
-
-    names: what A and B are called. seeds: of training, one per pair, None where it is unknown. what: the images and
-    the attacks. figures: clean, each attack, worst_case. classes: worst_case by class. differ: how the trainings of A
-    and B differ beside the seed. findings: how the comparison could be wrong. doubts: why a robust accuracy of A or B
-    cannot be quoted at all.
-    """
-
-    names: tuple[str, str]
-    seeds: tuple[int | None, ...]
-    what: str
-    figures: dict[str, Difference]
-    classes: dict[str, Difference]
-    differ: list[str]
-    findings: list[Finding]
-    doubts: list[str]
-
-    def __repr__(self) -> str:
-        worst = self.figures["worst_case"]
-        low, high = worst.images
-        interval = f"[{100 * low:.2f}, {100 * high:.2f}] over {worst.n} images"
-        return f"<Comparison {self._caption()}: worst_case {100 * worst.value:+.2f} points {interval}>"
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (name, *(f"{100 * v:.2f}" for v in (d.value, *d.images)), p_text(d.p_of_nets), str(d.n))
-            for name, d in self.figures.items()
-        ]
-        return table(self._caption(), ("A - B", "points", "from", "to", "p", "images"), rows)
-
-    def _caption(self) -> str:
-        seeds = f"{len(self.seeds)} seeds" if len(self.seeds) > 1 else "one seed"
-        return f"A = {self.names[0]}, B = {self.names[1]}, {seeds}, {self.what}"
-
-    @property
-    def adjusted(self) -> dict[str, float]:
-        """Each class's p by Holm's correction: the chance of any false one among them is at most 5 %."""
-        return holm({name: difference.p for name, difference in self.classes.items()})
-
-    def worst_class(self, side: str) -> list[tuple[str, Proportion]]:
-        """Per seed, the class of lowest worst-case accuracy, and that accuracy. side: "a" or "b"."""
-        shares = [{name: getattr(d.pairs[s], side) for name, d in self.classes.items()} for s in range(len(self.seeds))]
-        return [min(seed.items(), key=lambda item: item[1].value) for seed in shares]
-
-
 @typed
-def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = ("A", "B")) -> Comparison:
+def compare(
+    a: Report | Sequence[Report], b: Report | Sequence[Report], names: tuple[str, str] = ("A", "B")
+) -> Comparison:
     """Compare reports of the same images under the same attacks.
 
     Parameters
     ----------
-    a, b : sequence of Report
-        One pair per training seed, in the same order.
+    a, b : Report or sequence of Report
+        One pair per training seed, in the same order; one seed is no evidence about the methods.
     names : tuple of str
         What A and B are called in messages.
 
@@ -97,6 +51,7 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
         Images, suite, attacks, threat, the attacks' seed or the number of seeds differ; the reports of one side were
         trained in different ways; or one net stands for several seeds.
     """
+    a, b = ([side] if isinstance(side, Report) else side for side in (a, b))
     if not a or len(a) != len(b):
         raise ConfigError(
             f"expected as many seeds of A as of B, one at least, got {len(a)} and {len(b)}: type runs of the same seeds"
@@ -109,7 +64,7 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
     rows = {c: [i for i in range(first.n) if first.labels[i] == c] for c in sorted(set(first.labels))}
     class_names = first.data["class_names"]
     known = all(side[0].training for side in (a, b))
-    return Comparison(
+    comparison = Comparison(
         names=names,
         seeds=tuple(map(_seed, a)),
         what=title_of(first),
@@ -121,6 +76,7 @@ def compare(a: Sequence[Report], b: Sequence[Report], names: tuple[str, str] = (
         findings=_findings(a, b),
         doubts=[doubt for name, side in zip(names, (a, b), strict=True) for doubt in _doubts(name, side)],
     )
+    return replace(comparison, verdict=verdict(comparison))
 
 
 def _difference(pairs: Sequence[tuple[list[bool], list[bool]]], rows: Sequence[int]) -> Difference:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ardor.evaluation.comparison.difference import Difference
-from ardor.evaluation.comparison.paired import Comparison
+from ardor.evaluation.comparison.result import Comparison
 from ardor.evaluation.comparison.significance import LEVEL, Interval, holm, p_text
 from ardor.evaluation.proportion import mean_sd
 from ardor.storage.config import few
