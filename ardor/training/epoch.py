@@ -52,9 +52,9 @@ class Pace:
         self._first: float | None = None
 
     def __call__(self, now: StepProgress) -> str:
-        """The line at a step; epochs that a resumed run had done before count for nothing."""
+        """The line at a step; what an earlier process did counts for nothing."""
         done = now.epoch - 1 + now.step / now.steps
-        self._first = now.epoch - 1 if self._first is None else self._first
+        self._first = now.epoch - 1 + now.earlier / now.steps if self._first is None else self._first
         left = (self._clock() - self._begun) / (done - self._first) * (now.epochs - done)
         parts = [f"epoch {now.epoch}/{now.epochs}", f"step {now.step}/{now.steps}"]
         parts += [f"loss {sum(now.terms.values()):.4f}", f"{now.images_per_second:,.0f} images/s"]

@@ -1,6 +1,7 @@
 """Progress that is shown without being requested: on a terminal and in a notebook, and nowhere else."""
 
 import io
+import re
 import sys
 from types import SimpleNamespace
 
@@ -24,8 +25,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def terminal(monkeypatch):
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    # pytest sets the streams themselves again before each test
+    streams = SimpleNamespace(stderr=stream, stdout=Terminal(), modules=sys.modules)
+    monkeypatch.setattr(live, "sys", streams)
     monkeypatch.setattr(live, "EVERY", 0.0)
     return stream
 
@@ -75,7 +77,8 @@ def test_a_terminal_shows_a_line_and_has_none_when_a_record_comes(terminal):
         assert f"epoch {record.epoch}/2, step 10/20, loss" in terminal.getvalue()
         assert visible(terminal.getvalue()) == ""
     judge()
-    assert "pgd_10: 100 %, 32/32 images" in terminal.getvalue()
+    assert re.search(r"clean: \d+ %, 32/32 images", terminal.getvalue())
+    assert re.search(r"pgd_10: 100 %, (\d+)/\1 images", terminal.getvalue())
     assert visible(terminal.getvalue()) == ""
     assert "\n" not in terminal.getvalue()
 
@@ -102,18 +105,18 @@ def test_false_silences(progress, terminal, kernel):
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_a_script_in_a_pipe_shows_nothing(stream, terminal, monkeypatch):
     pipe = io.StringIO()
-    monkeypatch.setattr(sys, stream, pipe)
+    monkeypatch.setattr(live.sys, stream, pipe)
     list(train())
     judge()
     assert terminal.getvalue() == ""
     assert pipe.getvalue() == ""
 
 
-def test_streams_that_are_missing_or_closed(monkeypatch):
-    closed = Terminal()
+def test_streams_that_are_missing_or_closed(terminal, monkeypatch):
+    closed = io.StringIO()  # its isatty raises ValueError
     closed.close()
     for stream in (None, closed):
-        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(live.sys, "stderr", stream)
         assert shown(True, str) is None
 
 
@@ -167,7 +170,7 @@ def test_a_line_changes_five_times_a_second_at_most(monkeypatch):
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     line = Line(str, SimpleNamespace(put=states.append))
     for i in range(30):
-        now[0] = i / 20
+        now[0] = i / 16
         line(i)
     assert states == [str(i) for i in range(0, 30, 4)]
     clear(line)
@@ -192,6 +195,10 @@ def test_the_pace_counts_from_this_process_and_the_lines_have_units():
     now[0] = 10.0
     event = StepProgress(6, 10, 5, 10, 1234.5, {"clean": 0.5, "robust": 0.75})
     assert pace(event) == "epoch 6/10, step 5/10, loss 1.2500, 1,234 images/s, 90 s left".replace("90 s", "2 min")
+    inside = Pace(lambda: now[0])
+    now[0] = 20.0
+    event = StepProgress(1, 2, 8, 10, 1.0, {}, earlier=6)
+    assert inside(event).endswith("images/s, 60 s left")  # ten seconds for two steps, twelve to come
     progress = Progress("apgd_t", 2, 9, 64, 128, 0.5, 0.25, 90.0)
     assert line_of(progress) == "apgd_t 2/9: 25 %, 64/128 images, 50.00 % robust so far, at most 2 min left"
     assert "left" not in line_of(Progress("fgsm", 1, 1, 1, 2, 0.5, 0.25, None))
