@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
-from markupsafe import Markup
 
 from ardor import models
 from ardor.engine.flops import macs
@@ -24,7 +23,7 @@ from ardor.experiments.figures import gap_figures
 from ardor.experiments.notes import doubts, notes, pairs, title_of
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.tables import Table
-from ardor.reporting.template import package_text, render
+from ardor.reporting.template import render
 from ardor.storage.config import as_text
 from ardor.storage.files import write_text
 from ardor.storage.markdown import code, inline
@@ -121,7 +120,6 @@ def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[
         "ardor.experiments",
         "sheet.html",
         title=title_of(table.spec),
-        style=Markup(package_text("ardor.reporting", "style.css")),
         command=command,
         facts=facts(table, rows),
         parts=len(table.head),

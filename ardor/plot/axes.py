@@ -35,7 +35,7 @@ def label_ends(ax: Axes, ends: dict[str, float], styles: dict[str, Style], gap: 
     for name, place in zip(names, places, strict=True):
         colour = styles[name].colour
         ax.plot([1.0, 1.06], [ends[name], place], color=colour, linewidth=0.8, transform=beside, clip_on=False)
-        ax.text(1.07, place, short(name, 17), transform=beside, color=colour, va="center", fontsize=9.5)
+        ax.text(1.07, place, short(name, 17), transform=beside, color=INK, va="center", fontsize=9.5)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

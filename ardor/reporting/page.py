@@ -14,7 +14,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation.proportion import Summary
 from ardor.reporting import device, downloads, evidence, table
 from ardor.reporting.entry import Example, Headline, PageEntry, Section
-from ardor.reporting.template import package_text, render
+from ardor.reporting.template import render
 from ardor.storage.files import write_text
 
 
@@ -61,8 +61,6 @@ def write(
     ConfigError
         For a net without a report.
     """
-    from markupsafe import Markup
-
     from ardor.reporting import pictures
 
     for entry in entries:
@@ -78,7 +76,6 @@ def write(
         command=command,
         links=links or {},
         downloads=downloads.links(results),
-        style=Markup(package_text("ardor.reporting", "style.css")),
         intro=intro,
         notes=notes,
         headline=None if trial else headline or _headline(results, distilled),

@@ -41,7 +41,7 @@ def write(folder: Path, reports: Mapping[str, Report], test: Split, runtime: pag
         notes = [QUICK, *NOTES] if quick else NOTES
         path = folder / "draw.html"
         page.write(path, students, test, plan.THREAT, runtime, intro=INTRO, notes=notes)
-    return f"Draw:  {path}   {path.stat().st_size / 1e6:.1f} MB, opens from the file, in any browser since 2023"
+    return f"Draw:  {path}   {path.stat().st_size / 1e6:.1f} MB, opens from the file, in any browser since mid-2024"
 
 
 INTRO = (
