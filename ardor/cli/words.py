@@ -21,7 +21,7 @@ PARTS = {
     "teachers rank": ("threat", "data", "student", "recipe.device"),
     "export": ("threat", "data", "model"),
     "deploy": ("threat", "data"),
-    "bench": ("threat", "data", "teacher"),
+    "bench": ("threat", "data", "teacher", "student", "recipe", "method.attack"),
     "sweep": TRAINING,
     "data check": ("data",),
 }

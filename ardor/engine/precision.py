@@ -1,7 +1,7 @@
-"""The precision of a student's passes: bfloat16 or float16 in place of float32, where a recipe declares it.
+"""The precision of passes in training: bfloat16 or float16 in place of float32, where a recipe declares it.
 
 Either stays inside the net. Weights, their gradients, the optimiser, logits, features, losses and batch statistics
-are float32, and so are the teacher, validation and evaluation.
+are float32, and so are validation, evaluation and the examination of a teacher.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 PRECISION: TypeAlias = Literal["float32", "bfloat16", "float16"]
 ATTACK_PRECISION: TypeAlias = Literal["float32", "bfloat16"]
 """float16 would round the small gradients of an image to 0."""
+TEACHER_PRECISION: TypeAlias = ATTACK_PRECISION
+"""As of the attack: some methods differentiate to the teacher's input."""
 
 
 class Computed:
@@ -26,19 +28,29 @@ class Computed:
     Parameters
     ----------
     net : nn.Module
-        The student.
+        The student, or the teacher.
     training, attack : torch.dtype
         float32, bfloat16, or in training float16.
     compiled : bool
         Whether the attack compiles the folded net.
+    view : callable, optional
+        What computes the logits in place of `net`, in its own precision: its folded net.
     """
 
-    def __init__(self, net: nn.Module, training: torch.dtype, attack: torch.dtype, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        training: torch.dtype,
+        attack: torch.dtype,
+        compiled: bool = False,
+        view: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
         self.net, self.training_dtype, self.attack_dtype, self.compiled = net, training, attack, compiled
+        self.view = view
 
     def __call__(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        return passed(self.net, self.training_dtype, x)
+        return passed(self.net, self.training_dtype, x) if self.view is None else self.view(x)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copy and pickle look these up before there is a net

@@ -1,15 +1,45 @@
-"""The figures of a table with variance gaps: robust accuracy over the radius, and against the gap, with r."""
+"""The figures of tables: variance gaps over the radius with r, and robust accuracy against size and labels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from ardor.experiments.distillation import NO_LABELS, share_of, share_text
 from ardor.experiments.rows import Row
+from ardor.experiments.tables import Table
 from ardor.reporting import PageEntry
 from ardor.storage.config import number
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def name_of(parts: Sequence[str]) -> str:
+    """A row within its scenario or student: rslad, sat, sat 20 %."""
+    return parts[1] if parts[-1] in (NO_LABELS, share_text(1)) else " ".join(parts[1:])
+
+
+def distillation_figure(table: Table, rows: Sequence[Row]) -> Figure | None:
+    """Robust accuracy against labels, and of several students against their size; None before any row is finished."""
+    from ardor.plot.style import styles_for
+    from ardor.reporting.robustness import Point, labels_and_size
+
+    suite, checkpoint = table.spec.scale.attack, rows[0].checkpoint
+    points = []
+    for row in rows:
+        if row.checkpoint == checkpoint and row.values:
+            (student, method, labels), reports = row.parts, row.reports[suite]
+            number = 0 if labels == NO_LABELS else round(share_of(labels) * table.spec.count)
+            points.append(Point(student, method, number, int(reports[0].model["parameters"]), row.values[suite]))
+    if not points:
+        return None
+    return labels_and_size(
+        points, styles_for(dict.fromkeys(point.method for point in points)), f"{suite}, {checkpoint} checkpoint"
+    )
 
 
 def gap_figures(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, list[Markup]]]:
@@ -24,7 +54,7 @@ def gap_figures(rows: Sequence[Row], eps: str) -> Iterator[tuple[str, Markup, li
 
     marked = [float(number(eps))]
     for i, (scenario, group) in enumerate(groupby(with_gaps, key=lambda row: row.parts[0])):
-        entries = [PageEntry(row.parts[-1], "student", row.reports["paper"], gaps=row.gaps[0]) for row in group]
+        entries = [PageEntry(name_of(row.parts), "student", row.reports["paper"], gaps=row.gaps[0]) for row in group]
         styles = styles_of(entries)
         with calm():
             over = svg(radius(entries, styles, marked), f"radius{i}", f"Robust accuracy over the radius, {scenario}")

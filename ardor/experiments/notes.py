@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ardor.errors import ConfigError
-from ardor.evaluation.comparison import Comparison, compare
-from ardor.evaluation.comparison.wording import holm_verdicts
-from ardor.evaluation.report import Report
-from ardor.experiments.field import FIELD
-from ardor.experiments.rows import SINGLE, WORST, Row
+from ardor.experiments.distillation import KIND
+from ardor.experiments.pairing import compared, verdicts
+from ardor.experiments.rows import SINGLE, WITH_WORST_CLASS, WORST, Row
 from ardor.experiments.tables import EPS, Table, TableSpec
 
 TITLES = {
@@ -20,6 +17,7 @@ TITLES = {
     "alpha": "RSLAD's alpha: how much of the loss is adversarial",
     "methods": "Every method under one recipe",
     "ingredients": "RSLAD with what helps any loss, each alone and together",
+    KIND: "What a strong teacher gives small students, beside adversarial training with all and with fewer labels",
     "alignment": "Variance-gap alignment: which term, on which images, to which student",
 }
 
@@ -45,15 +43,17 @@ def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
             "is no evidence about the method, and the order of the methods here need not be theirs."
         )
         yield "No method was tuned for itself: all share one short recipe, weights and temperatures at their defaults."
-        if not spec.teacher:
+        if spec.kind == KIND:
+            yield from _of_distillation()
+        elif not spec.teacher:
             yield "The teacher was trained here (SAT), once: the seeds are of the students alone."
-    if spec.kind in FIELD:
+    if spec.kind in WITH_WORST_CLASS:
         yield (
             f"{WORST} is the class with the fewest images right under every attack of `paper`, in each seed anew: the "
             "lowest of several noisy figures, which is below the true one as a rule, and whose interval does not "
             "count the choice. The variance gap is that of the checkpoint best."
         )
-    if spec.kind in FIELD and spec.seeds == 1:
+    if spec.kind in WITH_WORST_CLASS and spec.seeds == 1:
         yield (
             "One seed in each row: another seed of the same row may differ as much as two rows do, so that the table "
             "shows nothing about differences between rows. The paired comparisons are of these nets alone."
@@ -71,11 +71,26 @@ def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
     )
 
 
+def _of_distillation() -> Iterator[str]:
+    yield (
+        "Without labels is the student's training alone: the teacher was trained with labels, and in every row the "
+        "validation images that select a checkpoint have theirs."
+    )
+    yield (
+        "One teacher, trained once: the seeds are of the students alone, and another teacher may order the rows in "
+        "another way. The part of the images for fewer labels is one, too, the same for every seed."
+    )
+    yield (
+        "Equal steps are more epochs of fewer images; a step of a method with a teacher costs more than one of "
+        "adversarial training: see the column passes."
+    )
+
+
 def doubts(rows: Sequence[Row]) -> Iterator[str]:
     """Relations that hold in every adversarially trained row of the papers, where ours break them."""
     for row in rows:
         mean = {name: value.value for name, value in row.values.items()}
-        if row.parts[-1] in ("natural", "kd") or not {"fgsm", "pgd_trades", "cw_inf"} <= set(mean):
+        if {"natural", "kd"} & {row.parts[-1], *row.parts[1:2]} or not {"fgsm", "pgd_trades", "cw_inf"} <= set(mean):
             continue
         for low, high in pairwise(("cw_inf", "pgd_trades", "fgsm", "clean")):
             if mean[low] > mean[high] + TOLERANCE:
@@ -87,29 +102,10 @@ def doubts(rows: Sequence[Row]) -> Iterator[str]:
 
 def pairs(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     """Every row against RSLAD's of the same student, image by image, over the seeds of both; p corrected by Holm."""
-    compared: dict[str, Comparison] = {}
-    refused: list[str] = []
+    paired = []
     for row in rows:
         parts = REFERENCE.get(table.spec.kind) or (*row.parts[:-1], "rslad")
         other = next((r for r in rows if (r.parts, r.checkpoint) == (parts, row.checkpoint)), None)
-        if row.checkpoint != rows[0].checkpoint or other is None or row is other:
-            continue
-        common = {suite: _common(row, other, suite) for suite in ("autoattack", "apgd", "square", "paper")}
-        suite = next((suite for suite, (reports, _) in common.items() if reports), None)
-        if suite is None:
-            continue
-        names = (" ".join(table.spec.row_labels(row.parts)), " ".join(table.spec.row_labels(other.parts)))
-        title = f"A = {names[0]}; B = {names[1]}; under {suite}"
-        try:
-            compared[title] = compare(*common[suite], names)
-        except ConfigError as error:  # the reports differ in more than they should
-            refused.append(f"{title}: not compared: {error}")
-    yield from (f"{title}: {verdict}" for title, verdict in holm_verdicts(compared).items())
-    yield from refused
-
-
-def _common(row: Row, other: Row, suite: str) -> tuple[list[Report], list[Report]]:
-    """The reports of both rows for the seeds that both have."""
-    a, b = (dict(zip(r.seeds, r.reports.get(suite, []), strict=False)) for r in (row, other))
-    seeds = [seed for seed in a if seed in b]
-    return [a[seed] for seed in seeds], [b[seed] for seed in seeds]
+        if row.checkpoint == rows[0].checkpoint and other is not None and row is not other:
+            paired.append(compared(table, row, other))
+    return verdicts([pair for pair in paired if pair])

@@ -12,6 +12,7 @@ from ardor.evaluation.report import Report
 from ardor.evaluation.variance import GapPoint, pearson, read_gaps
 from ardor.experiments.cell import Cell, EvaluationSpec
 from ardor.experiments.cells import report_of, report_path, state_of
+from ardor.experiments.distillation import KIND
 from ardor.experiments.field import FIELD
 from ardor.experiments.published import N, published_rows
 from ardor.experiments.tables import EPS, Table, TableSpec
@@ -24,6 +25,9 @@ SINGLE = ("autoattack", "apgd", "square")
 
 WORST = "worst_class"
 """The lowest of the classes' accuracies under the suite `paper`."""
+
+WITH_WORST_CLASS = (*FIELD, KIND)
+"""The tables that have it."""
 
 
 class _Passes(TypedDict):
@@ -131,7 +135,7 @@ def _row(spec: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[C
             seeds = tuple(f["worst_case" if suite in SINGLE else name] for f in figures)
             row.values[name] = Value(seeds, paper[name] / 100 if name in paper else None)
             row.n[name] = reports[0].n
-        if spec.kind in FIELD and suite == "paper":
+        if spec.kind in WITH_WORST_CLASS and suite == "paper":
             seeds = tuple(min(report.per_class().values(), key=lambda p: p.value) for report in reports)
             row.values[WORST], row.n[WORST] = Value(seeds), seeds[0].n
     return row

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import torch
+from markupsafe import Markup
 
 from ardor import models
 from ardor.engine.flops import macs
@@ -19,15 +20,22 @@ from ardor.errors import ConfigError
 from ardor.experiments.cell import Cell
 from ardor.experiments.cells import note_of, read_note, report_of, state_of, weights_of
 from ardor.experiments.coordinator import Problem
-from ardor.experiments.figures import gap_figures
+from ardor.experiments.distillation import KIND, declared_facts
+from ardor.experiments.figures import distillation_figure, gap_figures, name_of
 from ardor.experiments.notes import doubts, notes, pairs, title_of
+from ardor.experiments.pairing import verdicts
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
+from ardor.experiments.shown import against_sat, best_and_last, shown
 from ardor.experiments.tables import Table
+from ardor.models.builders import builder
 from ardor.reporting.template import render
-from ardor.storage.config import as_text
+from ardor.storage.config import arguments, as_text
 from ardor.storage.files import write_text
 from ardor.storage.markdown import code, inline
 from ardor.version import __version__
+
+WITH_GAPS = ("alignment", KIND)
+"""The tables whose figures are those of the variance gap."""
 
 CSV_HEAD = (
     "checkpoint", "figure", "n", "seeds", "mean", "sd", "low95", "high95", "paper", "difference", "difference_low95",
@@ -65,7 +73,22 @@ def write_sheets(table: Table, command: str, problems: Sequence[Problem] = ()) -
     texts = {"csv": as_csv(table, rows), "md": as_markdown(table, rows, command, problems)}
     texts["html"] = as_html(table, rows, command, problems)
     name = kind if _contains(texts["csv"], folder / f"{kind}.csv", len(table.head)) else f"{kind}-part"
-    return [write_text(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
+    paths = [write_text(folder / f"{name}.{ending}", text) for ending, text in texts.items()]
+    return [*paths, *_written_figure(table, rows, folder / f"{name}.png")]
+
+
+def _written_figure(table: Table, rows: Sequence[Row], path: Path) -> list[Path]:
+    """The figure of a table of distillation as a file, for Markdown."""
+    if table.spec.kind != KIND:
+        return []
+    from ardor.plot.style import calm
+
+    with calm():
+        figure = distillation_figure(table, rows)
+        if figure is None:
+            return []
+        figure.savefig(path, dpi=144, facecolor="white", metadata={"Software": None})
+    return [path]
 
 
 def _contains(text: str, path: Path, parts: int) -> bool:
@@ -124,10 +147,24 @@ def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[
         facts=facts(table, rows),
         parts=len(table.head),
         blocks=blocks(table, rows),
-        figures=gap_figures(rows, table.spec.eps) if "scenario" in table.head else (),
+        figures=gap_figures(rows, table.spec.eps) if table.spec.kind in WITH_GAPS else (),
+        charts=_charts(table, rows),
         remarks=remarks(table, rows, problems),
         commands={cell.name: train_command(cell, table.spec.gate) for cell in table.cells},
     )
+
+
+def _charts(table: Table, rows: Sequence[Row]) -> list[tuple[str, Markup]]:
+    """The figure of a table of distillation, with its title."""
+    if table.spec.kind != KIND:
+        return []
+    from ardor.plot.style import calm  # matplotlib is slow to import
+    from ardor.reporting.svg import svg
+
+    title = "Robust accuracy against the labels of the student's training"
+    with calm():
+        figure = distillation_figure(table, rows)
+        return [] if figure is None else [(title, svg(figure, "labels", title))]
 
 
 def train_command(cell: Cell, gate: bool = True) -> str:
@@ -163,7 +200,9 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     yield f"{spec.data}, L-inf eps {spec.eps}, scale {spec.scale.name}; {spec.seeds} seed{plural}"
     yield f"ardor {__version__}, torch {torch.__version__}"
     yield f"{states.count('done')} of {len(states)} nets finished"
-    if not spec.scale.full:
+    if spec.kind == KIND:
+        yield from _of_distillation(table)
+    elif not spec.scale.full:
         limit = f"{spec.train:,} train images at most" if spec.train else "all train images"
         yield f"{spec.scale.epochs} epochs, {limit}, {COMPARED.get(spec.kind, SAME)}"
         students = spec.students if spec.kind in ("whitebox", "blackbox", "alignment") else ("resnet18",)
@@ -186,6 +225,22 @@ def facts(table: Table, rows: Sequence[Row]) -> Iterator[str]:
             figures = ", ".join(f"{name} {100 * p.value:.1f}" for name, p in report.figures().items())
             yield f"{' '.join(cell.row)}: {figures} % of {report.n:,} images"
     yield from sorted({mark for row in rows for mark in row.marks})
+
+
+def _of_distillation(table: Table) -> Iterator[str]:
+    """The students, and what is declared of the rows."""
+    spec = table.spec
+    for name, config in spec.declared.nets(spec.shape).items():
+        options = arguments(config, "student", models.build, builder(str(config["name"])))
+        net = models.build(**{"channels": spec.shape[0], **options})
+        cost, count = macs(net, spec.shape) / 1e6, sum(p.numel() for p in net.parameters())
+        yield f"student {name}: {count:,} parameters, {cost:.2f} MMAC"
+    first = [cell for cell in table.shown if cell.seed == 0 and cell.row[0] == table.shown[0].row[0]]
+    rows = [
+        (name_of(cell.row), cell.config, min(int(cell.config["data"].get("limit", spec.count)), spec.count))
+        for cell in first
+    ]
+    yield from declared_facts(spec.declared, rows, spec.count)
 
 
 Field: TypeAlias = tuple[str, str]
@@ -219,7 +274,12 @@ def blocks(table: Table, rows: Sequence[Row]) -> Iterator[tuple[str, list[Field]
 def remarks(table: Table, rows: Sequence[Row], problems: Sequence[Problem]) -> Iterator[tuple[str, list[str]]]:
     """Paired comparisons, what could be wrong, and the cells that could not be made, each with its title."""
     spec = table.spec
-    if paired := list(pairs(table, rows)):
+    if spec.kind == KIND:
+        yield "What it shows", list(shown(table, rows))
+        with_sat, with_best = against_sat(table, rows), best_and_last(table, rows)
+        yield "Paired with adversarial training, on the same images", list(verdicts(with_sat))
+        yield "The last checkpoint paired with the best", list(verdicts(with_best))
+    elif paired := list(pairs(table, rows)):
         yield "Paired, on the same images", paired
     odd = [] if spec.scale.name == "smoke" else doubts(rows)
     paths = [path for cell in table.shown if (path := note_of(spec, cell)).is_file()]

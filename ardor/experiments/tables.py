@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ardor import data as datasets
 from ardor.errors import ConfigError
 from ardor.experiments.cell import Cell, Cells, EvaluationSpec, Setting
+from ardor.experiments.distillation import DISTILLED, EPOCHS, IMAGES, KIND, Declared, distilled_rows
 from ardor.experiments.field import AVERAGED, field_methods, recipes_of, short_options
 from ardor.experiments.label_study import KINDS, LabelKinds
 from ardor.experiments.scales import SCALES, Net, Scale, nets_for
@@ -19,6 +20,7 @@ from ardor.storage.config import find_class, merged, read_yaml
 from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
 from ardor.storage.recipes import find_recipe, read_recipe
+from ardor.training.job import recipe_of
 
 METHODS = ("natural", "sat", "trades", "ard", "iad", "rslad", "variance_gap")
 DISTILLATION = ("ard", "iad", "rslad", "variance_gap")
@@ -53,6 +55,7 @@ class TableSpec(Setting):
     train : number of train images at most; 0 is all.
     count : number of train images, as far as they are known.
     shape : of an image, (C, H, W).
+    declared : of the table of distillation.
     """
 
     kind: str
@@ -69,6 +72,7 @@ class TableSpec(Setting):
     transfer_from: str = ""
     released: bool = False
     shape: tuple[int, int, int] = (3, 32, 32)
+    declared: Declared = Declared()
 
     @property
     def nets(self) -> dict[str, Net]:
@@ -168,8 +172,27 @@ def ingredients(spec: TableSpec) -> Table:
     return _table(spec, ("ingredients",), rows, _field(spec), _teachers(spec))
 
 
+def distillation(spec: TableSpec) -> Table:
+    """What a strong teacher gives small students, beside adversarial training with all and with fewer labels."""
+    scale, declared = spec.scale, spec.declared
+    known = distilled_rows(declared, spec.methods, spec.count, scale.epochs, spec.shape[0])
+    rows = [
+        RowSpec((name, row.name, row.labels), row.method, changes=row.changes, student=student, limit=row.limit)
+        for name, student in declared.nets(spec.shape).items()
+        for row in known
+    ]
+    evaluations = [EvaluationSpec("passes", declared.judged[0])]
+    for checkpoint in declared.evaluated():
+        evaluations.append(EvaluationSpec("paper", checkpoint, scale.limit))
+        if checkpoint in declared.judged:
+            evaluations.append(EvaluationSpec(scale.attack, checkpoint, scale.attack_limit))
+    gap = EvaluationSpec("gap", "best", scale.limit)
+    return _table(spec, ("student", "method", "labels"), rows, [*evaluations, gap], [])
+
+
 STUDIES = {
-    "labels": labels, "alpha": alpha, "alignment": alignment, "methods": methods, "ingredients": ingredients
+    "labels": labels, "alpha": alpha, "alignment": alignment, "methods": methods, "ingredients": ingredients,
+    KIND: distillation,
 }  # fmt: skip
 TABLES: dict[str, Callable[[TableSpec], Table]] = {"whitebox": whitebox, "blackbox": blackbox, **STUDIES}
 
@@ -187,15 +210,19 @@ def table_of(spec: TableSpec) -> Table:
         raise ConfigError(f"expected --scale smoke or small for the study {spec.kind}, got full: type --scale small")
     # An unused option would stand in the command of the table as if it had been used.
     unused = {
-        "--teacher": study and spec.teacher,
+        "--teacher": study and spec.kind != KIND and spec.teacher,
         "--students": study and spec.students != STUDENTS,
-        "--methods": study and spec.kind != "methods" and spec.methods,
+        "--methods": study and spec.kind not in ("methods", KIND) and spec.methods,
         "--transfer_from": spec.kind != "blackbox" and spec.transfer_from,
         "--released": not full and spec.released,
     }
     if given := [option for option, is_given in unused.items() if is_given]:
         raise ConfigError(
             f"expected only options that {spec.kind} at scale {spec.scale.name} uses, got {given[0]}: leave it out"
+        )
+    if spec.kind == KIND and not spec.teacher:
+        raise ConfigError(
+            "expected --teacher with a strong teacher, got none: type --teacher with a run's folder or a net's name"
         )
     if full and set(spec.methods or METHODS) & set(DISTILLATION) and spec.data not in PAPER_DATA and not spec.teacher:
         raise ConfigError(
@@ -207,16 +234,22 @@ def table_of(spec: TableSpec) -> Table:
 
 def methods_of(name: str) -> tuple[str, ...]:
     """The methods that the table of this name may have."""
-    return tuple(field_methods(1, 1)) if name.partition("-")[0] == "methods" else METHODS
+    several = {"methods": tuple(field_methods(1, 1)), KIND: tuple(DISTILLED)}
+    return several.get(name.partition("-")[0], METHODS)
 
 
 class RowSpec(NamedTuple):
-    """One row: what identifies it, its method's config, the role of its net, and changes of the table's recipe."""
+    """One row: what identifies it, its method's config, the role of its net, and changes of the table's recipe.
+
+    student: its net's config in place of the role's. limit: of its train images in place of the table's.
+    """
 
     parts: tuple[str, ...]
     method: Mapping[str, Any]
     role: str = "resnet18"
     changes: Mapping[str, Any] = {}
+    student: Mapping[str, Any] = {}
+    limit: int = 0
 
 
 def _grid(spec: TableSpec, methods: Sequence[str]) -> list[RowSpec]:
@@ -232,14 +265,18 @@ def _table(
     runs = {cell.row[1]: str(spec.run(cell.name)) for cell in needs if cell.row[0] == "teacher"}
     cells = []
     for seed in range(spec.seeds):
-        for parts, method, role, changes in rows:
+        for row in rows:
+            parts, method = row.parts, row.method
             teacher = _teacher(spec, method, runs)
             names = tuple(
                 cell.name for cell in needs if cell.row[0] != "teacher" or str(spec.run(cell.name)) in teacher.values()
             )
             name = "-".join((spec.kind, *parts) if spec.kind in STUDIES else reversed(parts))
-            name = name.replace("/", "_").replace(", ", "-").replace(" ", "-")
-            config = dict(merged(_config(spec, method, role, seed, teacher), changes))
+            name = name.replace("/", "_").replace(", ", "-").replace(" %", "").replace(" ", "-")
+            config = dict(merged(_config(spec, method, row.role, seed, teacher), row.changes))
+            config["student"] = row.student or config["student"]
+            if row.limit and row.limit < spec.count:
+                config["data"] = config["data"] | {"limit": row.limit}
             cells.append(Cell(f"{name}/s{seed}", parts, seed, config, names, tuple(evaluations)))
     return Table(spec, (*needs, *cells), head, tuple(cells))
 
@@ -364,4 +401,20 @@ def spec_of(
         options["train"] = SCALES[scale].train
     plain = "".join(c if c.isalnum() else "_" for c in Path(data).name)
     folder = (folder or Path("runs") / "bench" / shortened(f"{plain}-{scale}")).resolve()
-    return TableSpec(kind, data, SCALES[scale], eps or EPS[data], folder=folder, **options)
+    sizes = {key: options.pop(key, None) for key in ("limit_test", "limit_attack")}
+    size = SCALES[scale]
+    if kind == KIND:
+        size = _declared_scale(size, options.get("declared", Declared()), **sizes)
+    return TableSpec(kind, data, size, eps or EPS[data], folder=folder, **options)
+
+
+def _declared_scale(scale: Scale, declared: Declared, limit_test: int | None, limit_attack: int | None) -> Scale:
+    """The sizes of the table of distillation: as typed, else as its own defaults, or a smoke test's."""
+    small = scale.name == "smoke"
+    epochs = recipe_of({"recipe": {"epochs": scale.epochs if small else EPOCHS} | dict(declared.recipe)}).epochs
+    return replace(
+        scale,
+        epochs=epochs,
+        limit=limit_test or (scale.limit if small else IMAGES),
+        attack_limit=limit_attack or (scale.attack_limit if small else IMAGES),
+    )

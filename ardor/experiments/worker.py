@@ -27,6 +27,7 @@ from ardor.evaluation.verdicts import evaluate
 from ardor.experiments.cell import Cell, Cells, EvaluationSpec, Setting
 from ardor.experiments.cells import State, note_of, pending, report_path, source_of, state_of, threat_of, write_note
 from ardor.experiments.label_study import Both
+from ardor.models import hash_of
 from ardor.storage.files import write_text
 from ardor.storage.imports import cause_of
 from ardor.storage.locks import holder, locked
@@ -37,6 +38,9 @@ from ardor.training.job import Job, gate_of, method_of, records_of, set_threads
 from ardor.training.preflight import check_setup, uses_teacher
 from ardor.training.recipe import find_device, images_of_epoch
 from ardor.training.soft_labels import SoftLabelCache
+
+_PASSED: set[tuple[str, ...]] = set()
+"""Teachers that the gate let pass in this process, by their weights, images, threat and student."""
 
 ProgressCallback: TypeAlias = Callable[[Cell, EpochRecord | Progress | str], None]
 """Called with the cell, and a finished epoch, the progress of an attack, or a sentence."""
@@ -131,16 +135,25 @@ def _train(table: Cells, cell: Cell, progress: ProgressCallback) -> None:
 def _require_teacher(table: Cells, cell: Cell, job: Job, progress: ProgressCallback) -> None:
     """Refuse a teacher that does not match its record; not the label study's, whose natural teacher is not robust.
 
-    The student trained by SAT, where the bench has it, shows how many of its adversarial examples transfer.
+    The student trained by SAT, where the bench has it, shows how many of its adversarial examples transfer. A named
+    teacher is examined once in a process without such a student, and once with it: minutes for each of many cells.
     """
-    if isinstance(job.teacher, Both):
+    if isinstance(job.teacher, Both) or job.teacher is None:
         return
-    spec, row = table.spec, (*cell.row[:1], "sat")
-    trained = [c for c in table.cells if (c.row, c.seed) == (row, cell.seed) and state_of(spec, c)[0] == "done"]
+    spec, like = table.spec, ("sat", cell.config["student"], cell.seed)
+    trained = [
+        c
+        for c in table.cells
+        if (c.config["method"]["name"], c.config["student"], c.seed) == like and state_of(spec, c)[0] == "done"
+    ]
+    examined = (hash_of(job.teacher), spec.images, str(threat_of(cell)), str(bool(trained) and cell.config["student"]))
+    if examined in _PASSED:
+        return
     for taught_by, report in gate_of(job, models.load(spec.run(trained[0].name)) if trained else None).items():
         lines = "; ".join(line for line in report.text().splitlines()[:4] if "not measured" not in line)
         progress(cell, f"taught by {taught_by}: {lines}; {'refused' if report.refused else 'passed'}")
         require(report)
+    _PASSED.add(examined)
 
 
 def _evaluate(spec: Setting, cell: Cell, evaluation: EvaluationSpec, progress: ProgressCallback) -> None:

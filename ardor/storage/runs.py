@@ -47,7 +47,8 @@ LOCATIONS = (
 
 # Keys that the first version of the configuration lacked, with the behaviour of that version.
 ABSENT = {
-    "precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False,
+    "precision": "float32", "attack_precision": "float32", "teacher_precision": "float32", "compile": False,
+    "sync_batchnorm": False,
     "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
     "warmup": 0.0, "clip": None, "accumulate": 1, "eps_ramp": None, "patience": 0, "awp": 0.0, "awp_from": 1,
     "late": None, "late_from": 1, "erase": 0.0, "cutout": 0,

@@ -27,9 +27,9 @@ from ardor.engine.modes import freeze, frozen, train_mode
 from ardor.errors import ConfigError
 from ardor.evaluation.attacked import batch_for
 from ardor.evaluation.progress import duration
-from ardor.models.teachers import each
+from ardor.models.teachers import each, each_folded
 from ardor.noise import seeded
-from ardor.training.loop import train_epoch
+from ardor.training.loop import passes_of_teacher, train_epoch
 from ardor.training.preflight import check_setup
 from ardor.training.recipe import Recipe, drawn, find_device, images_of_epoch
 from ardor.training.soft_labels import Saving, saving, unnumbered
@@ -321,8 +321,9 @@ class Work:
 
     @torch.no_grad()
     def label(self, x: Images) -> Any:
-        """The teacher's logits."""
-        return None if self.teacher is None else self.teacher(x)
+        """The teacher's logits, as a step computes them."""
+        passes = passes_of_teacher(self.job.train, self.job.recipe)
+        return None if self.teacher is None else each_folded(self.teacher, passes)(x)
 
     def timed(self, run: Callable[..., object], *args: Any) -> float:
         """Seconds of a call."""

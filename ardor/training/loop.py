@@ -20,7 +20,7 @@ from ardor.engine import distributed
 from ardor.engine.compiling import compiled
 from ardor.engine.folding import folded, is_known
 from ardor.engine.modes import frozen, train_mode
-from ardor.engine.precision import computed
+from ardor.engine.precision import Computed, computed
 from ardor.errors import ConfigError, DivergedError, ModelError
 from ardor.evaluation.live import clear, cleared, shown
 from ardor.models.teachers import each_folded, together
@@ -210,10 +210,7 @@ def train_epoch(
     device = next(student.parameters()).device
     net = computed(student, recipe.precision, recipe.attack_precision, recipe.compile)
     layout = _layout(method, [student, *([] if teacher is None else [teacher])], train.shape[0])
-    passes: Callable[[nn.Module], Any] = (
-        partial(compiled, shape=train.shape, batch=recipe.batch) if recipe.compile else folded
-    )
-    teacher = None if teacher is None else each_folded(teacher, passes)
+    teacher = None if teacher is None else each_folded(teacher, passes_of_teacher(train, recipe))
     steps = batches(recipe, "order", epoch, train)
     images = sum(map(len, steps))
     pending: list[tuple[float, Update]] = []
@@ -263,6 +260,20 @@ def train_epoch(
     radius = radius_at(recipe, epoch - 1 / len(steps))
     eps = None if recipe.eps_ramp is None else float(radius * method.attack.threat.eps)
     return EpochRecord(epoch, recipe.epochs, sum(sums.values()), sums, rate, seconds, images / seconds, eps=eps)
+
+
+def passes_of_teacher(train: Split, recipe: Recipe) -> Callable[[nn.Module], Any]:
+    """The view of a teacher's net that the recipe declares: folded, and compiled or in bfloat16."""
+    dtype = getattr(torch, recipe.teacher_precision)
+    if dtype != torch.float32:
+        return partial(_rounded, dtype=dtype)
+    return partial(compiled, shape=train.shape, batch=recipe.batch) if recipe.compile else folded
+
+
+def _rounded(net: nn.Module, dtype: torch.dtype) -> Computed:
+    """A teacher whose logits are of its folded net, and whose features are its own, all in `dtype`."""
+    view = folded(net, dtype)
+    return Computed(net, dtype, dtype, view=None if view is net else view)
 
 
 class Update(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ardor.data.split import Split
 from ardor.engine import distributed
-from ardor.engine.precision import ATTACK_PRECISION, PRECISION
+from ardor.engine.precision import ATTACK_PRECISION, PRECISION, TEACHER_PRECISION
 from ardor.errors import ConfigError
 from ardor.noise import Noise, order
 from ardor.storage.arguments import check_fields, require_value
@@ -121,6 +121,8 @@ class Recipe:
         reports name them. float16 has a scale of the loss: steps that overflow are skipped, and it is halved.
     attack_precision
         float32 or bfloat16 for the student's passes in the training attack, whose steps are then rounded.
+    teacher_precision
+        float32 or bfloat16 for the teacher's passes. Its soft labels are rounded then, and reports name it.
     compile
         Compile the attack's folded net, and the teacher's passes without gradients: a minute at first. `ardor train
         --compile` is the same.
@@ -160,6 +162,7 @@ class Recipe:
     device: str = "auto"
     precision: PRECISION = "float32"
     attack_precision: ATTACK_PRECISION = "float32"
+    teacher_precision: TEACHER_PRECISION = "float32"
     compile: bool = False
     sync_batchnorm: bool = False
 
@@ -183,7 +186,10 @@ class Recipe:
         what = "two epochs of the run, the first of them first"
         self._require("eps_ramp", what, lambda v: v is None or (len(v) == 2 and 0 <= v[0] <= v[1] <= self.epochs))
         self._require("patience", "a number of validations, or 0 for none", lambda v: v >= 0)
-        choices = {"augment": AUGMENT, "precision": PRECISION, "attack_precision": ATTACK_PRECISION}
+        choices = {
+            "augment": AUGMENT, "precision": PRECISION, "attack_precision": ATTACK_PRECISION,
+            "teacher_precision": TEACHER_PRECISION,
+        }  # fmt: skip
         for name, choice in choices.items():
             self._require(name, f"one of {', '.join(get_args(choice))}", get_args(choice).__contains__)
         check_fields(self)

@@ -14,7 +14,8 @@ ROW = ["--students", "resnet18", "--methods", "natural", "rslad"]
 
 
 def asked(kind="whitebox", scale="smoke", folder="bench", named="digits", eps=None, **others):
-    others = {"students": STUDENTS, **others}
+    named_teacher = {"teacher": {"name": "runs/teacher"}} if kind == "distillation" else {}
+    others = {"students": STUDENTS, **named_teacher, **others}
     made = spec_of(f"{kind}-{named}", scale, None, eps, Path(folder), **others)
     return made.with_images() if named == "digits" else made
 

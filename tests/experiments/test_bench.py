@@ -62,6 +62,7 @@ def test_how_many_rows_each_table_has():
         "alignment": 18,
         "methods": 23,
         "ingredients": 7,
+        "distillation": 11,
     }
 
 

@@ -287,6 +287,8 @@ def _numerics(config: Config) -> Iterator[Finding]:
     parts = {"precision": "learned", "attack_precision": "was attacked while it learned"}
     values = {what: config.get(f"recipe.{key}") for key, what in parts.items()}
     texts = [f"the student {what} in {value}" for what, value in values.items() if value not in (None, "float32")]
+    if (of_teacher := config.get("recipe.teacher_precision")) not in (None, "float32"):
+        texts.append(f"the teacher's passes were in {of_teacher}")
     texts += ["the teacher's soft labels are kept in float16"] if config.get("soft_labels") == "float16" else []
     if texts:
         advice = "compare with runs of the same precision, or float32"

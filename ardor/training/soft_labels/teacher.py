@@ -13,7 +13,8 @@ from ardor.types import Images, Logits
 
 CHECK_EVERY = 50
 """Batches from one spot check to the next; the first batch with a known row is checked."""
-TOLERANCE = {"float32": 1e-4, "float16": 2e-3}
+TOLERANCE = {"float32": 1e-4, "float16": 2e-3, "bfloat16": 5e-2}
+"""Of a spot check, by the precision of the table's entries or of the teacher's passes, whichever is coarser."""
 
 
 class CachedTeacher:
@@ -94,7 +95,8 @@ def spot_check(teacher: nn.Module, table: SoftLabels, x: Images, index: Tensor, 
     """Compare some rows of the table's logits with the teacher's. Raises CheckpointError where they differ."""
     true = live(teacher, x, rows).to("cpu", torch.float32)
     off = (logits[rows] - true).norm(dim=1) / true.norm(dim=1).clamp_min(1e-12)
-    wrong = (~(off <= TOLERANCE[table.identity["dtype"]])).nonzero().flatten()  # also NaN
+    coarse = max(TOLERANCE[table.identity[key]] for key in ("dtype", "precision") if key in table.identity)
+    wrong = (~(off <= coarse)).nonzero().flatten()  # also NaN
     if len(wrong):
         worst = wrong[0]
         raise CheckpointError(

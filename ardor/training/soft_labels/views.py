@@ -22,11 +22,13 @@ def numbering(recipe: Recipe) -> dict[str, Any]:
     if reason := unnumbered(recipe):
         raise ConfigError(f"expected views that soft labels can be cached for, got others: {reason}")
     kind = recipe.augment
+    # a table in float32, which is older than the choice, does not name it
+    passes = {} if recipe.teacher_precision == "float32" else {"precision": recipe.teacher_precision}
     if recipe.resized:
         area, ratio = map(float, recipe.area), map(float, recipe.ratio)
-        return {"augment": kind, "area": [*area], "ratio": [*ratio], "views": recipe.views}
+        return {"augment": kind, "area": [*area], "ratio": [*ratio], "views": recipe.views, **passes}
     padding, flip = {"none": (0, False), "crop": (recipe.padding, False), "crop-flip": (recipe.padding, True)}[kind]
-    return {"padding": padding, "flip": flip}
+    return {"padding": padding, "flip": flip, **passes}
 
 
 def views_of(numbers: Mapping[str, Any]) -> int:

@@ -1,0 +1,123 @@
+"""What a table of distillation shows: sentences that follow from its paired comparisons alone.
+
+Each row is compared with adversarial training on all labels, and each row without labels with adversarial training on
+fewer of them too. The robust comparisons of a table are one family for Holm's correction, those of the clean accuracy
+another, and best against last checkpoint a third. Below three seeds no sentence is about a method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+
+from ardor.evaluation.comparison import Comparison
+from ardor.evaluation.comparison.difference import Difference
+from ardor.evaluation.comparison.significance import LEVEL, holm, p_text
+from ardor.evaluation.comparison.wording import METHOD_SEEDS
+from ardor.experiments.distillation import NO_LABELS, share_text
+from ardor.experiments.pairing import Paired, compared
+from ardor.experiments.rows import Row
+from ardor.experiments.tables import Table
+
+
+def references(row: Row, rows: Sequence[Row]) -> Iterator[Row]:
+    """The rows of adversarial training that a row is compared with, at its checkpoint and of its student."""
+    student, name, labels = row.parts
+    for other in rows:
+        if (other.parts[:2], other.checkpoint) != ((student, "sat"), row.checkpoint) or other is row:
+            continue
+        if other.parts[2] == share_text(1) or (labels == NO_LABELS and name != "sat"):
+            yield other
+
+
+def against_sat(table: Table, rows: Sequence[Row]) -> list[Paired]:
+    """The comparisons with adversarial training at the first checkpoint, under the strongest suite that both have."""
+    first = [row for row in rows if row.checkpoint == rows[0].checkpoint]
+    return _present(compared(table, row, other) for row in first for other in references(row, first))
+
+
+def best_and_last(table: Table, rows: Sequence[Row]) -> list[Paired]:
+    """Each row's last checkpoint with its best, but for natural training, which has one."""
+    pairs = product(
+        [row for row in rows if row.checkpoint == "last"], [row for row in rows if row.checkpoint == "best"]
+    )
+    return _present(compared(table, a, b) for a, b in pairs if a.parts == b.parts and a.parts[1] != "natural")
+
+
+def _present(paired: Iterable[Paired | None]) -> list[Paired]:
+    return [pair for pair in paired if pair is not None]
+
+
+def shown(table: Table, rows: Sequence[Row]) -> Iterator[str]:
+    """The sentences, for robust accuracy, clean accuracy and the last checkpoint."""
+    if table.spec.seeds < METHOD_SEEDS:
+        yield (
+            f"Nothing about the methods: {METHOD_SEEDS} seeds at least are needed, and the table has "
+            f"{table.spec.seeds}. The comparisons below are of these nets."
+        )
+        return
+    paired = against_sat(table, rows)
+    if fewer := sum(not _allows_claim(pair.comparison) for pair in paired):
+        yield f"{fewer} of {len(paired)} comparisons with sat have fewer than {METHOD_SEEDS} seeds, or allow no claim."
+    for figure, what in (("worst_case", "robust"), ("clean", "clean")):
+        yield from _sentences(table, paired, figure, what)
+    yield from _of_last(best_and_last(table, rows))
+
+
+def _sentences(table: Table, paired: Sequence[Paired], figure: str, what: str) -> Iterator[str]:
+    several = len({row.parts[0] for pair in paired for row in (pair.row, pair.other)}) > 1
+    for pair, difference, corrected in _corrected(paired, figure):
+        a, b = (_named(row, several) for row in (pair.row, pair.other))
+        under = f" under {pair.suite}" if figure == "worst_case" else ""
+        if corrected < LEVEL:
+            side = "ahead of" if difference.value > 0 else "behind"
+            yield f"{what.capitalize()}{under}: {a} is shown {side} {b}: {_points(difference)} ({_p(corrected)})."
+        else:
+            least = f"less than about {100 * difference.least:.1f} points would rarely be detected"
+            points = f"{_points(difference)}; {least}"
+            yield f"{what.capitalize()}{under}: no difference is shown between {a} and {b}: {points}."
+
+
+def _of_last(paired: Sequence[Paired]) -> Iterator[str]:
+    """Robust overfitting, where the last checkpoint is shown behind the best."""
+    several, silent = len({pair.row.parts[0] for pair in paired}) > 1, []
+    for pair, difference, corrected in _corrected(paired, "worst_case"):
+        name = _named(pair.row, several)
+        if corrected < LEVEL and difference.value < 0:
+            yield (
+                f"Robust overfitting of {name}: its last checkpoint is shown behind its best under {pair.suite}: "
+                f"{_points(difference)} ({_p(corrected)})."
+            )
+        else:
+            silent.append(f"{name} {100 * difference.value:+.1f}")
+    if silent:
+        yield f"No robust overfitting is shown (last less best checkpoint, in points): {', '.join(silent)}."
+
+
+def _corrected(paired: Sequence[Paired], figure: str) -> Iterator[tuple[Paired, Difference, float]]:
+    """The comparisons that allow a claim, each with the difference and its p by Holm over all of them."""
+    family = {number: pair for number, pair in enumerate(paired) if _allows_claim(pair.comparison)}
+    differences = {number: pair.comparison.figures[figure] for number, pair in family.items() if pair.comparison}
+    p = holm({str(number): difference.p for number, difference in differences.items()})
+    for number, difference in differences.items():
+        yield family[number], difference, p[str(number)]
+
+
+def _allows_claim(comparison: Comparison | None) -> bool:
+    return comparison is not None and not comparison.doubts and len(comparison.seeds) >= METHOD_SEEDS
+
+
+def _named(row: Row, with_student: bool) -> str:
+    """A row in a sentence: RSLAD without labels, SAT with 4 % of the labels."""
+    student, name, labels = row.parts
+    of = "without labels" if labels == NO_LABELS else f"with {labels} of the labels"
+    return f"{name} {of}" + (f" ({student})" if with_student else "")
+
+
+def _points(difference: Difference) -> str:
+    low, high = difference.both or difference.images
+    return f"{100 * difference.value:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
+def _p(p: float) -> str:
+    return f"{p_text(p) if p < 1e-4 else f'p = {p:.2g}'} by Holm"
