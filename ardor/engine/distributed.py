@@ -173,13 +173,6 @@ def summed(values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mean(values: Tensor) -> Tensor:
-    """The mean over the images of all processes: (K, B) -> (K,)."""
-    sums = summed(torch.cat([values.sum(1), values.new_tensor([values.shape[1]])]))
-    return sums[:-1] / sums[-1]
-
-
-@torch.no_grad()
 def broadcast(tensors: Sequence[Tensor]) -> None:
     """Copy process 0's values of these tensors to every process."""
     for value in tensors if world_size() > 1 else ():

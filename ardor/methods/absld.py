@@ -96,7 +96,8 @@ class ABSLD:
 
     def advance(self, student: nn.Module, *, epoch: int, last: bool, average: Any) -> None:
         """Add the batch's losses after a step, and move the temperatures after an epoch's last."""
-        sums = self.sums_ + distributed.summed(self.batch_)
+        batch = distributed.summed(self.batch_)
+        sums = self.sums_ + torch.where(batch.isfinite().all(), batch, 0)  # float16 skips a step
         self.batch_ = torch.zeros_like(self.batch_)
         if last:
             self.tau_ = self._moved(sums, self.h * 0.1 ** sum(epoch >= drop for drop in self.drops))

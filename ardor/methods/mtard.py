@@ -61,14 +61,19 @@ class MTARD:
     attack: Maximiser = PGD(start="gaussian")
     balance_: Any = field(default=None, init=False, repr=False, compare=False)
     next_: Any = field(default=None, init=False, repr=False, compare=False)
+    batch_: Any = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def prepare(self, student: nn.Module, teacher: Mapping[str, Net], x: Images) -> None:
-        """Rows: weights, first losses (0 before there are any), temperatures; columns: robust, natural."""
+        """Rows: weights, first losses (0 before there are any), temperatures; columns: robust, natural.
+
+        The batch has sums: both losses, both entropies, images.
+        """
         self.balance_ = x.new_tensor([[0.5, 0.5], [0, 0], [1, 1]])
         self.next_ = self.balance_.clone()
+        self.batch_ = x.new_zeros(5)
 
     def terms(
         self, student: nn.Module, teacher: Mapping[str, Net], x: Images, y: Labels, *, epoch: int, noise: Noise
@@ -81,21 +86,22 @@ class MTARD:
 
         robust, soft_adv = student(x_adv), teacher["robust"](x_adv).detach() / tau_r
         losses = kl(soft_adv, robust), kl(soft, student(x))
-        self.next_ = self._balanced(
-            losses, (entropy(soft_adv), entropy(soft)), 0.1 ** sum(epoch > d for d in self.drops)
-        )
+        sums = torch.stack([*losses, entropy(soft_adv), entropy(soft), torch.ones_like(losses[0])]).detach().sum(1)
+        self.batch_ = self.batch_ + sums.to(self.batch_)  # of a batch in parts those so far
+        self.next_ = self._balanced(0.1 ** sum(epoch > d for d in self.drops))
         w_r, w_n = self.next_[0]
         return {"robust": self.scale * w_r * losses[0], "natural": self.scale * w_n * losses[1]}
 
     def advance(self, student: nn.Module, *, epoch: int, last: bool, average: Any) -> None:
         """Keep the weights, first losses and temperatures of a step."""
-        self.balance_ = self.next_
+        self.balance_ = torch.where(self.next_.isfinite().all(), self.next_, self.balance_)  # float16 skips a step
+        self.batch_ = torch.zeros_like(self.batch_)
 
-    @torch.no_grad()
-    def _balanced(self, losses: tuple[Tensor, Tensor], entropies: tuple[Tensor, Tensor], drop: float) -> Tensor:
+    def _balanced(self, drop: float) -> Tensor:
         """The weights of this step, the first losses, and the temperatures of the next step."""
         (_, w_n), first, tau = self.balance_
-        loss, h = (distributed.mean(torch.stack(pair)).to(first) for pair in (losses, entropies))
+        sums = distributed.summed(self.batch_)
+        loss, h = sums[:2] / sums[4], sums[2:4] / sums[4]
         first = torch.where(first > 0, first, loss)
         r = loss / first
         w_n = w_n - self.h * drop * (w_n - r[1] / r.sum())

@@ -1,5 +1,6 @@
 """Warm-up and schedules, clipping, accumulation, the ramp of the radius, and the end of a run by its patience."""
 
+import copy
 import dataclasses
 import math
 from functools import partial
@@ -21,6 +22,7 @@ from ardor.training.loop import epochs, step
 from ardor.training.optimisers import SGD, AdamW
 from ardor.training.radius import Still, at_radius, radius_at
 from ardor.training.recipe import Recipe, lr_at
+from ardor.training.state import learned_state, named_parameters
 from tests.conftest import splits
 from tests.training.conftest import PGD2, ended, lines, net, recipe, require_same, rslad
 from tests.training.test_optimisers import require_resumed
@@ -90,18 +92,30 @@ def plain(seed):
 
 
 def gradients(method, x, y, **options):
-    student = plain(0)
-    optimiser = torch.optim.SGD(student.parameters(), lr=0.0)
+    """The gradients of a step, by name, its update, and what the method has learned after it."""
+    student, teacher, method = plain(0), plain(1).eval(), copy.deepcopy(method)
+    if hasattr(method, "teachers"):
+        teacher = {"robust": teacher, "natural": plain(2).eval()}
+    if hasattr(method, "prepare"):
+        method.prepare(student, teacher, x)
+    trained = [*student.parameters(), *getattr(method, "parameters", tuple)()]
+    optimiser = torch.optim.SGD(trained, lr=0.0)
     update = step(
-        student.train(), plain(1).eval(), method, optimiser, x, y, epoch=1, noise=Noise(0, torch.arange(len(x)) + 5),
+        student.train(), teacher, method, optimiser, x, y, epoch=1, noise=Noise(0, torch.arange(len(x)) + 5),
         **options,
     )  # fmt: skip
-    return {name: p.grad for name, p in student.named_parameters()}, update
+    if hasattr(method, "advance"):
+        method.advance(student, epoch=1, last=True, average=None)
+    return {name: p.grad for name, p in named_parameters(student, method)}, update, learned_state(method)
 
 
 PER_IMAGE = [
     methods.Natural(), methods.SAT(attack=PGD2), methods.TRADES(attack=PGD2), methods.MART(attack=PGD2),
     methods.ARD(attack=PGD2), methods.RSLAD(attack=PGD2), methods.KD(), methods.IAD(attack=PGD2, begin=0),
+    methods.AdaAD(attack=PGD2), methods.AdaIAD(attack=PGD2, begin=0), methods.IGDM(methods.RSLAD(attack=PGD2)),
+    methods.SAAD(attack=PGD2, weights="none", beta=0.5), methods.ADR(attack=PGD2), methods.FairRSLAD(attack=PGD2),
+    methods.ABSLD(attack=PGD2), methods.DGAD(attack=PGD2), methods.PeerAiD(attack=PGD2), methods.AKD2(attack=PGD2),
+    methods.LBGAT(attack=PGD2), methods.MTARD(attack=PGD2, h=0.0),
 ]  # fmt: skip
 
 
@@ -109,25 +123,37 @@ PER_IMAGE = [
 @pytest.mark.parametrize("parts", [2, 5, 11])
 def test_accumulation_gives_the_gradient_of_the_whole_batch(method, parts):
     x, y = images(11), torch.arange(11) % 10
-    whole, update = gradients(method, x, y)
-    sum_, accumulated = gradients(method, x, y, parts=parts)
+    whole, update, learned = gradients(method, x, y)
+    sum_, accumulated, of_parts = gradients(method, x, y, parts=parts)
     for name, grad in whole.items():
         scale = grad.abs().max()
         assert (sum_[name] - grad).abs().max() <= 1e-6 * max(1, scale), name
     for name, mean in update.terms.items():
         torch.testing.assert_close(accumulated.terms[name], mean)
     torch.testing.assert_close(accumulated.loss, update.loss)
+    torch.testing.assert_close(of_parts, learned)
+
+
+@pytest.mark.parametrize("parts", [2, 5])
+def test_the_state_of_mtard_is_that_of_the_whole_batch(parts):
+    """Its weights are of the parts so far, so that the gradient is not."""
+    x, y = images(11), torch.arange(11) % 10
+    method = methods.MTARD(attack=PGD2, h=0.5, g=0.1, balance_temperatures=True)
+    (_, _, one), (_, _, several) = gradients(method, x, y), gradients(method, x, y, parts=parts)
+    torch.testing.assert_close(several, one)
+    assert float(one["balance_"][1].min()) > 0, "the first losses"
+    assert not torch.equal(one["balance_"][2], torch.ones(2)), "the temperatures moved"
 
 
 def test_a_gradient_is_scaled_to_the_largest_norm_and_a_shorter_one_is_not():
     x, y = images(8), torch.arange(8) % 10
-    whole, update = gradients(methods.Natural(), x, y)
+    whole, update, _ = gradients(methods.Natural(), x, y)
     norm = math.sqrt(sum(float(g.square().sum()) for g in whole.values()))
-    clipped, same = gradients(methods.Natural(), x, y, clip=norm / 3)
+    clipped, same, _ = gradients(methods.Natural(), x, y, clip=norm / 3)
     for name, grad in whole.items():
         torch.testing.assert_close(clipped[name], grad / 3, rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(same.norms[name], update.norms[name])  # as computed
-    longer, _ = gradients(methods.Natural(), x, y, clip=norm * 2)
+    longer, _, _ = gradients(methods.Natural(), x, y, clip=norm * 2)
     assert all(torch.equal(longer[name], grad) for name, grad in whole.items())
 
 
