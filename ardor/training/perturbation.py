@@ -4,7 +4,8 @@ v      the gradient of the method's own loss at the weights w
 delta  gamma ||w|| v / ||v||, for each tensor of weights: no biases, no norms
 The update's gradient is that at w + delta on the same x', the optimiser steps there, and delta is subtracted after it.
 The first pass remembers the attack's and the teacher's answers, so that the second costs its outer passes alone. Batch
-statistics are those of the second pass, what the method learns is that of the first, which has the attack.
+statistics are those of the second pass, what the method learns is that of the first, which has the attack. Weights of
+nets that a method keeps may not change in `terms`, which is called twice, but in `advance`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from ardor.engine.recorded import Recorded
+from ardor.errors import ConfigError
 from ardor.noise import Noise
+from ardor.storage.config import few
 from ardor.training.state import learned_by, set_learned
 from ardor.types import Images, Objective
 
@@ -67,12 +70,22 @@ def perturbed(student: nn.Module, method: Any, gamma: float, backward: Callable[
         Norm of delta, as a share of that of the weights.
     backward : callable
         Computes the gradients of the method's loss, of all processes, in `.grad`.
+
+    Raises
+    ------
+    ConfigError
+        Where `terms` changes the weights of a net that the method keeps.
     """
     attack = Remembered(method.attack) if hasattr(method, "attack") else None
     with _with_attack(method, attack):
-        before = _tensors(method)
+        before, versions = _tensors(method), _versions(method)
         with _undone(student, method):
             backward()
+        if changed := [name for name, version in _versions(method).items() if versions.get(name) != version]:
+            raise ConfigError(
+                f"expected terms of {type(method).__name__} that may be called twice in a step, for --recipe.awp, got "
+                f"one that changes {few(changed)}: change it in advance(), or type --recipe.awp 0"
+            )
         first = _tensors(method)
         _set_tensors(method, before)
         if attack is not None:
@@ -129,6 +142,12 @@ def _undone(student: nn.Module, method: Any) -> Iterator[None]:
     with torch.no_grad():
         for buffer, value in before:
             buffer.copy_(value)
+
+
+def _versions(method: Any) -> dict[str, tuple[int, int]]:
+    """The weights of the nets that a method keeps, by name: which tensor, and how often it was written in place."""
+    nets = {name: value for name, value in learned_by(method).items() if isinstance(value, nn.Module)}
+    return {f"{name}.{key}": (id(p), p._version) for name, net in nets.items() for key, p in net.named_parameters()}
 
 
 def _tensors(method: Any) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import torch
 
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
-from ardor.errors import DivergedError
+from ardor.errors import ConfigError, DivergedError
 from ardor.methods import ABSLD, ADR, AKD2, IGDM, KD, MTARD, RSLAD, SAT, TRADES, AdaAD, FairRSLAD, PeerAiD, VarianceGap
 from ardor.training.cost import plan
 from ardor.training.loop import distill, epochs, step
@@ -128,6 +128,42 @@ def test_a_loss_that_is_not_finite_changes_no_weight():
         step(student, None, Later(), sgd(student, None), x, y, epoch=1, noise=noise, awp=0.01)
     for name, p in student.named_parameters():
         assert torch.equal(p, before[name]), name
+
+
+class Twice(ADR):
+    """Averages where the loss is computed, and so twice in a step."""
+
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        terms = super().terms(student, teacher, x, y, epoch=epoch, noise=noise)
+        with torch.no_grad():
+            for mean, p in zip(self.average_.parameters(), student.parameters(), strict=True):
+                mean.lerp_(p, 0.1)
+        return terms
+
+    def advance(self, student, *, epoch, last, average):
+        pass
+
+
+class Anew(Twice):
+    def terms(self, student, teacher, x, y, *, epoch, noise):
+        terms = ADR.terms(self, student, teacher, x, y, epoch=epoch, noise=noise)
+        self.average_ = copy.deepcopy(student).eval()
+        return terms
+
+
+@pytest.mark.parametrize("kind", [Twice, Anew])
+def test_a_method_that_changes_its_net_in_terms_is_refused(kind):
+    x, y, noise = batch()
+    student, _ = pair()
+    before = {k: v.clone() for k, v in student.state_dict().items()}
+    method = kind(attack=PGD3)
+    method.prepare(student, None, x)
+    words = f"terms of {kind.__name__} that may be called twice.*changes average_.*change it in advance"
+    with pytest.raises(ConfigError, match=words):
+        step(student, None, method, sgd(student, None), x, y, epoch=1, noise=noise, awp=0.01)
+    assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
+    assert method.attack is PGD3
+    step(student, None, method, sgd(student, None), x, y, epoch=1, noise=noise)
 
 
 def test_perturbation_begins_at_its_epoch_and_resumes(tmp_path):
