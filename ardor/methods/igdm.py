@@ -42,6 +42,7 @@ class IGDM:
 
     config_name: ClassVar[str] = "igdm"
     needs_teacher: ClassVar[bool] = True
+    wants_linear_teacher: ClassVar[bool] = True
 
     base: Method = field(default_factory=RSLAD)
     alpha: float = 1.0

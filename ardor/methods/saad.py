@@ -55,6 +55,7 @@ class SAAD:
 
     config_name: ClassVar[str] = "saad"
     needs_teacher: ClassVar[bool] = True
+    wants_linear_teacher: ClassVar[bool] = True
 
     inner: Literal["linear", "clean", "teacher"] = "linear"
     weights: Literal["entropy", "none"] = "entropy"

@@ -16,7 +16,7 @@ from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.diagnostics.record import record_of
-from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_robust
+from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_linear, wants_robust
 from ardor.engine.threads import threads_for, use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.checks.data import missing_classes
@@ -297,6 +297,7 @@ def gate_of(
             record=record_of(job.taught_by.get(name), net),
             student=student,
             robust=wants_robust(job.method) and name != "natural",
+            linear=wants_linear(job.method),
             limit=min(LIMIT, len(job.train)),  # a smoke test trains on fewer images
             progress=progress,
         )

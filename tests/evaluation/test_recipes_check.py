@@ -152,6 +152,16 @@ def test_a_plain_configuration_has_none():
         (changed(recipe__attack_precision="bfloat16"),
          "note", "half_precision: the student was attacked while it learned in bfloat16"),
         (changed(soft_labels="float16"), "note", "half_precision: the teacher's soft labels are kept in float16"),
+        (of("igdm", alpha=1) | {"recipe": changed(recipe__precision="bfloat16")["recipe"]}, "warning",
+         "half_precision: the student learned in bfloat16, where the differences of two nearly equal logits that igdm"),
+        (of("igdm", alpha=0) | {"recipe": changed(recipe__precision="bfloat16")["recipe"]}, "note",
+         "half_precision: the student learned in bfloat16"),
+        (of("igdm", alpha=1) | {"recipe": changed(recipe__attack_precision="bfloat16")["recipe"]}, "note",
+         "half_precision: the student was attacked"),
+        (of("absld", drops=[215, 260, 285]), "warning",
+         "other_drops: method.drops lower what absld adapts by at no epoch, and the rate drops after 100, 150"),
+        (of("mtard", drops=[120, 150]), "warning",
+         "other_drops: method.drops lower what mtard adapts by after epochs 120, 150"),
         (changed(processes=4), "note", "split_batches: 4 processes shared each batch"),
     ],
 )  # fmt: skip
@@ -236,3 +246,11 @@ def test_values_that_are_no_numbers_have_no_finding():
 def test_another_threat_of_the_evaluation_is_named_with_norm_and_radius(threat, seen):
     evidence = [f.evidence for f in checks.recipe.of_recipe(GOOD, threat)]
     assert evidence == ([] if seen is None else [seen])
+
+
+def test_drops_of_a_method_are_those_of_the_rate():
+    assert checks.recipe.of_recipe(of("absld", drops=[150, 100, 260])) == []
+    (finding,) = checks.recipe.of_recipe(of("absld", drops=[100]))
+    assert finding.next == "type --method.drops 100 --method.drops 150"
+    cosine = of("absld", drops=[100]) | {"recipe": changed(recipe__schedule="cosine")["recipe"]}
+    assert "other_drops" not in names(checks.recipe.of_recipe(cosine))

@@ -7,7 +7,7 @@ from typing import Literal
 from ardor.cli import display
 from ardor.cli.selection import Overrides, data_of, device_of, find_split, find_threat, threat_of
 from ardor.diagnostics.record import record_of
-from ardor.diagnostics.teacher import LIMIT, wants_robust
+from ardor.diagnostics.teacher import LIMIT, wants_linear, wants_robust
 from ardor.diagnostics.teacher import examine_teacher as judge
 from ardor.errors import ConfigError
 from ardor.models.loading import net_for, require_there
@@ -80,6 +80,7 @@ def gate(
         for key, name in (("teacher", teacher), ("student", student))
         if name is not None
     }
+    kind = find_class(method, "method", "method")
     with display.progress("gate", 100) as move:
         report = judge(
             nets["teacher"],
@@ -87,7 +88,8 @@ def gate(
             used,
             record=record_of(teacher, nets["teacher"]),
             student=nets.get("student"),
-            robust=wants_robust(find_class(method, "method", "method")),
+            robust=wants_robust(kind),
+            linear=wants_linear(kind),
             limit=limit,
             batch=batch,
             seed=seed,

@@ -6,6 +6,7 @@ repair is tried, and the one that restores the accuracy names the cause. docs/co
 
 from ardor.diagnostics.teacher.gate import LIMIT as LIMIT
 from ardor.diagnostics.teacher.gate import examine_teacher
+from ardor.diagnostics.teacher.gate import wants_linear as wants_linear
 from ardor.diagnostics.teacher.gate import wants_robust as wants_robust
 from ardor.diagnostics.teacher.ranking import rank_teachers, ranking
 from ardor.diagnostics.teacher.result import Entropy, TeacherReport, require

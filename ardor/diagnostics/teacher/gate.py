@@ -45,6 +45,7 @@ def examine_teacher(
     record: Record | None = None,
     student: nn.Module | None = None,
     robust: bool = True,
+    linear: bool = False,
     limit: int = LIMIT,
     batch: int | None = None,
     seed: int = 0,
@@ -66,6 +67,8 @@ def examine_teacher(
         Trained net of the student's kind, for the transfer.
     robust
         Whether the method needs a robust teacher; False leaves PGD-20 out.
+    linear
+        Whether the method needs a locally linear teacher, as IGDM does: a finding then says so.
     limit
         Largest number of images, classes in proportion.
     batch
@@ -107,7 +110,7 @@ def examine_teacher(
             return report
         tell(f"PGD-{STEPS}", 2, PARTS)
         if robust:
-            _measure_robust(probe, logits, report)
+            _measure_robust(probe, logits, report, linear)
         tell("student", 3, PARTS)
         if student is not None:
             report.transfer = _transfer(probe, right(logits, probe.labels), student, threat)
@@ -118,6 +121,12 @@ def wants_robust(method: Any) -> bool:
     """Whether a method, or its class, needs a robust teacher: all but those that declare otherwise (KD)."""
     kind = method if isinstance(method, type) else type(method)
     return bool(vars(kind).get("wants_robust_teacher", True))
+
+
+def wants_linear(method: Any) -> bool:
+    """Whether a method, or its class, matches the teacher's input gradients, as IGDM does."""
+    kind = method if isinstance(method, type) else type(method)
+    return bool(vars(kind).get("wants_linear_teacher", False))
 
 
 def _logits(probe: Probe, report: TeacherReport, robust: bool) -> Tensor | None:
@@ -149,14 +158,14 @@ def _measure_clean(probe: Probe, logits: Tensor, report: TeacherReport, tell: Ca
         report.findings += present(diagnose(probe, logits, claim, chance, reached))
 
 
-def _measure_robust(probe: Probe, logits: Tensor, report: TeacherReport) -> None:
+def _measure_robust(probe: Probe, logits: Tensor, report: TeacherReport, linear: bool) -> None:
     """PGD-20 against the record or chance, and the entropy on hard images."""
     clean, y = right(logits, probe.labels), probe.labels
     attacked = probe.logits(pgd(report.threat))
     report.robust = share_of(clean & right(attacked, y))
     hard = margin(attacked, y).argsort(descending=True, stable=True)[: math.ceil(len(y) / HARD)]
     report.entropy = Entropy(float(_entropy(logits).mean()), float(_entropy(logits[hard]).mean()), probe.data.classes)
-    report.findings += present(not_robust(probe, clean, report) or other_eps(report.claim, report.threat))
+    report.findings += present(not_robust(probe, clean, report, linear) or other_eps(report.claim, report.threat))
 
 
 def _transfer(probe: Probe, clean: Mask, student: nn.Module, threat: Threat) -> Proportion:

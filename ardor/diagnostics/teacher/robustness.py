@@ -29,8 +29,11 @@ SAME_EPS = 0.02
 """A radius within this share of another is the same: 0.031 stands for 8/255 in the oldest records."""
 
 
-def not_robust(probe: Probe, clean: Mask, report: TeacherReport) -> Finding | None:
-    """PGD-20 below the record at the record's eps, or below chance at the threat's; or mis_normalised instead."""
+def not_robust(probe: Probe, clean: Mask, report: TeacherReport, linear: bool = False) -> Finding | None:
+    """PGD-20 below the record at the record's eps, or below chance at the threat's; or mis_normalised instead.
+
+    linear: whether the method needs a locally linear teacher, so that no other kind of teacher is advised.
+    """
     claim, robust = report.claim, report.robust or Proportion(0, 0)
     missed = ""
     if claim is not None and claim.robust is not None and claim.norm == _norm(report.threat):
@@ -49,11 +52,13 @@ def not_robust(probe: Probe, clean: Mask, report: TeacherReport) -> Finding | No
         f"PGD-{STEPS} at eps {eps} leaves {robust} % of {robust.n} images right{missed}; "
         f"at half of this eps {half} %, at a quarter {quarter} %"
     )
-    advice = "it looks natural, for nothing withstands a quarter either: choose a robust one, or a method such as kd"
+    robust_one = "a robust one" + ", for this method needs a locally linear teacher, which no natural net is" * linear
+    advice = f"it looks natural, for nothing withstands a quarter either: choose {robust_one}"
+    advice += "" if linear else ", or a method such as kd"
     least = report.clean.value / 2 if report.clean else 0.0
     if max(half.value, quarter.value) >= least:  # the largest eps at which half of the clean accuracy is left
         smaller = report.threat.eps / (2 if half.value >= least else 4)
-        advice = f"it looks trained for a smaller eps, about {smaller:.3g}, or natural: choose a robust one"
+        advice = f"it looks trained for a smaller eps, about {smaller:.3g}, or natural: choose {robust_one}"
     return Finding("not_robust", "error", evidence, advice)
 
 

@@ -290,6 +290,9 @@ def test_trained_for_a_smaller_eps_or_natural(natural, val):
     assert "about 0.075" in found.next
     (found,) = examine_teacher(natural, val, Linf(0.5), limit=200).findings
     assert "it looks natural" in found.next
+    assert found.next.endswith("choose a robust one, or a method such as kd")
+    (found,) = examine_teacher(natural, val, Linf(0.5), limit=200, linear=True).findings
+    assert found.next.endswith("a robust one, for this method needs a locally linear teacher, which no natural net is")
 
 
 def test_the_record_is_compared_at_its_own_eps(sound, val, record):
