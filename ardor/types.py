@@ -87,9 +87,10 @@ class Method(Protocol):
 
     Optional class attributes, not inherited by subclasses: `needs_teacher` (True: the teacher may not be None; False: a
     teacher is neither used nor recorded; default: it may be None), `wants_robust_teacher` (default True: the teacher is
-    attacked before training), `channels_last` (default False; True where `terms` calls no `view` on the images) and
-    `uses_labels` (default True; False, or a property, where neither terms nor attack use y: images without a label are
-    then trained on).
+    attacked before training), `wants_linear_teacher` (default False; True where its input gradients are matched, for
+    which a natural teacher is of no use), `channels_last` (default False; True where `terms` calls no `view` on the
+    images) and `uses_labels` (default True; False, or a property, where neither terms nor attack use y: images without
+    a label are then trained on, and mixed ones).
     """
 
     def terms(

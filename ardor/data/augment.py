@@ -74,12 +74,14 @@ def unnumbered(
     erase: float = 0,
     cutout: float = 0,
     late: str | None = None,
+    mix: str = "none",
 ) -> str:
     """Why the views of a recipe have no numbers, so that soft labels cannot be cached; "" where they have."""
     reasons = [f"recipe.augment {augment} draws another view in every epoch"] * augment.startswith(DRAWN)
     reasons += [f"recipe.late {late} changes the views within the run"] * bool(late)
     reasons += ["recipe.erase draws another box in every epoch"] * bool(erase)
     reasons += ["recipe.cutout draws another square in every epoch"] * bool(cutout)
+    reasons += [f"recipe.mix {mix} draws another part of another image in every epoch"] * (mix != "none")
     reasons += ["recipe.views 0 draws another box in every epoch"] * (augment.startswith("resized-crop") and not views)
     reasons += ["recipe.jitter draws other colours in every epoch"] * any(jitter)
     reasons += ["recipe.randaugment draws other operations in every epoch"] * any(randaugment[:1])

@@ -54,13 +54,13 @@ def erased(x: Images, noise: Noise, share: float = 1.0) -> Images:
     """Images of which a `share` has a black box: of 2 to 33 % of the area, at a ratio from 0.3 to 3.3."""
     chosen = noise.uniform(()) < share
     boxes = boxes_of(noise.index, noise.integers(2**31), (x.shape[2], x.shape[3]), (0.02, 0.33), (0.3, 3.3), False)
-    return _black(x, boxes[:, :4] * chosen[:, None])
+    return x.masked_fill(inside(x, boxes[:, :4] * chosen[:, None]), 0)
 
 
 def cutout(x: Images, noise: Noise, side: int = 18) -> Images:
     """Images with a black square, whose centre is uniform and which is cut at the border (DeVries and Taylor, 2017)."""
     centre = torch.stack([noise.integers(x.shape[2]), noise.integers(x.shape[3])], 1)
-    return _black(x, torch.cat([centre - side // 2, torch.full_like(centre, side)], 1))
+    return x.masked_fill(inside(x, torch.cat([centre - side // 2, torch.full_like(centre, side)], 1)), 0)
 
 
 def one_operation(x: Images, noise: Noise) -> Images:
@@ -80,12 +80,13 @@ def _to(u: Tensor, most: Tensor) -> Tensor:
     return (u * (most + 1)).floor().to(torch.int64)
 
 
-def _black(x: Images, boxes: Tensor) -> Images:
-    """Images with the box of each, top, left, height and width (B, 4), set to 0."""
+def inside(x: Images, boxes: Tensor) -> Tensor:
+    """(B, 1, H, W) bool: the pixels in the box of each image, top, left, height and width (B, 4)."""
     top, left, height, width = boxes.to(x.device).T[..., None]
     y_at, x_at = (torch.arange(side, device=x.device) for side in x.shape[2:])
     rows, columns = (y_at >= top) & (y_at < top + height), (x_at >= left) & (x_at < left + width)
-    return x.masked_fill((rows[:, :, None] & columns[:, None, :])[:, None], 0)
+    mask: Tensor = (rows[:, :, None] & columns[:, None, :])[:, None]
+    return mask
 
 
 def sheared(x: Images, amount: Tensor, side: Tensor) -> Images:

@@ -60,7 +60,7 @@ def recipes_of(epochs: int, channels: int) -> dict[str, dict[str, Any]]:
     modern = cycle | shift | late
     changes = {
         "plain": {}, "one-cycle, decay 5e-4": cycle, "cropshift": shift, "cropshift, then idbh-weak": shift | late,
-        "awp": awp, "erase": {"erase": 0.5}, "modern": modern, "modern, awp": modern | awp,
+        "awp": awp, "erase": {"erase": 0.5}, "cutmix": {"mix": "cutmix"}, "modern": modern, "modern, awp": modern | awp,
     }  # fmt: skip
     if channels == 1:
         del changes["cropshift, then idbh-weak"]

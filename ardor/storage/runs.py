@@ -51,7 +51,7 @@ ABSENT = {
     "sync_batchnorm": False,
     "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
     "warmup": 0.0, "clip": None, "accumulate": 1, "eps_ramp": None, "patience": 0, "awp": 0.0, "awp_from": 1,
-    "late": None, "late_from": 1, "erase": 0.0, "cutout": 0,
+    "late": None, "late_from": 1, "erase": 0.0, "cutout": 0, "mix": "none", "mix_alpha": 1.0,
 }  # fmt: skip
 
 TEACHERLESS = ("natural", "sat", "trades", "mart")

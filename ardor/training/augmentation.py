@@ -9,6 +9,7 @@ from ardor.data.augment import crop_flip
 from ardor.data.boxes import boxes_of
 from ardor.data.colour import jittered, randaugmented
 from ardor.data.idbh import cropshift, cutout, erased, idbh
+from ardor.data.mixing import mixed
 from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.training.recipe import Recipe
@@ -16,12 +17,19 @@ from ardor.types import Images, Labels
 
 
 def augmented(
-    train: Split, rows: Tensor, recipe: Recipe, epoch: int, device: torch.device, purpose: str = "augment"
+    train: Split,
+    rows: Tensor,
+    recipe: Recipe,
+    epoch: int,
+    device: torch.device,
+    purpose: str = "augment",
+    partners: Tensor | None = None,
 ) -> tuple[Images, Labels, Tensor, Tensor]:
     """A batch of training images.
 
     An image's view is determined by the recipe, the epoch, its position in the data set and `purpose`: batch, order and
     processes have no effect. The number of a resized crop is drawn so; its box is of the number and the position alone.
+    With `recipe.mix` it is joined to the view of the image that stands before it in the step.
 
     Parameters
     ----------
@@ -31,6 +39,8 @@ def augmented(
         Counted from 1.
     purpose : str
         Name of the random stream.
+    partners : Tensor, optional
+        (B,) rows of the images that these are mixed with; by default each with the one before it.
 
     Returns
     -------
@@ -38,6 +48,22 @@ def augmented(
         The augmented images (B, C, H, W), float32 in [0, 1] on `device`; labels, positions in the data set, and numbers
         of the views, (B,) int64 each, where the split has them.
     """
+    if recipe.mix == "none":
+        return _coloured(train, rows, recipe, epoch, device, purpose)
+    both = torch.cat([rows, rows.roll(1) if partners is None else partners])
+    once, places = both.unique(return_inverse=True)  # in one process every image is read once
+    x, *others = _coloured(train, once, recipe, epoch, device, purpose)
+    own, partner = places.split(len(rows))
+    y, index, view = (value[own.to(value.device)] for value in others)
+    noise = Noise(recipe.seed, index, f"{purpose}/mix", epoch)
+    own, partner = own.to(x.device), partner.to(x.device)
+    return mixed(x[own], x[partner], noise, recipe.mix, recipe.mix_alpha), y, index, view
+
+
+def _coloured(
+    train: Split, rows: Tensor, recipe: Recipe, epoch: int, device: torch.device, purpose: str
+) -> tuple[Images, Labels, Tensor, Tensor]:
+    """The batch in its views, with colours and holes: all that is of one image alone."""
     x, y, index, view = _viewed(train, rows, recipe, epoch, device, purpose)
     noise = Noise(recipe.seed, index, f"{purpose}/colour", epoch)
     x = jittered(x, noise, recipe.jitter) if any(recipe.jitter) else x

@@ -218,7 +218,8 @@ def train_epoch(
     with train_mode(student):
         for number, rows in enumerate(steps[earlier:], earlier + 1):
             part, share = distributed.shard(rows)
-            x, y, index, view = augmented(train, part, recipe, epoch, device)
+            partners, _ = distributed.shard(rows.roll(1))
+            x, y, index, view = augmented(train, part, recipe, epoch, device, partners=partners)
             x = x.contiguous(memory_format=layout)
             cached = teacher if table is None or teacher is None else CachedTeacher(teacher, table, x, index, view)
             y = y.to(device)

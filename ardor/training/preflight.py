@@ -77,6 +77,7 @@ def check_setup(
             require_compiler("--compile", find_device(recipe.device))
         _require_statistics(student, images_of_epoch(recipe, train), train.shape, recipe.batch)
         _require_extra(train, recipe.batch)
+        _require_no_labels(method, recipe)
         if recipe.patience and val is None:
             raise ConfigError("expected val, whose accuracy ends the run by --recipe.patience, got none: pass val")
         if recipe.eps_ramp is not None:
@@ -125,6 +126,15 @@ def _require_extra(train: Split, batch: int) -> None:
         raise ConfigError(
             f"expected an extra image in each batch of {batch}, got a share of {train.extra.share:g}: type "
             "a larger --data.extra_share, or a larger --recipe.batch"
+        )
+
+
+def _require_no_labels(method: Method, recipe: Recipe) -> None:
+    """Refuse mixed images for a method that uses labels. Raises ConfigError."""
+    if recipe.mix != "none" and uses_labels(method):
+        raise ConfigError(
+            f"expected a method without labels, such as rslad, for --recipe.mix {recipe.mix}, whose images are of two "
+            f"classes, got {type(method).__name__}, which uses them: type --recipe.mix none, or that method"
         )
 
 

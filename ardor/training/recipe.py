@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from ardor.data.mixing import MIX
 from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.precision import ATTACK_PRECISION, PRECISION, TEACHER_PRECISION
@@ -91,6 +92,11 @@ class Recipe:
         Share of the images of which a box is erased. No soft labels are cached then.
     cutout
         Side of a square that is erased at a uniform place, in pixels; 0 is none. No soft labels are cached then.
+    mix
+        cutmix: a box of another image of the step; mixup: both, weighted; or none. For methods whose targets are the
+        teacher's, which answers the mixed image: those that use labels are refused. No soft labels are cached then.
+    mix_alpha
+        The image's own share is of the distribution Beta(mix_alpha, mix_alpha), drawn per image.
     padding
         Padding of the crop, in pixels.
     area
@@ -149,6 +155,8 @@ class Recipe:
     late_from: int = 1
     erase: float = 0.0
     cutout: int = 0
+    mix: MIX = "none"
+    mix_alpha: float = 1.0
     padding: int = 4
     area: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -206,6 +214,9 @@ class Recipe:
         self._require("randaugment", what, lambda v: v[0] >= 0 and 0 <= v[1] <= 30)
         self._require("erase", "a share from 0 to 1", lambda v: 0 <= v <= 1)
         self._require("cutout", "a side in pixels, or 0", lambda v: v >= 0)
+        self._require("mix_alpha", "a number above 0", lambda v: v > 0)
+        if self.mix == "none":
+            self._require("mix_alpha", "1, its default: recipe.mix none has no strength", lambda v: v == 1)
         self._require("late_from", "an epoch from 1 up", lambda v: v >= 1)
         self._require(
             "late", f"one of {', '.join(get_args(AUGMENT))}, or none", (None, *get_args(AUGMENT)).__contains__

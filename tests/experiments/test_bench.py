@@ -61,7 +61,7 @@ def test_how_many_rows_each_table_has():
         "alpha": 5,
         "alignment": 18,
         "methods": 23,
-        "ingredients": 7,
+        "ingredients": 8,
         "distillation": 11,
     }
 

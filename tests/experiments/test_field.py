@@ -105,7 +105,7 @@ def test_ingredients_are_alone_and_together(channels):
     modern = cycle | {"augment": shift} | late
     expected = {
         "plain": {}, "one-cycle, decay 5e-4": cycle, "cropshift": {"augment": shift}, "awp": {"awp": 0.005},
-        "erase": {"erase": 0.5}, "modern": modern, "modern, awp": modern | {"awp": 0.005},
+        "erase": {"erase": 0.5}, "cutmix": {"mix": "cutmix"}, "modern": modern, "modern, awp": modern | {"awp": 0.005},
     }  # fmt: skip
     if channels == 3:
         expected["cropshift, then idbh-weak"] = {"augment": shift} | late

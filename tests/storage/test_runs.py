@@ -100,7 +100,7 @@ def test_the_configuration_is_completed(folder):
         "precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False,
         "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
         "warmup": 0.0, "clip": None, "accumulate": 1, "eps_ramp": None, "patience": 0, "awp": 0.0, "awp_from": 1,
-        "late": None, "late_from": 1, "erase": 0.0, "cutout": 0,
+        "late": None, "late_from": 1, "erase": 0.0, "cutout": 0, "mix": "none", "mix_alpha": 1.0,
     }  # fmt: skip
     completed = {"method": written["method"] | {"smoothing": 0.0}, "recipe": written["recipe"] | absent}
     assert config == written | completed | {"soft_labels": "live"}

@@ -52,6 +52,9 @@ OFF = {
 }
 """term_off: (method, field, value) -> the term whose weight is then 0, and the consequence."""
 
+DIFFERENCES = {"igdm": "alpha", "saad": "alpha"}
+"""half_precision: methods with a term of differences of logits, and the field of its weight."""
+
 Config: TypeAlias = Mapping[str, Any]
 
 
@@ -69,6 +72,7 @@ def of_recipe(config: Config, judged: Threat | float | None = None) -> list[Find
     """
     flat = dict(_flattened(config))
     findings = [*_attack(flat, TRAINING), *_attack(flat, VALIDATION), *_radii(flat, judged), *_milestones(flat)]
+    findings += _drops(flat)
     findings += [
         *_weights(flat),
         *_training_attack(flat),
@@ -162,6 +166,20 @@ def _radii(config: Config, judged: Threat | float | None) -> Iterator[Finding]:
 
 def _differ(a: float, b: float) -> bool:
     return abs(a - b) > 1e-6 * max(a, b)
+
+
+def _drops(config: Config) -> Iterator[Finding]:
+    """other_drops: what a method lowers with the rate falls at other epochs."""
+    drops, marks = (_integers(config.get(key)) for key in ("method.drops", "recipe.milestones"))
+    epochs = _number(config, "recipe.epochs")
+    if config.get("recipe.schedule") != "milestones" or not (drops and marks) or math.isnan(epochs):
+        return
+    own, of_rate = ([m for m in sorted(some) if m < epochs] for some in (drops, marks))
+    if own != of_rate:
+        at = f"after epochs {_row(own)}" if own else "at no epoch"
+        evidence = f"method.drops lower what {config.get('method.name')} adapts by {at}, and the rate drops after "
+        advice = f"type {' '.join(f'--method.drops {m}' for m in of_rate)}"
+        yield Finding("other_drops", "warning", f"{evidence}{_row(of_rate) or 'none'}", advice)
 
 
 def _milestones(config: Config) -> Iterator[Finding]:
@@ -274,12 +292,17 @@ def _live_labels(config: Config) -> Iterator[Finding]:
     augment, views = str(config.get("recipe.augment")), _number(config, "recipe.views", 0)
     jitter, operations = (_numbers(config.get(f"recipe.{key}")) for key in ("jitter", "randaugment"))
     erase, cutout = (_number(config, f"recipe.{key}", 0) for key in ("erase", "cutout"))
-    late = config.get("recipe.late")
-    reason = unnumbered(augment, views, jitter, operations, erase, cutout, None if late is None else str(late))
+    late, mix = config.get("recipe.late"), str(config.get("recipe.mix", "none"))
+    reason = unnumbered(augment, views, jitter, operations, erase, cutout, None if late is None else str(late), mix)
     if reason and any(key.startswith("teacher.") for key in config):
         drawn = "recipe.views" not in reason or ";" in reason
         advice = "nothing if that is meant, else leave it away" if drawn else "type --recipe.views 32 to cache them"
         yield Finding("live_labels", "note", f"the teacher's soft labels are not cached: {reason}", advice)
+
+
+def _differs(config: Config, method: str, weight: str) -> bool:
+    """Whether a run is by this method, with its term of differences."""
+    return config.get("method.name") == method and _number(config, f"method.{weight}", 1) != 0
 
 
 def _numerics(config: Config) -> Iterator[Finding]:
@@ -290,7 +313,11 @@ def _numerics(config: Config) -> Iterator[Finding]:
     if (of_teacher := config.get("recipe.teacher_precision")) not in (None, "float32"):
         texts.append(f"the teacher's passes were in {of_teacher}")
     texts += ["the teacher's soft labels are kept in float16"] if config.get("soft_labels") == "float16" else []
-    if texts:
+    method = next((name for name, weight in DIFFERENCES.items() if _differs(config, name, weight)), None)
+    if method is not None and config.get("recipe.precision") not in (None, "float32"):
+        evidence = f"{', '.join(texts)}, where the differences of two nearly equal logits that {method} compares cancel"
+        yield Finding("half_precision", "warning", evidence, "type --recipe.precision float32")
+    elif texts:
         advice = "compare with runs of the same precision, or float32"
         yield Finding("half_precision", "note", ", ".join(texts), advice)
     processes = _number(config, "processes")

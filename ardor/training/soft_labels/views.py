@@ -13,8 +13,9 @@ from ardor.training.recipe import Recipe
 def unnumbered(recipe: Recipe) -> str:
     """Why the recipe's views have no numbers, so that no soft labels are cached; "" where they have."""
     return augment.unnumbered(
-        recipe.augment, recipe.views, recipe.jitter, recipe.randaugment, recipe.erase, recipe.cutout, recipe.late
-    )
+        recipe.augment, recipe.views, recipe.jitter, recipe.randaugment, recipe.erase, recipe.cutout, recipe.late,
+        recipe.mix,
+    )  # fmt: skip
 
 
 def numbering(recipe: Recipe) -> dict[str, Any]:
