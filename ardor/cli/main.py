@@ -33,6 +33,7 @@ COMMANDS = {
     "report": "Write one HTML page about evaluated runs.",
     "export": "Write a net to a file for a device, compared with the net first.",
     "deploy": "Compare float32, ONNX and INT8 of a run: size, latency, robustness.",
+    "models": "List the trained nets that come with ardor; the leaderboard.",
     "push": "Write a run as a folder for the Hugging Face Hub, and upload it.",
 }
 """The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named: two

@@ -147,7 +147,7 @@ def _obstacles(report: Report) -> Iterator[str]:
         yield f"expected all {N:,} test images, got {report.n:,}: leave --limit out"
     if report.suite != "autoattack":
         yield f"expected the suite autoattack, got {report.suite}: type ardor evaluate with --suite autoattack"
-    elif board and (changed := _changed(report)):
+    elif board and (changed := changed_attacks(report)):
         yield f"expected the attacks of AutoAttack standard, got others ({changed}): evaluate with its own"
     for finding in report.findings:
         if finding.severity == "error":
@@ -161,7 +161,7 @@ def _eps(report: Report) -> float:
         return math.nan
 
 
-def _changed(report: Report) -> str:
+def changed_attacks(report: Report) -> str:
     """How the attacks of a report differ from those of AutoAttack `standard` at its radius."""
     if math.isnan(eps := _eps(report)) or eps <= 0:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -168,19 +169,27 @@ class Report:
             names.setdefault(access_of(name), []).append(name)
         return {kind: self.robust(*attacks) for kind, attacks in names.items()}
 
-    def save(self, path: str | Path) -> Path:
-        """Write the report as JSON, atomically. Returns the path. Raises RunError."""
+    def as_dict(self) -> dict[str, Any]:
+        """The content of the file that `save` writes."""
         figures = {
             name: {"k": p.k, "n": p.n, "accuracy": p.value, "wilson95": p.interval}
             for name, p in self.figures().items()
         }
-        text = json.dumps({"format": FORMAT, "trial": self.trial, "figures": figures, **asdict(self)}, indent=1)
-        return write_text(Path(path), text)
+        return {"format": FORMAT, "trial": self.trial, "figures": figures, **asdict(self)}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the report as JSON, atomically. Returns the path. Raises RunError."""
+        return write_text(Path(path), json.dumps(self.as_dict(), indent=1))
 
     @staticmethod
     def load(path: str | Path) -> Report:
         """Read a file that `save` wrote. Raises ConfigError, also where its figures contradict its verdicts."""
-        content = read_json(Path(path))
+        return Report.from_dict(read_json(Path(path)), path)
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any], path: str | Path) -> Report:
+        """The report whose `as_dict` was read from `path`. Raises ConfigError as `load` does."""
+        content = dict(content)
         if content.pop("format", None) != FORMAT:
             raise ConfigError(f"expected a report that `ardor evaluate` wrote, got {path}: name such a file")
         figures = content.pop("figures", {})

@@ -15,6 +15,7 @@ passes.json           passes of the student and of the teacher in a step of trai
 best.onnx, best-int8.onnx, best.pte ...  exported checkpoints
 deployed-best.json    the comparison of a checkpoint with its exported files
 hub-best              the folder for the Hub
+half-best             a run with the same configuration, and the weights of a checkpoint rounded to float16
 .train.lock           held by the process that trains; .deploy.lock by the one that compares exported files
 """
 
@@ -34,7 +35,7 @@ from ardor.storage.config import differences, few, to_yaml
 from ardor.storage.files import refusal, remove, require_readable, shortened, write_text
 from ardor.storage.locks import holder, locked
 from ardor.storage.reading import checked, parse_json, read_yaml
-from ardor.storage.tensors import read_metadata, read_tensors
+from ardor.storage.tensors import read_metadata, read_tensors, write_tensors
 from ardor.storage.trust import require_no_code
 
 CHECKPOINTS = ("best", "last", "averaged")
@@ -353,6 +354,19 @@ class Run:
     def gaps_beside(self, words: Iterable[str]) -> Path:
         """The variance gap over radii of another threat or of fewer images than `variance_gap`."""
         return self.variance_gap.with_stem("-".join((self.variance_gap.stem, *words)))
+
+    def halved(self, checkpoint: str = "best") -> Run:
+        """The run in the folder half-CHECKPOINT, whose best checkpoint is this one's, its matrices rounded to float16.
+
+        Its nets compute in float32, as others; it has no metrics, which are of the weights before. Raises RunError and
+        CheckpointError.
+        """
+        half = Run(self.folder / f"half-{checkpoint}")
+        tensors, metadata = read_tensors(self.checkpoint(checkpoint))
+        rounded = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in tensors.items()}
+        write_text(half._config, to_yaml(self.config))
+        write_tensors(half.checkpoint(), rounded, {k: v for k, v in metadata.items() if k != "sum"})
+        return half
 
     def hub_folder(self, checkpoint: str = "best") -> Path:
         """The folder for the Hub."""

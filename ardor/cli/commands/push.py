@@ -1,18 +1,24 @@
-"""`ardor push`: a run to a folder that the Hugging Face Hub understands, and the folder to the Hub."""
+"""`ardor push`: a run to a folder that the Hugging Face Hub understands, to the Hub, or to an entry."""
 
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.cli.selection import Checkpoint
 from ardor.deployment import hub
+from ardor.deployment.hub.folder import require_ours
 from ardor.deployment.hub.upload import require_repository
+from ardor.deployment.leaderboard import ENTRY, RECIPE, Entry, load_entry, make_entry, page, recipe_of
 from ardor.errors import ConfigError
+from ardor.models.zoo import PREFIX, SHIPPED
+from ardor.storage.config import to_yaml
+from ardor.storage.imports import require_package
 from ardor.storage.runs import Run
 
 
@@ -23,6 +29,12 @@ def push(
     *,
     checkpoint: Checkpoint = "best",
     folder: Path | None = None,
+    zoo: str | None = None,
+    leaderboard: bool = False,
+    name: str | None = None,
+    half: bool = False,
+    limit: int | None = None,
+    queries: int = 5000,
     private: bool = False,
     license: str | None = None,
     about: Path | None = None,
@@ -42,6 +54,10 @@ def push(
 
     `ardor push runs/rslad --folder rslad`
 
+    `ardor push runs/rslad --leaderboard` evaluates what the run has no report of (AutoAttack, and INT8 beside float32),
+    and writes a checked entry into --folder, by default `leaderboard`. `--zoo NAME` writes the net, its card and its
+    entry to where `ardor.models.load("ardor:NAME")` looks.
+
     Parameters
     ----------
     run
@@ -51,7 +67,19 @@ def push(
     checkpoint
         Checkpoint of the run.
     folder
-        Folder to write; default hub-CHECKPOINT in RUN.
+        Folder to write; default hub-CHECKPOINT in RUN, `leaderboard`, or that of the package's nets.
+    zoo
+        Name of a net of the package.
+    leaderboard
+        Write an entry of a leaderboard.
+    name
+        Name of the entry; default that of RUN.
+    half
+        Round the weights to float16 first, in the run RUN/half-CHECKPOINT: half the bytes, own figures.
+    limit
+        Test images for AutoAttack, classes in proportion.
+    queries
+        Queries of Square for each image, where float32, ONNX and INT8 are compared.
     private
         Keep the repository private; a public one is refused.
     license
@@ -65,13 +93,28 @@ def push(
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
+    if zoo is not None or leaderboard:
+        if repository is not None or (zoo is not None and (leaderboard or name is not None)):
+            raise ConfigError("expected OWNER/NAME, --zoo NAME or --leaderboard, got two of them: type one")
+        name = zoo if zoo is not None else name if name is not None else run.resolve().name
+        target = (folder or (Path("leaderboard") if leaderboard else SHIPPED)) / (
+            f"{name}.json" if leaderboard else name
+        )
+        if not leaderboard:  # before hours of attacks
+            require_package("huggingface_hub", "hub", "a model card")
+            require_ours(target)
+        markdown = _markdown(about)
+        entry, own = _entry(
+            run, name, "--leaderboard" if leaderboard else f"--zoo {zoo}", checkpoint, half,
+            limit=limit, queries=queries, licence=license or ("mit" if zoo else ""), trust_code=trust_code,
+        )  # fmt: skip
+        if leaderboard:
+            return _write_entry(entry, target)
+        release = hub.release_of(own, "best" if half else checkpoint, trust_code=trust_code)
+        return _write_net(entry, release, target, markdown)
     if repository is not None:
         require_repository(repository)
-    try:
-        markdown = "" if about is None else about.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        cause = type(error).__name__
-        raise ConfigError(f"expected a file with Markdown, got {about} ({cause}): check the path") from error
+    markdown = _markdown(about)
     release = hub.release_of(run, checkpoint, trust_code=trust_code)
     written = hub.write_folder(
         release,
@@ -88,4 +131,52 @@ def push(
         return 0
     name = hub.push(written.folder, repository, private=private)
     display.say(f'\nUploaded: ardor.models.load("{name}")')
+    return 0
+
+
+def _markdown(about: Path | None) -> str:
+    try:
+        return "" if about is None else about.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        cause = type(error).__name__
+        raise ConfigError(f"expected a file with Markdown, got {about} ({cause}): check the path") from error
+
+
+def _entry(run: Path, name: str, words: str, checkpoint: Checkpoint, half: bool, **options: Any) -> tuple[Entry, Path]:
+    """The entry of a run's checkpoint, and the run that has its files: with `half`, one with rounded weights."""
+    own = Run(run).halved(checkpoint).folder if half else run
+    words += (" --half" if half else "") + (f" --limit {options['limit']}" if options["limit"] else "")
+    made = (f"ardor train {RECIPE} --run runs/{name}", f"ardor push runs/{name} {words}")
+    with display.evaluation() as show:
+        entry = make_entry(
+            own,
+            name,
+            checkpoint="best" if half else checkpoint,
+            made=made,
+            progress=lambda what, event: show(replace(event, attack=f"{what}: {event.attack}")),
+            **options,
+        )
+    return entry, own
+
+
+def _write_entry(entry: Entry, path: Path) -> int:
+    """Write an entry of a leaderboard, read it back, and display its row."""
+    text = page([load_entry(entry.save(path))])
+    place = "add it to a leaderboard; its page: ardor models --leaderboard"
+    display.say(f"{text[text.index('## ') :]}\nWritten to {path}: {place} {path.parent}")
+    return 0
+
+
+def _write_net(entry: Entry, release: hub.Release, folder: Path, about: str) -> int:
+    """Write a net of the package: the folder of the Hub without ONNX files, with its entry and recipe."""
+    written = hub.write_folder(
+        replace(release, files=(), name=entry.name),
+        folder,
+        license=entry.licence,
+        about=about,
+        load_as=f"{PREFIX}{entry.name}",
+        texts={ENTRY: entry.json(), RECIPE: to_yaml(recipe_of(entry))},
+    )
+    load_entry(written.folder / ENTRY)
+    display.say(f'{written}\n\n{entry.report.table()}\n\nWritten: ardor.models.load("{PREFIX}{entry.name}")')
     return 0

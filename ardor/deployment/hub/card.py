@@ -28,7 +28,7 @@ ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 
 def card(
     release: Release, evidence: Evidence, place: str, sizes: Mapping[str, int],
-    repository: str | None, license: str | None, about: str,
+    repository: str | None, license: str | None, about: str, *, load_as: str | None = None,
 ) -> str:  # fmt: skip
     """The text of README.md: the Hub's metadata, then Markdown.
 
@@ -41,6 +41,8 @@ def card(
     sizes : mapping
         Bytes by file.
     repository, license, about : str or None, str or None, str
+        As in `write_folder`.
+    load_as : str or None
         As in `write_folder`.
 
     Raises
@@ -64,6 +66,7 @@ def card(
         about=about.strip(),
         name=name,
         place=place,
+        load_as=load_as or f"hf:{repository or f'./{place}'}",
         kind=mapping(release.net.built_as).get("name") or type(release.net).__name__,
         parameters=sum(p.numel() for p in release.net.parameters()),
         config=config,

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from ardor.deployment.export.formats import figures, interface_of
 from ardor.deployment.export.seal import probe
@@ -67,6 +67,8 @@ def write_folder(
     license: str | None = None,
     about: str = "",
     force: bool = False,
+    load_as: str | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Written:
     """Write model.safetensors, config.json, the ONNX files, a model card and SHA256SUMS into a folder.
 
@@ -87,6 +89,10 @@ def write_folder(
         Markdown for the card.
     force : bool
         Write a card with "not evaluated" where there is no report of these weights.
+    load_as : str or None
+        The name that loads the net, for the card, where it is neither `hf:OWNER/NAME` nor `hf:./FOLDER`.
+    texts : mapping or None
+        Further files by name, with their content.
 
     Raises
     ------
@@ -111,13 +117,14 @@ def write_folder(
         )
 
     def fill(place: Path) -> None:
-        # copies, because the format refuses tensors that share memory
-        state = {k: v.detach().cpu().contiguous().clone() for k, v in release.net.state_dict().items()}
-        (place / WEIGHTS).write_bytes(save(state, {"format": "pt", "net": json.dumps(arguments)}))
+        (place / WEIGHTS).write_bytes(weights_of(release.net))
         for file in evidence.files:
             shutil.copyfile(file.path, place / file.path.name)
         config = json.dumps(_config(release, evidence, arguments, place), indent=2, allow_nan=False)
-        text = card(release, evidence, folder.resolve().name, _sizes(place), repository, license, about)
+        for name, content in (texts or {}).items():
+            (place / name).write_text(content, encoding="utf-8")
+        place_name = folder.resolve().name
+        text = card(release, evidence, place_name, _sizes(place), repository, license, about, load_as=load_as)
         (place / CONFIG).write_text(config + "\n", encoding="utf-8")
         (place / CARD).write_text(text, encoding="utf-8")
         _require_same(release, place)
@@ -127,6 +134,18 @@ def write_folder(
     # metadata are sealed and published unchanged
     notes = (f"{name} has {data} in its metadata, for everybody" for name, data in names if redact(data) != data)
     return Written(folder, _sizes(folder), evidence.left_out, tuple(notes))
+
+
+def weights_of(net: nn.Module) -> bytes:
+    """The content of model.safetensors: matrices whose values are all of float16 take half the bytes. ConfigError."""
+    # copies, because the format refuses tensors that share memory
+    state = {k: _narrowed(v.detach().cpu().contiguous().clone()) for k, v in net.state_dict().items()}
+    return save(state, {"format": "pt", "net": json.dumps(_arguments(net))})
+
+
+def _narrowed(value: Tensor) -> Tensor:
+    half = value.half() if value.dtype == torch.float32 and value.ndim > 1 else value
+    return half if torch.equal(half.to(value.dtype), value) else value
 
 
 def _sizes(folder: Path) -> dict[str, int]:

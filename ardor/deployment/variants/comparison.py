@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -193,6 +193,35 @@ class DeploymentReport:
             },
         }
 
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `save` with the reports in it, for one file."""
+        content = {k: v for k, v in vars(self).items() if k not in ("forms", "differences")}
+        return content | {"forms": [self._alone(form) for form in self.forms]}
+
+    @staticmethod
+    def _alone(form: Variant) -> dict[str, Any]:
+        return {
+            **{k: getattr(form, k) for k in PLAIN},
+            "latency_ms": asdict(form.latency),
+            "same": [[p.k, p.n] for p in form.same],
+            "forced": list(form.forced),
+            "report": form.report.as_dict(),
+        }
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any], path: str | Path) -> DeploymentReport:
+        """The comparison whose `as_dict` was read from `path`. Raises ConfigError."""
+        whole: dict[str, Any] = checked(dict(content), _Whole, path)
+        forms = tuple(
+            _variant_of(form, Report.from_dict(form["report"], f"{path} ({form['name']})"))
+            for form in whole.pop("forms")
+        )
+        if [form.name for form in forms] != list(VARIANTS)[: len(forms)] or not forms:
+            raise ConfigError(f"expected the forms {', '.join(VARIANTS)} in {path}, got others: make it again")
+        report = DeploymentReport(**whole, forms=forms)
+        report.differences  # noqa: B018  # raises unless all were evaluated alike
+        return report
+
     @staticmethod
     def load(path: str | Path) -> DeploymentReport:
         """Read a file of `save`, with the unchanged reports beside it. Raises ConfigError."""
@@ -245,6 +274,34 @@ class _Saved(TypedDict, total=False):
     refused: str
 
 
+class _FormWithReport(TypedDict):
+    """A variant in `as_dict`."""
+
+    name: str
+    file: str
+    size: int
+    sha256: str
+    kept: str
+    latency_ms: Latency
+    same: tuple[tuple[int, int], tuple[int, int]]
+    forced: list[str]
+    report: dict[str, Any]
+
+
+class _Whole(TypedDict):
+    """The content of `as_dict`."""
+
+    checkpoint: str
+    weights: str
+    parameters: int
+    macs: int
+    forms: list[_FormWithReport]
+    attack: dict[str, Any]
+    processor: str
+    versions: dict[str, str]
+    refused: str
+
+
 PLAIN = ("name", "file", "size", "sha256", "kept")
 """The attributes of a variant that JSON has unchanged."""
 
@@ -254,11 +311,15 @@ def _variant(content: dict[str, Any], folder: Path) -> Variant:
     report = folder / content["kept"]
     if Path(content["kept"]).name != content["kept"] or digest(report) != content["kept_sha256"]:
         raise ValueError(f"another report {content['kept']}")
+    return _variant_of(content, Report.load(report))
+
+
+def _variant_of(content: Mapping[str, Any], report: Report) -> Variant:
     clean, adversarial = (Proportion(k, n) for k, n in content["same"])
     return Variant(
         **{k: content[k] for k in PLAIN},
         latency=content["latency_ms"],
-        report=Report.load(report),
+        report=report,
         same=(clean, adversarial),
         forced=tuple(content["forced"]),
     )

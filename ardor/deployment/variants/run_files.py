@@ -254,7 +254,7 @@ def deploy(
     batch = min(batch, len(data))
     nets = {name: net if name == "float32" else _opened(path, net) for name, path in files.items()}
     judged = {
-        name: _report(
+        name: evaluated(
             variant, data, suite, reports[name], str(files[name]), journal,
             batch=batch, seed=seed, progress=partial(progress, name) if progress else None,
         )
@@ -302,7 +302,7 @@ def _opened(path: Path, net: nn.Module) -> Session:
     return session
 
 
-def _report(
+def evaluated(
     net: nn.Module, data: Split, suite: Suite, path: Path, title: str, journal: bool, *, progress: Any, **options: Any
 ) -> Report:
     """The report at `path` if it is of the same evaluation, else a new one, saved there."""
