@@ -115,7 +115,7 @@ def as_options(text: str, command: str) -> str:
 
 _ORDER = (
     "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "sweep", "push", "report",
-    "data check", "data filter", "data prepare", "teachers rank",
+    "models", "data check", "data filter", "data prepare", "teachers rank",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 

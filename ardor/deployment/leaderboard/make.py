@@ -135,7 +135,12 @@ def recheck(report: Report, net: nn.Module, test: Split, images: int = RECHECKED
     rows = list(range(0, report.n, max(1, report.n // images)))[:images]
     threat: Threat = build(report.threat, "threat")
     again = evaluate(
-        net, test.take(rows), SUITES[report.suite](threat), batch=min(report.batch, len(rows)), seed=report.seed
+        net,
+        test.take(rows),
+        SUITES[report.suite](threat),
+        batch=min(report.batch, len(rows)),
+        seed=report.seed,
+        progress=False,
     )
     written, now = report.correct(), again.correct()
     for figure in ("clean", "worst_case"):
