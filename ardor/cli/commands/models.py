@@ -34,7 +34,7 @@ def models(
 
     `ardor models`
 
-    `ardor models --leaderboard docs/results/leaderboard --out docs/results/leaderboard.md`
+    `ardor models --leaderboard leaderboard --out leaderboard.md`
 
     Parameters
     ----------

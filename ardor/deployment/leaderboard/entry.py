@@ -49,7 +49,6 @@ class _Content(TypedDict):
     parameters: int
     macs: int
     size: int
-    sha256: str
     licence: str
     training: dict[str, Any]
     made: list[str]
@@ -71,8 +70,8 @@ class Entry:
         `hash_of` the net.
     parameters, macs : int
         Learned numbers; multiply-accumulates of one image.
-    size, sha256 : int, str
-        Bytes of its file of weights, and their hash.
+    size : int
+        Bytes of its file of weights.
     licence : str
         Of the weights.
     training : dict
@@ -91,7 +90,6 @@ class Entry:
     parameters: int
     macs: int
     size: int
-    sha256: str
     licence: str
     training: dict[str, Any]
     made: tuple[str, ...]

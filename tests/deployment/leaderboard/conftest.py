@@ -68,4 +68,4 @@ def entry_of(name="tiny-sat", net=None, **changes):
     count = sum(p.numel() for p in net.parameters())
     deployed = replace(deployed_of(net, compared), parameters=count)
     made = ("ardor train recipe.yaml --run runs/tiny-sat",)
-    return Entry(name, built, models.hash_of(net), count, 100, 9000, "0" * 64, "mit", TRAINING, made, report, deployed)
+    return Entry(name, built, models.hash_of(net), count, 100, 9000, "mit", TRAINING, made, report, deployed)

@@ -87,7 +87,6 @@ def test_a_net_of_the_package_with_rounded_weights(copied, tmp_path, monkeypatch
     entry = load_entry(folder / "entry.json")
     assert entry.weights == models.hash_of(net) != models.hash_of(given)
     assert (folder / "model.safetensors").stat().st_size == entry.size
-    assert zoo.sha256(folder / "model.safetensors") == entry.sha256
     assert (entry.licence, entry.made[1]) == (
         "mit",
         "ardor push runs/digits-cnn4-sat --zoo digits-cnn4-sat --half --limit 10",
