@@ -31,6 +31,7 @@ ALIGNMENTS: dict[str, dict[str, Any]] = {
     "rslad": {"lc": 0, "lg": 0},
     "covariance": {"lg": 0},
     "gram": {"lc": 0},
+    "gram of features": {"lc": 0, "gram": "features"},
     "both": {},
     "both, clean only": {"sets": "clean"},
     "both, adversarial only": {"sets": "adversarial"},

@@ -171,6 +171,8 @@ class Run:
             config["recipe"] = ABSENT | _with_optimiser(recipe)
         if mapping(config.get("method")).get("name") in TEACHERLESS:
             config["method"] = {"smoothing": 0.0} | config["method"]
+        if str(mapping(averaging := config.get("averaging")).get("name")).lower() == "ema":
+            config["averaging"] = {"start": 0.0} | mapping(averaging)
         return without_unused_teacher(config)
 
     def part(self, key: str, *, trust_code: bool = False) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def test_how_many_rows_each_table_has():
         "blackbox": 12,
         "labels": 16,
         "alpha": 5,
-        "alignment": 18,
+        "alignment": 21,
         "methods": 23,
         "ingredients": 8,
         "distillation": 11,

@@ -97,7 +97,8 @@ def test_the_configuration_is_completed(folder):
     config = Run(folder).config
     written = yaml.safe_load(CONFIG)
     absent = {
-        "precision": "float32", "attack_precision": "float32", "compile": False, "sync_batchnorm": False,
+        "precision": "float32", "attack_precision": "float32", "teacher_precision": "float32", "compile": False,
+        "sync_batchnorm": False,
         "area": [0.08, 1], "ratio": [0.75, "4/3"], "views": 0, "jitter": [0, 0, 0, 0], "randaugment": [0, 0],
         "warmup": 0.0, "clip": None, "accumulate": 1, "eps_ramp": None, "patience": 0, "awp": 0.0, "awp_from": 1,
         "late": None, "late_from": 1, "erase": 0.0, "cutout": 0, "mix": "none", "mix_alpha": 1.0,
@@ -184,3 +185,10 @@ def test_reports_of_the_net_and_its_best_checkpoint_come_first(tmp_path):
     assert run.reports("paper", "best") == [run.report(words[i]) for i in (3, 4)]
     assert run.reports(checkpoint="last") == [run.report(words[1])]
     assert journal_of(run.report(words[3])) == tmp_path / "journal-paper-linf-8_255-best"
+
+
+def test_an_average_of_an_earlier_version_is_completed(folder):
+    (folder / "config.yaml").write_text(CONFIG + "averaging: {name: EMA, decay: 0.9, warmup: true}\n")
+    assert Run(folder).config["averaging"] == {"name": "EMA", "decay": 0.9, "warmup": True, "start": 0.0}
+    (folder / "config.yaml").write_text(CONFIG + "averaging: {name: SWA, start: 3, every: 1}\n")
+    assert Run(folder).config["averaging"] == {"name": "SWA", "start": 3, "every": 1}

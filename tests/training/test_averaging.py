@@ -110,6 +110,26 @@ def test_the_end_of_an_epoch_is_met_whatever_its_length():
         assert average.count == 2
 
 
+def test_ema_is_the_student_up_to_its_start():
+    """Gowal et al.: k counts the steps since then, and d is min(decay, (1 + k) / (10 + k))."""
+    net, weights = student(), []
+    average, averaging = Average.of(net), EMA(0.995, start=1.5)
+    for step in range(1, 13):  # four steps an epoch
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(0.1 * step)
+        weights.append([p.detach().clone() for p in net.parameters()])
+        averaging.update(average, net, step / 4)
+        if step < 6:
+            expected, k = weights[-1], 0
+        else:
+            k += 1
+            d = (1 + k) / (10 + k)
+            expected = [d * a + (1 - d) * w for a, w in zip(expected, weights[-1], strict=True)]
+        for value, mean in zip(average.weights.values(), expected, strict=True):
+            torch.testing.assert_close(value, mean)
+
+
 @pytest.mark.parametrize("averaging", [EMA(0.9), EMA(0.9, warmup=False), SWA(2), SWA(1, 3)])
 def test_it_goes_on_to_the_last_bit(averaging, tmp_path):
     for cut in (1, 6, 12):
@@ -347,6 +367,6 @@ def test_an_average_that_never_begins_is_refused():
 
 
 def test_values_are_plain():
-    assert repr(EMA()) == "EMA(decay=0.999, warmup=True)"
+    assert repr(EMA()) == "EMA(decay=0.999, warmup=True, start=0.0)"
     assert repr(SWA()) == "SWA(start=225, every=1)"
-    assert ardor.storage.config.describe(EMA(0.995)) == {"name": "EMA", "decay": 0.995, "warmup": True}
+    assert ardor.storage.config.describe(EMA(0.995)) == {"name": "EMA", "decay": 0.995, "warmup": True, "start": 0.0}

@@ -189,7 +189,7 @@ def test_the_shell_averages_goes_on_and_judges(tmp_path, monkeypatch, capsys):
     words = ["train", *WORDS, "--method", "natural", "--averaging", "ema", "--averaging.decay", "0.9", "--run", "run"]
     assert main(words) == 0
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
-    assert config["averaging"] == {"name": "EMA", "decay": 0.9, "warmup": True}
+    assert config["averaging"] == {"name": "EMA", "decay": 0.9, "warmup": True, "start": 0.0}
     assert config["soft_labels"] == "live", "there is no teacher"
     assert not (tmp_path / ".soft-labels").exists()
     before = ended(tmp_path / "run")
