@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -15,10 +15,11 @@ from ardor import data, models
 from ardor.attacks.threat import BY_NAME, Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError
+from ardor.models import zoo
 from ardor.models.loading import net_for
 from ardor.storage.config import build, merged, number
 from ardor.storage.recipes import read_recipe
-from ardor.storage.runs import Run
+from ardor.storage.runs import Run, mapping, threat_in
 from ardor.storage.trust import require_no_code
 from ardor.training.recipe import find_device
 from ardor.types import Threat
@@ -92,7 +93,8 @@ class NetWords:
         if run is None and self.model is None:
             raise ConfigError("expected RUN, or --model NAME --weights FILE --data NAME, got neither: type one of them")
         if exported is None:
-            source, trained = data_of(run, self.data, self.trust_code), threat_of(run)
+            named = self.model if run is None and zoo.is_name(self.model) else run
+            source, trained = data_of(named, self.data, self.trust_code), threat_of(named)
             net = None if run is None else models.load(run, checkpoint=self.checkpoint, trust_code=self.trust_code)
         else:
             metadata: Any = exported.metadata
@@ -106,6 +108,13 @@ class NetWords:
             options = {"name": self.model, "weights": self.weights, **overrides.get("model", {})}
             net = net_for("model", options, split, fresh=False, trust_code=self.trust_code)
         return net, split, threat
+
+
+def of_package(run: Path | None, words: NetWords) -> tuple[Path | None, NetWords]:
+    """RUN and the words, where RUN is the name of a net of the package, as if it was typed as --model."""
+    if run is None or words.model is not None or not zoo.is_name(run):
+        return run, words
+    return None, replace(words, model=str(run))
 
 
 UNBUILT = ("fingerprint", "processes", "threads", "lengthened")
@@ -147,7 +156,9 @@ def config_of(run: str | Path | None) -> dict[str, Any]:
 
 
 def data_of(run: str | Path | None, name: str | None, trust_code: bool) -> dict[str, Any]:
-    """The data of a run's config; empty where that is no run, and where a `name` is typed instead."""
+    """The data of a run's config or of a net of the package; empty for others, and where a `name` is typed instead."""
+    if name is None and zoo.is_name(run):
+        return mapping(zoo.training_of(str(run)).get("data"))
     return Run(run).part("data", trust_code=trust_code) if run and name is None and Run(run).exists else {}
 
 
@@ -163,6 +174,8 @@ def data_of_file(path: Path | None, metadata: Mapping[str, Any]) -> dict[str, An
 
 def threat_of(run: str | Path | None) -> dict[str, Any]:
     """The config of the threat that a run was trained under, else validated under; empty where that is no run."""
+    if zoo.is_name(run):
+        return threat_in(zoo.training_of(str(run)), Path(str(run)))
     return Run(run).threat if run is not None and Run(run).exists else {}
 
 

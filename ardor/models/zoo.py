@@ -8,18 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from ardor.errors import CheckpointError, ConfigError, shown
 from ardor.models.hub import CONFIG, WEIGHTS, from_folder
 from ardor.storage.imports import nearest
+from ardor.storage.reading import read_json
+from ardor.storage.runs import mapping
 from ardor.storage.sums import SUMS, recorded, sha256
+from ardor.storage.trust import require_no_code
 
 PREFIX = "ardor:"
 SHIPPED = Path(__file__).parent / "shipped"
 """The folder of the nets in the package, a folder each."""
 REPAIR = "install the package again, or type git checkout ardor/models/shipped in a copy of its repository"
+
+
+def is_name(name: object) -> bool:
+    """Whether a name is of a net of the package, existing or not."""
+    return str(name).startswith(PREFIX)
 
 
 def shipped() -> list[str]:
@@ -43,6 +52,15 @@ def from_zoo(name: str, classes: int | None) -> nn.Module:
     folder = folder_of(name)
     require_unaltered(folder, (CONFIG, WEIGHTS))
     return from_folder(folder, classes)[0]
+
+
+def training_of(name: str) -> dict[str, Any]:
+    """The config of the run that a net is of, without places on a machine. Raises as `from_zoo`, and ConfigError."""
+    folder = folder_of(name)
+    require_unaltered(folder, (CONFIG,))
+    training = mapping(read_json(folder / CONFIG).get("training"))
+    require_no_code(training, folder / CONFIG, "training", advice="no net of the package names code")
+    return training
 
 
 def require_unaltered(folder: Path, files: Iterable[str]) -> None:

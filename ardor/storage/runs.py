@@ -186,13 +186,7 @@ class Run:
     @property
     def threat(self) -> dict[str, Any]:
         """The config of the threat of training, else of validation; empty for a third-party one or none."""
-        config = self.config
-        for piece, key in (("method", "attack"), ("recipe", "val_attack")):
-            threat = mapping(mapping(mapping(config.get(piece)).get(key)).get("threat"))
-            if "name" in threat and ":" not in str(threat["name"]):
-                require_no_code(threat, self._config, f"{piece}.{key}.threat")
-                return threat
-        return {}
+        return threat_in(self.config, self._config)
 
     @contextmanager
     def held(self, purpose: str = "train") -> Iterator[None]:
@@ -373,6 +367,16 @@ class Run:
     def hub_folder(self, checkpoint: str = "best") -> Path:
         """The folder for the Hub."""
         return self.folder / f"hub-{checkpoint}"
+
+
+def threat_in(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The config of the threat of training in a run's config, which was read from `path`: see `Run.threat`."""
+    for piece, key in (("method", "attack"), ("recipe", "val_attack")):
+        threat = mapping(mapping(mapping(config.get(piece)).get(key)).get("threat"))
+        if "name" in threat and ":" not in str(threat["name"]):
+            require_no_code(threat, path, f"{piece}.{key}.threat")
+            return threat
+    return {}
 
 
 def _epoch_of(state: Path) -> int | None:

@@ -168,6 +168,17 @@ def test_the_name_is_no_code(shelf):
         models.build("ardor:tiny-sat")
 
 
+def test_the_training_of_a_net_names_data_and_no_code(shelf):
+    net = {"name": "small_cnn", "width": 4, "classes": 7}
+    put(shelf / "tiny-sat", {"ardor": net, "training": {"data": {"name": "digits"}}})
+    assert zoo.training_of("ardor:tiny-sat") == {"data": {"name": "digits"}}
+    put(shelf / "tiny-sat", {"ardor": net, "training": {"data": {"name": "evil.py:Data"}}})
+    with refused(ConfigError, "names of ardor in a file", "evil.py:Data"):
+        zoo.training_of("ardor:tiny-sat")
+    put(shelf / "tiny-sat", {"ardor": net})
+    assert zoo.training_of("ardor:tiny-sat") == {}
+
+
 def test_what_the_package_has_loads_and_stays_small():
     """The real ones; all of them together, with their verdicts, are at most 6 MB."""
     for name in zoo.shipped():

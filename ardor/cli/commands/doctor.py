@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from ardor.cli import display
-from ardor.cli.selection import RUN, NetWords, Number, Overrides, device_of
+from ardor.cli.selection import RUN, NetWords, Number, Overrides, device_of, of_package
 from ardor.diagnostics.doctor import LIMIT, examine
 from ardor.diagnostics.record import Record, record_of_run, validation_images
 from ardor.storage.config import as_text
@@ -52,6 +52,7 @@ def doctor(
     batch
         Images at a time; default 256, or fewer where they are large.
     """
+    run, words = of_package(run, words)
     net, split, threat = words.load(run, part, overrides)
     claim, images = None if record is None else Record(record), None
     if claim is None and run is not None and words.data is None and not overrides.get("data"):

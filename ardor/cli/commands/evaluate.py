@@ -13,7 +13,7 @@ from ardor import models
 from ardor.attacks import Suite, suites
 from ardor.attacks.suites import SUITES
 from ardor.cli import display
-from ardor.cli.selection import RUN, NetWords, Overrides, config_of, device_of
+from ardor.cli.selection import RUN, NetWords, Overrides, config_of, device_of, of_package
 from ardor.data.split import Split
 from ardor.deployment.export.executorch import Program
 from ardor.deployment.export.formats import exported_from
@@ -77,7 +77,7 @@ def evaluate(
     Parameters
     ----------
     run
-        Folder of a run, or an exported .onnx or .pte; first.
+        Folder of a run, an exported .onnx or .pte, or ardor:NAME; first.
     suite
         Attacks; default paper, for an exported file deployed.
     transfer_from
@@ -99,6 +99,7 @@ def evaluate(
     compile
         Compile the passes without gradients, as Square's: needs a C++ compiler, and a minute at first.
     """
+    run, words = of_package(run, words)
     if compile and run is not None and run.suffix in FILES:
         raise ConfigError(f"expected a net of torch for --compile, got {run}, which has its own runtime: leave it out")
     exported = FILES[run.suffix](run) if run is not None and run.suffix in FILES and not run.is_dir() else None

@@ -14,7 +14,7 @@ from ardor.deployment.leaderboard import load_entry, recheck
 from ardor.errors import ConfigError
 from ardor.evaluation.report import Report
 from ardor.models import zoo
-from tests.deployment.conftest import onnx_packages, train
+from tests.deployment.conftest import EPS, onnx_packages, train
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 onnx_packages()
@@ -110,9 +110,14 @@ def test_a_net_of_the_package_with_rounded_weights(copied, tmp_path, monkeypatch
     assert main(["models", "digits-cnn4-sat"]) == 2
     assert "altered or damaged" in capsys.readouterr().err
 
-    words = ["evaluate", "--model", "ardor:digits-cnn4-sat", "--data", "digits", "--suite", "quick", "--limit", "5"]
-    assert main([*words, "--out", str(tmp_path / "report.json")]) == 0
-    assert Report.load(tmp_path / "report.json").model["hash"] == entry.weights
+    for named in (["ardor:digits-cnn4-sat"], ["--model", "ardor:digits-cnn4-sat"]):
+        words = ["evaluate", *named, "--suite", "quick", "--limit", "5"]
+        assert main([*words, "--out", str(tmp_path / "report.json")]) == 0
+        report = Report.load(tmp_path / "report.json")
+        assert report.model["hash"] == entry.weights
+        assert (report.data["name"], report.threat) == ("digits", {"name": "Linf", "eps": EPS}), "those of its training"
+    assert main(["evaluate", "ardor:digits-cnn4-sat", "--model", "small_cnn"]) == 2
+    assert "expected a run or --model" in capsys.readouterr().err
 
 
 def test_the_recipe_trains_it_again(made, tmp_path):
