@@ -1,9 +1,9 @@
-# make demo | make test | make check | make soak | make clean. The second time only what changed is done again.
+# make demo | make test | make docs | make check | make soak | make clean. The second time only what changed is done again.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check soak lint clean
+.PHONY: demo test docs check soak lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/ardor demo
@@ -11,7 +11,10 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest
 
-check: lint test
+docs: .venv/docs.stamp
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d docs/_build/doctrees docs site
+
+check: lint test docs
 
 soak: .venv/test.stamp
 	$(BIN)/python -m pytest -m soak -n 0 -s
@@ -39,9 +42,13 @@ lint: .venv/dev.stamp
 	$(PIP) install -q -c .venv/torch.lock -c constraints.txt -e '.[test]'
 	touch $@
 
+.venv/docs.stamp: .venv/demo.stamp
+	$(PIP) install -q -c .venv/torch.lock -c constraints.txt -e '.[docs]'
+	touch $@
+
 .venv/dev.stamp: .venv/test.stamp
 	$(PIP) install -q -c .venv/torch.lock -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:
-	rm -rf .venv runs build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs build dist site docs/_build docs/reference/api docs/reference/commands .pytest_cache .mypy_cache .ruff_cache

@@ -52,7 +52,7 @@ def _mix_int(h: int) -> int:
 class Noise:
     """The random streams of a batch: row i depends on data set image `index[i]` only.
 
-    Every draw increments the draw number and returns (B, *shape); `noise[keep]` is a subset of the rows.
+    Every draw increments the draw number and returns `(B, *shape)`; `noise[keep]` is a subset of the rows.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class Noise:
         return Noise(self.seed, self.index, f"{self.purpose}/{purpose}", self.epoch)
 
     def bits(self, shape: Sequence[int]) -> Tensor:
-        """(B, *shape) int64: 64 random bits each."""
+        """`(B, *shape)` int64: 64 random bits each."""
         purpose = hashlib.blake2b(self.purpose.encode(), digest_size=8).digest()
         key = _mix_int(_mix_int(self.seed & _MASK) ^ int.from_bytes(purpose, "little"))
         key = _mix_int(_mix_int(key ^ self.epoch) ^ self.draw)
@@ -94,11 +94,11 @@ class Noise:
         return _mix(row[:, None] + element).reshape(len(row), *shape)
 
     def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, *shape), uniform in [0, 1): 24 bits, so the numbers are equal in float32 and float64."""
+        """`(B, *shape)`, uniform in [0, 1): 24 bits, so the numbers are equal in float32 and float64."""
         return (_shift(self.bits(shape), 40).to(torch.float64) * 2.0**-24).to(dtype)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, *shape), standard normal by Box and Muller's transform.
+        """`(B, *shape)`, standard normal by Box and Muller's transform.
 
         Computed in float64 and then rounded: the last bit of a vectorised log may depend on an element's position in
         memory, the rounded value does not.
@@ -109,7 +109,7 @@ class Noise:
         return ((-2 * radius.log()).sqrt() * angle.cos()).to(dtype)
 
     def integers(self, high: int, shape: Sequence[int] = ()) -> Tensor:
-        """(B, *shape) int64, uniform in 0 .. high - 1 (high at most 2**31; the bias is below 2**-31)."""
+        """`(B, *shape)` int64, uniform in 0 .. high - 1 (high at most 2**31; the bias is below 2**-31)."""
         return (_shift(self.bits(shape), 32) * high) >> 32
 
 

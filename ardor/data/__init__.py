@@ -159,7 +159,7 @@ def options_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def reader(name: str) -> Reader:
-    """The function that reads a source, called as reader(name)(name, root, download, **options).
+    """The function that reads a source, called as `reader(name)(name, root, download, **options)`.
 
     Its other parameters are the options of the source. Raises ConfigError for a name that does not exist.
     """

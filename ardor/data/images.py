@@ -42,7 +42,7 @@ class Images(Protocol):
         """The rows (positions, a mask or a slice) as images. No pixel is read."""
 
     def crops(self, rows: Tensor | slice, boxes: Tensor, size: int | tuple[int, int]) -> Tensor:
-        """(B, C, *size): of each row the part in its box, resized. See `resized_crops`."""
+        """`(B, C, *size)`: of each row the part in its box, resized. See `resized_crops`."""
 
     def hashes(self) -> Hashes:
         """(N, 16) uint8: the hash of each stored image, as `hashes_of` has it."""
@@ -93,7 +93,7 @@ def resized_crops(images: Iterable[Tensor], boxes: Tensor, size: int | tuple[int
     Returns
     -------
     Tensor
-        (B, C, *size), contiguous.
+        `(B, C, *size)`, contiguous.
     """
     side = (size, size) if isinstance(size, int) else size
     device = images.device if isinstance(images, Tensor) else torch.device("cpu")

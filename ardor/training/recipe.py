@@ -52,11 +52,12 @@ class Recipe:
     lr
         Highest learning rate.
     optimiser
-        sgd, adamw, or file.py:Name, called as Name(groups, lr=..., **options). Its options are
+        sgd, adamw, or file.py:Name, called as `Name(groups, lr=..., **options)`. Its options are
         `--recipe.optimiser.weight_decay 5e-4` and so on.
     schedule
         milestones; cosine, from lr to 0; one-cycle, up from lr / 25 in the first 30 % and then down to 0; or
-        file.py:Name, called as Name(share of the training that is done, **options) before each step: a factor of lr.
+        file.py:Name, called as `Name(share, **options)` before each step with the share of the training that is done:
+        a factor of lr.
     milestones
         Epochs, counted from 1, after which the rate drops; None scales 215, 260, 285 of 300 to the run's length.
     drop

@@ -95,7 +95,8 @@ def sweep(
     teacher
         A run, or a net by its name.
     method
-        rslad, ard, iad, kd, trades, mart, sat, natural, variance_gap or file.py:Name; default rslad.
+        rslad, ard, iad, adaad, adaiad, igdm, saad, dgad, fair_rslad, absld, kd, variance_gap; mtard, akd2 with two
+        teachers; sat, trades, mart, adr, lbgat, peeraid, natural without one; or file.py:Name. Default rslad.
     threat
         linf or l2, for the method's attack and for validation.
     averaging

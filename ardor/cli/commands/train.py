@@ -48,7 +48,8 @@ class TrainWords:
     teacher
         A run, a net with --teacher.weights FILE, ardor:NAME, robustbench:ID, hf:OWNER/NAME or timm:NAME.
     method
-        rslad, ard, iad, kd, trades, mart, sat, natural, variance_gap or file.py:Name; default rslad.
+        rslad, ard, iad, adaad, adaiad, igdm, saad, dgad, fair_rslad, absld, kd, variance_gap; mtard, akd2 with two
+        teachers; sat, trades, mart, adr, lbgat, peeraid, natural without one; or file.py:Name. Default rslad.
     threat
         linf or l2, for the method's attack and for validation.
     averaging
