@@ -2,7 +2,7 @@
 
     python benchmarks/variance_gap_weights.py [--epochs 15]
 
-Trains the demo's student with RSLAD from the demo's teacher (a folder of `ardor demo`), and after the given epochs
+Trains the demo's student with RSLAD from the demo's teacher, and after the given epochs
 prints for several batches the weights lc and lg at which each new term's gradient has a quarter of the norm of
 RSLAD's. The defaults of VarianceGap are rounded from what this printed; docs/LOG.md has the figures.
 """
@@ -27,7 +27,7 @@ from ardor.training.recipe import Recipe
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", default="runs/demo/seed0/teacher")
+    parser.add_argument("--teacher", default="ardor:digits-cnn32-sat")
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--batches", type=int, default=6)
     asked = parser.parse_args()

@@ -142,7 +142,6 @@ def make_stage(folder):
         write_tensors(Path("w.safetensors"), net.state_dict(), {})
         for command in commands(STAGE):
             run(command)
-    shutil.copytree(folder / "runs" / "teacher", folder / "runs" / "demo" / "seed0" / "teacher")
 
 
 def yaml_block():

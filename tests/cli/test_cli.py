@@ -1,6 +1,5 @@
 """The shell as a stranger meets it: words that work, and refusals of one sentence that touch nothing."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -345,51 +344,6 @@ def test_the_shell_as_a_process(folder):
     assert done.returncode == 2
     assert done.stderr.startswith("ardor: ")
     assert done.stdout == ""
-
-
-def test_the_demo_runs_twice_and_keeps_its_figures(folder, capsys, monkeypatch):
-    few = [part.limit(n) for part, n in zip(ardor.data.load("digits"), (256, 64, 120), strict=True)]
-    monkeypatch.setattr("ardor.cli.commands.demo.load", lambda name: few)
-    assert main(["demo", "--quick"]) == 0
-    first = capsys.readouterr().out
-    assert "A trial (two epochs of tiny nets, to see that everything runs; 120 test images)" in first
-    results = json.loads((folder / "runs/demo-quick/results.json").read_text())
-    assert results["trial"].startswith("two epochs of tiny nets")
-    assert results["n"] == 120
-    assert results["best"].keys() == {"clean", "fgsm", "pgd_sat", "pgd_trades", "cw_inf", "worst_case"}
-    assert f"\n{results['verdict']}." in first
-    assert set(results["nets"]) == {"teacher (SAT)", "natural", "sat", "rslad", "variance_gap"}
-    page = (folder / "runs/demo-quick/page.html").read_bytes()
-    assert "On a device, in INT8, on 60 images, rslad weighs" in first
-    assert b"<h1>Trial: " in page
-    assert b'class="headline"' not in page
-    assert b"12 to 15 epochs" not in page
-    assert (b'id="device"' in page, page.count(b"Forms of")) == (True, 2)
-    before = tree(folder)
-    assert main(["demo", "--quick"]) == 0
-    assert (folder / "runs/demo-quick/page.html").read_bytes() == page
-    assert tree(folder) == before
-    results["nets"]["rslad"]["seeds"] = 2
-    (folder / "runs/demo-quick/results.json").write_text(json.dumps(results))
-    before = tree(folder)
-    capsys.readouterr()
-    assert main(["demo", "--quick"]) == 0
-    assert "has figures of more nets or seeds, which are kept.\nPage: runs/demo-quick/part-page.html" in (
-        capsys.readouterr().out
-    )
-    assert {name for name, content in tree(folder).items() if before.get(name) != content} == {
-        "runs/demo-quick/part-page.html", "runs/demo-quick/part-results.json",
-    }  # fmt: skip
-
-
-def test_the_demo_says_what_it_lacks(monkeypatch):
-    from ardor.cli.commands.demo import _on_devices
-    from ardor.demo import demo
-
-    assert demo.deploys()
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert not demo.deploys()
-    assert 'pip install "ardor[onnx]"' in _on_devices([], None, None)
 
 
 def test_what_a_user_must_give_is_asked_for_and_taken(folder, capsys):

@@ -115,5 +115,5 @@ def test_the_rule_holds_for_the_other_commands(tmp_path, calls):
 
 
 def test_zero_threads_is_one_sentence(capsys):
-    assert main(["demo", "--threads", "0"]) == 2
+    assert main(["train", *DIGITS, "--threads", "0"]) == 2
     assert "at least 1, got 0" in capsys.readouterr().err

@@ -60,6 +60,6 @@ NOTES = [
     "fool a net sooner, and beyond the mark neither was trained nor judged.",
     "For your drawing nobody knows the truth but you: a net that misreads it untouched counts as fooled only when it "
     "changes its answer. Hands unlike those in the data are misread without any attack.",
-    "On this toy, adversarial training without a teacher does as well as distillation: see page.html beside this file.",
+    "What distillation gives on this toy, and where adversarial training does as well: see page.html beside this file.",
     "One net of each kind, from one seed.",
 ]

@@ -296,8 +296,11 @@ def shipped_entry(name: str) -> Entry:
 
 
 def entries(folder: Path | None = None) -> list[Entry]:
-    """The entries of the package's nets, and those of a leaderboard's folder, by name. Raises ConfigError."""
-    own = [shipped_entry(name) for name in shipped()]
+    """The entries of the package's nets that have one, and those of a leaderboard's folder, by name.
+
+    Raises ConfigError.
+    """
+    own = [shipped_entry(name) for name in shipped() if (folder_of(name) / ENTRY).is_file()]
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"expected the folder of a leaderboard, got {folder}, which is none: check the path")
     others = [] if folder is None else [load_entry(path) for path in sorted(folder.glob("*.json"))]
