@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs check soak lint clean
+.PHONY: demo test docs check soak package image lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/ardor demo
@@ -18,6 +18,15 @@ check: lint test docs
 
 soak: .venv/test.stamp
 	$(BIN)/python -m pytest -m soak -n 0 -s
+
+# dist/: the files of a release, opened and installed by tests/test_package.py
+package: .venv/test.stamp
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m pytest -n 0 tests/test_package.py
+
+image:
+	docker build -t ardor .
+	docker run --rm ardor --version
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

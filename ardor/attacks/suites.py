@@ -19,9 +19,10 @@ from ardor.attacks.pgd import PGD
 from ardor.attacks.square import Square
 from ardor.attacks.threat import Linf, require_norm
 from ardor.attacks.transfer import Transfer
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, shown
 from ardor.models.weights import hash_of
 from ardor.storage.arguments import check_fields, typed
+from ardor.storage.imports import nearest
 from ardor.types import Attack, Threat
 
 
@@ -162,3 +163,26 @@ SUITES: dict[str, Callable[[Threat], Suite]] = {
     suite.__name__: suite for suite in (paper, quick, autoattack, plus, rand, apgd, square)
 }
 """The suites of a threat alone, by name."""
+
+
+def named(name: str, threat: Threat | None = None) -> Suite:
+    """The suite called `name`, of `SUITES`.
+
+    Parameters
+    ----------
+    name
+        paper, quick, autoattack, plus, rand, apgd or square.
+    threat
+        The ball around x; Linf 8/255 by default.
+
+    Raises
+    ------
+    ConfigError
+        For another name, with the nearest right one.
+    """
+    if name not in SUITES:
+        raise ConfigError(
+            f'expected a suite as one of {", ".join(SUITES)}, got "{shown(name)}"{nearest(name, SUITES)}: type for '
+            'example "autoattack", or pass an ardor.attacks.Suite'
+        )
+    return SUITES[name](Linf() if threat is None else threat)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ardor.attacks import APGD, CW, FAB, FGSM, PGD, Square, Suite
 from ardor.attacks.rounds import fitted, has_rounds, rounds_of
+from ardor.attacks.suites import named
 from ardor.data.split import Split
 from ardor.engine.compiling import compiled, require_compiler
 from ardor.engine.flops import CountedNet
@@ -41,15 +42,16 @@ from ardor.models.fit import require_gradient
 from ardor.noise import seeded
 from ardor.storage.arguments import typed
 from ardor.storage.files import write_atomic
-from ardor.types import Attack
+from ardor.types import Attack, Threat
 
 
 @typed
 def evaluate(
     net: nn.Module,
     data: Split,
-    suite: Suite,
+    suite: Suite | str,
     *,
+    threat: Threat | None = None,
     batch: int = 256,
     seed: int = 0,
     journal: str | Path | None = None,
@@ -67,8 +69,11 @@ def evaluate(
         (B, C, H, W) in [0, 1] -> logits (B, classes).
     data : Split
         N images with labels.
-    suite : Suite
-        The attacks, independent or sequential.
+    suite : Suite or str
+        The attacks, independent or sequential; or the name of a suite: paper, quick, autoattack, plus, rand, apgd,
+        square.
+    threat : Threat, optional
+        Of a suite that is named; Linf 8/255 by default.
     batch : int
         Images computed at once, at least 1; part of the result's identity.
     seed : int
@@ -100,8 +105,16 @@ def evaluate(
     RunError
         The journal is of another evaluation or cannot be written.
     DataError, ConfigError
-        `batch` is below 1; `images` without a journal, `compile` without a compiler, or an attack without a round.
+        `batch` is below 1; a suite with another name, or with a threat beside its own; `images` without a journal,
+        `compile` without a compiler, or an attack without a round.
     """
+    if isinstance(suite, str):
+        suite = named(suite, threat)
+    elif threat is not None:
+        raise ConfigError(
+            f"expected a threat beside the name of a suite alone, got one beside the suite {suite.name}, which has its "
+            f'own: pass for example "{suite.name}"'
+        )
     if batch < 1:
         raise DataError(f"expected a batch of at least 1 image, got {batch}: type for example 256")
     if images and journal is None:

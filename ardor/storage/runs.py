@@ -24,11 +24,12 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any, Required, TypedDict, TypeGuard
 
 from ardor.errors import CheckpointError, ConfigError, RunError, shown
 from ardor.storage.config import differences, few, to_yaml
@@ -247,8 +248,8 @@ class Run:
             changed = [text for text in changed if text.partition(":")[0] not in LOCATIONS]
             if changed:
                 raise RunError(
-                    f"expected the configuration that {self.folder} was trained with, got another ({few(changed)}): "
-                    "type --run with a new name"
+                    f"expected the configuration that {self.folder} was trained with, got another "
+                    f"({few(_causes(changed))}): {_advice(changed)}--run with a new name"
                 )
         elif self.folder.is_dir() and any(p.suffix not in (".tmp", ".lock") for p in self.folder.iterdir()):
             # a kill may leave part of a configuration, and nothing else
@@ -377,6 +378,37 @@ def threat_in(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             require_no_code(threat, path, f"{piece}.{key}.threat")
             return threat
     return {}
+
+
+_STUDENT = "fingerprint.student"
+
+
+def _causes(changed: list[str]) -> list[str]:
+    """The differences without what a net computes, where its weights differ."""
+    others = {f"fingerprint.{who}_function" for who in ("student", "teacher") if _has(changed, f"fingerprint.{who}")}
+    return [text for text in changed if not text.startswith(tuple(others))]
+
+
+def _has(changed: list[str], key: str) -> bool:
+    return any(text.startswith(f"{key}:") for text in changed)
+
+
+def _advice(changed: list[str]) -> str:
+    """What to type for the same run: the value of one or two options, a student that was not trained yet."""
+    causes = _causes(changed)
+    options = [re.fullmatch(r"((?:recipe|method)\.[\w.]+): \S+ here, ([\w./-]+) there", text) for text in causes]
+    same = [f"--{option[1]} {option[2]}" for option in options if _is_value(option)]
+    is_other = any(text.startswith(("student.", "recipe.seed:")) for text in causes)
+    trained = "build the student anew, for training changes it" if _has(changed, _STUDENT) and not is_other else ""
+    if len(causes) > len(same) + bool(trained) or len(same) > 2:
+        return "type "
+    wanted = [trained] * bool(trained) + [f"type {' and '.join(same)} as there"] * bool(same)
+    return f"{', '.join(wanted)}, or {'' if same else 'type '}"
+
+
+def _is_value(option: re.Match[str] | None) -> TypeGuard[re.Match[str]]:
+    """Whether a difference is of a value that can be typed: not of one that is missing, or of a name."""
+    return option is not None and option[2] != "nothing" and not option[1].endswith(".name")
 
 
 def _epoch_of(state: Path) -> int | None:

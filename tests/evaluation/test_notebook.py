@@ -16,6 +16,7 @@ import ardor
 from ardor.attacks import suites
 from ardor.data.notebook import strip
 from ardor.evaluation.comparison import compare
+from ardor.evaluation.comparison.significance import p_text
 from ardor.evaluation.comparison.wording import verdict
 from ardor.evaluation.findings import Finding
 from ardor.training.epoch import EpochRecord, History
@@ -105,6 +106,16 @@ def test_a_comparison_shows_what_may_be_claimed(things):
     assert "No difference can be claimed" in things.comparison._repr_html_()
     other = ardor.compare(things.report, things.report, names=("A", "B"))
     assert other.figures == ardor.compare([things.report], [things.report]).figures
+
+
+def test_a_comparison_of_seeds_shows_the_interval_over_seeds_and_images(things):
+    nets = [ardor.models.build("small_cnn", classes=4, width=2, seed=seed) for seed in range(6)]
+    reports = [ardor.evaluate(net, things.split, suites.quick(ardor.Linf(0.1))) for net in nets]
+    several = ardor.compare(reports[:3], reports[3:])
+    (low, high), p = several.figures["clean"].both, several.figures["clean"].p
+    row = re.search("<tr><td>clean</td>(.*)</tr>", several._repr_html_())[1]
+    assert re.findall("<td>(.*?)</td>", row)[1:4] == [f"{100 * low:.2f}", f"{100 * high:.2f}", p_text(p)]
+    assert "over seeds and 32 images" in repr(several)
 
 
 def test_a_report_as_a_figure_and_as_a_frame(things):

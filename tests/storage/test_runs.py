@@ -11,7 +11,7 @@ import yaml
 
 import ardor
 from ardor.errors import CheckpointError, RunError
-from ardor.storage.runs import Run, Validation, journal_of
+from ardor.storage.runs import ABSENT, Run, Validation, journal_of
 from ardor.storage.tensors import write_tensors
 
 NAMES = {path.name for path in vars(Run("folder")).values()} - {"folder"}
@@ -192,3 +192,42 @@ def test_an_average_of_an_earlier_version_is_completed(folder):
     assert Run(folder).config["averaging"] == {"name": "EMA", "decay": 0.9, "warmup": True, "start": 0.0}
     (folder / "config.yaml").write_text(CONFIG + "averaging: {name: SWA, start: 3, every: 1}\n")
     assert Run(folder).config["averaging"] == {"name": "SWA", "start": 3, "every": 1}
+
+
+STUDENT = {"student": "a1", "student_function": {"logits": [[1.0]]}}
+TRAINED = {"student": "b2", "student_function": {"logits": [[9.0]]}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipe": {"lr": 0.1}}, "got another (recipe.lr: 0.1 here, 0.2 there): pass lr=0.2 as there, or run= with a"),
+        (
+            {"recipe": {"lr": 0.1}, "method": {"name": "rslad", "alpha": "1/2"}},
+            ": pass alpha=5/6 and lr=0.2 as there, or run= with a new name",
+        ),
+        (
+            {"fingerprint": TRAINED},
+            "got another (fingerprint.student: b2 here, a1 there): build the student anew, for training changes it, or "
+            "pass run= with a new name",
+        ),
+        (
+            {"fingerprint": TRAINED, "recipe": {"lr": 0.1}},
+            ": build the student anew, for training changes it, pass lr=0.2 as there, or run= with a new name",
+        ),
+        ({"fingerprint": STUDENT | {"student_function": {"logits": [[9.0]]}}}, "there): pass run= with a new name"),
+        ({"recipe": {"lr": 0.2, "seed": 1}, "fingerprint": TRAINED}, "there): pass run= with a new name"),
+        ({"recipe": {"lr": 0.2, "late": "idbh-weak"}}, "there): pass run= with a new name"),
+        ({"recipe": {"lr": 0.1, "awp": 0.1, "clip": 1.0}}, "there): pass run= with a new name"),
+        ({"method": {"name": "kd", "alpha": "5/6"}}, "there): pass run= with a new name"),
+    ],
+)
+def test_another_configuration_is_refused_with_what_to_pass(tmp_path, change, words):
+    run = Run(tmp_path / "r")
+    method, recipe = {"name": "rslad", "alpha": "5/6"}, ABSENT | {"lr": 0.2}
+    made = {"method": method, "soft_labels": "live", "recipe": recipe, "fingerprint": STUDENT}
+    run.enter(made)
+    changed = {key: ABSENT | change[key] if key == "recipe" else change[key] for key in change}
+    with pytest.raises(RunError) as error:
+        run.enter(made | changed)
+    assert words in str(error.value)

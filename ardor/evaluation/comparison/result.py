@@ -36,13 +36,14 @@ class Comparison:
 
     def __repr__(self) -> str:
         worst = self.figures["worst_case"]
-        low, high = worst.images
-        interval = f"[{100 * low:.2f}, {100 * high:.2f}] over {worst.n} images"
+        low, high = worst.both or worst.images
+        over = "seeds and " if worst.both else ""
+        interval = f"[{100 * low:.2f}, {100 * high:.2f}] over {over}{worst.n} images"
         return f"<Comparison {self._caption()}: worst_case {100 * worst.value:+.2f} points {interval}>"
 
     def _repr_html_(self) -> str:
         rows = [
-            (name, *(f"{100 * v:.2f}" for v in (d.value, *d.images)), p_text(d.p_of_nets), str(d.n))
+            (name, *(f"{100 * v:.2f}" for v in (d.value, *(d.both or d.images))), p_text(d.p), str(d.n))
             for name, d in self.figures.items()
         ]
         return table(f"{self._caption()}. {self.verdict}", ("A - B", "points", "from", "to", "p", "images"), rows)
