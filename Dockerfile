@@ -2,7 +2,7 @@
 #
 #   docker build -t ardor .                                                               on a CPU
 #   docker build -t ardor --build-arg BASE=pytorch/pytorch:2.9.1-cuda12.8-cudnn9-runtime . on a GPU: the torch of the base is kept
-#   docker run --rm -v "$PWD/runs:/work/runs" ardor train sat --data digits               with --gpus all on a GPU
+#   docker run --rm -v "$PWD/runs:/ardor/runs" ardor train sat --data digits               with --gpus all on a GPU
 #
 # BASE is any image with Python 3.11 or newer; EXTRAS are those of pyproject.toml.
 ARG BASE=python:3.13-slim-bookworm
@@ -30,10 +30,10 @@ RUN python3 -m pip install -c torch.lock ".[${EXTRAS}]" \
     && python3 -c "import ardor.cli.main"
 
 RUN useradd --create-home --uid 10001 ardor \
-    && mkdir -p /work/runs \
-    && chown -R ardor /work
+    && mkdir -p /ardor/runs \
+    && chown -R ardor /ardor
 USER ardor
-WORKDIR /work
+WORKDIR /ardor
 
 ENTRYPOINT ["ardor"]
 CMD ["--help"]
