@@ -1,9 +1,10 @@
-# make demo | make test | make docs | make check | make soak | make clean. The second time only what changed is done again.
+# make demo | make test | make docs | make check | make soak | make gpu-check | make clean.
+# The second time only what changed is done again.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs check soak package image lint clean
+.PHONY: demo test docs check soak gpu-check package image lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/ardor demo
@@ -27,6 +28,10 @@ package: .venv/test.stamp
 image:
 	docker build -t ardor .
 	docker run --rm ardor --version
+
+# Ten minutes of a machine with a GPU. DATA=npz:cifar10.npz has real images; OUT=FOLDER keeps the results.
+gpu-check: .venv/test.stamp
+	$(BIN)/python benchmarks/gpu_check.py $(if $(DATA),--data $(DATA)) $(if $(OUT),--out $(OUT))
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

@@ -16,7 +16,8 @@ from markupsafe import Markup
 
 from ardor import models
 from ardor.engine.flops import macs
-from ardor.errors import ConfigError
+from ardor.errors import ArdorError, ConfigError
+from ardor.evaluation.report import Report
 from ardor.experiments.cell import Cell
 from ardor.experiments.cells import note_of, read_note, report_of, state_of, weights_of
 from ardor.experiments.coordinator import Problem
@@ -27,11 +28,13 @@ from ardor.experiments.pairing import verdicts
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.shown import against_sat, best_and_last, shown
 from ardor.experiments.tables import Table
+from ardor.models import zoo
 from ardor.models.builders import builder
 from ardor.reporting.template import render
 from ardor.storage.config import arguments, as_text
 from ardor.storage.files import write_text
 from ardor.storage.markdown import code, inline
+from ardor.storage.runs import Run
 from ardor.version import __version__
 
 WITH_GAPS = ("alignment", KIND)
@@ -236,11 +239,26 @@ def _of_distillation(table: Table) -> Iterator[str]:
         cost, count = macs(net, spec.shape) / 1e6, sum(p.numel() for p in net.parameters())
         yield f"student {name}: {count:,} parameters, {cost:.2f} MMAC"
     first = [cell for cell in table.shown if cell.seed == 0 and cell.row[0] == table.shown[0].row[0]]
+    yield from _strength(str(spec.teacher["name"]))
     rows = [
         (name_of(cell.row), cell.config, min(int(cell.config["data"].get("limit", spec.count)), spec.count))
         for cell in first
     ]
     yield from declared_facts(spec.declared, rows, spec.count)
+
+
+def _strength(teacher: str) -> Iterator[str]:
+    """The teacher's own figures, where it has reports beside it."""
+    folder = zoo.folder_of(teacher) if zoo.is_name(teacher) else Path(teacher)
+    for path in Run(folder).reports():
+        with contextlib.suppress(ArdorError):
+            report = Report.load(path)
+            worst = report.figures()["worst_case"]
+            low, high = (100 * end for end in worst.interval)
+            yield (
+                f"the teacher, {path.stem.removeprefix('report-')}: clean {100 * report.clean.value:.1f}, robust "
+                f"{100 * worst.value:.1f} [{low:.1f}, {high:.1f}] % of {report.n:,} images"
+            )
 
 
 Field: TypeAlias = tuple[str, str]

@@ -4,15 +4,17 @@ import csv
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import ardor.training.cost
 from ardor.cli.main import main
 from ardor.data import load
 from ardor.evaluation.report import Report
-from ardor.experiments import table_of
+from ardor.experiments import table_of, worker
 from ardor.experiments.cells import state_of
-from ardor.experiments.cost import Speed, _cached
+from ardor.experiments.cost import Speed, _cached, _speed
 from ardor.experiments.distillation import Declared, declared_of, epochs_for, parse_shares
 from ardor.experiments.rows import Row, Value
 from ardor.experiments.shown import against_sat, best_and_last, shown
@@ -22,6 +24,7 @@ from ardor.models import load as load_net
 from ardor.storage.runs import Run
 from ardor.training.job import Job, method_of, recipe_of
 from ardor.types import uses_labels
+from tests.engine.conftest import net
 from tests.evaluation.comparison.conftest import config, report
 from tests.experiments.conftest import bench, lines_of
 
@@ -163,6 +166,43 @@ def test_a_plan_leaves_out_the_labels_that_earlier_cells_have_cached():
     assert _cached(dataclasses.replace(speed, table=""), 20, before) == 0
 
 
+def test_a_step_is_measured_as_the_loop_computes_it(monkeypatch):
+    """At the recipe's batch and in its precision."""
+    seen, original = [], ardor.training.cost.train_epoch
+
+    def spy(state, teacher, train, recipe, epoch):
+        seen.append(recipe)
+        return original(state, teacher, train, recipe, epoch)
+
+    monkeypatch.setattr(ardor.training.cost, "train_epoch", spy)
+    recipe = {"batch": "32", "precision": "bfloat16", "attack_precision": "bfloat16"}
+    table = table_of(
+        dataclasses.replace(spec(recipe=recipe, methods=("sat",), count=0, shape=(1, 8, 8)), data="digits", train=64)
+    )
+    speed = _speed(table, table.cells[0])
+    assert {(r.batch, r.precision, r.attack_precision) for r in seen[-3:]} == {(32, "bfloat16", "bfloat16")}
+    assert (speed.table, speed.label) == ("", 0)
+    assert 0 < speed.attack < speed.step
+
+
+def test_a_named_teacher_is_examined_once_without_and_once_with_a_student(monkeypatch):
+    table, examined, done = table_of(spec(methods=("sat", "rslad", "modern"))), [], set()
+    monkeypatch.setattr(worker, "_PASSED", set())
+    monkeypatch.setattr(worker, "gate_of", lambda job, student: examined.append(student) or {})
+    monkeypatch.setattr(worker, "state_of", lambda _, cell: ("done" if cell.name in done else "open", ""))
+    monkeypatch.setattr(worker.models, "load", lambda run: run)
+    job = SimpleNamespace(teacher=net(1), gate=True)
+    sat, *_, rslad, modern = table.cells
+    for cell in (rslad, modern):
+        worker._require_teacher(table, cell, job, print)
+    done.add(sat.name)
+    for cell in (rslad, modern):
+        worker._require_teacher(table, cell, job, print)
+    worker._require_teacher(table, modern, SimpleNamespace(teacher=net(2), gate=True), print)
+    run = table.spec.run(sat.name)
+    assert examined == [None, run, run]
+
+
 # What it shows
 
 N = 1000
@@ -263,7 +303,7 @@ def made(shared, finished):
     return shared("distillation", make)
 
 
-def test_the_whole_table(made):
+def test_the_whole_table(made, finished):
     lines = {
         (line["method"], line["labels"], line["checkpoint"], line["figure"]): line
         for line in lines_of(made, "distillation")
@@ -280,6 +320,11 @@ def test_the_whole_table(made):
     assert "student small_cnn-8: 8,610 parameters" in text
     assert "sat 20 %: 102 images, 12 epochs, 24 steps" in text
     assert "Nothing about the methods" in text
+    own = Report.load(next((finished / "cells" / "teacher-sat" / "s0").glob("report-paper-*.json")))
+    worst = own.figures()["worst_case"]
+    assert f"robust {100 * worst.value:.1f} [" in next(
+        line for line in text.splitlines() if "the teacher, paper" in line
+    )
     assert "A = small_cnn-8 rslad none; B = small_cnn-8 sat 20 %; under apgd" in text
     page = (made / "distillation.html").read_text()
     assert page.count("<svg") == 2 + 4, "labels; radius and a trend of each row"

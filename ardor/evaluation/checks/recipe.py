@@ -314,9 +314,11 @@ def _numerics(config: Config) -> Iterator[Finding]:
         texts.append(f"the teacher's passes were in {of_teacher}")
     texts += ["the teacher's soft labels are kept in float16"] if config.get("soft_labels") == "float16" else []
     method = next((name for name, weight in DIFFERENCES.items() if _differs(config, name, weight)), None)
-    if method is not None and config.get("recipe.precision") not in (None, "float32"):
+    low = [key for key in ("precision", "teacher_precision") if config.get(f"recipe.{key}") not in (None, "float32")]
+    if method is not None and low:
         evidence = f"{', '.join(texts)}, where the differences of two nearly equal logits that {method} compares cancel"
-        yield Finding("half_precision", "warning", evidence, "type --recipe.precision float32")
+        advice = f"type {' '.join(f'--recipe.{key} float32' for key in low)}"
+        yield Finding("half_precision", "warning", evidence, advice)
     elif texts:
         advice = "compare with runs of the same precision, or float32"
         yield Finding("half_precision", "note", ", ".join(texts), advice)
