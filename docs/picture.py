@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--width", type=int, default=1100)
-    parser.add_argument("--height", type=int, default=1400)
+    parser.add_argument("--height", type=int, default=1430)
     parser.add_argument("--browser", default="chromium")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as profile:
