@@ -84,7 +84,7 @@ def train_epochs(job: Job, stop: Callable[[], bool] | None = None) -> Iterator[E
             soft_labels=labels, progress=False, stop=stop,
         )  # fmt: skip
     except RunError as error:  # of an earlier demo in this folder, say
-        raise RunError(error.args[0].replace("type --run with", "type --out with")) from error
+        raise RunError(error.args[0].replace("--run with a new name", "--out with a new name")) from error
 
 
 def _teachers(job: Job) -> nn.Module | dict[str, nn.Module] | None:
