@@ -62,6 +62,9 @@ def test_figures_of_the_int8_file_follow_too(file):
         load_entry(file(claim_more))
 
 
+FINDING = {"name": "masked", "severity": "error", "evidence": "seen", "next": "type it"}
+
+
 def put_in(*keys, value):
     """A change of a content: `value` at this place."""
 
@@ -91,6 +94,7 @@ def put_in(*keys, value):
         (put_in("report", "attacks", "square", "queries", value=10), ["attacks of AutoAttack", "square.queries"]),
         (put_in("report", "labels", value=[]), ["verdicts that do not fit the images"]),
         (put_in("report", "verdicts", "apgd_ce", value="r" * 19 + "x"), ["verdicts that do not fit"]),
+        (put_in("report", "findings", value=[FINDING]), ["a sound evaluation", "got masked: type it"]),
         (
             put_in("net", "name", value="evil.py:Net"),
             ["names of ardor in a file", "evil.py:Net", "no entry names code"],
