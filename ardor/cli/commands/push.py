@@ -21,6 +21,9 @@ from ardor.storage.config import to_yaml
 from ardor.storage.imports import require_package
 from ardor.storage.runs import Run
 
+QUERIES = 5000
+"""Of Square, where nothing else is typed."""
+
 
 def push(
     run: Path,
@@ -34,7 +37,7 @@ def push(
     name: str | None = None,
     half: bool = False,
     limit: int | None = None,
-    queries: int = 5000,
+    queries: int = QUERIES,
     private: bool = False,
     license: str | None = None,
     about: Path | None = None,
@@ -146,6 +149,7 @@ def _entry(run: Path, name: str, words: str, checkpoint: Checkpoint, half: bool,
     """The entry of a run's checkpoint, and the run that has its files: with `half`, one with rounded weights."""
     own = Run(run).halved(checkpoint).folder if half else run
     words += (" --half" if half else "") + (f" --limit {options['limit']}" if options["limit"] else "")
+    words += f" --queries {options['queries']}" if options["queries"] != QUERIES else ""
     made = (f"ardor train {RECIPE} --run runs/{name}", f"ardor push runs/{name} {words}")
     with display.evaluation() as show:
         entry = make_entry(

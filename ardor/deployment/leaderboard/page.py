@@ -9,7 +9,7 @@ from ardor.deployment.leaderboard.entry import Entry
 from ardor.deployment.variants.comparison import DeploymentReport, alike, size_text
 from ardor.evaluation.comparison.significance import mcnemar, p_text
 from ardor.evaluation.proportion import Proportion
-from ardor.evaluation.protocol import key_of, threat_text
+from ardor.evaluation.protocol import key_of, queries_of, threat_text
 from ardor.storage.markdown import block, code, inline
 
 HEAD = """# Leaderboard of small robust nets
@@ -141,7 +141,8 @@ def _devices(board: Sequence[Entry]) -> Iterator[str]:
 def _place(deployed: DeploymentReport) -> str:
     """Where latency was measured, and on how many images the forms were compared."""
     report = deployed.forms[0].report
-    return f"Latency on {inline(deployed.processor)}; forms compared on {report.n:,} images"
+    queries = " and ".join(f"{n:,}" for n in queries_of(report))
+    return f"Latency on {inline(deployed.processor)}; compared on {report.n:,} images, Square with {queries} queries"
 
 
 def _claim(entry: Entry) -> str:

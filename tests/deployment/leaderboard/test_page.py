@@ -17,7 +17,7 @@ def test_the_most_robust_is_first_and_a_tie_shares_its_rank():
     text = page(
         [
             entry_of("a", tiny(1), robust=8),
-            entry_of("b", tiny(2), robust=10),
+            entry_of("b", tiny(2), robust=10, clean=11),
             entry_of("c", tiny(3), robust=8),
             entry_of("d", tiny(4), robust=2),
         ]
@@ -75,7 +75,7 @@ def test_int8_is_beside_float32_with_its_device():
     assert (
         line == "| `a` | 9.00 kB | 3.00 kB | 0.500 | 0.500 | 75.00 | 45.00 [25.8, 65.8] | 45.00 [25.8, 65.8] | 1.0000 |"
     )
-    assert "Latency on a processor; forms compared on 20 images." in text
+    assert "Latency on a processor; compared on 20 images, Square with 50 queries." in text
 
 
 def test_several_devices_are_told_apart():

@@ -87,10 +87,8 @@ def test_a_net_of_the_package_with_rounded_weights(copied, tmp_path, monkeypatch
     entry = load_entry(folder / "entry.json")
     assert entry.weights == models.hash_of(net) != models.hash_of(given)
     assert (folder / "model.safetensors").stat().st_size == entry.size
-    assert (entry.licence, entry.made[1]) == (
-        "mit",
-        "ardor push runs/digits-cnn4-sat --zoo digits-cnn4-sat --half --limit 10",
-    )
+    command = "ardor push runs/digits-cnn4-sat --zoo digits-cnn4-sat --half --limit 10 --queries 5"
+    assert (entry.licence, entry.made[1]) == ("mit", command)
     assert 'ardor.models.load("ardor:digits-cnn4-sat")' in (folder / "README.md").read_text()
 
     capsys.readouterr()
