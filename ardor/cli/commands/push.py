@@ -14,7 +14,7 @@ from ardor.cli.selection import Checkpoint
 from ardor.deployment import hub
 from ardor.deployment.hub.folder import require_ours
 from ardor.deployment.hub.upload import require_repository
-from ardor.deployment.leaderboard import ENTRY, RECIPE, Entry, load_entry, make_entry, page, recipe_of
+from ardor.deployment.leaderboard import ENTRY, RECIPE, Entry, load_entry, make_entry, page, recipe_of, require_name
 from ardor.errors import ConfigError
 from ardor.models.zoo import PREFIX, SHIPPED
 from ardor.storage.config import to_yaml
@@ -100,6 +100,7 @@ def push(
         if repository is not None or (zoo is not None and (leaderboard or name is not None)):
             raise ConfigError("expected OWNER/NAME, --zoo NAME or --leaderboard, got two of them: type one")
         name = zoo if zoo is not None else name if name is not None else run.resolve().name
+        require_name(name)  # before it is part of a path
         target = (folder or (Path("leaderboard") if leaderboard else SHIPPED)) / (
             f"{name}.json" if leaderboard else name
         )

@@ -81,10 +81,7 @@ def make_entry(
     ConfigError: a name that is none, a run without threat, a report that cannot be made again, no onnxruntime.
     CheckpointError, RunError, DataError: files of the run that are missing or damaged.
     """
-    if not NAME.fullmatch(name) or len(name) > 60:
-        raise ConfigError(
-            f'expected a name of small letters, digits, "-", "_" and ".", got "{shown(name)}": type digits-cnn8-sat'
-        )
+    require_name(name)
     folder = Run(run)
     net = models.load(run, checkpoint=checkpoint, trust_code=trust_code)
     size = len(weights_of(net))  # which refuses code before hours of attacks
@@ -108,6 +105,14 @@ def make_entry(
         report=_public(report, training),
         deployed=DeploymentReport.from_dict(redact(deployed.as_dict()), run),
     )
+
+
+def require_name(name: str) -> None:
+    """Raise ConfigError unless an entry may have this name."""
+    if not NAME.fullmatch(name) or len(name) > 60:
+        raise ConfigError(
+            f'expected a name of small letters, digits, "-", "_" and ".", got "{shown(name)}": type digits-cnn8-sat'
+        )
 
 
 def recipe_of(entry: Entry) -> dict[str, Any]:
