@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -56,8 +57,11 @@ def read_npz(
     return from_arrays(name, arrays, layout=layout, classes=classes)
 
 
-def unpack(path: Path, names: Collection[str] = NAMES) -> dict[str, NDArray[Any]]:
-    """The arrays of these names, others empty. An object array is a pickle, and is refused rather than run."""
+def unpack(path: Path, names: Collection[str] = NAMES, large: str = "") -> dict[str, NDArray[Any]]:
+    """The arrays of these names, others empty. An object array is a pickle, and is refused rather than run.
+
+    large: the name of one that is left in the file, under a memory map, where the file is not compressed.
+    """
     if not path.is_file():
         raise DataError(f"expected an npz file, got {path}, which is not there: check the path in npz:PATH")
     try:
@@ -65,14 +69,46 @@ def unpack(path: Path, names: Collection[str] = NAMES) -> dict[str, NDArray[Any]
         if isinstance(file, np.ndarray):
             raise DataError(f"expected named arrays in {path}, got one npy array: save with numpy.savez_compressed")
         with file:
-            _require_room(path, names)
-            return {name: file[name] if name in names else np.empty(0) for name in file.files}  # others are not read
+            left = _mapped(path, large)
+            _require_room(path, {*names} - {*left})
+            arrays = {name: file[name] if name in names and name not in left else np.empty(0) for name in file.files}
+            return arrays | left
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         reason = "no npz file, or pickled objects" if "allow_pickle" in str(error) else error  # which NumPy advises
         raise DataError(
             f"expected plain number arrays in a complete npz file, got {path} ({path.stat().st_size:,} bytes), which "
             f"cannot be read ({reason}): write it anew with numpy.savez_compressed, without object arrays"
         ) from error
+
+
+def _mapped(path: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The array of this name under a private memory map; nothing where it is absent, compressed or of objects.
+
+    It is read once, in parts, for the checksum that zipfile compares. Raises BadZipFile and ValueError.
+    """
+    with zipfile.ZipFile(path) as file:
+        entry = file.NameToInfo.get(f"{name}.npy")
+        if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+            return {}
+        with file.open(entry) as array:
+            shape, by_column, dtype = _header(array)
+            start = array.tell()
+            while array.read(1 << 20):
+                pass
+    if dtype.hasobject or not math.prod(shape):
+        return {}
+    with path.open("rb") as raw:  # of the local header alone: the directory may have another extra field
+        raw.seek(entry.header_offset + 26)
+        start += entry.header_offset + 30 + sum(struct.unpack("<HH", raw.read(4)))
+    return {name: np.memmap(path, dtype, "c", start, shape, "F" if by_column else "C")}
+
+
+def _header(array: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran's order, and type of an array at the start of its file."""
+    version = np.lib.format.read_magic(array)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header: tuple[tuple[int, ...], bool, np.dtype[Any]] = read(array)
+    return header
 
 
 def physical_memory() -> int:
@@ -88,9 +124,7 @@ def _require_room(path: Path, names: Collection[str]) -> None:
             if not entry.filename.endswith(".npy"):
                 continue
             with file.open(entry) as array:
-                version = np.lib.format.read_magic(array)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(array)
+                shape, _, dtype = _header(array)
                 size, present = math.prod(shape) * dtype.itemsize, entry.file_size - array.tell()
             if dtype.hasobject:
                 raise ValueError(f"{entry.filename} holds objects")

@@ -134,7 +134,7 @@ def read_extra(name: str) -> tuple[Tensor, Tensor | None]:
     """(N, C, H, W) uint8 images of `npz:FILE`, and labels (N,) where it has them. Raises ConfigError and DataError."""
     if not name.startswith("npz:"):
         raise ConfigError(f'expected extra images as npz:FILE, got "{name}": type --data.extra with npz:FILE')
-    arrays = unpack(Path(name.removeprefix("npz:")).expanduser(), ("image", "label"))
+    arrays = unpack(Path(name.removeprefix("npz:")).expanduser(), ("image", "label"), large="image")
     if "image" not in arrays:
         listed = ", ".join(sorted(arrays)) or "nothing"
         raise DataError(f"{name}: expected the array image, and label where there are labels, got {listed}: rename it")
@@ -147,7 +147,8 @@ def read_extra(name: str) -> tuple[Tensor, Tensor | None]:
     labels = as_labels(arrays["label"], f"{name} (label)") if "label" in arrays else None
     if labels is not None and len(labels) != len(image):
         raise DataError(f"{name}: expected one label per image, got {len(labels)} for {len(image)}: write both anew")
-    return torch.from_numpy(image).permute(0, 3, 1, 2), labels  # a view: a million images are 3 GB
+    # a view, of the file where that is not compressed: a million images are 3 GB
+    return torch.from_numpy(image).permute(0, 3, 1, 2), labels
 
 
 def _require_alike(train: Split, images: Tensor, name: str) -> None:

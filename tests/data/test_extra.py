@@ -5,7 +5,8 @@ import pytest
 import torch
 
 import ardor.data
-from ardor.data.extra import Joined, with_extra
+from ardor.data.arrays import unpack
+from ardor.data.extra import Joined, read_extra, with_extra
 from ardor.data.images import hashes_of, resized_crops
 from ardor.data.split import Split
 from ardor.errors import ConfigError, DataError
@@ -56,6 +57,38 @@ def test_extra_images_follow_the_real_ones(tmp_path, floats):
     taken = train.take([29, 0])
     assert taken.real.tolist() == [False, True]
     assert train.hash != real(images).hash
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_that_is_not_compressed_is_left_where_it_is(tmp_path, order):
+    pixels = np.asarray(PIXELS[20:], order=order)
+    name = written(tmp_path, label=np.arange(10) % 4, image=pixels)  # an array before it
+    np.savez_compressed(tmp_path / "small.npz", image=pixels, label=np.arange(10) % 4)
+    images, labels = read_extra(name)
+    others, _ = read_extra(f"npz:{tmp_path / 'small.npz'}")
+    assert torch.equal(images, EXTRA)
+    assert torch.equal(images, others)
+    assert labels.tolist() == [k % 4 for k in range(10)]
+    arrays = [unpack(tmp_path / file, ("image",), large="image")["image"] for file in ("extra.npz", "small.npz")]
+    assert [type(array) for array in arrays] == [np.memmap, np.ndarray]
+    assert with_extra(real(), name).hash == with_extra(real(), f"npz:{tmp_path / 'small.npz'}").hash
+    before = (tmp_path / "extra.npz").read_bytes()
+    images[:] = 0
+    assert (tmp_path / "extra.npz").read_bytes() == before, "a map of this process alone"
+
+
+def test_an_altered_pixel_of_a_mapped_file_is_refused(tmp_path):
+    name = written(tmp_path, image=PIXELS[20:])
+    path = tmp_path / "extra.npz"
+    content = bytearray(path.read_bytes())
+    at = content.index(PIXELS[25].tobytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="Bad CRC-32"):
+        read_extra(name)
+    path.write_bytes(content[:200])
+    with pytest.raises(DataError, match="cannot be read"):
+        read_extra(name)
 
 
 def test_a_source_with_extra_images(tmp_path):
