@@ -20,10 +20,10 @@ check: lint test docs
 soak: .venv/test.stamp
 	$(BIN)/python -m pytest -m soak -n 0 -s
 
-# dist/: the files of a release, opened and installed by tests/test_package.py
+# dist/: the files of a release, opened by tests/test_package.py; the package installed, and the notebooks run
 package: .venv/test.stamp
 	$(BIN)/python -m build --no-isolation
-	$(BIN)/python -m pytest -n 0 tests/test_package.py
+	$(BIN)/python -m pytest -m release tests/test_package.py tests/test_notebooks.py
 
 image:
 	docker build -t ardor .

@@ -19,7 +19,7 @@ def outputs(notebook):
     return [[sorted(o.get("data", {o.get("name"): ""})) for o in cell.outputs] for cell in cells]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_and_shows_what_was_kept(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

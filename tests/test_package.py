@@ -108,7 +108,7 @@ def test_the_sdist_builds_the_same_wheel_and_has_the_docs(dist, wheel):
     assert path.stat().st_size < 2 * MOST
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_pip_installs_it_into_an_empty_environment(tmp_path):
     """The packages that it needs are those of this environment: a second torch is no part of the question."""
     venv.create(tmp_path / "env", with_pip=False)
