@@ -41,7 +41,7 @@ PICTURES = {"demo.png": demo, "draw.png": draw}
 
 def main(names: list[str]) -> None:
     """Take the named pictures, or all."""
-    from tests.demo.conftest import browser
+    from tests.browser import browser
 
     with tempfile.TemporaryDirectory() as folder, browser(Path(folder)) as window:
         for name in names or PICTURES:

@@ -17,6 +17,7 @@ from ardor.cli.main import parse
 from ardor.data.split import Split
 from ardor.noise import Noise
 from ardor.testing import TinyNet, problem
+from tests.browser import AXE, axe_core
 from tests.with_timm import declare
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +44,13 @@ def shared(tmp_path_factory):
         return root / name
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def axe(shared):
+    """The source of axe-core; where npm cannot fetch it, the tests that need it are skipped."""
+    source = axe_core(shared("axe", lambda folder: axe_core(folder)))
+    return source or pytest.skip(f"no npm, or npm cannot fetch axe-core {AXE}")
 
 
 # -- Small nets, batches and stand-ins that the tests share. Weights come from a hash, not from torch's initialisers.

@@ -148,7 +148,7 @@ def _accuracies(record: Mapping[str, Any], of: str = "val") -> str:
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int, str], None]]:
+def progress(title: str, total: int) -> Iterator[Callable[[float, str], None]]:
     """A bar on a terminal, elsewhere a line a minute. Yields a function of the number of finished parts and a text."""
     count = MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     with _bar(title, total, *count) as bar:

@@ -155,10 +155,10 @@ class Report:
         """Every accuracy by name: clean, each attack, worst_case."""
         return {name: Proportion(sum(row), self.n) for name, row in self.correct().items()}
 
-    def per_class(self) -> dict[str, Proportion]:
-        """Worst-case accuracy of each class that occurs, by name."""
+    def per_class(self, figure: str = "worst_case") -> dict[str, Proportion]:
+        """Accuracy of each class that occurs, by name: the worst case, or another of `figures`."""
         rows: dict[int, list[bool]] = {label: [] for label in sorted(set(self.labels))}
-        for label, correct in zip(self.labels, self.correct()["worst_case"], strict=True):
+        for label, correct in zip(self.labels, self.correct()[figure], strict=True):
             rows[label].append(correct)
         return {self.data["class_names"][label]: Proportion(sum(row), len(row)) for label, row in rows.items()}
 

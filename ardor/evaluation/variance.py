@@ -13,8 +13,9 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -40,6 +41,8 @@ from ardor.types import Threat
 log = logging.getLogger(__name__)
 
 RADII = tuple(r / 255 for r in range(0, 18, 2))
+MOST, LEAST, PIXELS = 1000, 100, 1000 * 32 * 32
+"""Images that `gaps_of` takes by default: at most, at least, and their pixels together."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class GapPoint:
     """One radius of the trend: robust accuracy beside the variance of the attacked features, NaN without features.
 
     variance: V(X'_eps); signed: V(X'_eps) - V(X); gap: its size; relative: signed / V(X); frobenius: ||C' - C||_F.
+    confusion: [true class, predicted class, images] for each pair that occurs; of an earlier version's file empty.
     """
 
     eps: float
@@ -55,6 +59,12 @@ class GapPoint:
     signed: float = math.nan
     relative: float = math.nan
     frobenius: float = math.nan
+    confusion: list[list[int]] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """Number of images; 0 where it is not known."""
+        return sum(images for _, _, images in self.confusion)
 
     @property
     def gap(self) -> float:
@@ -96,7 +106,14 @@ def variance_gap(
 
 
 def radius_curve(
-    net: Any, data: Split, threats: Sequence[Threat], *, steps: int = 20, batch: int = 256, seed: int = 0
+    net: Any,
+    data: Split,
+    threats: Sequence[Threat],
+    *,
+    steps: int = 20,
+    batch: int = 256,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> list[GapPoint]:
     """Robust accuracy at 0 and at each threat's radius, with the variance gap where the net has `features`.
 
@@ -110,6 +127,8 @@ def radius_curve(
         Of one norm.
     steps, batch, seed : int
         Of PGD.
+    progress : callable, optional
+        Receives the finished share of the radii.
 
     Returns
     -------
@@ -118,31 +137,41 @@ def radius_curve(
     """
     attacks = {0.0: None} | {threat.eps: PGD(threat, steps=steps) for threat in threats}
     points, clean_c = [], None
-    for eps, attack in sorted(attacks.items()):
-        c, accuracy = _attacked_covariance(net, data, attack, batch, seed)
+    for place, (eps, attack) in enumerate(sorted(attacks.items())):
+        if progress is not None:
+            progress(place / len(attacks))
+        c, pairs = _attacked_covariance(net, data, attack, batch, seed)
+        accuracy = sum(images for (true, predicted), images in pairs.items() if true == predicted) / len(data)
+        confusion = [[*pair, images] for pair, images in sorted(pairs.items())]
         clean_c = c if clean_c is None else clean_c
         if c is None or clean_c is None or not (v0 := float(clean_c.diagonal().mean())) > 0:
-            points.append(GapPoint(eps, accuracy))
+            points.append(GapPoint(eps, accuracy, confusion=confusion))
             continue
         v = float(c.diagonal().mean())
-        points.append(GapPoint(eps, accuracy, v, v - v0, (v - v0) / v0, float((c - clean_c).norm())))
+        frobenius = float((c - clean_c).norm())
+        points.append(GapPoint(eps, accuracy, v, v - v0, (v - v0) / v0, frobenius, confusion))
     return points
 
 
 def _attacked_covariance(
     net: Any, data: Split, attack: PGD | None, batch: int, seed: int
-) -> tuple[Tensor | None, float]:
-    """The covariance of the attacked features, None for a net without, and the accuracy."""
-    features, correct = [], 0
+) -> tuple[Tensor | None, Counter[tuple[int, int]]]:
+    """The covariance of the attacked features, None for a net without, and images by true and predicted class."""
+    features, pairs = [], Counter[tuple[int, int]]()
     with attack_view(net) as view:
         has_features = hasattr(view, "features") and hasattr(view, "head")
         for one in attacked(view, data, attack, "variance_gap", batch=batch, seed=seed):
             with torch.no_grad():
                 h = view.features(one.x_adv) if has_features else None
                 logits = view(one.x_adv) if h is None else view.head(h)
-                correct += int((logits.argmax(1) == one.y).sum())
+                pairs.update(zip(one.y.tolist(), logits.argmax(1).tolist(), strict=True))
             features += [] if h is None else [h.double().cpu()]
-    return covariance(torch.cat(features)) if features else None, correct / len(data)
+    return covariance(torch.cat(features)) if features else None, pairs
+
+
+def default_limit(shape: Sequence[int]) -> int:
+    """Images of shape (C, H, W) for radii: 1,000 of up to 32 pixels, of larger ones fewer, but at least 100."""
+    return min(MOST, max(LEAST, PIXELS // (shape[1] * shape[2])))
 
 
 def pearson(points: list[GapPoint]) -> float:
@@ -179,7 +208,13 @@ def read_gaps(path: Path) -> tuple[list[GapPoint], Any]:
     return content["points"], content["key"]
 
 
-def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> list[GapPoint]:
+def gaps_of(
+    run: Path,
+    threat: Threat,
+    limit: int | None = None,
+    trust_code: bool = False,
+    progress: Callable[[float], None] | None = None,
+) -> list[GapPoint]:
     """Variance gap and robust accuracy of a run at nine radii from 0 to 2 eps, cached in its folder.
 
     A file of more images or of other radii is kept, and this one written beside it.
@@ -190,10 +225,12 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
         The run's folder.
     threat : Threat
         Its eps sets the radii.
-    limit : int
-        Test images, classes in proportion.
+    limit : int or None
+        Test images, classes in proportion; default as `default_limit`.
     trust_code : bool
         As in `ardor.models.load`.
+    progress : callable, optional
+        As in `radius_curve`.
 
     Returns
     -------
@@ -201,7 +238,8 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
         By radius; without variances for a net without `features`.
     """
     net = models.load(run, trust_code=trust_code)
-    split, norm = split_of(run, trust_code).limit(limit), type(threat).__name__
+    whole, norm = split_of(run, trust_code), type(threat).__name__
+    split = whole.limit(default_limit(whole.shape) if limit is None else limit)
     radii, n = tuple(threat.eps * k / 4 for k in range(9)), len(split)
     key = {"model": key_of(identity(net, split.shape)), "data": split.hash, "radii": list(radii), "n": n, "norm": norm}
     words = [norm.lower(), as_text(threat.eps).replace("/", "_"), str(n)]
@@ -214,8 +252,9 @@ def gaps_of(run: Path, threat: Threat, limit: int, trust_code: bool = False) -> 
             other = measured["radii"] != key["radii"] or measured.get("norm", "Linf") != norm
             if measured["model"] == key["model"] and (other or measured.get("n", n + 1) > n):
                 path = beside  # a fuller one, or of another threat, is kept
-    points = radius_curve(net, split, [dataclasses.replace(cast(Any, threat), eps=eps) for eps in radii if eps])
-    content = [{name: value for name, value in vars(point).items() if not math.isnan(value)} for point in points]
+    threats = [dataclasses.replace(cast(Any, threat), eps=eps) for eps in radii if eps]
+    points = radius_curve(net, split, threats, progress=progress)
+    content = [{name: value for name, value in vars(point).items() if value == value} for point in points]  # NaN is not
     try:
         write_text(path, json.dumps({"key": key, "points": content}, indent=1))
     except RunError as error:  # another user's run

@@ -30,6 +30,7 @@ from ardor.experiments.shown import against_sat, best_and_last, shown
 from ardor.experiments.tables import Table
 from ardor.models import zoo
 from ardor.models.builders import builder
+from ardor.reporting.downloads import uri
 from ardor.reporting.template import render
 from ardor.storage.config import arguments, as_text
 from ardor.storage.files import write_text
@@ -154,6 +155,8 @@ def as_html(table: Table, rows: Sequence[Row], command: str, problems: Sequence[
         charts=_charts(table, rows),
         remarks=remarks(table, rows, problems),
         commands={cell.name: train_command(cell, table.spec.gate) for cell in table.cells},
+        file=f"{table.spec.kind}.csv",
+        csv=uri("text/csv", as_csv(table, rows)),
     )
 
 

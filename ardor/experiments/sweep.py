@@ -2,7 +2,7 @@
 
 FOLDER/sweep.yaml             the recipe and the options that vary: a folder belongs to one sweep
 FOLDER/cells/NAME/sSEED       a run for each combination, named by its values; beside it as for a table: cells.py
-FOLDER/sweep.csv, sweep.md    the figures
+FOLDER/sweep.csv, .md, .html  the figures
 """
 
 from __future__ import annotations

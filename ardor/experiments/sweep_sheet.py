@@ -1,4 +1,4 @@
-"""The figures of a sweep as CSV and Markdown: validation accuracies, which choose, and those on the test images."""
+"""The figures of a sweep as CSV, Markdown and a page: validation accuracies, which choose, and those on test images."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from ardor.experiments.cell import Cell, EvaluationSpec, Sweep
 from ardor.experiments.cells import pending, report_path, state_of
 from ardor.experiments.coordinator import Problem
 from ardor.experiments.rows import Value
+from ardor.experiments.sheet import train_command
+from ardor.reporting.downloads import uri
+from ardor.reporting.template import render
 from ardor.storage.config import plain
 from ardor.storage.files import write_text
 from ardor.storage.markdown import code, inline
@@ -107,9 +110,10 @@ def best_of(rows: Sequence[SweepRow]) -> SweepRow | None:
 
 
 def write_sweep(sweep: Sweep, command: str, problems: Sequence[Problem] = ()) -> list[Path]:
-    """Write sweep.csv and sweep.md from what is finished so far. Raises RunError where that fails."""
+    """Write sweep.csv, sweep.md and sweep.html from what is finished so far. Raises RunError where that fails."""
     rows, folder = figures_of(sweep), sweep.spec.folder
     texts = {"csv": as_csv(sweep, rows), "md": as_markdown(sweep, rows, command, problems)}
+    texts["html"] = as_html(sweep, rows, command, problems)
     return [write_text(folder / f"sweep.{ending}", text) for ending, text in texts.items()]
 
 
@@ -149,6 +153,46 @@ def as_markdown(sweep: Sweep, rows: Sequence[SweepRow], command: str, problems: 
         lines += ["## Cells that could not be made", ""]
         lines += [*(f"- {inline(f'{problem.cell.name}: {problem.reason}')}" for problem in problems), ""]
     return "\n".join(lines)
+
+
+def as_html(sweep: Sweep, rows: Sequence[SweepRow], command: str, problems: Sequence[Problem] = ()) -> str:
+    """The same as one self-contained page, with the commands of the cells."""
+    best, names = best_of(rows), list(dict.fromkeys(name for row in rows for name in row.values))
+    n = {name: next(row.values[name].seeds[0].n for row in rows if name in row.values) for name in names}
+    head = [*((key, "") for key in (*sweep.head, "seeds")), *((name, f"n = {n[name]:,}") for name in names)]
+    body = [
+        [*((_short(part), "") for part in row.parts), (f"{len(row.seeds)} of {row.of}", "best" if row is best else "")]
+        + [_field(row.values.get(name)) for name in names]
+        for row in rows
+    ]
+    remarks = [("How this could be wrong", list(notes(sweep, rows)))]
+    if problems:
+        remarks.append(("Cells that could not be made", [f"{p.cell.name}: {p.reason}" for p in problems]))
+    return render(
+        "ardor.experiments",
+        "sheet.html",
+        title="Sweep",
+        command=command,
+        facts=[
+            f"ardor {__version__}, torch {torch.__version__}",
+            "Accuracy in %, ± SD over seeds, 95 % interval; validation at each net's best epoch",
+        ],
+        parts=len(sweep.head),
+        blocks=[("Figures of each row", head, body)],
+        figures=(),
+        charts=(),
+        remarks=remarks,
+        commands={cell.name: train_command(cell, sweep.spec.gate) for cell in sweep.cells},
+        file="sweep.csv",
+        csv=uri("text/csv", as_csv(sweep, rows)),
+    )
+
+
+def _field(value: Value | None) -> tuple[str, str]:
+    if value is None:
+        return "–", ""
+    low, high = value.interval
+    return str(value), f"{100 * low:.1f} – {100 * high:.1f}"
 
 
 def _cell(text: Any) -> str:

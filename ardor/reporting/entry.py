@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +15,7 @@ from ardor.attacks.threat import BY_NAME
 from ardor.deployment.variants.run_files import current
 from ardor.evaluation.proportion import Summary
 from ardor.evaluation.report import Report
-from ardor.evaluation.report_files import shown_reports
+from ardor.evaluation.report_files import reports_of, shown_reports
 from ardor.evaluation.variance import GapPoint, gaps_of
 from ardor.storage.config import number
 from ardor.storage.runs import Run
@@ -37,6 +37,7 @@ class PageEntry:
     reports : one per seed, of the same suite and split.
     curve : records of metrics.jsonl of the first seed; may be empty.
     gaps : robust accuracy and variance gap over growing radii of the first seed; may be empty.
+    others : the same in other norms than that of the reports, by the norm's name.
     deployed : comparison of the first seed's net with its exported files.
     stale : the reason for which an existing comparison is not shown.
     """
@@ -48,6 +49,17 @@ class PageEntry:
     gaps: list[GapPoint] = field(default_factory=list)
     deployed: DeploymentReport | None = None
     stale: str = ""
+    others: dict[str, list[GapPoint]] = field(default_factory=dict)
+
+    @property
+    def curves(self) -> dict[str, list[GapPoint]]:
+        """Robust accuracy over the radius, by norm: that of the reports first."""
+        return {self.norm: self.gaps, **self.others} if self.gaps else self.others
+
+    @property
+    def norm(self) -> str:
+        """Norm of the evaluation."""
+        return str(self.reports[0].threat["name"])
 
     @property
     def accuracies(self) -> dict[str, Summary]:
@@ -134,9 +146,11 @@ def entry_of(
     run: Path,
     name: str | None = None,
     role: Literal["teacher", "student"] = "student",
-    limit: int = 1000,
+    limit: int | None = None,
     trust_code: bool = False,
     report: Report | None = None,
+    threats: Sequence[Threat] = (),
+    progress: Callable[[float], None] | None = None,
 ) -> PageEntry:
     """The entry of a run.
 
@@ -144,9 +158,11 @@ def entry_of(
     ----------
     run : the run's folder.
     name : default the folder's.
-    limit : number of images for radii and variance gap.
+    limit : number of images for radii and variance gap; default as `variance.default_limit`.
     trust_code : as in `ardor.models.load`.
     report : of the run's net; default as `shown_reports` chooses it.
+    threats : of other norms, in which the radius grows too.
+    progress : receives the finished share of the radii.
 
     Raises
     ------
@@ -155,8 +171,27 @@ def entry_of(
     """
     report = shown_reports([run], trust_code=trust_code)[0] if report is None else report
     deployed, stale = current(run, trust_code=trust_code)
-    gaps = gaps_of(run, threat_of(report), limit, trust_code)
-    return PageEntry(name or run.name, role, [report], Run(run).metrics(), gaps, deployed, stale)
+    curves = {}
+    every = {type(threat).__name__: threat for threat in (*threats, threat_of(report))}  # its own threat counts
+    for place, (norm, threat) in enumerate(every.items()):
+        share = None if progress is None else _part(progress, place, len(every))
+        curves[norm] = gaps_of(run, threat, limit, trust_code, share)
+    gaps = curves.pop(report.threat["name"])
+    return PageEntry(name or run.name, role, [report], Run(run).metrics(), gaps, deployed, stale, curves)
+
+
+def _part(progress: Callable[[float], None], place: int, parts: int) -> Callable[[float], None]:
+    """The progress of one of several parts of a work."""
+    return lambda share: progress((place + share) / parts)
+
+
+def threats_of(runs: Iterable[Path], shown: Iterable[Report]) -> list[Threat]:
+    """One threat for each norm in which a run was evaluated: that of the reports shown, else the largest."""
+    every: dict[str, float] = {}
+    for report in (report for run in runs for report in reports_of(run)[0]):
+        every[report.threat["name"]] = max(every.get(report.threat["name"], 0), threat_of(report).eps)
+    every |= {report.threat["name"]: threat_of(report).eps for report in shown}
+    return [BY_NAME[name.lower()](eps) for name, eps in every.items()]
 
 
 def teaches(run: Path, runs: Iterable[Path], trust_code: bool = False) -> bool:

@@ -40,7 +40,7 @@ def accuracy(entries: list[PageEntry], summaries: list[Summary], styles: dict[st
     figure = _sheet(HALF, 1.0 + 0.36 * len(entries), left=0.2 + 0.083 * max(map(len, names)), right=0.55)
     ax = figure.add_subplot(title=title, xlim=(0, 100), xlabel="accuracy, %")
     for i, summary in enumerate(summaries):
-        _dot(ax, summary, height[i], styles[entries[i].name])
+        _dot(ax, summary, height[i], styles[entries[i].name], f"tip: {entries[i].name}, {title}: {details(summary)}")
     if 0 < teachers < len(entries):
         ax.axhline(0.2 - teachers, color=MUTED, linewidth=0.8)
     ax.set_yticks(list(height.values()), names, color=INK)
@@ -51,10 +51,24 @@ def accuracy(entries: list[PageEntry], summaries: list[Summary], styles: dict[st
     return figure
 
 
-def _dot(ax: Axes, summary: Summary, y: float, style: Style) -> None:
+def details(summary: Summary) -> str:
+    """An accuracy in words: images, interval, and each seed where there are several."""
+    if len(summary.seeds) == 1:
+        return details_of(summary.seeds[0])
+    seeds = "; ".join(f"seed {i}: {details_of(p)}" for i, p in enumerate(summary.seeds))
+    return f"{summary} % over {len(summary.seeds)} seeds; {seeds}"
+
+
+def details_of(p: Proportion) -> str:
+    """45.0 %, 45 of 100 images, with Wilson's interval."""
+    low, high = p.interval
+    return f"{100 * p.value:.1f} %, {p.k:,} of {p.n:,} images, 95 % interval {100 * low:.1f} to {100 * high:.1f}"
+
+
+def _dot(ax: Axes, summary: Summary, y: float, style: Style, gid: str) -> None:
     ends = [min(max(100 * end, 0), 100) for end in summary.interval]  # mean - SD may be below 0
-    ax.plot(ends, [y, y], color=style.colour, linewidth=2, solid_capstyle="butt", clip_on=False)
-    ax.plot(100 * summary.value, y, style.marker, color=style.colour, markersize=6, clip_on=False)
+    ax.plot(ends, [y, y], color=style.colour, linewidth=2, solid_capstyle="butt", clip_on=False, gid=gid)
+    ax.plot(100 * summary.value, y, style.marker, color=style.colour, markersize=6, clip_on=False, gid=gid)
     if len(summary.seeds) > 1:
         dots = [100 * p.value for p in summary.seeds]
         ax.plot(dots, [y - 0.3] * len(dots), "o", color=style.colour, markersize=2.4, clip_on=False)

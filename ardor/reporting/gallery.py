@@ -15,7 +15,7 @@ from ardor.noise import order
 from ardor.reporting.entry import Example
 from ardor.types import Attack, Images, Labels
 
-POOL = 256
+POOL, PIXELS = 256, 256 * 32 * 32
 BATCH = 32
 """Images computed at once, of any size."""
 
@@ -31,12 +31,13 @@ def examples(
     Parameters
     ----------
     nets : the nets by name.
-    data : at most 256 of its images (stratified) are tried.
+    data : at most 256 of its images (stratified) are tried; above 32 pixels fewer, at least 32.
     attack : run on each net with the same noise.
     count : number of examples at most.
     seed : of the choice and of the attack.
     """
-    pool = data.limit(POOL, seed)
+    height, width = data.shape[1:]
+    pool = data.limit(min(POOL, max(BATCH, PIXELS // (height * width))), seed)
     right = torch.ones(len(pool), dtype=torch.bool)
     for net in nets.values():
         right &= _predicted(net, pool.batch(slice(None))[0]) == pool.labels.cpu()

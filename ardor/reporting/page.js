@@ -30,11 +30,13 @@
   label();
 
   // Tables to sort: a button in each head, the direction in aria-sort. The rows of one net (tbody) stay together.
-  const valueOf = (body, column) => {
-    const cell = body.rows[0].cells[column], value = cell.dataset.value ?? cell.textContent.trim();
-    return value === '' || isNaN(value) ? value.toLowerCase() : Number(value);
+  const valueOf = (part, column) => {
+    const text = (part.rows ? part.rows[0] : part).cells[column].textContent.trim().replace(/^best /, '');
+    const number = /^[-+−]?\d[\d,]*(\.\d+)?/.exec(text);
+    return number ? Number(number[0].replace('−', '-').replaceAll(',', '')) : text.toLowerCase();
   };
-  const before = (a, b) => (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === 'number' ? -1 : 1);
+  // Numbers before texts, such as a dash for what was not measured, in either direction.
+  const order = (a, b, up) => (typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1) : typeof a === 'number' ? -1 : 1);
   for (const table of all('table.sortable')) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => {
@@ -42,13 +44,14 @@
       button.append(...head.childNodes);
       head.append(button);
       button.addEventListener('click', () => {
-        const bodies = [...table.tBodies], now = head.getAttribute('aria-sort');
-        const numbers = bodies.some((body) => typeof valueOf(body, column) === 'number');
+        const parts = [...(table.tBodies.length > 1 ? table.tBodies : table.tBodies[0].rows)];
+        const now = head.getAttribute('aria-sort'), parent = parts[0].parentElement;
+        const numbers = parts.some((part) => typeof valueOf(part, column) === 'number');
         const up = now ? now === 'descending' : !numbers; // the highest figure first, names from a to z
         heads.forEach((other) => other.removeAttribute('aria-sort'));
         head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-        bodies.sort((a, b) => (up ? 1 : -1) * before(valueOf(a, column), valueOf(b, column)));
-        table.append(...bodies);
+        parts.sort((a, b) => order(valueOf(a, column), valueOf(b, column), up));
+        parent.append(...parts);
       });
     });
   }

@@ -6,13 +6,15 @@ Its content is computed here, its layout is in page.html. The same arguments giv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ardor.deployment.variants.comparison import VARIANTS
 from ardor.errors import ConfigError
-from ardor.evaluation.proportion import Summary
-from ardor.reporting import device, downloads, evidence, table
+from ardor.evaluation.proportion import Proportion, Summary
+from ardor.evaluation.variance import GapPoint
+from ardor.reporting import classes, device, downloads, evidence, table
 from ardor.reporting.entry import Example, Headline, PageEntry, Section
 from ardor.reporting.template import render
 from ardor.storage.files import write_text
@@ -61,7 +63,9 @@ def write(
     ConfigError
         For a net without a report.
     """
+    from ardor.plot.axes import radius_text, radius_unit
     from ardor.reporting import pictures
+    from ardor.reporting.figures import details, details_of
 
     for entry in entries:
         if not entry.reports:
@@ -75,7 +79,7 @@ def write(
         trial=trial,
         command=command,
         links=links or {},
-        downloads=downloads.links(results),
+        downloads=downloads.links(results, entries),
         intro=intro,
         notes=notes,
         headline=None if trial else headline or _headline(results, distilled),
@@ -87,8 +91,13 @@ def write(
         order=_worst_first,
         rows=lambda of: [(entry, _worst_first(row)) for entry, row in zip(of.entries, of.rows, strict=True)],
         spread=_spread,
+        details=details,
+        details_of=details_of,
+        radius_of=lambda eps: radius_text(eps, radius_unit([eps])[0]),
+        classes=[classes.by_class(of) for of in results],
+        confusions=[(entry.name, both) for entry in entries if (both := classes.confusions(entry))],
         several=any(len(entry.reports) > 1 for entry in entries),
-        trends=[_trends(group) for group in radius_groups(entries)],
+        trends=[_trends(norm, group) for norm, group in radius_groups(entries)],
         examples=examples,
         png=pictures.png,
         factor=pictures.factor(examples),
@@ -164,9 +173,9 @@ def _figures(entries: list[PageEntry], results: list[table.Table], sections: Seq
                 others = [other for other in of.entries if other.curve and other is not entry]
                 figure = draw.training(entry, styles[entry.name], others)
                 images["training"].append(draw_svg(figure, f"Training curves of {entry.name}"))
-        for group in radius_groups(entries):
-            figure = draw.radius(group, styles, _marked(group))
-            images["radius"].append(draw_svg(figure, "Robust accuracy of each net over a growing radius"))
+        for norm, group in radius_groups(entries):
+            figure = draw.radius(group, styles, _marked([entry for entry in group if entry.norm == norm]))
+            images["radius"].append(draw_svg(figure, f"Robust accuracy of each net over a growing {norm} radius"))
         for group in device.groups(entries):
             forms = {
                 entry.name: [(f.name, f.size, f.report.worst_case) for f in compared.forms]
@@ -180,14 +189,15 @@ def _figures(entries: list[PageEntry], results: list[table.Table], sections: Seq
     return images
 
 
-def radius_groups(entries: list[PageEntry]) -> list[list[PageEntry]]:
-    """The nets with radii, in groups of one data set and norm."""
+def radius_groups(entries: list[PageEntry]) -> list[tuple[str, list[PageEntry]]]:
+    """The nets with radii in groups of one data set and norm, with the norm; `gaps` of each entry is of that norm."""
     groups: dict[tuple[Any, ...], list[PageEntry]] = {}
     for entry in entries:
-        data, threat = entry.reports[0].data, entry.reports[0].threat
-        if entry.gaps:
-            groups.setdefault((data.get("name"), data.get("part"), threat.get("name")), []).append(entry)
-    return list(groups.values())
+        data = entry.reports[0].data
+        for norm, points in entry.curves.items():
+            key = (data.get("name"), data.get("part"), norm)
+            groups.setdefault(key, []).append(replace(entry, gaps=points, others={}))
+    return [(key[-1], group) for key, group in groups.items()]
 
 
 def _marked(entries: list[PageEntry]) -> list[float]:
@@ -195,7 +205,7 @@ def _marked(entries: list[PageEntry]) -> list[float]:
     return sorted({entry.radius for entry in entries})
 
 
-def _trends(gaps: list[PageEntry]) -> dict[str, Any]:
+def _trends(norm: str, gaps: list[PageEntry]) -> dict[str, Any]:
     """The table beside a figure over radii: at most six radii, the largest among them."""
     from ardor.plot.axes import radius_text, radius_unit
     from ardor.reporting.figures import bend, correlation
@@ -205,13 +215,20 @@ def _trends(gaps: list[PageEntry]) -> dict[str, Any]:
     shown = radii[:: -max(1, -(-len(radii) // 6))][::-1]
     rows = []
     for entry in gaps:
-        accuracies = {p.eps: f"{100 * p.accuracy:.1f}" for p in entry.gaps}
-        row: dict[str, Any] = {"name": entry.name, "cells": [accuracies.get(r, "–") for r in shown], "r": ""}
-        if entry.has_variance:
+        points = {p.eps: p for p in entry.gaps}
+        row: dict[str, Any] = {"name": entry.name, "cells": [_point(points.get(r)) for r in shown], "r": ""}
+        if entry.has_variance and norm == entry.norm:
             turn, variance = bend(entry.gaps), f"{entry.gaps[0].variance:.3g}"
             row |= {"r": correlation(entry.gaps), "variance": variance}
             row["turns"] = radius_text(turn.eps, scale) if turn else "no"
         rows.append(row)
-    data, norm = gaps[0].reports[0].data, gaps[0].reports[0].threat["name"]
-    of = f"{data['name']} ({data['part']})"
+    data, n = gaps[0].reports[0].data, sorted({entry.gaps[0].n for entry in gaps} - {0})
+    of = f"{data['name']} ({data['part']}" + (f", {' or '.join(f'{k:,}' for k in n)} images)" if n else ")")
     return {"data": of, "norm": norm, "radii": [radius_text(r, scale) for r in shown], "rows": rows}
+
+
+def _point(point: GapPoint | None) -> tuple[str, Proportion | None]:
+    """Accuracy at a radius as a text, and as a proportion where the number of images is known."""
+    if point is None:
+        return "–", None
+    return f"{100 * point.accuracy:.1f}", Proportion(round(point.accuracy * point.n), point.n) if point.n else None

@@ -40,6 +40,8 @@ def _rounded(attribute: re.Match[str]) -> str:
 
 def _own_ids(body: str, key: str) -> str:
     """Ids that have a reference get `key` in front, all others are removed."""
+    # an artist's gid may be its tooltip; matplotlib has escaped it, in single quotes where it has double ones
+    body = re.sub(r""" id=(["'])tip: (.*?)\1""", lambda m: f' data-tip="{m[2].replace(chr(34), "&quot;")}"', body)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda m: f' id="{key}-{m[1]}"' if m[1] in used else "", body)
     body = re.sub(r'(?:xlink:)?href="#', f'href="#{key}-', body)

@@ -25,7 +25,7 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.errors import ConfigError, DataError
 from ardor.evaluation.report import Report
 from ardor.noise import Noise
-from tests.demo.conftest import PRESENT, browser, until
+from tests.browser import PRESENT, browser, until, violations
 
 pytest.importorskip("onnxruntime")
 ALL = "return [...document.querySelectorAll(arguments[0])]"
@@ -255,6 +255,12 @@ def test_nothing_is_asked_of_the_network(page, made):
     assert not re.findall(r'(?:src|href)="(?!data:|#)', own)
     assert "Permission is hereby granted" in own
     assert "Licensed under the MIT License" in text
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_has_no_objection(page, axe, theme):
+    page.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert violations(page, axe, theme) == []
 
 
 def test_it_looks_right_wide_and_narrow(page, tmp_path):

@@ -20,7 +20,9 @@ def gaps(tmp_path, monkeypatch):
     monkeypatch.setattr(variance, "split_of", lambda run, trust_code=False: train)
     measured = []
     point = variance.GapPoint(0.0, 0.5, 1, 0, 0, 0)
-    monkeypatch.setattr(variance, "radius_curve", lambda net, split, threats: measured.append(len(split)) or [point])
+    monkeypatch.setattr(
+        variance, "radius_curve", lambda net, split, threats, **words: measured.append(len(split)) or [point]
+    )
     return lambda limit, eps=0.1: (gaps_of(tmp_path, ardor.Linf(eps), limit), len(measured))[1], tmp_path
 
 

@@ -24,6 +24,7 @@ from ardor.experiments.notes import doubts, notes, pairs
 from ardor.experiments.published import published_rows
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
 from ardor.experiments.sheet import as_csv, as_html, as_markdown, train_command
+from tests.browser import PRESENT, objections
 from tests.conftest import SHARED
 from tests.experiments.conftest import ROW, asked, bench, contents, lines_of, table_in
 
@@ -95,7 +96,7 @@ def test_markdown_and_html_hold_every_figure(finished):
     assert "apgd" not in head[1]  # of the last checkpoint
     for word in ("natural", "rslad"):
         line = f"| small_cnn, for resnet18 | {word} |"
-        assert page.count(f'<td class="text">{word}</td>') == markdown.count(line) == 2
+        assert page.count(f'<th scope="row" class="text">{word}</th>') == markdown.count(line) == 2
     assert "Scale smoke only shows that everything runs" in markdown
     assert "A = small_cnn, for resnet18 natural; B = small_cnn, for resnet18 rslad; under apgd" in markdown
     command = train_command(cell_of(table_in(finished), "natural-resnet18/s0"))
@@ -107,6 +108,11 @@ def test_the_page_asks_nothing_of_a_network(finished):
     page = (finished / "whitebox.html").read_text()
     assert not re.search(r"https?:|src=|<script [a-z]|<link|@import|url\(", page)
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+
+
+@pytest.mark.skipif(not PRESENT, reason="no chromium with chromedriver")
+def test_axe_has_no_objection_to_the_page(finished, axe, tmp_path):
+    assert objections(finished / "whitebox.html", axe, tmp_path) == []
 
 
 def test_names_are_escaped(finished):

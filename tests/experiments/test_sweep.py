@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -16,11 +17,13 @@ from ardor.experiments import grid, run_sweep
 from ardor.experiments.axes import parse_axes, parse_suggestions, require_axes
 from ardor.experiments.cell import Cell, Setting
 from ardor.experiments.cells import made_by, weights_of
+from ardor.experiments.coordinator import Problem
 from ardor.experiments.rows import Value
 from ardor.experiments.sweep import enter
-from ardor.experiments.sweep_sheet import SweepRow, best_of, figures_of, notes
+from ardor.experiments.sweep_sheet import SweepRow, as_html, best_of, figures_of, notes
 from ardor.storage.runs import Run
 from ardor.storage.tensors import write_tensors
+from tests.browser import PRESENT, objections
 from tests.experiments.conftest import contents
 
 CONFIG = {
@@ -194,6 +197,32 @@ def test_the_best_row_is_of_those_with_every_seed():
 def test_rows_that_were_validated_in_unlike_ways_have_no_best():
     assert best_of([row("a", [30]), row("b", [40], attack="another")]) is None
     assert best_of([row("a", [30]), row("b", [40])]).parts == ("b",)
+
+
+# The page
+
+
+def page_of(folder, problems=()):
+    sweep = grid(CONFIG, {"recipe.lr": [0.1, 0.2], "recipe.seed": [0, 1]}, folder)
+    return as_html(sweep, [row("0.1", [30, 40]), row("<b>0.2", [36, 37])], "ardor sweep '<b>'", problems)
+
+
+def test_the_page_of_a_sweep_has_every_figure_and_escapes_names(tmp_path):
+    cell = Cell("<b>", (), 0, {}, (), ())
+    text = page_of(tmp_path, [Problem(cell, "<b>why")])
+    assert "<b>" not in text
+    assert text.count("&lt;b&gt;") == 5, "command, row, remark, cell and reason"
+    assert "36.5 ± 0.7<small>" in text
+    assert "2 of 2<small>best</small>" in text
+    assert 'download="sweep.csv"' in text
+    assert text.count("<pre>ardor train --data=digits") == 4
+    assert not re.search(r"https?:|src=|<link|@import|url\(", text)
+
+
+@pytest.mark.skipif(not PRESENT, reason="no chromium with chromedriver")
+def test_axe_has_no_objection_to_the_page(axe, tmp_path):
+    (tmp_path / "sweep.html").write_text(page_of(tmp_path / "sweep"), encoding="utf-8")
+    assert objections(tmp_path / "sweep.html", axe, tmp_path) == []
 
 
 # A whole sweep

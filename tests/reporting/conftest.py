@@ -56,7 +56,17 @@ def gaps(end=0.1, turn=False):
     radii = [r / 255 for r in range(0, 18, 4)]
     signed = [0, -0.1, -0.2, -0.3, -0.15 if turn else -0.4]
     accuracy = [0.9, 0.7, 0.5, 0.3, end]
-    return [GapPoint(e, a, 2 + s, s, s / 2, abs(s)) for e, a, s in zip(radii, accuracy, signed, strict=True)]
+    return [
+        GapPoint(e, a, 2 + s, s, s / 2, abs(s), confusion(round(100 * a)))
+        for e, a, s in zip(radii, accuracy, signed, strict=True)
+    ]
+
+
+def confusion(right):
+    """A hundred images, as many cats as dogs, `right` of them right, and the cats first."""
+    cats = min(right, 50)
+    pairs = [[0, 0, cats], [0, 1, 50 - cats], [1, 0, 100 - max(right, 50)], [1, 1, max(right, 50) - 50]]
+    return [pair for pair in pairs if pair[2]]
 
 
 def curve():

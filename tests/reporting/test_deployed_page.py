@@ -63,7 +63,7 @@ def page(tmp_path_factory):
 def test_the_section_stands_between_radius_and_evidence(page):
     parsed = Page(page)
     sections = [value for tag, name, value in parsed.attributes if (tag, name) == ("section", "id")]
-    assert sections == ["results", "radius", "device", "variance", "wrong"]
+    assert sections == ["results", "classes", "radius", "device", "variance", "wrong"]
     assert '<a href="#device">On the device</a>' in page
     assert parsed.tags.count("svg") == 2 + 1 + 1 + 3
     assert parsed.tags.count("script") == 1
@@ -72,11 +72,11 @@ def test_the_section_stands_between_radius_and_evidence(page):
 
 def test_each_net_has_its_forms_side_by_side(page):
     rows = [row for row in Page(page).rows if len(row) == 4]
-    tables = [rows[i:] for i, row in enumerate(rows) if row == ["", "float32", "ONNX", "INT8"]]
+    tables = [rows[i:] for i, row in enumerate(rows) if row == ["figure", "float32", "ONNX", "INT8"]]
     assert len(tables) == 2
     said = {row[0]: row[1:] for row in tables[0][:22]}
     assert said == {
-        "": ["float32", "ONNX", "INT8"],
+        "figure": ["float32", "ONNX", "INT8"],
         "size": ["40.0 kB", "40.1 kB", "20.0 kB"],
         "parameters": ["8,610"] * 3,
         "MACs": ["78,656"] * 3,

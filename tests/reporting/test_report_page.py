@@ -20,9 +20,12 @@ from ardor.errors import ConfigError, RunError
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.variance import GapPoint
 from ardor.plot.style import KNOWN, calm
-from ardor.reporting import PageEntry, examples, figures, styles
+from ardor.reporting import PageEntry, classes, downloads, examples, figures, styles
+from ardor.reporting.page import radius_groups
 from ardor.reporting.page import write as write_page
 from ardor.reporting.svg import svg
+from ardor.reporting.table import tables
+from tests.browser import PRESENT, browser, violations
 from tests.reporting.conftest import (
     CHROMIUM,
     HOSTILE,
@@ -36,7 +39,7 @@ from tests.reporting.conftest import (
     write,
 )
 
-SECTIONS = ["results", "training", "radius", "examples", "variance", "wrong"]
+SECTIONS = ["results", "classes", "training", "radius", "examples", "variance", "wrong"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ def test_the_page_is_well_formed_and_holds_every_section(page):
     sections = [value for tag, name, value in parsed.attributes if (tag, name) == ("section", "id")]
     assert sections == SECTIONS
     assert parsed.tags.count("svg") == 2 + 3 + 1 + 4
-    assert parsed.tags.count("caption") == parsed.tags.count("table") == 5
+    assert parsed.tags.count("caption") == parsed.tags.count("table") == 5 + 1 + 2 * 4
 
 
 def test_the_page_loads_nothing(page):
@@ -126,7 +129,7 @@ def test_two_data_sets_and_norms_share_no_table_and_no_figure(tmp_path):
     captions = "".join(Page(text).texts["strong"])
     assert "8 images, digits (test), suite paper, Linf eps 8/255." in captions
     assert "8 images, shapes (test), suite paper, L2 eps 0.5." in captions
-    assert text.count('aria-label="Robust accuracy of each net over a growing radius"') == 2
+    assert text.count('aria-label="Robust accuracy of each net over a growing L') == 2
     assert "are not ranked against each other" in text
 
 
@@ -176,7 +179,8 @@ def test_a_caller_may_give_the_headline_and_sections_before_the_results(tmp_path
 
 def test_missing_pieces_leave_their_section_out(tmp_path):
     bare = Page(write(tmp_path / "p.html", [PageEntry("sat", "student", [report()])]).read_text())
-    assert [value for tag, name, value in bare.attributes if (tag, name) == ("section", "id")] == ["results", "wrong"]
+    sections = [value for tag, name, value in bare.attributes if (tag, name) == ("section", "id")]
+    assert sections == ["results", "classes", "wrong"]
     nothing = Page(write(tmp_path / "q.html", []).read_text())
     assert [value for tag, name, value in nothing.attributes if (tag, name) == ("section", "id")] == ["wrong"]
 
@@ -278,11 +282,18 @@ def test_a_browser_draws_the_page(page, tmp_path, width):
 
 def test_the_figures_can_be_downloaded(page):
     uris = [value for tag, name, value in Page(page).attributes if (tag, name) == ("a", "href") and "base64" in value]
-    as_csv, as_json = (base64.b64decode(uri.partition(",")[2]).decode() for uri in uris)
+    as_csv, by_class, over_radii, as_json = (base64.b64decode(uri.partition(",")[2]).decode() for uri in uris)
     rows = list(csv.DictReader(as_csv.splitlines()))
     assert len(rows) == 4 * (3 + 2)  # clean, a, b and the worst case of four nets, one of them with two seeds
     row = next(row for row in rows if (row["net"], row["seed"], row["figure"]) == ("rslad", "1", "worst_case"))
     assert (row["correct"], row["n"], row["accuracy"], row["best"]) == ("40", "100", "0.4", "False")
+    (line,) = [
+        row
+        for row in csv.DictReader(by_class.splitlines())
+        if (row["net"], row["class"], row["figure"]) == ("rslad", "dog", "clean")
+    ]
+    assert (line["correct"], line["n"]) == ("80", "100"), "both seeds"
+    assert len(over_radii.splitlines()) == 1 + 4 * 5
     (table,) = json.loads(as_json)
     assert table["table"] == row["table"] == "100 images, digits (test), suite paper, Linf eps 8/255"
     assert [str(figure["correct"]) for figure in table["figures"]] == [row["correct"] for row in rows]
@@ -296,6 +307,168 @@ def test_the_policy_allows_the_one_script_and_no_request(page):
     assert "connect-src" not in policy
     assert "unsafe-inline'" not in policy.replace("style-src-attr 'unsafe-inline'", "")
     assert not re.search(r" on[a-z]+=", re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL))
+
+
+def test_a_file_for_a_spreadsheet_has_no_formula():
+    entries = [PageEntry('=HYPERLINK("x")', "student", [report()])]
+    text = base64.b64decode(downloads.links(tables(entries), entries)["figures.csv"].partition(",")[2]).decode()
+    assert {row["net"] for row in csv.DictReader(text.splitlines())} == {'\'=HYPERLINK("x")'}
+
+
+def test_each_class_has_its_accuracies_and_each_net_its_confusions(page):
+    rows = Page(page).rows
+    start = rows.index(["class", "teacher", "natural", "rslad", HOSTILE])
+    assert rows[start + 1] == ["cat", "100.0 100.0", "2.0 100.0", "90.0 100.0", "60.0 100.0"]
+    assert rows[start + 2] == ["dog", "20.0 80.0", "0.0 80.0", "0.0 80.0", "0.0 80.0"]
+    assert "dog: worst case 20.0 %, 10 of 50 images, 95 % interval 11.2 to 33.0; clean 80.0 %" in page
+    clean, attacked = [i for i, row in enumerate(rows) if row == ["true", "cat", "dog"]][:2]
+    assert rows[clean + 1 : clean + 3] == [["cat", "50", ""], ["dog", "10", "40"]]
+    assert rows[attacked + 1 : attacked + 3] == [["cat", "50", ""], ["dog", "50", ""]], "half are right at 8/255"
+    assert 'style="--share: 20%" data-tip="dog as cat: 10 images, 20 % of dog"' in page
+
+
+def test_many_classes_show_the_lowest_and_the_most_frequent_mistakes():
+    names = [f"class{i}" for i in range(30)]
+    data = report().data | {"classes": 30, "class_names": names}
+    verdicts = {"a": "".join("b" if i in (3, 7) else "r" for i in range(30))}
+    points = [
+        GapPoint(eps, 0.9, confusion=[[i, i, 9] for i in range(30)] + [[3, 5, 2], [7, 1, 4]]) for eps in (0, 8 / 255)
+    ]
+    entry = PageEntry("x", "student", [report(verdicts, labels=list(range(30)), data=data)], gaps=points)
+    table = classes.by_class(tables([entry])[0])
+    assert (len(table.rows), table.left_out) == (20, 10)
+    assert [name for name, _ in table.rows[:2]] == ["class3", "class7"]
+    assert len(classes.by_class(tables([entry])[0], None).rows) == 30
+    clean, attacked = classes.confusions(entry)
+    assert clean.matrix == []
+    assert attacked.pairs == [("class7", "class1", 4, 13), ("class3", "class5", 2, 11)]
+
+
+def test_a_file_of_an_earlier_version_has_no_confusions():
+    points = [GapPoint(eps, 0.9) for eps in (0, 8 / 255)]
+    assert classes.confusions(PageEntry("x", "student", [report()], gaps=points)) == []
+
+
+def test_a_net_has_a_curve_in_each_norm(tmp_path):
+    points = [GapPoint(eps, 0.9 - eps) for eps in (0, 0.25, 0.5)]
+    l2 = PageEntry("trained in L2", "student", [report(threat={"name": "L2", "eps": 0.25})], gaps=points)
+    linf = PageEntry("trained in Linf", "student", [report()], gaps=gaps(), others={"L2": points})
+    groups = radius_groups([linf, l2])
+    assert [(norm, [entry.name for entry in group]) for norm, group in groups] == [
+        ("Linf", ["trained in Linf"]), ("L2", ["trained in Linf", "trained in L2"])
+    ]  # fmt: skip
+    text = write(tmp_path / "p.html", [linf, l2]).read_text()
+    assert ["trained in Linf", "90.0", "65.0", "40.0"] in Page(text).rows
+    assert text.count("over a growing L2 radius") == 1
+
+
+@pytest.fixture(scope="module")
+def window(page, tmp_path_factory):
+    """The page in a browser of 1280 pixels."""
+    if not PRESENT:
+        pytest.skip("no chromium with chromedriver")
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    with browser(folder) as window:
+        window.size(1280, 900)
+        window.path = folder / "page.html"
+        yield window
+
+
+@pytest.fixture
+def live(window):
+    window.complaints()
+    window.go(window.path)
+    return window
+
+
+NETS = "return [...document.querySelectorAll('.results tbody tr:not(.seed) th')].map((th) => th.textContent)"
+TIP = "return document.getElementById('tip').hidden ? '' : document.getElementById('tip').textContent"
+
+
+def test_a_table_is_sorted_by_pointer_and_by_keys(live):
+    head = ".results th:nth-child(2)"
+    live.click(f"{head} button")
+    assert live.run(NETS) == ["teacher", "rslad", HOSTILE, "natural"]
+    assert live.run("return document.querySelector(arguments[0]).ariaSort", head) == "descending"
+    live.press(f"{head} button", "\ue007")  # Enter
+    assert live.run(NETS) == ["natural", HOSTILE, "rslad", "teacher"]
+    live.click(".results th:nth-child(1) button")
+    assert live.run(NETS) == [HOSTILE, "natural", "rslad", "teacher"], "names from a to z"
+    assert live.run("return document.querySelectorAll('.results [aria-sort]').length") == 1
+    assert (
+        live.run("return document.querySelector('.results tr.seed').parentElement.rows[0].cells[0].textContent")
+        == "rslad"
+    )
+    assert live.complaints() == []
+
+
+def test_a_tooltip_has_n_and_interval_for_pointer_keys_and_touch(live):
+    live.run("document.querySelector('.results td').focus()")
+    assert live.run(TIP) == "teacher, worst case: 60.0 %, 60 of 100 images, 95 % interval 50.2 to 69.1"
+    assert live.run("return document.activeElement.getAttribute('aria-describedby')") == "tip"
+    live.press(".results td:nth-child(2)", "\ue014")  # right
+    assert live.run(TIP).startswith("teacher, clean: 90.0 %")
+    live.run("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }))")
+    assert live.run(TIP) == ""
+    assert live.run("return document.querySelectorAll('.results td[tabindex=\"0\"]').length") == 1, "one stop of Tab"
+    live.drag(".results tbody:nth-of-type(2) td", [[(0.5, 0.5)]], "touch")
+    assert live.run(TIP).startswith("natural, worst case: 1.0 %")
+    assert live.run("return document.querySelectorAll('svg [data-tip]').length") == 2 * 2 * 4
+
+
+def test_seeds_are_shown_and_hidden_without_a_script(live):
+    visible = "return [...document.querySelectorAll('tr.seed')].filter((row) => row.offsetParent).length"
+    assert live.run(visible) == 0
+    live.click("#seeds1")
+    assert live.run(visible) == 2
+    live.click("#seeds1")
+    assert live.run(visible) == 0
+
+
+def test_examples_are_enlarged_in_a_dialog(live):
+    live.click(".example button")
+    state = "const d = document.querySelector('dialog'); return [d.open, d.querySelectorAll('img').length]"
+    assert live.run(state) == [True, 5]
+    live.press("dialog button", "\ue00c")  # Escape
+    assert live.run(state)[0] is False
+
+
+def test_the_theme_is_the_systems_until_it_is_chosen(live):
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    assert live.run(ground) == "rgb(255, 255, 255)"
+    live.click("#theme")
+    assert live.run(ground) == "rgb(20, 24, 28)"
+    assert live.text("#theme") == "Light mode"
+    live.go(live.path)
+    assert live.run(ground) == "rgb(20, 24, 28)", "kept"
+    live.click("#theme")
+    live.run("localStorage.clear()")
+
+
+def test_on_a_telephone_the_column_that_counts_is_visible(live):
+    live.size(400, 900)
+    box = live.run("return document.querySelector('.results td').getBoundingClientRect().toJSON()")
+    assert 0 < box["left"] < box["right"] < 400
+    assert live.run("return document.documentElement.scrollWidth") == 400
+    live.size(1280, 900)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_axe_has_no_objection(live, axe, theme, width):
+    live.size(width, 900)
+    live.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+    assert violations(live, axe, theme) == []
+    if width == 1280:
+        live.click(".example button")
+        assert violations(live, axe, theme) == [], "with the dialog"
+    live.size(1280, 900)
+
+
+def test_the_page_has_a_reasonable_size(page):
+    """Four nets, one example: figures are most of it."""
+    assert len(page.encode()) < 300_000
 
 
 def test_a_trial_is_marked_in_title_and_in_the_place_of_the_headline(tmp_path):
@@ -312,7 +485,7 @@ def test_nets_without_features_and_under_l2_have_a_radius_curve(tmp_path):
     points = [GapPoint(eps, accuracy) for eps, accuracy in ((0, 0.9), (0.25, 0.5), (0.5, 0.1))]
     l2 = PageEntry("l2", "student", [report(threat={"name": "L2", "eps": 0.5})], gaps=points)
     text = write(tmp_path / "p.html", [l2, PageEntry("linf", "student", [report()], gaps=gaps())]).read_text()
-    assert text.count('aria-label="Robust accuracy of each net over a growing radius"') == 2
+    assert text.count('aria-label="Robust accuracy of each net over a growing L') == 2
     assert "by radius eps (L2, PGD on cross-entropy" in text
     assert ["l2", "90.0", "50.0", "10.0"] in Page(text).rows
     assert "Left out, for it has no <code>features</code>: l2." in text

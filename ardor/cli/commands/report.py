@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation.report_files import shown_reports
 from ardor.evaluation.variance import split_of
 from ardor.reporting import PageEntry, comparison, device, examples
-from ardor.reporting.entry import entry_of, teaches, threat_of
+from ardor.reporting.entry import entry_of, teaches, threat_of, threats_of
 from ardor.reporting.page import write as write_page
 from ardor.reporting.table import tables
 
@@ -24,7 +25,7 @@ def report(
     *runs: Annotated[Path, Parameter(name="RUN")],
     out: Path = Path("report.html"),
     title: str = "Robustness report",
-    limit: int = 1000,
+    limit: int | None = None,
     suite: str | None = None,
     trust_code: bool = False,
 ) -> int:
@@ -46,7 +47,7 @@ def report(
     title
         Heading of the page.
     limit
-        Images for radii and variance gap.
+        Images for radii and variance gap; default 1,000, of images above 32 pixels fewer. Kept in the runs.
     suite
         Suite of the figures; default the strongest that all have.
     trust_code
@@ -57,20 +58,31 @@ def report(
     folders = [run.resolve().name for run in runs]
     names = [str(run) if folders.count(name) > 1 else name for run, name in zip(runs, folders, strict=True)]
     reports = shown_reports(runs, suite, trust_code)
+    threats = threats_of(runs, reports)
     with display.progress("radii and variance gap", len(runs)) as move:
         entries: list[PageEntry] = []
-        for run, name, chosen in zip(runs, names, reports, strict=True):
-            move(len(entries), name)
+        for number, (run, name, chosen) in enumerate(zip(runs, names, reports, strict=True)):
+            move(number, name)
             role: Literal["teacher", "student"] = "teacher" if teaches(run, runs, trust_code) else "student"
-            entries.append(entry_of(run, name, role, limit, trust_code, chosen))
+            entries.append(entry_of(run, name, role, limit, trust_code, chosen, threats, _shown_by(move, name, number)))
     first = tables(entries)[0].entries  # the examples are images of one data set
     of_first = [(entry, run) for entry, run in zip(entries, runs, strict=True) if any(entry is e for e in first)]
     nets = {entry.name: models.load(run, trust_code=trust_code) for entry, run in of_first}
     shown = examples(nets, split_of(of_first[0][1], trust_code), PGD(threat_of(first[0].reports[0]), steps=20))
-    words = ["ardor", "report", *map(str, runs), "--out", str(out), "--title", title, "--limit", str(limit)]
+    words = ["ardor", "report", *map(str, runs), "--out", str(out), "--title", title]
+    words += [] if limit is None else ["--limit", str(limit)]
     words += [] if suite is None else ["--suite", suite]
     command = shlex.join([*words, *(["--trust_code"] if trust_code else [])])
-    where = write_page(out, entries, shown, title=title, intro="", notes=[], command=command)
+    links = {DRAW: "draw.html"} if out.with_name("draw.html").is_file() else {}
+    where = write_page(out, entries, shown, title=title, intro="", notes=[], command=command, links=links)
     parts = [comparison(entries), device.markdown(entries), f"Page: {where}", f"Reproduce with: {command}"]
     display.say("\n\n".join(part for part in parts if part))
     return 0
+
+
+DRAW = "Draw a digit, and see both nets read it under attack"
+
+
+def _shown_by(move: Callable[[float, str], None], name: str, number: int) -> Callable[[float], None]:
+    """The progress of the run of this number, on the bar of all runs."""
+    return lambda share: move(number + share, f"{name}, {100 * share:.0f} % of its radii")

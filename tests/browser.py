@@ -2,9 +2,11 @@
 
 import base64
 import contextlib
+import hashlib
 import json
 import shutil
 import subprocess
+import tarfile
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +30,7 @@ class Browser:
         options = {"binary": shutil.which("chromium"), "args": [*FLAGS, f"--user-data-dir={profile}"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"performance": "ALL", "browser": "ALL"}}
         self.session = self.call("POST", "", {"capabilities": {"alwaysMatch": wanted}})["sessionId"]
+        self.call("POST", "/timeouts", {"script": 600_000, "pageLoad": 600_000})  # on a busy machine axe takes long
 
     def call(self, method, path, body=None):
         url = f"{self.base}/{self.session}{path}" if self.session else self.base
@@ -120,6 +123,43 @@ def browser(folder):
             driver.terminate()
             driver.wait()
             driver.stdout.close()
+
+
+AXE = "4.11.4"
+AXE_INTEGRITY = "sha512-KunSNx+TVpkAw/6ULfhnx+HWRecjqZGTOyquAoWHYLRSdK1tB5Ihce1ZW+UY3fj33bYAFWPu7W/GRSmmrCGuxA=="
+
+
+def axe_core(folder):
+    """The source of axe-core, fetched by npm into `folder` and held to its hash; None without npm or network."""
+    path = folder / f"axe-core-{AXE}.tgz"
+    if not path.is_file() and shutil.which("npm"):
+        folder.mkdir(parents=True, exist_ok=True)
+        words = ["npm", "pack", f"axe-core@{AXE}", "--silent", "--ignore-scripts"]
+        subprocess.run(words, cwd=folder, capture_output=True, timeout=300, check=False)
+    if not path.is_file():
+        return None
+    digest = base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()
+    assert f"sha512-{digest}" == AXE_INTEGRITY, "another package than the pinned one"
+    with tarfile.open(path) as archive:
+        return archive.extractfile("package/axe.min.js").read().decode()
+
+
+def violations(window, axe, theme):
+    """What axe-core refuses in the page that is open, in light or dark: rule, help and the first elements."""
+    window.run("document.documentElement.dataset.theme = arguments[0]", theme)
+    if not window.run("return Boolean(window.axe)"):
+        window.run(axe)
+    found = window.run("return axe.run(document, { resultTypes: ['violations'] }).then((r) => r.violations)")
+    return [(v["id"], v["help"], [node["html"][:150] for node in v["nodes"][:3]]) for v in found]
+
+
+def objections(path, axe, folder):
+    """The violations of a page from a file in light and dark, everything unfolded, and the errors of its script."""
+    with browser(folder) as window:
+        window.size(1280, 900)
+        window.go(path)
+        window.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
+        return violations(window, axe, "light") + violations(window, axe, "dark") + window.complaints()
 
 
 def until(ask, seconds=600):
