@@ -269,7 +269,7 @@ def test_the_smoke_form_is_small_and_trains_every_term(inside, method, released,
         assert named(smoke.get(key)) == named(whole.get(key)), "the same data, nets and threat"
     run = f"runs/{method}-{data}-{'-'.join(form)}"
     words = f"train {method} --data {data} --data.root {data} --data.limit 32 --student small_cnn --student.width 4"
-    words += f"{' --variant released' * released} --smoke --run {run} --recipe.device cpu"
+    words += f"{' --variant ' + 'released,' * released}smoke --run {run} --recipe.device cpu"
     words += f" --teacher runs/{'t' if data == 'digits' else data} --gate=false" if PASSES[method][1] else ""
     assert main(words.split()) == 0
     (record,) = [json.loads(line) for line in (inside / run / "metrics.jsonl").read_text().splitlines()]
@@ -338,8 +338,14 @@ def names(findings):
             "--variant released",
             "expected a recipe for the variant released, got none: type its name first, for example rslad",
         ),
-        ("--smoke", "expected a recipe for the variant smoke, got none: type its name first, for example rslad"),
-        ("runs/t --smoke", "expected a recipe for the variant smoke, got the run runs/t: leave the variant out"),
+        (
+            "--variant smoke",
+            "expected a recipe for the variant smoke, got none: type its name first, for example rslad",
+        ),
+        (
+            "runs/t --variant smoke",
+            "expected a recipe for the variant smoke, got the run runs/t: leave the variant out",
+        ),
     ],
 )
 def test_a_command_line_without_such_a_recipe_or_variant_is_one_sentence(inside, capsys, words, expected):
@@ -353,7 +359,7 @@ def test_a_command_line_without_such_a_recipe_or_variant_is_one_sentence(inside,
 
 
 def test_help_has_the_values_of_the_recipe(inside, capsys):
-    assert main(["train", "ard", "--data", "cifar100", "--variant", "released", "--smoke", "--help"]) == 0
+    assert main(["train", "ard", "--data", "cifar100", "--variant", "released,smoke", "--help"]) == 0
     shown = capsys.readouterr().out
     for option, value in (("method.scale", "1/100"), ("method.t", "30"), ("recipe.epochs", "1"), ("data.limit", "128")):
         assert re.search(rf"--{option} +{value} +[A-Z]", shown), option

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from json import dumps
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
@@ -28,6 +30,7 @@ from rich.text import Text
 from ardor.cli.terminal import Terminal
 from ardor.evaluation.progress import Progress as EvaluationProgress
 from ardor.evaluation.progress import duration
+from ardor.storage.files import require_writable, write_text
 from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord, StepProgress
 
@@ -41,6 +44,33 @@ INTERVAL = 60.0
 def say(text: str) -> None:
     """One plain line of result on standard output."""
     out.print(text, markup=False)
+
+
+def result(text: str, forms: Mapping[Path | None, str]) -> None:
+    """A result as text, and each other form of it in the file that was typed for it, if any.
+
+    The file `-` is standard output, instead of the text.
+    """
+    files = {path: content for path, content in forms.items() if path is not None}
+    piped = files.pop(Path("-"), None)
+    for path, content in files.items():
+        write_text(path, content)
+    if piped is not None:
+        sys.stdout.write(f"{piped.rstrip()}\n")
+    else:
+        say("\n\n".join([text, *(f"Saved to {path}." for path in files)]))
+
+
+def require_files(*paths: Path | None) -> None:
+    """Refuse files of a result that cannot be written, before hours are spent on it. Raises ConfigError."""
+    for path in paths:
+        if path is not None and path != Path("-"):
+            require_writable(path)
+
+
+def as_json(content: Any) -> str:
+    """A result for a file of `--json`."""
+    return f"{dumps(content, indent=1, allow_nan=False, default=str)}\n"
 
 
 @contextmanager

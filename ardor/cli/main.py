@@ -16,28 +16,42 @@ from ardor.cli.sentences import in_words_of, sentence, signals
 if TYPE_CHECKING:
     import inspect
 
-COMMANDS = {
-    "demo": "Train and attack a teacher and small students on handwritten digits, and write one page.",
-    "train": "Train a student, from a teacher where the method has one, and keep the run in a folder.",
-    "plan": "The cost of `ardor train` with the same words: passes, hours, memory.",
-    "evaluate": "Attack a net on every test image: accuracies with 95 % intervals.",
-    "data check": "Look over images before hours are spent on them: damage, sizes, classes, duplicates.",
-    "data prepare": "Write a folder of images once as a store of raw pixels, which needs no decoding.",
-    "data filter": "Keep the generated images of which a net is most confident.",
-    "doctor": "Look for what makes a net's robust accuracy wrong.",
-    "gate": "Measure a teacher against its record before it is distilled from.",
-    "teachers rank": "Measure several teachers on the same images, side by side.",
-    "compare": "Compare two nets image by image, with McNemar's test and intervals.",
-    "bench": "Make a table of the papers or a study: ours beside theirs.",
-    "sweep": "Train a recipe with options that vary, and compare on validation images.",
-    "report": "Write one HTML page about evaluated runs.",
-    "export": "Write a net to a file for a device, compared with the net first.",
-    "deploy": "Compare float32, ONNX and INT8 of a run: size, latency, robustness.",
-    "models": "List the trained nets that come with ardor; the leaderboard.",
-    "push": "Write a run as a folder for the Hugging Face Hub, and upload it.",
+SECTIONS = {
+    "Start": {
+        "demo": "Train and attack a teacher and small students on handwritten digits, and write one page.",
+        "models": "List the trained nets that come with ardor; the leaderboard.",
+    },
+    "Data": {
+        "data check": "Look over images before hours are spent on them: damage, sizes, classes, duplicates.",
+        "data prepare": "Write a folder of images once as a store of raw pixels, which needs no decoding.",
+        "data filter": "Keep the generated images of which a net is most confident.",
+    },
+    "Train": {
+        "gate": "Measure a teacher against its record before it is distilled from.",
+        "teachers rank": "Measure several teachers on the same images, side by side.",
+        "plan": "The cost of `ardor train` with the same words: passes, hours, memory.",
+        "train": "Train a student, from a teacher where the method has one, and keep the run in a folder.",
+        "sweep": "Train a recipe with options that vary, and compare on validation images.",
+        "runs": "List runs with their state, best figures and next step.",
+    },
+    "Judge": {
+        "evaluate": "Attack a net on every test image: accuracies with 95 % intervals.",
+        "check": "Compare an evaluated run with bounds, for continuous integration: by exit code.",
+        "doctor": "Look for what makes a net's robust accuracy wrong.",
+        "compare": "Compare two nets image by image, with McNemar's test and intervals.",
+        "report": "Write one HTML page about evaluated runs.",
+        "bench": "Make a table of the papers or a study: ours beside theirs.",
+    },
+    "Ship": {
+        "export": "Write a net to a file for a device, compared with the net first.",
+        "deploy": "Compare float32, ONNX and INT8 of a run: size, latency, robustness.",
+        "push": "Write a run as a folder for the Hugging Face Hub, and upload it.",
+    },
 }
-"""The commands, in the order of the help; each is the function of that name in cli/commands/, imported when named: two
-words are the module and the function in it."""
+"""The commands by what one does, in the order of the help; each is the function of that name in cli/commands/, imported
+when named: two words are the module and the function in it."""
+
+COMMANDS = {name: text for section in SECTIONS.values() for name, text in section.items()}
 
 GROUPS = {
     "data": "Check a data set, and prepare it for training.",
@@ -45,14 +59,7 @@ GROUPS = {
 }
 """The first of two words, and its own help."""
 
-HELP = """From a robust teacher to a small model whose robustness is measured.
-
-Start with `ardor demo`; then `ardor data check DATA`, `ardor gate TEACHER`, `ardor plan RECIPE`, `ardor train RECIPE`,
-`ardor doctor RUN`, `ardor evaluate RUN`, `ardor compare RUN RUN`, `ardor report RUN...`, `ardor export RUN`, `ardor
-deploy RUN`, `ardor push RUN OWNER/NAME`; `ardor bench TABLE` makes the papers' tables, `ardor sweep RECIPE` varies
-options. Numbers may be written 8/255. A method, net or data set of your own is `file.py:Name`: nothing is registered.
-`ardor COMMAND --help` lists its options, `--help-all` every one; `--debug` adds an error's traceback.
-"""
+HELP = "From a robust teacher to a small model whose robustness is measured."
 
 KEPT = {
     **dict.fromkeys(
@@ -127,15 +134,22 @@ def run(words: Sequence[str]) -> int:
 
     if words and words[0] == "help":
         words = [*words[1:], "--help"]
-    everything = "--help-all" in words
-    words = ["--help" if word == "--help-all" else word for word in words]
-    if not everything and len(words) == 2 and words[0] in ("train", "plan") and words[1] in ("--help", "-h"):
-        from ardor.cli.options import print_first
+    if not words or words[0] in ("--help", "-h", "--help-all"):
+        from ardor.cli.help import print_commands
 
-        print_first(words[0])
+        print_commands(HELP, SECTIONS)
         return 0
+    words = [word.replace("_", "-") if word.startswith("--help") else word for word in words]
+    words = ["--help" if word == "-h" else word for word in words]
+    command = command_of(words)
+    if command and words[len(command.split()) :] == ["--help"]:
+        from ardor.cli.help import print_first
+
+        print_first(command)
+        return 0
+    words = ["--help" if word == "--help-all" else word for word in words]
     function, bound = parse(words)
-    if not (command := command_of(words)):
+    if not command:
         function(*bound.args, **bound.kwargs)
         return 0
     from ardor.cli.options import print_options  # here, for both import torch
@@ -161,6 +175,11 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
     command = command_of(words)
     if words and not command and not words[0].startswith("-"):  # before a command is imported
         _require_group(words)
+    completable: Callable[[str], Callable[..., int]] | None = None
+    if words and words[0].replace("_", "-") == "--install-completion":
+        from ardor.cli import completion  # imports all commands
+
+        completable = completion.completable
     plain, overrides = split_words(words) if command else (list(words) or ["--help"], {})
     require_parts(command, overrides)
     require_present(command, plain)
@@ -175,7 +194,7 @@ def parse(words: Sequence[str]) -> tuple[Callable[..., Any], inspect.BoundArgume
     groups = {name: App(name, help=text, sort_key=len(COMMANDS)) for name, text in GROUPS.items()}
     for number, (name, text) in enumerate(COMMANDS.items()):
         group, _, word = name.rpartition(" ")
-        function = f"ardor.cli.commands.{group or word}:{word}"
+        function = completable(name) if completable else f"ardor.cli.commands.{group or word}:{word}"
         groups.get(group, shell).command(function, name=word, help=None if name == command else text, sort_key=number)
     for app in groups.values():
         shell.command(app)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,40 +23,12 @@ from ardor.cli.words import NETS, PARTS
 from ardor.data import load
 from ardor.storage.config import as_text, find_class, name_of, parameters
 from ardor.training.job import method_of, recipe_of
-from ardor.training.recipe import Recipe
 
 DEFAULTS = {"method": "rslad", "threat": "linf", "recipe": "recipe"}
 """What a part is where nothing names it."""
 
 OF_RECIPES = ("train", "plan", "sweep")
 """The commands that take a recipe and the options of `ardor train`."""
-
-FIRST = {
-    "What to train": ("data", "student", "teacher", "method", "run"),
-    "How": ("threat", "variant", "smoke", "recipe.epochs", "recipe.lr"),
-}
-"""The options of `ardor train` that are needed first."""
-
-
-def print_first(command: str) -> None:
-    """The short help of `ardor train` and `ardor plan`: what it does, and the options that are needed first."""
-    function = getattr(importlib.import_module(f"ardor.cli.commands.{command}"), command)
-    text = parse(inspect.getdoc(function) or "", DocstringStyle.NUMPYDOC)
-    about, _, example = (text.long_description or "").replace("`", "").partition("\n\nExample")
-    about = " ".join(about.split())
-    display.out.print(f"Usage: ardor {command} [RECIPE] [OPTIONS]\n\n{text.short_description}\n", markup=False)
-    display.out.print(f"{about}\n", markup=False, soft_wrap=False)
-    rows = [*option_rows("", TrainWords), *option_rows("recipe", Recipe)]
-    texts = {option.replace("--.", "--"): text for option, _, text in rows}
-    for title, names in FIRST.items():
-        table = Table.grid(Column(no_wrap=True, style="cyan"), Column(ratio=1), padding=(0, 2, 0, 0), expand=True)
-        for name in names:
-            table.add_row(f"--{name}", Text(texts[f"--{name}"]))
-        display.out.print(Panel(table, title=title, title_align="left"), soft_wrap=False)
-    display.say(
-        f"Every option, with its value: ardor {command} --help-all; of one recipe: ardor {command} RECIPE --help."
-    )
-    display.say(f"For example: {example.partition(':')[2].split(chr(10) * 2)[1]}")
 
 
 def print_options(command: str, arguments: Mapping[str, Any]) -> None:
@@ -117,7 +88,7 @@ def _makers(command: str, arguments: Mapping[str, Any]) -> Iterator[tuple[str, t
     config = {key: getattr(words, key, arguments.get(key)) for key in PARTS.get(command, ())}
     objects: dict[str, Any] = {}
     if command in OF_RECIPES:
-        typed = {key: arguments[key] for key in (*NAMED, "variant", "smoke") if key in arguments}  # of a sweep
+        typed = {key: arguments[key] for key in (*NAMED, "variant") if key in arguments}  # of a sweep
         config = (words or TrainWords(**typed)).configuration(arguments.get("recipe"), arguments.get("overrides", {}))
     config = {key: part if isinstance(part, Mapping) else {"name": part} for key, part in config.items()}
     if command in OF_RECIPES:

@@ -17,7 +17,7 @@ from ardor.data.split import Split
 from ardor.errors import ConfigError
 from ardor.models import zoo
 from ardor.models.loading import net_for
-from ardor.storage.config import build, merged, number
+from ardor.storage.config import build, classes, merged, number
 from ardor.storage.recipes import read_recipe
 from ardor.storage.runs import Run, mapping, threat_in
 from ardor.storage.trust import require_no_code
@@ -28,6 +28,18 @@ Overrides: TypeAlias = Annotated[dict[str, Any], Parameter(parse=False)]
 """The dotted options of a command line, nested: see `split_words`."""
 
 Checkpoint: TypeAlias = Literal["best", "last", "averaged"]
+
+
+TEACHERLESS = [name for name, kind in classes("method").items() if not vars(kind).get("needs_teacher", True)]
+
+Method: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help=f"With a teacher: {', '.join(n for n in sorted(classes('method')) if n not in TEACHERLESS)}. Without: "
+        f"{', '.join(sorted(TEACHERLESS))}. Or file.py:Name of your own. Default rslad."
+    ),
+]
+"""A method by its name; its text in a help lists all of them."""
 
 
 def _number(kind: Any, tokens: Sequence[Token]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ardor.errors import ConfigError, rewritten
@@ -24,6 +24,7 @@ PARTS = {
     "bench": ("threat", "data", "teacher", "student", "recipe", "method.attack"),
     "sweep": TRAINING,
     "data check": ("data",),
+    "check": ("threat",),
 }
 """The parts of the configuration that a command has dotted options of, and single ones."""
 
@@ -37,6 +38,9 @@ def split_words(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     dotted: dict[str, list[str]] = {}
     target = plain
     for word in words:
+        if word == "-" and target is plain and plain and plain[-1].startswith("--") and "=" not in plain[-1]:
+            plain[-1] += "=-"  # standard output: the parser takes it for an option
+            continue
         if not word.startswith("--"):
             target.append(word)
             continue
@@ -64,17 +68,19 @@ RENAMED = {
     "eps": "threat.eps", "root": "data.root", "download": "data.download", "device": "recipe.device",
     "teacher_weights": "teacher.weights", "epochs": "recipe.epochs", "lr": "recipe.lr", "batch": "recipe.batch",
     "batch_size": "recipe.batch", "seed": "recipe.seed", "alpha": "method.alpha", "beta": "method.beta",
-    "width": "student.width", "limit": "data.limit",
+    "width": "student.width", "limit": "data.limit", "compile": "recipe.compile",
+    "smoke": "variant smoke", "folder": "out", "out": "json",
 }  # fmt: skip
-"""Earlier spellings of dotted options, and their names without the dot."""
+"""Earlier and likely spellings of options, and the one that there is, with its value."""
 
 
 def require_present(command: str, words: Sequence[str]) -> None:
-    """Refuse an earlier spelling of a dotted option that the command has. Raises ConfigError."""
+    """Refuse an earlier spelling of an option that the command has. Raises ConfigError."""
     for word in words:
         name = word.removeprefix("--").partition("=")[0]
         new = RENAMED.get(name, "")
-        if word.startswith("--") and new and has_option(command, new) and not has_option(command, name):
+        option = new.partition(" ")[0]
+        if word.startswith("--") and new and has_option(command, option) and not has_option(command, name):
             raise ConfigError(f"expected --{new}, got --{name}: type --{new}")
 
 
@@ -115,7 +121,7 @@ def as_options(text: str, command: str) -> str:
 
 _ORDER = (
     "train", "plan", "evaluate", "gate", "export", "doctor", "deploy", "demo", "bench", "sweep", "push", "report",
-    "models", "data check", "data filter", "data prepare", "teachers rank",
+    "compare", "check", "runs", "models", "data check", "data filter", "data prepare", "teachers rank",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
 
@@ -126,9 +132,14 @@ def has_option(command: str, name: str) -> bool:
     part, dot, _ = name.partition(".")
     if dot:
         return part in PARTS.get(command, ()) or name in PARTS.get(command, ())
-    module, *_, word = (*command.split(), command.split()[-1])
-    function = getattr(importlib.import_module(f"ardor.cli.commands.{module}"), word)
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    parameters = inspect.signature(function_of(command), eval_str=True).parameters.values()
     groups = [p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)]
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     return name in own.union(*({f.name for f in dataclasses.fields(group)} for group in groups))
+
+
+def function_of(command: str) -> Callable[..., int]:
+    """The function of a command."""
+    module, *_, word = (*command.split(), command.split()[-1])
+    function: Callable[..., int] = getattr(importlib.import_module(f"ardor.cli.commands.{module}"), word)
+    return function

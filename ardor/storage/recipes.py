@@ -86,7 +86,7 @@ def read_recipe(
     source = source.get("name") if isinstance(source, dict) else source
     for variant in variants:
         if variant not in known:
-            choices = f"type --variant with one of {', '.join(known)}" if known else "leave --variant and --smoke out"
+            choices = f"type --variant with one of {', '.join(known)}" if known else "leave --variant out"
             raise ConfigError(f'expected a variant of {path}, got "{variant}"{nearest(variant, known)}: {choices}')
     for part in (str(source), *(name for variant in variants for name in (variant, f"{variant}-{source}"))):
         content = merged(content, known.get(part, {}))

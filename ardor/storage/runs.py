@@ -16,6 +16,7 @@ best.onnx, best-int8.onnx, best.pte ...  exported checkpoints
 deployed-best.json    the comparison of a checkpoint with its exported files
 hub-best              the folder for the Hub
 half-best             a run with the same configuration, and the weights of a checkpoint rounded to float16
+robustbench.json      the claim for RobustBench's leaderboard
 .train.lock           held by the process that trains; .deploy.lock by the one that compares exported files
 """
 
@@ -126,10 +127,11 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._config = self.folder / "config.yaml"
+        self.config_file = self.folder / "config.yaml"
         self.metrics_file, self.log = self.folder / "metrics.jsonl", self.folder / "log.json"
         self.state, self.previous = self.folder / "state.safetensors", self.folder / "previous.safetensors"
         self.variance_gap, self.passes = self.folder / "variance_gap.json", self.folder / "passes.json"
+        self.claim = self.folder / "robustbench.json"
         self.step_state = self.folder / "step.safetensors"
         self.new_state = self.folder / ".state.new.safetensors"  # until it takes the place of the state
 
@@ -142,7 +144,7 @@ class Run:
     def exists(self) -> bool:
         """Whether the folder has a configuration. Raises RunError where the folder cannot be read."""
         try:
-            return os.path.isfile(self._config)
+            return os.path.isfile(self.config_file)
         except OSError as error:  # a folder that may not be entered, a name that is too long
             raise RunError(
                 f"expected a run's folder that can be read, got {self.folder}: {error.strerror}; check its name and "
@@ -166,7 +168,7 @@ class Run:
         """
         if not self.exists:
             raise RunError(f"expected a run folder with config.yaml, got {self.folder} without: name a run's folder")
-        config: dict[str, Any] = checked(read_yaml(self._config), _Config, self._config)
+        config: dict[str, Any] = checked(read_yaml(self.config_file), _Config, self.config_file)
         config.setdefault("soft_labels", "live")
         if isinstance(recipe := config.get("recipe") or {}, dict):
             config["recipe"] = ABSENT | _with_optimiser(recipe)
@@ -179,20 +181,26 @@ class Run:
     def part(self, key: str, *, trust_code: bool = False) -> dict[str, Any]:
         """A part of the configuration to build from, with a name. Raises ConfigError, also for code it names."""
         content = self.config.get(key)
-        require_no_code(content, self._config, key, trust_code=trust_code)
+        require_no_code(content, self.config_file, key, trust_code=trust_code)
         if not isinstance(mapping(content).get("name"), str):
-            raise ConfigError(f"expected {key}: {{name: NAME}} in {self._config}, got {shown(content)}: add the name")
+            raise ConfigError(
+                f"expected {key}: {{name: NAME}} in {self.config_file}, got {shown(content)}: add the name"
+            )
         return mapping(content)
 
     @property
     def threat(self) -> dict[str, Any]:
         """The config of the threat of training, else of validation; empty for a third-party one or none."""
-        return threat_in(self.config, self._config)
+        return threat_in(self.config, self.config_file)
+
+    def lock(self, purpose: str = "train") -> Path:
+        """The lock file of `held`."""
+        return self.folder / f".{purpose}.lock"
 
     @contextmanager
     def held(self, purpose: str = "train") -> Iterator[None]:
         """Hold the folder for this process. Raises RunError, with the other process, where one has it for `purpose`."""
-        lock = self.folder / f".{purpose}.lock"
+        lock = self.lock(purpose)
         with locked(lock, wait=False, required=False) as acquired:
             if not acquired:
                 raise RunError(
@@ -221,16 +229,16 @@ class Run:
         """Write the configuration of a new run. Raises RunError as `require` does, or where it cannot be written."""
         self.require(config)
         if not self.exists:
-            write_text(self._config, to_yaml(config))
+            write_text(self.config_file, to_yaml(config))
 
     def lengthen(self, config: Mapping[str, Any]) -> None:
         """Record more epochs, and the number before, in the configuration. Raises RunError."""
-        present: dict[str, Any] = read_yaml(self._config)
+        present: dict[str, Any] = read_yaml(self.config_file)
         epochs = present["recipe"]["epochs"]
         if epochs != config["recipe"]["epochs"]:
             present["recipe"] |= {key: config["recipe"][key] for key in ("epochs", "milestones")}
             present["lengthened"] = [*present.get("lengthened", []), {"from": epochs, "after": len(self.metrics())}]
-            write_text(self._config, to_yaml(present))
+            write_text(self.config_file, to_yaml(present))
 
     def begun_epochs(self) -> int:
         """The epochs of which a step at least is done."""
@@ -344,6 +352,10 @@ class Run:
         """The exported ONNX files, by name."""
         return sorted(self.folder.glob(self.exported("*").name))
 
+    def exported_files(self) -> list[Path]:
+        """The exported files of any format, by name."""
+        return sorted(path for path in self.folder.iterdir() if path.suffix in (".onnx", ".pte", ".pt2"))
+
     def comparison(self, checkpoint: str = "best", words: Iterable[str] = ()) -> Path:
         """The comparison of a checkpoint with its exported files; with words, one beside a fuller one."""
         return self.folder / f"deployed-{'-'.join((checkpoint, *words))}.json"
@@ -361,7 +373,7 @@ class Run:
         half = Run(self.folder / f"half-{checkpoint}")
         tensors, metadata = read_tensors(self.checkpoint(checkpoint))
         rounded = {k: v.half() if v.is_floating_point() and v.ndim > 1 else v for k, v in tensors.items()}
-        write_text(half._config, to_yaml(self.config))
+        write_text(half.config_file, to_yaml(self.config))
         write_tensors(half.checkpoint(), rounded, {k: v for k, v in metadata.items() if k != "sum"})
         return half
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from ardor.attacks import PGD
 from ardor.attacks.threat import Linf
+from ardor.data import load, options_of
 from ardor.data.split import Split
 from ardor.diagnostics.record import record_of
 from ardor.diagnostics.teacher import LIMIT, TeacherReport, examine_teacher, wants_linear, wants_robust
@@ -24,7 +25,7 @@ from ardor.evaluation.checks.recipe import of_images, of_recipe
 from ardor.evaluation.findings import Finding, present
 from ardor.models.loading import net_for
 from ardor.models.teachers import each
-from ardor.storage.config import build, find_class
+from ardor.storage.config import build, describe, find_class
 from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
@@ -99,21 +100,10 @@ class Job:
         ConfigError, DataError, ModelError, CheckpointError
             As the functions that make the objects.
         """
-        if unknown := [key for key in config if key not in KEYS]:
-            near = nearest(unknown[0], KEYS)
-            raise ConfigError(f'expected the keys {", ".join(KEYS)}, got "{unknown[0]}"{near}: correct it')
-        parts = {key: {"name": part} if isinstance(part, str) else part or {} for key, part in config.items()}
-        for key, part in parts.items():
-            if not isinstance(part, Mapping):
-                raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {part!r}: write one of them")
-        for key in ("data", "student"):
-            if not parts.get(key, {}).get("name"):
-                raise ConfigError(
-                    f"expected --{key} with a name, got none: type for example ardor train sat --data digits"
-                )
+        parts = parts_of(config)
         train, val, _ = build(parts["data"], "data")
         method, recipe = method_of(parts), recipe_of(parts)
-        student = net_for("student", {"seed": recipe.seed} | parts["student"], train, fresh=True)
+        student = net_for("student", {"seed": recipe.seed, **parts["student"]}, train, fresh=True)
         named = parts.get("teacher", {})
         taught_by = named_teachers(method, named) if teacher and uses_teacher(method) else {}
         return cls(
@@ -167,6 +157,46 @@ def _teacher(config: Mapping[str, Any], train: Split, trust_code: bool) -> nn.Mo
 
 KEYS = ("data", "student", "teacher", "method", "threat", "recipe", "averaging")
 """The keys of a run's configuration."""
+
+
+def parts_of(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The parts of a configuration, each with its name. Raises ConfigError, also without data or a student."""
+    if unknown := [key for key in config if key not in KEYS]:
+        near = nearest(unknown[0], KEYS)
+        raise ConfigError(f'expected the keys {", ".join(KEYS)}, got "{unknown[0]}"{near}: correct it')
+    parts = {key: {"name": part} if isinstance(part, str) else part or {} for key, part in config.items()}
+    for key, part in parts.items():
+        if not isinstance(part, Mapping):
+            raise ConfigError(f"expected {key}: NAME or {key}: {{name: NAME}}, got {part!r}: write one of them")
+    for key in ("data", "student"):
+        if not parts.get(key, {}).get("name"):
+            raise ConfigError(f"expected --{key} with a name, got none: type for example ardor train sat --data digits")
+    return parts
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with every default written out, which is a recipe of the same run; no image or net is read.
+
+    Raises
+    ------
+    ConfigError
+        As `Job.from_config`, for what can be told from the configuration alone.
+    """
+    parts = parts_of(config)
+    method, recipe = method_of(parts), recipe_of(parts)
+    defaults = {
+        key: p.default for key, p in inspect.signature(load).parameters.items() if p.default not in (p.empty, None)
+    }
+    data = options_of(parts["data"])
+    whole: dict[str, Any] = {"data": describe({"name": data["name"]} | defaults | data)}
+    whole["student"] = {**parts["student"], "seed": parts["student"].get("seed", recipe.seed)}
+    if uses_teacher(method) and named_teachers(method, teacher := parts.get("teacher", {})):
+        whole["teacher"] = dict(teacher)
+    whole["method"] = describe(method)
+    whole["recipe"] = {key: value for key, value in describe(recipe).items() if key != "name"}
+    if parts.get("averaging"):
+        whole["averaging"] = describe(build(parts["averaging"], "averaging"))
+    return whole
 
 
 def method_of(config: Mapping[str, Any]) -> Any:

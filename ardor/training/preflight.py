@@ -74,7 +74,7 @@ def check_setup(
                 f"{train.shape[0]} channels: leave them away"
             )
         if recipe.compile:
-            require_compiler("--compile", find_device(recipe.device))
+            require_compiler("--recipe.compile", find_device(recipe.device))
         _require_statistics(student, images_of_epoch(recipe, train), train.shape, recipe.batch)
         _require_extra(train, recipe.batch)
         _require_no_labels(method, recipe)

@@ -131,8 +131,7 @@ class Recipe:
     teacher_precision
         float32 or bfloat16 for the teacher's passes. Its soft labels are rounded then, and reports name it.
     compile
-        Compile the attack's folded net, and the teacher's passes without gradients: a minute at first. `ardor train
-        --compile` is the same.
+        Compile the attack's folded net, and the teacher's passes without gradients: a minute at first.
     sync_batchnorm
         Batch norm over the batches of all processes (GPUs only); else over each process's own.
     """

@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 import ardor
 from ardor import data, methods, models
 from ardor.attacks.threat import L2, Linf
-from ardor.cli.main import COMMANDS, KEPT, main, parse
+from ardor.cli.help import FIRST, MOST
+from ardor.cli.main import COMMANDS, KEPT, SECTIONS, main, parse
 from ardor.cli.options import option_rows
 from ardor.cli.selection import find_threat
 from ardor.cli.words import NETS, as_options, has_option
@@ -220,16 +221,49 @@ def width_of_help(words, capsys, monkeypatch):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_first_help_is_short_and_the_rest_is_behind_help_all(command, capsys, monkeypatch):
-    first = width_of_help([command, "--help"], capsys, monkeypatch)
-    assert len(first.splitlines()) <= 45
+    first = width_of_help([*command.split(), "--help"], capsys, monkeypatch)
+    assert len(first.splitlines()) <= 50
     options = re.findall(r"^│ (--[\w.]+)", first, re.MULTILINE)
-    assert len(options) == 10
-    everything = width_of_help([command, "--help-all"], capsys, monkeypatch)
-    assert all(option in everything for option in (*options, "--recipe.sync_batchnorm", "--soft_labels", "--data.val"))
-    assert "--help-all" in first
-    assert width_of_help(["help", command], capsys, monkeypatch) == first
+    assert len(options) == len(set(options)) <= MOST
+    everything = width_of_help([*command.split(), "--help-all"], capsys, monkeypatch)
+    of_others = {"--recipe.device", "--teacher.weights"}  # of parts whose makers a command line names
+    assert all(option in everything for option in {*options} - of_others)
+    assert f"ardor {command} --help-all" in first
+    assert "`" not in first
+    for same in (["help", *command.split()], [*command.split(), "-h"]):
+        assert width_of_help(same, capsys, monkeypatch) == first
+    assert width_of_help([*command.split(), "--help_all"], capsys, monkeypatch) == everything
+
+
+def test_each_option_that_is_needed_first_exists():
+    for command, options in FIRST.items():
+        assert len(options) <= MOST
+        assert all(has_option(command, option) for option in options), command
+
+
+def test_help_all_of_training_has_the_options_of_every_part(capsys, monkeypatch):
+    everything = width_of_help(["train", "--help-all"], capsys, monkeypatch)
+    assert all(option in everything for option in ("--recipe.sync_batchnorm", "--soft_labels", "--data.val"))
+
+
+@pytest.mark.parametrize("command", ["train", "plan", "sweep"])
+def test_the_first_help_names_every_method_in_a_few_lines(command, capsys, monkeypatch):
+    shown = width_of_help([command, "--help"], capsys, monkeypatch)
+    text = shown.partition("│ --method ")[2].partition("│ --")[0]
+    assert {*classes("method")} <= {*re.findall(r"\w+", text)}
+    assert len(text.splitlines()) <= 5
+
+
+def test_the_help_of_ardor_has_every_command_once_under_what_one_does(capsys, monkeypatch):
+    shown = width_of_help([], capsys, monkeypatch)
+    assert re.findall(r"^╭─ ([A-Z][\w ]+?) ─", shown, re.MULTILINE) == [*SECTIONS, "The rest"]
+    for command in COMMANDS:
+        assert len(re.findall(rf"^│ {command} +[A-Z]", shown, re.MULTILINE)) == 1
+    assert "`" not in shown
+    for words in (["--help"], ["-h"], ["help"], ["--help-all"]):
+        assert width_of_help(words, capsys, monkeypatch) == shown
 
 
 def test_no_two_options_of_a_recipe_have_one_text():
@@ -265,9 +299,15 @@ def test_no_message_names_a_page_that_a_wheel_lacks():
         (["doctor", "runs/x", "--eps", "0.1"], "--threat.eps"),
         (["train", "sat", "--device", "cpu"], "--recipe.device"),
         (["train", "sat", "--download"], "--data.download"),
+        (["train", "sat", "--compile"], "--recipe.compile"),
+        (["train", "sat", "--smoke"], "--variant smoke"),
+        (["sweep", "sat", "--smoke"], "--variant smoke"),
+        (["bench", "whitebox-digits", "--limit", "100"], "--data.limit"),
+        (["push", "runs/x", "--folder", "y"], "--out"),
+        (["compare", "a", "b", "--out=c.json"], "--json"),
     ],
 )
-def test_an_earlier_spelling_names_the_dotted_option(words, new, capsys):
+def test_an_earlier_spelling_names_the_option_that_there_is(words, new, capsys):
     assert main(words) == 2
     assert f"expected {new}, got --" in capsys.readouterr().err
 

@@ -32,7 +32,6 @@ def bench(
     scale: Literal["smoke", "small", "full"] = "small",
     seeds: int = 1,
     data: str | None = None,
-    limit: int | None = None,
     students: list[str] | None = None,
     methods: list[str] | None = None,
     teacher: str | None = None,
@@ -82,8 +81,6 @@ def bench(
         Nets of each kind, of seeds 0, 1, ...
     data
         Data set, where TABLE names none.
-    limit
-        Largest number of train images; default the scale's.
     students
         resnet18, mobilenet_v2: one or more.
     methods
@@ -143,8 +140,8 @@ def bench(
         seeds=seeds,
         students=tuple(students or STUDENTS),
         methods=tuple(methods or ()),
-        data_options={key: value for key, value in source.items() if key != "name"},
-        train=limit,
+        data_options={key: value for key, value in source.items() if key not in ("name", "limit")},
+        train=source.get("limit"),
         teacher=named if teacher is None else {"name": teacher, **named},
         transfer_from=transfer_from or "",
         released=released,
@@ -163,7 +160,7 @@ def bench(
     if plan:
         return show_plan(result)
     options: dict[str, Any] = {
-        "scale": scale, "seeds": seeds, "data": data, "limit": limit, "students": students, "methods": methods,
+        "scale": scale, "seeds": seeds, "data": data, "students": students, "methods": methods,
         "teacher": teacher, "transfer_from": transfer_from, "released": [] if released else None,
         "trust_code": [] if trust_code else None, **typed,
     }  # fmt: skip

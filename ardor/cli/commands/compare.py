@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from ardor.cli.selection import Checkpoint
 from ardor.evaluation.comparison.paired import compare as paired
 from ardor.evaluation.comparison.runs import partners, reports_of, side_of
 from ardor.evaluation.comparison.wording import as_dict, text
-from ardor.storage.files import write_text
 
 
 def compare(
-    a: Path, b: Path, /, *, suite: str | None = None, checkpoint: Checkpoint = "best", out: Path | None = None
+    a: Path, b: Path, /, *, suite: str | None = None, checkpoint: Checkpoint = "best", json: Path | None = None
 ) -> int:
     """Compare two nets image by image: McNemar's test, the difference with its intervals, by class and over seeds.
 
@@ -27,7 +25,7 @@ def compare(
 
     `ardor compare runs/rslad runs/sat`
 
-    `ardor compare table/rslad table/sat --suite autoattack --out rslad-sat.json`
+    `ardor compare table/rslad table/sat --suite autoattack --json rslad-sat.json`
 
     Parameters
     ----------
@@ -39,8 +37,8 @@ def compare(
         Suite of the reports; default the strongest that all have.
     checkpoint
         Checkpoint of the runs.
-    out
-        JSON file for the comparison.
+    json
+        File for the comparison; - is standard output, instead of the text.
     """
     sides = side_of(a), side_of(b)
     seeds, unpaired = partners(*sides)
@@ -49,9 +47,5 @@ def compare(
     )
     comparison = paired(one, other, (str(a), str(b)))
     comparison = replace(comparison, findings=[*comparison.findings, *unpaired])
-    display.say(text(comparison))
-    if out is not None:
-        content = json.dumps(as_dict(comparison), indent=1, allow_nan=False)
-        write_text(out, content)
-        display.say(f"\nSaved to {out}.")
+    display.result(text(comparison), {json: display.as_json(as_dict(comparison))})
     return 0

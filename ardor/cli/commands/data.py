@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as as_json
 import os
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from ardor.data.decode import Resize
 from ardor.data.store import read_manifest
 from ardor.diagnostics.data import examine_data, keep_confident
 from ardor.errors import ConfigError
-from ardor.storage.files import write_text
 from ardor.training.recipe import find_device
 
 
@@ -40,10 +38,11 @@ def check(data: str | None = None, /, *, workers: int = 0, json: Path | None = N
     workers
         Threads that decode; 0 is one per processor.
     json
-        File for the report.
+        File for the report; - is standard output, instead of the text.
     """
     if data is None:
         raise ConfigError("expected a data set, got none: type ardor data check PATH")
+    display.require_files(json)
     options = find_data({}, f"folder:{data}" if os.path.isdir(data) else data, overrides)
     workers = workers or options.get("workers", 0)
     unread = {*datasets.OWN, "workers"} - {"root", "download"}
@@ -52,9 +51,7 @@ def check(data: str | None = None, /, *, workers: int = 0, json: Path | None = N
         report = examine_data(
             **source, workers=workers, progress=lambda done, todo: move(100 * done // todo, f"{done:,} images")
         )
-    if json is not None:
-        write_text(json, as_json.dumps(report.as_dict(), indent=1, default=str))
-    display.say(report.text())
+    display.result(report.text(), {json: display.as_json(report.as_dict())})
     return 1 if report.refused else 0
 
 

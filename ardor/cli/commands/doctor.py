@@ -9,6 +9,8 @@ from ardor.cli import display
 from ardor.cli.selection import RUN, NetWords, Number, Overrides, device_of, of_package
 from ardor.diagnostics.doctor import LIMIT, examine
 from ardor.diagnostics.record import Record, record_of_run, validation_images
+from ardor.evaluation import ci_files
+from ardor.evaluation.ci_files import Case
 from ardor.storage.config import as_text
 
 
@@ -21,6 +23,8 @@ def doctor(
     record: Number | None = None,
     limit: int = LIMIT,
     batch: int | None = None,
+    sarif: Path | None = None,
+    junit: Path | None = None,
     overrides: Overrides,
 ) -> int:
     """Look for what makes a net's robust accuracy wrong: hidden gradients, randomness, a wrong scale and the like.
@@ -51,7 +55,12 @@ def doctor(
         Largest number of images that are attacked, classes in proportion.
     batch
         Images at a time; default 256, or fewer where they are large.
+    sarif
+        File for the findings as SARIF 2.1.0, as code scanning takes it; - is standard output, instead of the text.
+    junit
+        File for the findings as JUnit XML; - is standard output, instead of the text.
     """
+    display.require_files(sarif, junit)
     run, words = of_package(run, words)
     net, split, threat = words.load(run, part, overrides)
     claim, images = None if record is None else Record(record), None
@@ -76,5 +85,11 @@ def doctor(
         )
     name = f"{run} ({words.checkpoint})" if run else str(words.model)
     under = f"{type(threat).__name__} eps {as_text(threat.eps)}"
-    display.say(f"{name} on {examination.n} images of {split.name} ({split.part}), {under}\n{examination.text()}")
+    text = f"{name} on {examination.n} images of {split.name} ({split.part}), {under}\n{examination.text()}"
+    findings = examination.findings
+    figures = {key: f"{share.k} of {share.n} right" for key, share in examination.accuracies.items()}
+    cases = [Case("examined", text=text), *ci_files.cases_of(findings)]
+    place = run / "config.yaml" if run else Path(str(words.model).partition(":")[0])
+    as_junit = ci_files.junit(f"ardor doctor {name}", cases, {"threat": under, **figures})
+    display.result(text, {sarif: ci_files.sarif(findings, place), junit: as_junit})
     return 1 if any(finding.severity == "error" for finding in examination.findings) else 0

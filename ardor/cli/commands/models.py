@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as as_json
 from pathlib import Path
 
 from ardor.cli import display
@@ -22,7 +21,7 @@ def models(
     /,
     *,
     leaderboard: Path | None = None,
-    json: bool = False,
+    json: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """List the trained nets that come with ardor; of one, named as NAME or ardor:NAME, show its card and figures.
@@ -43,26 +42,23 @@ def models(
     leaderboard
         Folder of entries: the page of those and of the package's nets, as Markdown.
     json
-        Figures as JSON.
+        File for the figures; - is standard output, instead of the text.
     out
-        File for the result; default standard output.
+        File for the text; default standard output.
     """
     if name is not None and leaderboard is not None:
         raise ConfigError(f"expected a net or --leaderboard, got {name} and {leaderboard}: type one of them")
     if name is not None:
         one = shipped_entry(name)
-        text = as_json.dumps(one.as_dict(), indent=1) if json else _card(one)
+        text, content = _card(one), display.as_json(one.as_dict())
     else:
         listed = entries(leaderboard)
-        if json:
-            text = as_json.dumps([entry.as_dict() for entry in listed], indent=1)
-        else:
-            text = page(listed) if leaderboard is not None else _list(listed)
-    if out is None:
-        display.say(text)
-    else:
+        text = page(listed) if leaderboard is not None else _list(listed)
+        content = display.as_json([entry.as_dict() for entry in listed])
+    if out is not None:
         write_text(out, text)
-        display.say(f"Written to {out}.")
+        text = f"Written to {out}."
+    display.result(text, {json: content})
     return 0
 
 

@@ -31,7 +31,7 @@ def push(
     /,
     *,
     checkpoint: Checkpoint = "best",
-    folder: Path | None = None,
+    out: Path | None = None,
     zoo: str | None = None,
     leaderboard: bool = False,
     name: str | None = None,
@@ -55,10 +55,10 @@ def push(
 
     `ardor push runs/rslad me/rslad-digits --license mit`
 
-    `ardor push runs/rslad --folder rslad`
+    `ardor push runs/rslad --out rslad`
 
     `ardor push runs/rslad --leaderboard` evaluates what the run has no report of (AutoAttack, and INT8 beside float32),
-    and writes a checked entry into --folder, by default `leaderboard`. `--zoo NAME` writes the net, its card and its
+    and writes a checked entry into --out, by default `leaderboard`. `--zoo NAME` writes the net, its card and its
     entry to where `ardor.models.load("ardor:NAME")` looks.
 
     Parameters
@@ -69,7 +69,7 @@ def push(
         Repository of the Hub.
     checkpoint
         Checkpoint of the run.
-    folder
+    out
         Folder to write; default hub-CHECKPOINT in RUN, `leaderboard`, or that of the package's nets.
     zoo
         Name of a net of the package.
@@ -101,7 +101,7 @@ def push(
             raise ConfigError("expected OWNER/NAME, --zoo NAME or --leaderboard, got two of them: type one")
         name = zoo if zoo is not None else name if name is not None else run.resolve().name
         require_name(name)  # before it is part of a path
-        target = (folder or (Path("leaderboard") if leaderboard else SHIPPED)) / (
+        target = (out or (Path("leaderboard") if leaderboard else SHIPPED)) / (
             f"{name}.json" if leaderboard else name
         )
         if not leaderboard:  # before hours of attacks
@@ -122,7 +122,7 @@ def push(
     release = hub.release_of(run, checkpoint, trust_code=trust_code)
     written = hub.write_folder(
         release,
-        Run(run).hub_folder(checkpoint) if folder is None else folder,
+        Run(run).hub_folder(checkpoint) if out is None else out,
         repository=repository,
         license=license,
         about=markdown,

@@ -13,7 +13,7 @@ from ardor.attacks.suites import SUITES
 from ardor.cli import display
 from ardor.cli.cells import DEFAULT, CellWords, make_only, require_made, show_plan, watching
 from ardor.cli.commands.train import NAMED, TrainWords
-from ardor.cli.selection import Overrides
+from ardor.cli.selection import Method, Overrides
 from ardor.engine.threads import use_threads
 from ardor.errors import ConfigError
 from ardor.experiments.axes import parse_axes, parse_suggestions
@@ -43,11 +43,10 @@ def sweep(
     data: str | None = None,
     student: str | None = None,
     teacher: str | None = None,
-    method: str | None = None,
+    method: Method = None,
     threat: str | None = None,
     averaging: str | None = None,
     variant: str = "",
-    smoke: bool = False,
     gate: Annotated[bool, Parameter(negative="--no_gate")] = True,
     out: Path | None = None,
     threads: int | None = None,
@@ -95,16 +94,13 @@ def sweep(
     teacher
         A run, or a net by its name.
     method
-        rslad, ard, iad, adaad, adaiad, igdm, saad, dgad, fair_rslad, absld, kd, variance_gap; mtard, akd2 with two
-        teachers; sat, trades, mart, adr, lbgat, peeraid, natural without one; or file.py:Name. Default rslad.
+        Its name, or file.py:Name; default rslad.
     threat
         linf or l2, for the method's attack and for validation.
     averaging
         ema or swa.
     variant
         Variant of RECIPE: released or smoke; several with commas.
-    smoke
-        The same as --variant smoke.
     gate
         Measure the teacher first; --gate=false trains from it in any case.
     out
@@ -118,7 +114,7 @@ def sweep(
     """
     words = TrainWords(
         data=data, student=student, teacher=teacher, method=method, threat=threat, averaging=averaging, variant=variant,
-        smoke=smoke, gate=gate, trust_code=trust_code,
+        gate=gate, trust_code=trust_code,
     )  # fmt: skip
     config = words.parts(recipe, overrides)
     _require_words(over, trials, suggest, suite, {"--plan": plan, "--only": cells.only, "--every": every})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as as_json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +13,6 @@ from ardor.diagnostics.teacher import LIMIT
 from ardor.diagnostics.teacher.ranking import as_dict, rank_teachers, ranking
 from ardor.errors import ConfigError
 from ardor.models.loading import net_for, require_there
-from ardor.storage.files import write_text
 
 
 def rank(
@@ -61,13 +59,14 @@ def rank(
     seed
         Seed of the attacks' random starts.
     json
-        File for the measurements.
+        File for the measurements; - is standard output, instead of the text.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     if len(teachers) < 2:
         got = f"{teachers[0]} alone: type ardor gate {teachers[0]} for one" if teachers else "none: type their folders"
         raise ConfigError(f"expected at least two teachers, got {got}")
+    display.require_files(json)
     for name in teachers:
         require_there(name)  # before the data are loaded
     used = find_threat(threat, overrides, threat_of(teachers[0]))
@@ -84,8 +83,7 @@ def rank(
             nets, split, used, student=taught, limit=limit, batch=batch, seed=seed,
             progress=lambda name: move(next(done), name),
         )  # fmt: skip
-    if json is not None:
-        write_text(json, as_json.dumps({name: as_dict(report) for name, report in reports.items()}, indent=1))
     n = next(iter(reports.values())).n
-    display.say(f"On {n} images of {split.name} ({split.part}), as typed, not ranked\n\n{ranking(reports)}")
+    text = f"On {n} images of {split.name} ({split.part}), as typed, not ranked\n\n{ranking(reports)}"
+    display.result(text, {json: display.as_json({name: as_dict(report) for name, report in reports.items()})})
     return 0

@@ -13,16 +13,26 @@ from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.cli.processes import launch, require_processes
-from ardor.cli.selection import Overrides, configuration
+from ardor.cli.selection import Method, Overrides, configuration
 from ardor.cli.stopping import stopping
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
 from ardor.errors import ConfigError
-from ardor.storage.config import arguments
+from ardor.storage.config import arguments, to_yaml
 from ardor.storage.files import shortened
 from ardor.storage.recipes import recipe_for
 from ardor.storage.runs import Run
-from ardor.training.job import Job, config_of_job, findings_of, gate_of, recipe_of, records_of, set_threads
+from ardor.training.job import (
+    Job,
+    completed,
+    config_of_job,
+    default_run,
+    findings_of,
+    gate_of,
+    recipe_of,
+    records_of,
+    set_threads,
+)
 from ardor.training.memory import explain_oom, is_oom
 from ardor.training.recipe import find_device
 from ardor.training.soft_labels import SoftLabelCache, unnumbered
@@ -48,16 +58,13 @@ class TrainWords:
     teacher
         A run, a net with --teacher.weights FILE, ardor:NAME, robustbench:ID, hf:OWNER/NAME or timm:NAME.
     method
-        rslad, ard, iad, adaad, adaiad, igdm, saad, dgad, fair_rslad, absld, kd, variance_gap; mtard, akd2 with two
-        teachers; sat, trades, mart, adr, lbgat, peeraid, natural without one; or file.py:Name. Default rslad.
+        Its name, or file.py:Name; default rslad.
     threat
         linf or l2, for the method's attack and for validation.
     averaging
         ema or swa: an average of the weights, validated beside them.
     variant
-        Variant of RECIPE: released or smoke; several with commas.
-    smoke
-        The same as --variant smoke: minutes, to test that everything runs.
+        Variant of RECIPE: released, or smoke for a trial of minutes; several with commas.
     gate
         Measure the teacher first; --gate=false trains from it in any case.
     log
@@ -72,8 +79,6 @@ class TrainWords:
         From one save of the state inside an epoch to the next: steps, or minutes as in 10m.
     processes
         Processes of this machine that share each step; on several machines torchrun starts them.
-    compile
-        The same as --recipe.compile true: compiled passes of the attack and the teacher, for a minute at first.
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
@@ -82,11 +87,10 @@ class TrainWords:
     data: str | None = None
     student: str | None = None
     teacher: str | None = None
-    method: str | None = None
+    method: Method = None
     threat: str | None = None
     averaging: str | None = None
     variant: str = ""
-    smoke: bool = False
     gate: Annotated[bool, Parameter(negative="--no_gate")] = True
     log: str | None = None
     soft_labels: Literal["float32", "float16", "live"] | None = None
@@ -94,13 +98,12 @@ class TrainWords:
     threads: int | None = None
     save_every: str = "10m"
     processes: int = 1
-    compile: bool = False
     trust_code: bool = False
 
     @property
     def variants(self) -> list[str]:
         """The variants that were typed, smoke last."""
-        return [*filter(None, self.variant.split(",")), *["smoke"] * self.smoke]
+        return sorted(filter(None, self.variant.split(",")), key="smoke".__eq__)
 
     def configuration(self, recipe: Path | None, overrides: Overrides) -> dict[str, Any]:
         """The configuration of the run. Raises ConfigError."""
@@ -120,17 +123,33 @@ class TrainWords:
             of_run = recipe_of({key: part for key, part in named.items() if key in ("method", "threat", "recipe")})
             require_processes(self.processes, of_run.batch, of_run.device)
 
-    def job(self, recipe: Path | None, overrides: Overrides) -> Job:
-        """The run that a command line describes. Raises ConfigError and what the pieces raise."""
+    def _with_file(self, recipe: Path | None, overrides: Overrides) -> tuple[TrainWords, dict[str, Any]]:
+        """These options with the flags that a file has, and the configuration without them. Raises ConfigError."""
         config = self.configuration(recipe, overrides)
         in_file = arguments({key: config.pop(key) for key in FLAGS & set(config)}, "train", TrainWords)
-        words = replace(self, **{key: v for key, v in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)})
-        if words.compile:
-            config["recipe"] = {**(config.get("recipe") or {}), "compile": True}
+        typed = {key: value for key, value in in_file.items() if getattr(self, key) == getattr(DEFAULT, key)}
+        return replace(self, **typed), config
+
+    def completed(self, recipe: Path | None, overrides: Overrides) -> dict[str, Any]:
+        """The recipe of the same run with every default written out. Raises ConfigError."""
+        words, config = self._with_file(recipe, overrides)
+        whole = completed(config)
+        flags = {key: getattr(words, key) for key in sorted(FLAGS - {"variant"})}
+        flags = {key: value for key, value in flags.items() if value != getattr(DEFAULT, key)}
+        if self.variants and words.run is None:
+            flags["run"] = self._run_of_variants(default_run(whole, whole["recipe"]["seed"]))
+        return whole | {key: str(value) if isinstance(value, Path) else value for key, value in flags.items()}
+
+    def _run_of_variants(self, run: Path) -> Path:
+        return run.with_name(shortened("-".join([*self.variants, run.name])))
+
+    def job(self, recipe: Path | None, overrides: Overrides) -> Job:
+        """The run that a command line describes. Raises ConfigError and what the pieces raise."""
+        words, config = self._with_file(recipe, overrides)
         existing = recipe if recipe is not None and recipe.is_dir() else None
         job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
         if self.variants and words.run is None:
-            job.run = job.run.with_name(shortened("-".join([*self.variants, job.run.name])))
+            job.run = self._run_of_variants(job.run)
         if words.soft_labels != "live" and not unnumbered(job.recipe):  # a finding has the reason
             folder = words.soft_labels_in or job.run.parent / ".soft-labels"
             job.soft_labels = SoftLabelCache(folder, words.soft_labels or "float32")
@@ -143,7 +162,14 @@ DEFAULT = TrainWords()
 FLAGS = {f.name for f in fields(TrainWords)} - {*NAMED, "trust_code"}  # which no file grants itself
 
 
-def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrides: Overrides) -> int:
+def train(
+    recipe: Path | None = None,
+    /,
+    words: TrainWords = DEFAULT,
+    *,
+    print_config: bool = False,
+    overrides: Overrides,
+) -> int:
     """Train a student, from a teacher where the method has one, and keep the run in a folder.
 
     RECIPE is a YAML file, a shipped recipe's name (rslad, sat, ...), or a run's folder to continue; every key can be
@@ -163,7 +189,12 @@ def train(recipe: Path | None = None, /, words: TrainWords = DEFAULT, *, overrid
     ----------
     recipe
         YAML file, name of a shipped recipe, or a run to continue; first.
+    print_config
+        Print the recipe with every default written out, and train nothing: `ardor train FILE` of it is the same run.
     """
+    if print_config:
+        display.result("", {Path("-"): to_yaml(words.completed(recipe, overrides))})
+        return 0
     words.require_processes(recipe, overrides)
     if words.processes > 1:
         launch("train", words.processes, train_alone, recipe, replace(words, processes=1), overrides)

@@ -68,7 +68,7 @@ def require_ours(folder: Path) -> None:
         return
     if (folder.exists() or folder.is_symlink()) and (problem := _foreign(folder)):
         raise RunError(
-            f"expected no folder, or one of ardor push as it was written, got {folder} {problem}: type --folder NEW"
+            f"expected no folder, or one of ardor push as it was written, got {folder} {problem}: type --out NEW"
         )
 
 

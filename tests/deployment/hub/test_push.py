@@ -196,7 +196,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("server", ["lfs"], indirect=True)
 def test_the_shell_writes_and_uploads(server, run, tmp_path, capsys):
     out = tmp_path / "out"
-    words = ["push", str(run), "owner/sat", "--folder", str(out)]
+    words = ["push", str(run), "owner/sat", "--out", str(out)]
     assert main(words) == 2
     assert "ardor evaluate RUN first, or --force" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--suite", "quick", "--limit", "20"]) == 0
@@ -224,7 +224,7 @@ def test_the_shell_writes_and_uploads(server, run, tmp_path, capsys):
         (["none"], "expected a run folder"),
         (["RUN", "sat"], "expected a repository as OWNER/NAME"),
         (["RUN", "owner/sat", "--about", "none.md"], "expected a file with Markdown, got none.md"),
-        (["RUN", "--folder", "RUN"], "got RUN without SHA256SUMS: type --folder NEW"),
+        (["RUN", "--out", "RUN"], "got RUN without SHA256SUMS: type --out NEW"),
         (["RUN", "--license", "My own"], "as the Hub names it"),
     ],
 )

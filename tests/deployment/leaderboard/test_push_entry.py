@@ -26,7 +26,7 @@ def made(tmp_path_factory):
     """A run, its entry, and the folder of the leaderboard."""
     place = tmp_path_factory.mktemp("made")
     run = train(place / "runs" / "digits-cnn4-sat")
-    assert main(["push", str(run), "--leaderboard", "--folder", str(place / "board"), *WORDS]) == 0
+    assert main(["push", str(run), "--leaderboard", "--out", str(place / "board"), *WORDS]) == 0
     return run, load_entry(place / "board" / "digits-cnn4-sat.json"), place / "board"
 
 
@@ -54,7 +54,7 @@ def test_nothing_of_the_machine_is_in_it(made):
 
 
 def test_a_report_that_was_there_is_evaluated_again_in_part(made, copied, tmp_path, capsys):
-    assert main(["push", str(copied), "--leaderboard", "--folder", str(tmp_path / "board"), *WORDS]) == 0
+    assert main(["push", str(copied), "--leaderboard", "--out", str(tmp_path / "board"), *WORDS]) == 0
     again = load_entry(tmp_path / "board" / "digits-cnn4-sat.json")
     assert again.report.verdicts == made[1].report.verdicts
     (path,) = copied.glob("report-autoattack-*.json")
@@ -62,7 +62,7 @@ def test_a_report_that_was_there_is_evaluated_again_in_part(made, copied, tmp_pa
     report.verdicts = dict.fromkeys(report.verdicts, "r" * report.n)
     report.save(path)
     capsys.readouterr()
-    assert main(["push", str(copied), "--leaderboard", "--folder", str(tmp_path / "other"), *WORDS]) == 2
+    assert main(["push", str(copied), "--leaderboard", "--out", str(tmp_path / "other"), *WORDS]) == 2
     assert "expected verdicts that follow from the net, got 10 of 10 images" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
@@ -75,7 +75,7 @@ def test_other_images_are_refused(made):
 
 def test_a_net_of_the_package_with_rounded_weights(copied, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(zoo, "SHIPPED", tmp_path / "shipped")
-    words = ["push", str(copied), "--zoo", "digits-cnn4-sat", "--half", "--folder", str(tmp_path / "shipped"), *WORDS]
+    words = ["push", str(copied), "--zoo", "digits-cnn4-sat", "--half", "--out", str(tmp_path / "shipped"), *WORDS]
     assert main(words) == 0
     folder = tmp_path / "shipped" / "digits-cnn4-sat"
     names = ["README.md", "SHA256SUMS", "config.json", "entry.json", "model.safetensors", "recipe.yaml"]
@@ -94,7 +94,7 @@ def test_a_net_of_the_package_with_rounded_weights(copied, tmp_path, monkeypatch
     capsys.readouterr()
     assert main(["models"]) == 0
     assert "ardor:digits-cnn4-sat" in capsys.readouterr().out
-    assert main(["models", "--json"]) == 0
+    assert main(["models", "--json", "-"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)
     assert (listed["name"], listed["n"], listed["autoattack"]["k"]) == ("digits-cnn4-sat", 10, entry.robust.k)
     assert main(["models", "ardor:digits-cnn4-sat"]) == 0
