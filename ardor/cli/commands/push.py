@@ -101,9 +101,7 @@ def push(
             raise ConfigError("expected OWNER/NAME, --zoo NAME or --leaderboard, got two of them: type one")
         name = zoo if zoo is not None else name if name is not None else run.resolve().name
         require_name(name)  # before it is part of a path
-        target = (out or (Path("leaderboard") if leaderboard else SHIPPED)) / (
-            f"{name}.json" if leaderboard else name
-        )
+        target = (out or (Path("leaderboard") if leaderboard else SHIPPED)) / (f"{name}.json" if leaderboard else name)
         if not leaderboard:  # before hours of attacks
             require_package("huggingface_hub", "hub", "a model card")
             require_ours(target)
