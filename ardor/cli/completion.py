@@ -86,4 +86,4 @@ def _dotted(part: str) -> Iterator[tuple[str, str, str]]:
     """The options of a part of the configuration, or a single one such as recipe.device."""
     key, dot, _ = part.partition(".")
     rows = option_rows(key, *MAKERS[key])
-    return (row for row in rows if not dot or row[0] == f"--{part}")
+    return (row for row in rows if not dot or f"{row[0]}.".startswith(f"--{part}."))

@@ -131,7 +131,7 @@ def has_option(command: str, name: str) -> bool:
     name = name.replace("-", "_")
     part, dot, _ = name.partition(".")
     if dot:
-        return part in PARTS.get(command, ()) or name in PARTS.get(command, ())
+        return part in PARTS.get(command, ()) or f"{name}.".startswith(tuple(f"{p}." for p in PARTS.get(command, ())))
     parameters = inspect.signature(function_of(command), eval_str=True).parameters.values()
     groups = [p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)]
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
