@@ -51,7 +51,7 @@ SHORT = {
     "doctor": "--limit 10",
     "gate": "--limit 20",
     "teachers rank": "--limit 20",
-    "report": "--limit 10",
+    "report": "--limit 4",
     "export": "--limit 40 --force",
     "deploy": "--limit 10 --queries 5 --force",
     "bench": "--plan",
@@ -165,7 +165,7 @@ def names():
 
 
 def run_python(text):
-    Path("block.py").write_text(re.sub(r"epochs=\d+", "epochs=1", text))
+    Path("block.py").write_text(re.sub(r'epochs(=|": )\d+', r"epochs\g<1>1", text))
     for name in ("mine", "net", "own"):  # of an earlier page
         sys.modules.pop(name, None)
     runpy.run_path("block.py", init_globals=names(), run_name="__main__")
