@@ -43,6 +43,7 @@ PAGES = [
 FENCE = re.compile(r"^```(sh|bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^cat > \S+ <<'EOF'\n[\s\S]*?^EOF$|^(?:.*\\\n)*.+$", re.MULTILINE)
 NEEDS = "# needs "
+LAUNCHERS = (["ardor"], ["srun"], ["torchrun"])
 
 SHORT = {
     "train": "--recipe.epochs 1 --recipe.batch 64 --recipe.val_size 16 --data.limit 64 --gate=false",
@@ -96,7 +97,7 @@ def commands(text):
 def words_of(command):
     """The words after `ardor`, also behind a launcher; None where another program is called."""
     words = shlex.split(command, comments=True) if "<<" not in command else []
-    return words[words.index("ardor") + 1 :] if "ardor" in words and "pip" not in words else None
+    return words[words.index("ardor") + 1 :] if words[:1] in LAUNCHERS and "ardor" in words else None
 
 
 def shortened(words):
