@@ -166,7 +166,8 @@ def names():
 
 
 def run_python(text):
-    Path("block.py").write_text(re.sub(r'epochs(=|": )\d+', r"epochs\g<1>1", text))
+    text = re.sub(r"queries=\d+", "queries=5", re.sub(r'epochs(=|": )\d+', r"epochs\g<1>1", text))
+    Path("block.py").write_text(text)
     for name in ("mine", "net", "own"):  # of an earlier page
         sys.modules.pop(name, None)
     runpy.run_path("block.py", init_globals=names(), run_name="__main__")
