@@ -199,7 +199,7 @@ def test_missing_words(folder, capsys):
     assert "RUN" in refused(capsys, "report")
     assert "runs/none" in refused(capsys, "evaluate", "runs/none")
     assert "nope.yaml" in refused(capsys, "train", "nope.yaml")
-    assert "demo, data check" in refused(capsys, "dmeo")
+    assert "demo, models, data check" in refused(capsys, "dmeo")
     (folder / "bad.yaml").write_text("method: [unclosed")
     assert "bad.yaml" in refused(capsys, "train", "bad.yaml")
     (folder / "key.yaml").write_text("data: digits\nstudent: small_cnn\nmethod: {name: sat, alpah: 1}\n")

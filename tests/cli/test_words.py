@@ -35,6 +35,7 @@ MAKERS = {
 }
 """What a dotted option is a parameter of."""
 FLAGS_OF_OTHERS = {
+    "build-arg",
     "head",
     "address",
     "disable-usage-stats",
@@ -66,7 +67,7 @@ FLAGS_OF_OTHERS = {
     "debug",
     "no_gate",
 }
-"""Of npm, pip, torchrun, Ray, sbatch, and of every command."""
+"""Of Docker, npm, pip, torchrun, Ray, sbatch, and of every command."""
 
 
 def texts():
@@ -347,7 +348,8 @@ def test_weights_with_another_head_lead_into_no_circle(tmp_path, capsys):
         "--student.weights",
         str(tmp_path / "w.safetensors"),
     ]
-    assert "new, 10 classes for 7" in job_of(["natural", *words[1:]]).student.start["head"]
+    plain = ["natural", *words[1:], "--student.width", "16"]  # the builder's own, and not the recipe's for the digits
+    assert "new, 10 classes for 7" in job_of(plain).student.start["head"]
     assert main([*words, "--student.classes", "7"]) == 2
     assert "choose a net for 10 classes, or data of 7" in capsys.readouterr().err
     assert "student" in job_of([*words[1:5], "--recipe.epochs", "1"]).__dict__  # without the weights

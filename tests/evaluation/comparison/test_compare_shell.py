@@ -93,7 +93,7 @@ def here(tmp_path, monkeypatch):
 def test_two_runs(here, capsys):
     run(here / "a", letters(40, 30))
     run(here / "b", letters(40, 10), method="sat")
-    out = output_of(capsys, "a", "b", "--out", "c/ab.json")
+    out = output_of(capsys, "a", "b", "--json", "c/ab.json")
     assert "A stands 50.00 points above B" in out
     assert "Saved to c/ab.json." in out
     saved = json.loads((here / "c/ab.json").read_text())
@@ -106,10 +106,10 @@ def test_nothing_is_overwritten_by_a_refusal(here, capsys):
     run(here / "b", letters(20, 10), method="sat")
     (here / "c.json").write_text("mine")
     with pytest.raises(ConfigError, match="the same images"):
-        output_of(capsys, "a", "b", "--out", "c.json")
+        output_of(capsys, "a", "b", "--json", "c.json")
     assert (here / "c.json").read_text() == "mine"
     with pytest.raises(RunError, match="the folder a"):
-        output_of(capsys, "a", "a", "--out", "a")
+        output_of(capsys, "a", "a", "--json", "a")
 
 
 def test_the_newest_report_that_both_have(here, capsys):
