@@ -36,6 +36,7 @@ MAKERS = {
 """What a dotted option is a parameter of."""
 FLAGS_OF_OTHERS = {
     "build-arg",
+    "rm",
     "head",
     "address",
     "disable-usage-stats",
