@@ -37,6 +37,7 @@ MAKERS = {
 FLAGS_OF_OTHERS = {
     "build-arg",
     "rm",
+    "user",
     "head",
     "address",
     "disable-usage-stats",
