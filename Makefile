@@ -65,4 +65,4 @@ lint: .venv/dev.stamp
 	touch $@
 
 clean:
-	rm -rf .venv runs build dist site docs/_build docs/reference/api docs/reference/commands .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs build dist site jupyter_execute docs/_build docs/reference/api docs/reference/commands .pytest_cache .mypy_cache .ruff_cache
