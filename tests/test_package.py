@@ -19,7 +19,7 @@ from ardor.version import __version__
 from tests.conftest import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-MOST = 3_000_000
+MOST = 8_000_000
 """Bytes of the wheel; the nets in it are most of them."""
 
 
@@ -66,7 +66,7 @@ def test_the_wheel_has_what_the_package_reads_and_nothing_else(wheel):
         assert f"ardor/{name}" in names
     assert f"{info}/licenses/LICENSE" in names
     assert sum(file.compress_size for file in wheel.infolist()) < MOST
-    assert max(file.file_size for file in wheel.infolist()) < 2_000_000
+    assert max(file.file_size for file in wheel.infolist()) < 6_000_000
 
 
 def test_the_pages_that_docstrings_name_are_in_the_wheel(wheel):

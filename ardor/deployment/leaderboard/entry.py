@@ -24,10 +24,11 @@ from ardor.evaluation.report import Report
 from ardor.models import build
 from ardor.models.builders import is_named
 from ardor.models.hub import CONFIG, WEIGHTS
-from ardor.models.zoo import folder_of, require_unaltered, shipped
+from ardor.models.zoo import PREFIX, folder_of, require_unaltered, shipped
 from ardor.storage.files import write_text
 from ardor.storage.reading import checked, read_json
 from ardor.storage.runs import mapping
+from ardor.storage.sums import recorded
 from ardor.storage.trust import require_no_code
 
 FORMAT = "ardor-entry-1"
@@ -279,11 +280,16 @@ def shipped_entry(name: str) -> Entry:
     Raises
     ------
     ConfigError
-        As `load_entry`; for a name that does not exist, with the nearest right one.
+        As `load_entry`; for a name that does not exist, with the nearest right one; for a net that is not evaluated.
     CheckpointError
         For a file that was altered.
     """
     folder = folder_of(name)
+    if not (folder / ENTRY).exists() and ENTRY not in recorded(folder):
+        raise ConfigError(
+            f"expected a net with an entry, got {name}, whose evaluation is not finished: its card is {folder / 'README.md'}, "
+            f'and ardor.models.load("{PREFIX}{folder.name}") loads it'
+        )
     require_unaltered(folder, (CONFIG, ENTRY, WEIGHTS))
     entry = load_entry(folder / ENTRY)
     weights = read_json(folder / CONFIG).get("weights")

@@ -203,3 +203,11 @@ def test_entries_of_both(shelf, file):
         entries(board)
     with refused("the folder of a leaderboard"):
         entries(board / "none")
+
+
+def test_a_net_of_the_package_that_is_not_evaluated_yet(shelf):
+    (shelf / "tiny-sat" / ENTRY).unlink()
+    write_sums(shelf / "tiny-sat")
+    with refused("whose evaluation is not finished"):
+        shipped_entry("tiny-sat")
+    assert entries() == []
