@@ -259,7 +259,7 @@ def _strength(teacher: str) -> Iterator[str]:
             worst = report.figures()["worst_case"]
             low, high = (100 * end for end in worst.interval)
             yield (
-                f"the teacher, {path.stem.removeprefix('report-')}: clean {100 * report.clean.value:.1f}, robust "
+                f"the teacher, {path.stem.partition('-')[2]}: clean {100 * report.clean.value:.1f}, robust "
                 f"{100 * worst.value:.1f} [{low:.1f}, {high:.1f}] % of {report.n:,} images"
             )
 

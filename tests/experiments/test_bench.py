@@ -139,7 +139,8 @@ def test_configs_of_the_alpha_sweep():
 
 def test_configs_of_the_alignment():
     terms = {
-        "rslad": (0, 0, "both"), "covariance": (0.001, 0, "both"), "gram": (0, 10, "both"),
+        "rslad": (0, 0, "both"), "gram of features": (0, 10, "both"),
+        "covariance": (0.001, 0, "both"), "gram": (0, 10, "both"),
         "both": (0.001, 10, "both"), "both, clean only": (0.001, 10, "clean"),
         "both, adversarial only": (0.001, 10, "adversarial"),
     }  # fmt: skip

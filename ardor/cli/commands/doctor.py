@@ -12,6 +12,7 @@ from ardor.diagnostics.record import Record, record_of_run, validation_images
 from ardor.evaluation import ci_files
 from ardor.evaluation.ci_files import Case
 from ardor.storage.config import as_text
+from ardor.storage.runs import Run
 
 
 def doctor(
@@ -89,7 +90,7 @@ def doctor(
     findings = examination.findings
     figures = {key: f"{share.k} of {share.n} right" for key, share in examination.accuracies.items()}
     cases = [Case("examined", text=text), *ci_files.cases_of(findings)]
-    place = run / "config.yaml" if run else Path(str(words.model).partition(":")[0])
+    place = Run(run).config_file if run else Path(str(words.model).partition(":")[0])
     as_junit = ci_files.junit(f"ardor doctor {name}", cases, {"threat": under, **figures})
     display.result(text, {sarif: ci_files.sarif(findings, place), junit: as_junit})
     return 1 if any(finding.severity == "error" for finding in examination.findings) else 0

@@ -287,7 +287,8 @@ def shipped_entry(name: str) -> Entry:
     folder = folder_of(name)
     if not (folder / ENTRY).exists() and ENTRY not in recorded(folder):
         raise ConfigError(
-            f"expected a net with an entry, got {name}, whose evaluation is not finished: its card is {folder / 'README.md'}, "
+            f"expected a net with an entry, got {name}, whose evaluation is not finished: its card is "
+            f"{folder / 'README.md'}, "
             f'and ardor.models.load("{PREFIX}{folder.name}") loads it'
         )
     require_unaltered(folder, (CONFIG, ENTRY, WEIGHTS))
