@@ -133,8 +133,8 @@ def make_stage(folder):
             for i in range(count):
                 pixels = rng.integers(0, 256, (120 + i, 130, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / "photos" / part / kind / f"{i:04}.jpg")
-    for name in ("mine.py", "net.py"):
-        shutil.copy(ROOT / "docs" / "examples" / name, folder)
+    shutil.copytree(ROOT / "docs" / "examples", folder / "docs" / "examples")
+    shutil.copytree(ROOT / "docs" / "examples", folder, dirs_exist_ok=True)
     (folder / "my.yaml").write_text(yaml_block())
     train, _, test = data.load("digits")
     arrays = {f"x_{part.part}": part.limit(64).images.numpy() for part in (train, test)}
