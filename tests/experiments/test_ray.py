@@ -76,7 +76,7 @@ def test_a_killed_worker_goes_on_and_the_table_is_that_of_one_process(method, tm
     alone, shared = (grid(method, FOUR, tmp_path / name) for name in ("alone", "ray"))
     killed, events, refused = tmp_path / "killed", [], []
     killed.touch()
-    (table, _), none = run_sweep(alone, "a command", silent)
+    (table, *_), none = run_sweep(alone, "a command", silent)
     assert none == []
     killed.unlink()
 
@@ -88,7 +88,7 @@ def test_a_killed_worker_goes_on_and_the_table_is_that_of_one_process(method, tm
             refused.append(cell)
 
     with on_ray() as engine:
-        (other, _), problems = run_sweep(shared, "a command", watch, engine=engine)
+        (other, *_), problems = run_sweep(shared, "a command", watch, engine=engine)
     assert problems == []
     assert len(refused) == 1
     assert killed.exists()
