@@ -23,13 +23,14 @@ if TYPE_CHECKING:
     from ardor.evaluation import Report, evaluate, variance_gap
     from ardor.evaluation.comparison import compare
     from ardor.noise import Noise
-    from ardor.training import Epoch, EpochRecord, Recipe, distill, epochs
+    from ardor.training import Epoch, EpochRecord, History, Recipe, distill, epochs
 
 __all__ = [
     "L2",
     "ArdorError",
     "Epoch",
     "EpochRecord",
+    "History",
     "Linf",
     "Noise",
     "Recipe",
@@ -59,7 +60,7 @@ _HOMES = {
     "ardor.evaluation": ("Report", "evaluate", "variance_gap"),
     "ardor.evaluation.comparison": ("compare",),
     "ardor.noise": ("Noise",),
-    "ardor.training": ("Epoch", "EpochRecord", "Recipe", "distill", "epochs"),
+    "ardor.training": ("Epoch", "EpochRecord", "History", "Recipe", "distill", "epochs"),
 }
 
 

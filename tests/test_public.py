@@ -28,12 +28,13 @@ DIGITS = load("digits")[0]
 
 def test_public_names_are_pinned():
     assert ardor.__all__ == [
-        "L2", "ArdorError", "Epoch", "EpochRecord", "Linf", "Noise", "Recipe", "Report", "attack_view", "attacks",
-        "compare", "data", "distill", "epochs", "errors", "evaluate", "export", "freeze", "losses", "methods", "models",
-        "plot", "variance_gap",
+        "L2", "ArdorError", "Epoch", "EpochRecord", "History", "Linf", "Noise", "Recipe", "Report", "attack_view",
+        "attacks", "compare", "data", "distill", "epochs", "errors", "evaluate", "export", "freeze", "losses",
+        "methods", "models", "plot", "variance_gap",
     ]  # fmt: skip
     assert ardor.attacks.__all__ == [
-        "APGD", "CW", "FAB", "FGSM", "PGD", "Square", "Suite", "autoattack", "paper", "plus", "quick", "rand", "suites",
+        "APGD", "CW", "FAB", "FGSM", "PGD", "Square", "Suite", "WorstCase", "autoattack", "paper", "plus", "quick",
+        "rand", "suites",
     ]  # fmt: skip
     assert ardor.methods.__all__ == [
         "ABSLD", "ADR", "AKD2", "ARD", "DGAD", "IAD", "IGDM", "KD", "LBGAT", "MART", "MTARD", "RSLAD", "SAAD", "SAT",

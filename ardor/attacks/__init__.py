@@ -8,6 +8,7 @@ from ardor.attacks.fgsm import FGSM
 from ardor.attacks.pgd import PGD
 from ardor.attacks.square import Square
 from ardor.attacks.suites import Suite, autoattack, paper, plus, quick, rand
+from ardor.attacks.worst_case import WorstCase
 
 __all__ = [
     "APGD",
@@ -17,6 +18,7 @@ __all__ = [
     "PGD",
     "Square",
     "Suite",
+    "WorstCase",
     "autoattack",
     "paper",
     "plus",

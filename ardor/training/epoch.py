@@ -126,7 +126,10 @@ class EpochRecord:
 
 
 class History(list[EpochRecord]):
-    """The records of a run's epochs: a list that a notebook shows as a table and curves."""
+    """The records of a run's epochs: a list that a notebook shows as a table and curves.
+
+    `distill` returns one; `History(ardor.epochs(...))` is one of a loop of your own.
+    """
 
     def plot(self) -> Figure:
         """`ardor.plot.curves` of them."""

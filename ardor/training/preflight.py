@@ -29,7 +29,7 @@ from ardor.training.radius import require_radius
 from ardor.training.recipe import Recipe, find_device, images_of_epoch, lr_at
 from ardor.training.soft_labels import SoftLabelCache, unnumbered
 from ardor.training.state import make_optimiser
-from ardor.training.validation import default_val_attack
+from ardor.training.validation import val_attack_of
 from ardor.types import Method, uses_labels
 from ardor.version import __version__
 
@@ -233,7 +233,7 @@ def resolve_config(
     """The config.yaml of a run: everything that determines its result, and the hashes of nets, code and data."""
     teacher = teacher if uses_teacher(method) else None
     one = teacher is not None and not isinstance(teacher, nn.ModuleDict)
-    resolved = replace(recipe, milestones=recipe.drops, val_attack=recipe.val_attack or default_val_attack(method))
+    resolved = replace(recipe, milestones=recipe.drops, val_attack=val_attack_of(recipe, method))
     pieces = Signature()
     pieces.add("method", _before_training(method))
     code = pieces.code

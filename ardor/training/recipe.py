@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 from torch import Tensor
 
+from ardor.attacks.suites import SUITES
 from ardor.data.mixing import MIX
 from ardor.data.split import Split
 from ardor.engine import distributed
@@ -115,8 +116,9 @@ class Recipe:
     seed
         Seed of order, augmentation and attack starts.
     val_attack
-        Attack of the validation that selects the best checkpoint; None is PGD-10 on cross-entropy under the method's
-        threat. Its options are `--recipe.val_attack.steps 20` and so on.
+        Attack of the validation that selects the best checkpoint, or in Python the name of a suite, such as "paper",
+        for its worst case; None is PGD-10 on cross-entropy. Suite and PGD-10 are under the method's threat. The
+        options of an attack are `--recipe.val_attack.steps 20` and so on.
     val_size
         Images of val that are attacked, classes in proportion; 0 is all.
     val_every
@@ -164,7 +166,7 @@ class Recipe:
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     randaugment: tuple[int, int] = (0, 0)
     seed: int = 0
-    val_attack: Attack | None = None
+    val_attack: Attack | str | None = None
     val_size: int = 1000
     val_every: int = 1
     device: str = "auto"
@@ -193,6 +195,8 @@ class Recipe:
         self._require("awp_from", "an epoch from 1 up", lambda v: v >= 1)
         what = "two epochs of the run, the first of them first"
         self._require("eps_ramp", what, lambda v: v is None or (len(v) == 2 and 0 <= v[0] <= v[1] <= self.epochs))
+        what = f"an attack such as PGD(threat, steps=20), or a suite: {', '.join(SUITES)}"
+        self._require("val_attack", what, lambda v: not isinstance(v, str) or v in SUITES)
         self._require("patience", "a number of validations, or 0 for none", lambda v: v >= 0)
         choices = {
             "augment": AUGMENT, "precision": PRECISION, "attack_precision": ATTACK_PRECISION,

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ardor.attacks import PGD
+from ardor.attacks import PGD, WorstCase
 from ardor.attacks.rounds import fitted
+from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.engine import distributed
 from ardor.engine.modes import attack_view, device_of
@@ -19,7 +20,7 @@ from ardor.training.augmentation import augmented
 from ardor.training.averaging import restatistic
 from ardor.training.recipe import Recipe, batches
 from ardor.training.state import TrainState
-from ardor.types import Images, Method
+from ardor.types import Attack, Images, Method
 
 STATISTIC_BATCHES = 100
 """Training batches that the batch norm of an average is estimated on."""
@@ -33,7 +34,7 @@ def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> 
     part = val.limit(recipe.val_size, recipe.seed) if recipe.val_size else val
     batch = min(batch_for(part), len(part))
     shard = torch.arange(len(part)) // batch % distributed.world_size() == distributed.rank()
-    attack = fitted(recipe.val_attack or default_val_attack(method), val.classes)
+    attack = fitted(val_attack_of(recipe, method), val.classes)
     threat = getattr(attack, "threat", None)
     with seeded(recipe.seed), attack_view(student) as view:  # a net with random layers repeats its numbers
         clean = correct(student, view, part, None, "clean", alive=shard, batch=batch, pad=True)
@@ -43,10 +44,15 @@ def validate(student: nn.Module, val: Split, method: Method, recipe: Recipe) -> 
     return counts["clean"] / len(part), counts["robust"] / len(part)
 
 
-def default_val_attack(method: Method) -> PGD:
-    """PGD-10 on cross-entropy under the method's own threat, or Linf 8/255 where it has none."""
-    threat = getattr(getattr(method, "attack", None), "threat", None)
-    return PGD(threat, steps=10) if threat is not None else PGD(steps=10)
+def val_attack_of(recipe: Recipe, method: Method) -> Attack:
+    """The attack of the validation: the recipe's, the suite that it names, or PGD-10 on cross-entropy.
+
+    The last two are under the method's own threat, or Linf 8/255 where it has none.
+    """
+    threat = getattr(getattr(method, "attack", None), "threat", None) or Linf(8 / 255)
+    if isinstance(recipe.val_attack, str):
+        return WorstCase(threat, recipe.val_attack)
+    return recipe.val_attack or PGD(threat, steps=10)
 
 
 def averaged(state: TrainState, train: Split, recipe: Recipe, epoch: int) -> nn.Module | None:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ardor.attacks import APGD, FAB, PGD, Suite, autoattack, plus, rand, suites
+from ardor.attacks import APGD, FAB, PGD, Suite, WorstCase, autoattack, plus, rand, suites
 from ardor.attacks.threat import Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError, ThreatError
 from ardor.evaluation.verdicts import evaluate
+from ardor.noise import Noise
 from ardor.reporting import PageEntry
 from ardor.reporting.evidence import protocols
 from ardor.testing import problem
@@ -197,3 +198,24 @@ def test_each_round_has_a_stream_of_its_own(data):
 def test_an_attack_with_the_name_of_another_column_is_refused(name):
     with pytest.raises(ConfigError, match=f'got "{name}", a column of every report: name it'):
         Suite("mine", THREAT, {"pgd": PGD(THREAT), name: PGD(THREAT)})
+
+
+def test_the_worst_case_of_a_suite_is_as_one_attack(data):
+    """Each round on the survivors of those before it, under its own noise."""
+    net = copy.deepcopy(trained(1, 8, 10, 0)).float().eval()
+    worst = WorstCase(THREAT, "apgd")
+    noise = Noise(3, data.index, "validation")
+    x, y = data.images.float(), data.labels
+    robust = net(x).argmax(1) == y
+    for number, attack in enumerate((APGD(THREAT), APGD(THREAT, loss="dlr"))):
+        if not len(left := robust.nonzero().squeeze(1)):
+            break
+        x_adv = attack._round(net, x[left], y[left], noise[left].fork(str(number)), rank=0)
+        robust[left] = net(x_adv).argmax(1) == y[left]
+    x_adv = worst(net, x, y, noise)
+    assert torch.equal(net(x_adv).argmax(1) == y, robust)
+    assert 0 < robust.sum() < len(data)
+    assert (x_adv - x).abs().max() <= THREAT.eps + 1e-6
+    assert [len(WorstCase(THREAT, name).rounds(10)) for name in ("paper", "quick", "autoattack")] == [4, 1, 20]
+    with pytest.raises(ConfigError, match='expected a suite as one of paper, .*did you mean "paper"'):
+        WorstCase(THREAT, "papr")

@@ -74,7 +74,10 @@ def test_numbers_of_numpy_and_torch_are_kept_as_pythons():
         (lambda: methods.KD(t=math.nan), "t of KD as a finite number, got nan"),
         (lambda: methods.VarianceGap(seed=2**63), r"seed of VarianceGap as a whole number of 0 or more, below 2\*\*63"),
         (lambda: Recipe(epochs=3.0), "epochs of Recipe as a whole number, got 3.0"),
-        (lambda: Recipe(val_attack="pgd"), "val_attack of Recipe as an Attack or None, got 'pgd'"),
+        (
+            lambda: Recipe(val_attack="pgd"),
+            "val_attack as an attack such as PGD.*, or a suite: paper, quick, .*got 'pgd'",
+        ),
         (lambda: SWA(start=True), "start of SWA as a whole number"),
         (lambda: EMA(decay="x"), "averaging.decay as a number"),
         (lambda: SoftLabelCache(3), "folder of SoftLabelCache as text or a Path, got 3"),

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from ardor import methods
-from ardor.attacks import APGD, FGSM, PGD
+from ardor.attacks import APGD, FGSM, PGD, WorstCase
 from ardor.attacks.threat import L2, Linf
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, RunError
 from ardor.losses import ce
 from ardor.noise import Noise, seeded
 from ardor.storage.config import build, describe
@@ -301,3 +302,18 @@ def test_patience_ends_a_run_and_the_same_call_finds_it_ended(tmp_path, averagin
 def test_patience_needs_validation():
     with pytest.raises(ConfigError, match="expected val, whose accuracy ends the run"):
         next(epochs(net(), None, methods.Natural(), splits()[0], recipe(patience=1)))
+
+
+def test_a_checkpoint_is_selected_under_a_suite_by_its_name(tmp_path):
+    """Under the method's threat; a second call with another suite is another run."""
+    (train, val), method = splits(), methods.SAT(attack=PGD2)
+    asked = recipe(epochs=1, val_attack="paper")
+    (record,) = epochs(net(), None, method, train, asked, val=val, run=tmp_path / "run")
+    config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
+    assert config["recipe"]["val_attack"] == {
+        "name": "worst_case", "threat": {"name": "Linf", "eps": 0.1}, "suite": "paper"
+    }  # fmt: skip
+    worst = recipe(epochs=1, val_attack=WorstCase(PGD2.threat, "paper"))
+    assert next(epochs(net(), None, method, train, worst, val=val)).val_robust == record.val_robust
+    with pytest.raises(RunError, match="suite"):
+        next(epochs(net(), None, method, train, recipe(epochs=1, val_attack="quick"), val=val, run=tmp_path / "run"))
