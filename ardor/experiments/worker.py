@@ -149,7 +149,12 @@ def _require_teacher(table: Cells, cell: Cell, job: Job, progress: ProgressCallb
     examined = (hash_of(job.teacher), spec.images, str(threat_of(cell)), str(bool(trained) and cell.config["student"]))
     if examined in _PASSED:
         return
-    for taught_by, report in gate_of(job, models.load(spec.run(trained[0].name)) if trained else None).items():
+    student = models.load(spec.run(trained[0].name)) if trained else None
+
+    def tell(name: str, done: int, todo: int) -> None:
+        progress(cell, Progress(f"teacher, {name}", 1, 1, done, todo, 1.0, done / todo, None))
+
+    for taught_by, report in gate_of(job, student, tell).items():
         lines = "; ".join(line for line in report.text().splitlines()[:4] if "not measured" not in line)
         progress(cell, f"taught by {taught_by}: {lines}; {'refused' if report.refused else 'passed'}")
         require(report)

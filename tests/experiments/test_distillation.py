@@ -188,19 +188,31 @@ def test_a_step_is_measured_as_the_loop_computes_it(monkeypatch):
 def test_a_named_teacher_is_examined_once_without_and_once_with_a_student(monkeypatch):
     table, examined, done = table_of(spec(methods=("sat", "rslad", "modern"))), [], set()
     monkeypatch.setattr(worker, "_PASSED", set())
-    monkeypatch.setattr(worker, "gate_of", lambda job, student: examined.append(student) or {})
+    told = []
+
+    def gate_of(job, student, progress):
+        progress("PGD-20", 2, 4)
+        examined.append(student)
+        return {}
+
+    monkeypatch.setattr(worker, "gate_of", gate_of)
     monkeypatch.setattr(worker, "state_of", lambda _, cell: ("done" if cell.name in done else "open", ""))
     monkeypatch.setattr(worker.models, "load", lambda run: run)
     job = SimpleNamespace(teacher=net(1), gate=True)
     sat, *_, rslad, modern = table.cells
+
+    def tell(cell, event):
+        told.append((cell, event.attack, event.done, event.todo))
+
     for cell in (rslad, modern):
-        worker._require_teacher(table, cell, job, print)
+        worker._require_teacher(table, cell, job, tell)
     done.add(sat.name)
     for cell in (rslad, modern):
-        worker._require_teacher(table, cell, job, print)
-    worker._require_teacher(table, modern, SimpleNamespace(teacher=net(2), gate=True), print)
+        worker._require_teacher(table, cell, job, tell)
+    worker._require_teacher(table, modern, SimpleNamespace(teacher=net(2), gate=True), tell)
     run = table.spec.run(sat.name)
     assert examined == [None, run, run]
+    assert told[0] == (rslad, "teacher, PGD-20", 2, 4)
 
 
 # What it shows
