@@ -70,7 +70,7 @@ def test_a_quick_demo_runs_twice_and_keeps_its_figures(few, tmp_path, capsys):
     assert b"<h1>Trial: " in page
     assert b'class="headline"' not in page
     assert b'id="labels"' in page
-    assert (b'id="device"' in page, page.count(b"Forms of")) == (True, 2)
+    assert (b'id="device"' in page, page.count(b"Forms of")) == (True, 1)
     before = tree(tmp_path)
     assert main(words) == 0
     assert tree(tmp_path) == before

@@ -45,7 +45,7 @@ def demo(
     seeds
         Number of seeds; default 3, with --quick 1. Fewer than 3 are no evidence about methods.
     quick
-        Two epochs of one seed, to test that everything runs; the figures mean nothing.
+        A trial: two epochs of one seed, to see that everything runs. Its figures are no result.
     out
         Folder of everything; default runs/demo.
     page
@@ -69,8 +69,7 @@ def demo(
         f"digits: {len(train)} images to train on, {len(val)} for the teacher's choice, {len(test)} to test on; "
         f"threat {plan.THREAT}; {len(todo) - 1} students, {min(at_once, len(todo))} at once"
     )
-    _make(todo, at_once)
-    reports = _reports(todo)
+    reports = _make(todo, at_once)
     on_devices = _on_devices([job for job in todo if job.deployed])
     where = _write(folder, todo, reports, quick, page or (folder / "draw.html").is_file())
     display.say(f"{on_devices}\n{where}")
@@ -90,39 +89,33 @@ def _show_teacher() -> None:
     )
 
 
-def _make(todo: list[plan.Job], processes: int) -> None:
-    """Make all nets, and display each when it is finished."""
-    began, running = dict[Path, float](), dict[Path, str]()
-    finished = 0
+def _make(todo: list[plan.Job], processes: int) -> dict[str, list[Report]]:
+    """Make all nets, and display each when it is finished. Returns by name of a net its report of each seed."""
+    began, running, reports = dict[Path, float](), dict[Path, str](), dict[Path, Report]()
     with display.progress("nets", len(todo)) as move:
 
         def show(job: plan.Job, text: str) -> None:
-            nonlocal finished
             started = began.setdefault(job.run, time.perf_counter())
             if text:
                 running[job.run] = f"{job.name} s{job.seed} {text}"
             else:
-                finished += 1
+                reports[job.run] = report = work.judge(job)
                 running.pop(job.run, None)
-                display.say(f"{finished:3}/{len(todo)}  {_line(job)}  {time.perf_counter() - started:5.1f} s")
-            move(finished, ", ".join(running.values()))
+                seconds = time.perf_counter() - started
+                display.say(f"{len(reports):3}/{len(todo)}  {_line(job, report)}  {seconds:5.1f} s")
+            move(len(reports), ", ".join(running.values()))
 
         workers.make_all(todo, processes, show)
+    by_name: dict[str, list[Report]] = {}
+    for job in todo:
+        by_name.setdefault(job.name, []).append(reports[job.run])
+    return by_name
 
 
-def _line(job: plan.Job) -> str:
-    report = work.judge(job)
+def _line(job: plan.Job, report: Report) -> str:
     seed = "      " if job.method is None else f"seed {job.seed}"
     clean, robust = (100 * p.value for p in (report.clean, report.worst_case))
     return f"{job.name:17} {seed}  clean {clean:5.1f} %  under every attack {robust:5.1f} %"
-
-
-def _reports(todo: list[plan.Job]) -> dict[str, list[Report]]:
-    """By name of a net, its report of each seed."""
-    reports: dict[str, list[Report]] = {}
-    for job in todo:
-        reports.setdefault(job.name, []).append(work.judge(job))
-    return reports
 
 
 def _on_devices(students: list[plan.Job]) -> str:
@@ -201,4 +194,4 @@ NOTES = [
     "The seeds share one teacher: another teacher would move every student of it.",
 ]
 NOTE_RECIPE = "The recipe is short (12 epochs over all images) and shared by all methods."
-NOTE_QUICK = "This is `ardor demo --quick`, a trial: two epochs, tiny nets, and files for a device on 60 images."
+NOTE_QUICK = "This is a trial, `ardor demo --quick`: two epochs, tiny nets, and files for a device on 60 images."
