@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
 
 from ardor.data.arrays import as_images, as_labels
 from ardor.data.split import Split, cut
@@ -29,6 +31,15 @@ def read_digits(name: str, root: Path, download: bool) -> dict[str, Split]:
     DataError
         Without scikit-learn.
     """
+    images, labels = (array.copy() for array in _arrays())
+    digits = Split(as_images(images, "digits").div_(16), as_labels(labels, "digits"), 10, name, "train")
+    train, test = cut(digits, TEST_SHARE, TEST_SEED, part="test")
+    return {"train": train, "test": test}
+
+
+@functools.cache
+def _arrays() -> tuple[Any, Any]:
+    """Images and labels, read once in a process: unpacking their text takes longer than an epoch of a tiny net."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
@@ -36,7 +47,4 @@ def read_digits(name: str, root: Path, download: bool) -> dict[str, Split]:
             'expected scikit-learn, which contains the digits, got no such package: type pip install "ardor[demo]"'
         ) from error
     raw = load_digits()
-    images = as_images(raw.images, "digits").div_(16)
-    digits = Split(images, as_labels(raw.target, "digits"), 10, name, "train")
-    train, test = cut(digits, TEST_SHARE, TEST_SEED, part="test")
-    return {"train": train, "test": test}
+    return raw.images, raw.target

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -36,12 +38,18 @@ def parse_yaml(text: str, path: str | Path) -> Any:
     """The content of a YAML text of `path`. Raises ConfigError, with the line."""
     _require_small(len(text), path, "YAML")
     try:
-        return yaml.load(text, _Loader)
+        return copy.deepcopy(_loaded(text))
     except (yaml.YAMLError, ValueError) as error:
         line = shown(" ".join(str(error).split()), 200)
         raise ConfigError(f"expected YAML in {path}, got a file that cannot be read ({line}): repair it") from error
     except _RefusedError as error:
         raise ConfigError(f"expected {error.args[0]} in {path}, got {error.args[1]}") from None
+
+
+@functools.lru_cache(32)
+def _loaded(text: str) -> Any:
+    """The content of a YAML text; a command reads the config of its run several times, at 20 ms each."""
+    return yaml.load(text, _Loader)
 
 
 def read_json(path: Path) -> dict[str, Any]:

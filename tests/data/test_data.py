@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ardor import data
-from ardor.data import augment
+from ardor.data import augment, digits
 from ardor.data.split import Split, as_float
 from ardor.errors import ConfigError, DataError
 from ardor.noise import Noise
@@ -185,6 +185,7 @@ def test_paper_protocol_selects_on_test_and_says_so():
 
 def test_digits_without_scikit_learn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    digits._arrays.cache_clear()  # of a test before
     with pytest.raises(DataError, match=r'pip install "ardor\[demo\]"'):
         data.load("digits")
 
