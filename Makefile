@@ -1,10 +1,10 @@
-# make demo | make test | make docs | make check | make soak | make gpu-check | make clean.
+# make demo | make test | make test-slow | make docs | make check | make soak | make gpu-check | make clean.
 # The second time only what changed is done again.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test docs check soak gpu-check package image lint clean
+.PHONY: demo test test-slow docs check soak gpu-check package image lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/ardor demo
@@ -12,10 +12,14 @@ demo: .venv/demo.stamp
 test: .venv/test.stamp
 	$(BIN)/python -m pytest
 
+# Ray, several processes, kills, a compiler: the tests that take more than ten seconds each
+test-slow: .venv/test.stamp
+	$(BIN)/python -m pytest -m 'slow and not soak'
+
 docs: .venv/docs.stamp
 	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d docs/_build/doctrees docs site
 
-check: lint test docs
+check: lint test test-slow docs
 
 soak: .venv/test.stamp
 	$(BIN)/python -m pytest -m soak -n 0 -s

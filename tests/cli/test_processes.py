@@ -13,6 +13,7 @@ import pytest
 from ardor.cli.main import main
 from ardor.cli.processes import require_processes
 from ardor.errors import ConfigError
+from tests import warm
 from tests.engine.distributed.conftest import together
 from tests.training.conftest import WORDS, ended, require_same
 
@@ -22,7 +23,7 @@ ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def train(folder, *words):
     command = [sys.executable, "-m", "ardor", "train", *WORDS, "--run", str(folder), "--processes", "2", *words]
-    return subprocess.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return warm.Popen(command, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def commanded(folder):
@@ -48,6 +49,7 @@ def workers(child):
     return [int(c) for c in itertools.chain(*children) if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for the launcher's children in /proc")
 def test_killed_then_stopped_then_finished_in_the_same_bytes(tmp_path, whole):
     run = tmp_path / "r"

@@ -9,6 +9,7 @@ import time
 import pytest
 
 import ardor
+from tests import warm
 from tests.training.conftest import WORDS, lines
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="other signals")
@@ -42,7 +43,7 @@ def training(folder, **options):
     """A command that trains for ever, after its first epoch."""
     words = [sys.executable, "-c", f"import signal, sys; {options.pop('first', '')}; from ardor.cli.main import main; "
              "sys.exit(main(sys.argv[1:]))", "train", *ENDLESS, "--run", str(folder)]  # fmt: skip
-    child = subprocess.Popen(words, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = warm.Popen(words, env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (folder / "state.safetensors").exists() and child.poll() is None:
         time.sleep(0.01)
     return child
@@ -91,7 +92,7 @@ save = loop.checkpoint.save
 loop.checkpoint.save = lambda run, *rest: (save(run, *rest), Held(run.folder))
 """
     words = [sys.executable, "-c", f"{held}\n{DEFAULT}\nfrom ardor.cli.main import main\nmain(sys.argv[1:])"]
-    child = subprocess.Popen([*words, "train", *ENDLESS, "--run", str(tmp_path / "r")], env=ENV)
+    child = warm.Popen([*words, "train", *ENDLESS, "--run", str(tmp_path / "r")], env=ENV)
     for name in ("held", "first"):
         while not (tmp_path / "r" / name).exists():
             assert child.poll() is None
@@ -110,7 +111,7 @@ def test_handlers_are_as_before_after_a_command(capsys):
 
 def shell(folder, *words, **environment):
     command = [sys.executable, "-m", "ardor", *map(str, words)]
-    return subprocess.run(command, env=ENV | environment, cwd=folder, capture_output=True, text=True, check=False)
+    return warm.run(command, env=ENV | environment, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_a_name_that_the_terminal_cannot_encode_fails_no_command(tmp_path):

@@ -23,6 +23,7 @@ from ardor.diagnostics.data import examine_data
 from ardor.errors import ConfigError, DataError, RunError
 from ardor.methods import SAT
 from ardor.models import build, hash_of
+from tests import warm
 from tests.conftest import ROOT
 from tests.data.photographs import draw
 
@@ -127,7 +128,7 @@ data.prepare(sys.argv[1], sys.argv[2], size=20, progress=after)
 def test_a_killed_preparation_goes_on_and_gives_the_same_bytes(folder, store, tmp_path, monkeypatch):
     words = [sys.executable, "-c", KILLED, f"folder:{folder}", str(tmp_path / "s")]
     for n in (5, 18):
-        assert subprocess.run([*words, str(n)], cwd=ROOT).returncode == -signal.SIGKILL
+        assert warm.run([*words, str(n)], cwd=ROOT).returncode == -signal.SIGKILL
         with pytest.raises(DataError, match="expected a finished store, got .*: type the command that began it again"):
             data.load_test(f"store:{tmp_path}/s")
     with (tmp_path / "s" / PIXELS).open("r+b") as file:  # what a loss of power may leave

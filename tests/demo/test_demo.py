@@ -303,6 +303,7 @@ def small(folder):
     return jobs(folder, ["natural", "sat"], [0], quick=True)[1:]
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_bytes_as_one_interrupted_or_not(tmp_path):
     """Interrupted at the first event, a worker killed, then finished: the weights of a run in one process."""
 

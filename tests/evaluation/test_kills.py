@@ -11,6 +11,7 @@ import time
 import pytest
 
 from ardor.cli.main import main
+from tests import warm
 from tests.fixtures.make import begun_from
 
 WORDS = ["--suite", "autoattack", "--limit", "32", "--batch", "16", "--threat.eps", "0.12", "--images"]
@@ -45,7 +46,7 @@ def files_of(folder):
 def whole(run, tmp_path_factory):
     """The files, table and number of batches of an uninterrupted evaluation."""
     folder = tmp_path_factory.mktemp("whole")
-    done = subprocess.run(command(run, folder), env=ENV, capture_output=True, text=True, check=True)
+    done = warm.run(command(run, folder), env=ENV, capture_output=True, text=True, check=True)
     assert done.stderr == ""  # quiet where there is no terminal
     report = done.stdout
     assert "| worst_case |" in report
@@ -60,7 +61,7 @@ def table(shown):
 def kill_somewhere(run, folder, dice, total, processes=1):
     """Start, wait for some batches and a while, kill -9 all; return whether batches are left."""
     before = lines(folder)
-    children = [subprocess.Popen(command(run, folder), env=ENV, stdout=subprocess.DEVNULL) for _ in range(processes)]
+    children = [warm.Popen(command(run, folder), env=ENV, stdout=subprocess.DEVNULL) for _ in range(processes)]
     try:
         wanted = before + dice.randrange(1, max(2, (total - before) // 2))
         while lines(folder) < wanted and any(child.poll() is None for child in children):
@@ -74,7 +75,7 @@ def kill_somewhere(run, folder, dice, total, processes=1):
 
 
 def finish(run, folder, whole):
-    done = subprocess.run(command(run, folder), env=ENV, capture_output=True, text=True, check=True)
+    done = warm.run(command(run, folder), env=ENV, capture_output=True, text=True, check=True)
     assert files_of(folder) == whole[0]
     assert table(done.stdout) == whole[1]
     assert lines(folder) == whole[2]  # no batch is there twice, and none is missing
@@ -93,10 +94,12 @@ def kill_until(run, whole, tmp_path, wanted, several=(1,)):
     return kills, evaluations
 
 
+@pytest.mark.slow
 def test_three_random_kills(run, whole, tmp_path):
     kill_until(run, whole, tmp_path, 3)
 
 
+@pytest.mark.slow
 def test_two_processes_of_torchrun_and_a_kill_before(run, whole, tmp_path):
     kill_somewhere(run, tmp_path, random.Random(time.time_ns()), whole[2])
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(run, tmp_path)[1:]]
@@ -110,7 +113,7 @@ def test_one_of_two_processes_dies(run, whole, tmp_path):
     for attempt in itertools.count():  # a machine that is busy may kill it only when all is done
         folder = tmp_path / str(attempt)
         folder.mkdir()
-        one, other = (subprocess.Popen(command(run, folder), env=ENV, stdout=subprocess.DEVNULL) for _ in range(2))
+        one, other = (warm.Popen(command(run, folder), env=ENV, stdout=subprocess.DEVNULL) for _ in range(2))
         while lines(folder) < whole[2] // 3 and one.poll() is None:
             time.sleep(0.01)
         one.kill()
@@ -131,7 +134,7 @@ def test_one_of_two_processes_stands_still(run, whole, tmp_path):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         one, other = (
-            subprocess.Popen(command(run, folder), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            warm.Popen(command(run, folder), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(2)
         )
         while lines(folder) < (1 + attempt) * whole[2] // 6 and one.poll() is None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests import warm
+
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 WORDS = ["whitebox-digits", "--scale", "smoke", "--students", "resnet18", "--methods", "natural", "rslad"]
 SHEETS = [f"whitebox.{ending}" for ending in ("csv", "md", "html")]
@@ -33,11 +35,11 @@ def command(folder, words=WORDS):
 
 
 def start(folder):
-    return subprocess.Popen(command(folder), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return warm.Popen(command(folder), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def run(folder, words=WORDS):
-    return subprocess.run(command(folder, words), env=ENV, capture_output=True, text=True, check=True)
+    return warm.run(command(folder, words), env=ENV, capture_output=True, text=True, check=True)
 
 
 def epochs_of(folder):
@@ -123,7 +125,7 @@ def test_a_kill_while_a_sheet_is_written(whole, tmp_path):
     folder, alone = tmp_path / "bench", [*WORDS[:-1], "--teacher", "nobody"]
     for name in SHEETS:
         words = [sys.executable, "-c", IN_A_SHEET, name, *command(folder, alone)[3:]]
-        died = subprocess.run(words, env=ENV, capture_output=True, text=True, check=False)
+        died = warm.run(words, env=ENV, capture_output=True, text=True, check=False)
         assert died.returncode == -signal.SIGKILL, died.stderr
         assert not (folder / name).exists()
         before = epochs_of(folder)

@@ -1,7 +1,6 @@
 """Figures of runs and measurements: what is drawn, what is refused, and matplotlib as it was before."""
 
 import math
-import subprocess
 import sys
 
 import matplotlib
@@ -16,6 +15,7 @@ from ardor.plot.sheet import Figure
 from ardor.plot.style import KNOWN
 from ardor.storage.runs import Run
 from ardor.training.epoch import EpochRecord, History
+from tests import warm
 
 
 def record(epoch, robust=0.3, **changes):
@@ -158,4 +158,4 @@ def test_matplotlib_is_as_it_was(monkeypatch):
     with matplotlib.rc_context({"axes.facecolor": "red"}):
         assert plot.curves(RECORDS).axes[0].get_facecolor() != (1, 0, 0, 1)
     code = "import sys; from ardor import plot; plot.radius; assert 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    warm.run([sys.executable, "-c", code], check=True)

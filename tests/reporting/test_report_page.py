@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -25,6 +24,7 @@ from ardor.reporting.page import radius_groups
 from ardor.reporting.page import write as write_page
 from ardor.reporting.svg import svg
 from ardor.reporting.table import tables
+from tests import warm
 from tests.browser import PRESENT, browser, violations
 from tests.reporting.conftest import (
     CHROMIUM,
@@ -259,7 +259,7 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_the_same_input_gives_the_same_bytes_and_leaves_matplotlib_alone(page, tmp_path, request):
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", SAME, str(tmp_path / "p.html")],
         capture_output=True,
         text=True,

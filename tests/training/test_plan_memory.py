@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -14,6 +13,7 @@ import ardor
 from ardor.errors import ConfigError, ModelError
 from ardor.losses import ce
 from ardor.training.memory import explain_oom, is_oom, largest_batch
+from tests import warm
 from tests.training.conftest import ERRORS, Greedy, job_for
 
 
@@ -156,7 +156,7 @@ print(said)
 def test_a_real_limit_ends_in_one_sentence(tmp_path):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads need memory too, and OpenMP does not ask whether it got it
     for _ in range(3):  # native code of torch's that is refused memory has been seen to crash, once in many runs
-        done = subprocess.run([sys.executable, "-c", REAL], cwd=tmp_path, capture_output=True, text=True, env=env)
+        done = warm.run([sys.executable, "-c", REAL], cwd=tmp_path, capture_output=True, text=True, env=env)
         if done.returncode >= 0:
             break
     assert done.returncode == 0, done.stderr

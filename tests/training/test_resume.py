@@ -17,6 +17,7 @@ import ardor.models.builders
 from ardor.cli.main import main
 from ardor.errors import CheckpointError
 from ardor.storage.tensors import read_tensors, write_tensors
+from tests import warm
 from tests.training.conftest import ended, lines, require_same
 
 WORDS = [
@@ -46,7 +47,7 @@ main(sys.argv[2:])
 def run(words):
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([sys.executable, *words], env=env, **silent)
+    return warm.Popen([sys.executable, *words], env=env, **silent)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def test_killed_in_the_middle_of_a_write(tmp_path, whole, moment):
 def kill_at_random(folder, kills, rng):
     for _ in range(kills):
         process = run(["-m", "ardor", "train", *WORDS, "--run", str(folder)])
-        time.sleep(rng.uniform(2.0, 5.0))
+        time.sleep(rng.uniform(0.0, 2.0))
         process.kill()
         process.wait()
     assert run(["-m", "ardor", "train", *WORDS, "--run", str(folder)]).wait() == 0

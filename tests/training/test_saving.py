@@ -25,6 +25,7 @@ from ardor.testing import TinyNet
 from ardor.training.averaging import EMA
 from ardor.training.loop import epochs
 from ardor.training.soft_labels import SoftLabelCache
+from tests import warm
 from tests.conftest import bits, same, splits
 from tests.engine.distributed.conftest import lines_of, together
 from tests.training.conftest import PGD2, WORDS, ended, lines, net, recipe, require_same
@@ -189,7 +190,7 @@ SAVING = [*LONG, "--save_every", "1"]
 
 def command(folder, *words):
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, "-m", "ardor", "train", *words, "--run", str(folder)], env=ENV, **silent)
+    return warm.Popen([sys.executable, "-m", "ardor", "train", *words, "--run", str(folder)], env=ENV, **silent)
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_soak_kills_inside_epochs(tmp_path, whole):
         folder = tmp_path / str(attempt)
         while True:
             child = command(folder, *SAVING)
-            time.sleep(rng.uniform(2, 8))
+            time.sleep(rng.uniform(0.2, 4))
             if child.poll() == 0:
                 break
             child.kill()

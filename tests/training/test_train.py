@@ -28,6 +28,7 @@ from ardor.training.averaging import EMA
 from ardor.training.loop import distill, epochs
 from ardor.training.optimisers import SGD
 from ardor.training.recipe import Recipe, find_device, lr_at
+from tests import warm
 from tests.conftest import ROOT, filled, splits
 from tests.training.conftest import PGD2, ended, net, recipe, require_same, rslad
 
@@ -311,7 +312,7 @@ try:
 except RunError as error:
     print("REFUSED", error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = warm.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "REFUSED expected to write" in done.stdout, done.stderr
     after = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     weights_before = {k: v for k, v in before.items() if k.endswith(".safetensors")}
@@ -338,7 +339,7 @@ def test_stopped_at_any_moment_the_last_checkpoint_loads_and_goes_on(tmp_path, h
     run = tmp_path / "run"
     code = ENDLESS.format(root=str(ROOT), run=str(run))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
+    process = warm.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
     assert process.stdout is not None

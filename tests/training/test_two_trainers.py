@@ -15,6 +15,7 @@ from ardor.cli.main import main
 from ardor.errors import RunError
 from ardor.storage.runs import Run
 from ardor.training.loop import distill, epochs
+from tests import warm
 from tests.conftest import splits
 from tests.training.conftest import WORDS, lines, net, recipe
 
@@ -32,11 +33,11 @@ def begun(run, **changes):
 def test_a_second_trainer_is_refused_with_the_first_ones_process_and_free_after_a_kill(tmp_path):
     run = tmp_path / "r"
     words = ["train", *WORDS[:-1], "100000", "--method", "natural", "--run", str(run)]
-    first = subprocess.Popen([sys.executable, "-m", "ardor", *words], env=ENV, stderr=subprocess.DEVNULL)
+    first = warm.Popen([sys.executable, "-m", "ardor", *words], env=ENV, stderr=subprocess.DEVNULL)
     while not (run / "state.safetensors").exists():
         assert first.poll() is None
         time.sleep(0.01)
-    second = subprocess.run(
+    second = warm.run(
         [sys.executable, "-m", "ardor", *words], env=ENV, capture_output=True, text=True, check=False, timeout=1800
     )
     assert second.returncode == 2
@@ -46,7 +47,7 @@ def test_a_second_trainer_is_refused_with_the_first_ones_process_and_free_after_
     first.wait()
     done = len(lines(run))
     assert [line["epoch"] for line in lines(run)] == list(range(1, done + 1)), "the second wrote nothing"
-    third = subprocess.Popen([sys.executable, "-m", "ardor", *words], env=ENV, stderr=subprocess.DEVNULL)
+    third = warm.Popen([sys.executable, "-m", "ardor", *words], env=ENV, stderr=subprocess.DEVNULL)
     while len(lines(run)) < done + 2:
         assert third.poll() is None
         time.sleep(0.01)

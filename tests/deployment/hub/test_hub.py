@@ -24,6 +24,7 @@ from ardor.deployment.hub import folder as folders
 from ardor.deployment.hub.redact import redact, trained
 from ardor.deployment.hub.release import evidence_of
 from ardor.errors import ConfigError, ExportError, ModelError, RunError
+from tests import warm
 from tests.conftest import ROOT
 from tests.deployment.conftest import EPS, onnx_packages, train
 
@@ -214,7 +215,7 @@ def test_the_cards_own_lines_run(release, tmp_path):
     code += "print(float(abs(net(torch.from_numpy(images)).detach().numpy() - logits).max()) < 1e-4)"
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    done = warm.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.stdout.split("\n")[:2] == ["(1, 10) (1, 10)", "True"], done.stderr
 
 

@@ -17,9 +17,9 @@ from ardor.training.recipe import Recipe
 
 PATIENCE = 1800  # seconds, for a process that hangs; one that dies is noticed at once
 SERVER = multiprocessing.get_context("forkserver")  # imports torch once, and has no threads when it forks
-SERVER.set_forkserver_preload(
-    ["torch._dynamo", "ardor.cli.main"]
-)  # the former is what an optimiser's first step imports
+SERVER.set_forkserver_preload(  # the first is what an optimiser's first step imports; the last, what unpickles the work
+    ["torch._dynamo", "ardor.cli.commands.train", "tests.conftest", "tests.training.conftest", __name__]
+)
 
 
 def one(rank, count, store, pipe, work, args):

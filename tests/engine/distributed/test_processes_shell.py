@@ -193,6 +193,7 @@ def workers(agent):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for torchrun's children in /proc")
 def test_a_killed_worker_and_torchruns_restart(whole, tmp_path):
     victim = random.Random(time.time_ns()).randrange(2)
