@@ -1,6 +1,8 @@
 """What every test runs under: one torch thread, so that runs compare, and reproducible hypothesis examples."""
 
 import copy
+import functools
+import gc
 import math
 import os
 from pathlib import Path
@@ -25,9 +27,33 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start: as many tests run as there are cores
 declare()
 settings.register_profile("ardor", deadline=None, derandomize=True, max_examples=40, print_blob=True)
 settings.load_profile("ardor")
+
+
+def pytest_sessionstart():
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.enable()
+    gc.freeze()  # the modules and the tests, a million objects, are not looked through again and again
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_registry():
+    """Build torch's table of ONNX functions once for each opset: it is half of the time of an export of a small net."""
+    try:
+        from torch.onnx._internal.exporter import _registration
+    except ImportError:  # without the extra onnx, or in another torch
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        build = functools.cache(_registration.ONNXRegistry.from_torchlib)
+        patch.setattr(_registration.ONNXRegistry, "from_torchlib", staticmethod(build))
+        yield
 
 
 @pytest.fixture(scope="session")

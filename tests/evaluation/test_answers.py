@@ -1,5 +1,6 @@
 """The robustness of an exported file in three ways, what each may hide, and the findings on it."""
 
+import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -158,13 +159,21 @@ def test_a_net_and_a_black_box_have_no_findings_of_files(trained):
 # the shell
 
 
+@pytest.fixture
+def few_queries(monkeypatch):
+    """A twentieth of the queries that an attack on a file has by default."""
+    plain = inspect.unwrap(suites.deployed)
+    assert plain.__defaults__ == (None, 5000)
+    monkeypatch.setattr(plain, "__defaults__", (None, 250))
+
+
 def judge(capsys, *words, code=0):
     """The output of `ardor evaluate` with these words."""
     assert main(["evaluate", *map(str, words)]) == code
     return capsys.readouterr()
 
 
-def test_a_file_is_attacked_in_three_ways_by_default(trained, capsys):
+def test_a_file_is_attacked_in_three_ways_by_default(few_queries, trained, capsys):
     output = judge(capsys, trained / "best-int8.onnx", "--limit", 20)
     (saved,) = trained.glob("report-deployed-*-best_int8_onnx-limit20.json")
     report = Report.load(saved)
@@ -177,7 +186,7 @@ def test_a_file_is_attacked_in_three_ways_by_default(trained, capsys):
     assert report.verdicts == ardor.evaluate(Session(trained / "best-int8.onnx"), test, suite, batch=20).verdicts
 
 
-def test_a_file_without_its_run_is_attacked_in_two(trained, tmp_path, capsys):
+def test_a_file_without_its_run_is_attacked_in_two(few_queries, trained, tmp_path, capsys):
     file = tmp_path / "moved.onnx"
     file.write_bytes((trained / "best-int8.onnx").read_bytes())
     output = judge(capsys, file, "--limit", 8)
@@ -188,7 +197,7 @@ def test_a_file_without_its_run_is_attacked_in_two(trained, tmp_path, capsys):
     assert [*Report.load(tmp_path / "three.json").verdicts] == [*NAMES]
 
 
-def test_a_run_that_was_trained_since_is_not_the_source_of_the_file(trained, tmp_path, capsys):
+def test_a_run_that_was_trained_since_is_not_the_source_of_the_file(few_queries, trained, tmp_path, capsys):
     for name in ("config.yaml", "best-int8.onnx"):
         (tmp_path / name).write_bytes((trained / name).read_bytes())
     other = ardor.models.build("small_cnn", channels=1, width=4, seed=9)
