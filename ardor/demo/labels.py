@@ -83,7 +83,10 @@ def _basis(entry: PageEntry, comparisons: int) -> str:
         return f"One seed on {n} images is no evidence about methods; of these nets, {corrected}."
     if seeds < METHOD_SEEDS:
         return f"{seeds} seeds are no evidence about methods: train {METHOD_SEEDS}."
-    return f"Means of {seeds} seeds on {n} images, 95 % intervals over both; a difference is shown at {corrected}."
+    return (
+        f"Means of {seeds} seeds at equal steps on {n} images, 95 % intervals over both; a difference is shown at "
+        f"{corrected}."
+    )
 
 
 def _percent(entry: PageEntry) -> str:
@@ -124,7 +127,7 @@ def figure(entries: Mapping[str, PageEntry], labels: Mapping[str, int]) -> Figur
     from matplotlib.figure import Figure
 
     from ardor.plot.axes import spread as apart
-    from ardor.plot.style import KNOWN
+    from ardor.plot.style import INK, KNOWN
     from ardor.reporting.figures import HALF
 
     sheet = Figure(figsize=(HALF, 3.8))
@@ -142,7 +145,7 @@ def figure(entries: Mapping[str, PageEntry], labels: Mapping[str, int]) -> Figur
         ax.axhspan(*spread(entries[name].accuracies["worst_case"]), color=colour, alpha=0.16, linewidth=0, zorder=0)
         ax.axhline(value, color=colour, linewidth=1.4, zorder=1)
         text = f"{bands[name]} {value:.1f}"
-        ax.text(1.03, place, text, transform=ax.get_yaxis_transform(), color=colour, va="center")
+        ax.text(1.03, place, text, transform=ax.get_yaxis_transform(), color=INK, va="center")
     style, means = KNOWN["sat"], list[float]()
     for name in SAT:
         summary = entries[name].accuracies["worst_case"]
@@ -150,10 +153,10 @@ def figure(entries: Mapping[str, PageEntry], labels: Mapping[str, int]) -> Figur
         low, high = spread(summary)
         ax.plot([labels[name]] * 2, [low, high], color=style.colour, linewidth=2, solid_capstyle="butt")
         if len(summary.seeds) > 1:
-            ax.plot([labels[name] * 1.05] * len(summary.seeds), [100 * p.value for p in summary.seeds], "o",
+            ax.plot([labels[name] * 1.1] * len(summary.seeds), [100 * p.value for p in summary.seeds], "o",
                     color=style.colour, markersize=2.6)  # fmt: skip
     ax.plot(counts, means, style.marker, linestyle=style.dash, color=style.colour, linewidth=1.7, markersize=7)
-    ax.annotate("sat", (counts[-1], means[-1]), (9, -13), textcoords="offset points", color=style.colour)
+    ax.annotate("sat", (counts[-1], means[-1]), (9, -13), textcoords="offset points", color=INK)
     return sheet
 
 

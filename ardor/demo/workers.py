@@ -119,12 +119,15 @@ def _end_with_parent() -> None:
 
 def _make(job: Job) -> None:
     """`make` in a process of the pool."""
-    events, stop = _worker["events"], _worker["stop"]
+    events, stop, last = _worker["events"], _worker["stop"], ""
 
     def tell(text: str) -> None:
+        nonlocal last
         if stop.is_set():
             raise _Stopped
-        events.put((job, text))
+        if text != last:  # an attack tells its name with each pass
+            events.put((job, text))
+        last = text
 
     try:
         make(job, tell, stop.is_set)

@@ -155,6 +155,19 @@ def test_digits():
     assert len({*train.index.tolist(), *val.index.tolist(), *test.index.tolist()}) == 1797
 
 
+def test_the_digits_are_read_without_an_import_of_scikit_learn(monkeypatch):
+    whole = digits._arrays.__wrapped__()
+    with monkeypatch.context() as patch:
+        patch.setattr("sklearn.datasets.load_digits", lambda: pytest.fail("imported"))
+        digits._arrays.cache_clear()
+        assert len(data.load("digits")[0]) == 1213
+    elsewhere = type("Spec", (), {"submodule_search_locations": ["/nowhere"]})
+    monkeypatch.setattr(digits, "find_spec", lambda name: elsewhere)
+    for one, other in zip(whole, digits._arrays.__wrapped__(), strict=True):
+        assert one.dtype == other.dtype
+        assert np.array_equal(one, other)
+
+
 def test_the_seed_moves_val_and_never_test():
     _, val0, test0 = data.load("digits", seed=0)
     _, val1, test1 = data.load("digits", seed=1)
@@ -184,7 +197,7 @@ def test_paper_protocol_selects_on_test_and_says_so():
 
 
 def test_digits_without_scikit_learn(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     digits._arrays.cache_clear()  # of a test before
     with pytest.raises(DataError, match=r'pip install "ardor\[demo\]"'):
         data.load("digits")

@@ -15,6 +15,7 @@ import torch
 
 import ardor
 from ardor import models
+from ardor.cli.commands import demo as command
 from ardor.cli.main import main
 from ardor.data import load
 from ardor.demo import demo, labels, work, workers
@@ -88,12 +89,10 @@ def test_a_quick_demo_runs_twice_and_keeps_its_figures(few, tmp_path, capsys):
 
 
 def test_without_the_onnx_extra_it_says_what_it_lacks(monkeypatch):
-    from ardor.cli.commands.demo import _on_devices
-
     assert work.deploys()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert not work.deploys()
-    assert 'pip install "ardor[onnx]"' in _on_devices([])
+    assert 'pip install "ardor[onnx]"' in command._on_devices([])
 
 
 @pytest.mark.parametrize(
@@ -180,6 +179,28 @@ def test_every_method_is_in_all_and_under_the_threat_of_the_demo(tmp_path):
         jobs(tmp_path, ["rsald"])
 
 
+def test_radii_and_files_are_of_the_first_seed_and_in_a_short_demo_of_few(tmp_path):
+    def names(todo, part):
+        return [job.name for job in todo if getattr(job, part) and job.method is not None]
+
+    short, everything = jobs(tmp_path), jobs(tmp_path, ALL)
+    assert names(short, "deployed") == ["rslad"]
+    assert names(short, "measured") == ["natural", "sat", "rslad"]
+    of_all = [name for name in ALL if name not in FEW]
+    assert names(everything, "deployed") == names(everything, "measured") == of_all
+    assert all(job.seed == 0 for job in (*short, *everything) if job.deployed or job.measured)
+
+
+def test_each_report_is_read_once(tmp_path, monkeypatch):
+    todo, read = jobs(tmp_path, seeds=[0, 1]), []
+    monkeypatch.setattr(work, "judge", lambda job: read.append((job.name, job.seed)) or share(job.seed))
+    monkeypatch.setattr(workers, "make_all", lambda jobs, processes, show: [show(job, "") for job in reversed(jobs)])
+    reports = command._make(todo, 2)
+    assert sorted(read) == sorted((job.name, job.seed) for job in todo)
+    assert list(reports) == [TEACHER, *SHORT]
+    assert [report.worst_case.value for report in reports["rslad"]] == [0, 0.01], "by seed, whichever is first finished"
+
+
 @pytest.mark.parametrize("name", ["mtard", "igdm", "adr"])
 def test_a_method_of_all_trains(few, tmp_path, name):
     todo = {job.name: job for job in jobs(tmp_path, ["natural", name], [0], quick=True)}
@@ -231,7 +252,7 @@ def test_the_claim_where_distillation_is_ahead():
     assert "sat with all 1,213 labels (30.0 %, by " in text
     assert "is below" not in text
     assert "not shown" not in text
-    assert "Means of 3 seeds on 100 images" in text
+    assert "Means of 3 seeds at equal steps on 100 images" in text
     assert "it was trained with all 1,213, is 57 times as large, and stands at 78.0 %." in text
 
 

@@ -48,7 +48,7 @@ INTRO = (
     "Two neural nets of the same size read your digit, here in your browser. One was trained as usual, the other was "
     "distilled from a robust teacher. An attacker then moves every pixel a little, in the worst way found."
 )
-QUICK = "This is a trial, `ardor demo --quick`: two epochs, tiny nets. Its figures are no result."
+QUICK = "This is a trial, ardor demo --quick: two epochs, tiny nets. Its figures are no result."
 NOTES = [
     "8x8 digits are a toy: 1,797 images by 43 people. They show which way things go, not how a method ranks on "
     "photographs.",
