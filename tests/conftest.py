@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import inspect
 import math
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from filelock import FileLock
 from hypothesis import settings
 from torch import nn
 
+from ardor.attacks import suites
 from ardor.cli.commands.train import TrainWords
 from ardor.cli.main import parse
 from ardor.data.split import Split
@@ -70,6 +72,14 @@ def shared(tmp_path_factory):
         return root / name
 
     return folder
+
+
+@pytest.fixture
+def few_queries(monkeypatch):
+    """A twentieth of the queries that an attack on a file has by default."""
+    plain = inspect.unwrap(suites.deployed)
+    assert plain.__defaults__ == (None, 5000)
+    monkeypatch.setattr(plain, "__defaults__", (None, 250))
 
 
 @pytest.fixture(scope="session")

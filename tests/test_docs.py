@@ -176,7 +176,7 @@ def run_python(text):
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: str(p.relative_to(ROOT)))
-def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys, shared):
+def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, capsys, shared, few_queries):
     shutil.copytree(shared("docs", make_stage), tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

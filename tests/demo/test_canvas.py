@@ -122,6 +122,7 @@ def require_alike(said, sessions):
             assert np.abs(session(x)[0].numpy() - net[logits]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_a_test_digit_is_read_as_python_reads_it(page, sessions):
     page.click(".pick:nth-child(2)")
     until(lambda: page.run("return document.querySelector('.pick:nth-child(2)').ariaPressed") == "true")
@@ -141,6 +142,7 @@ def test_a_test_digit_is_read_as_python_reads_it(page, sessions):
             assert np.abs(np.array(bars) - 100 * shares.numpy()).max() < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mouse", "touch"])
 def test_a_drawing_is_read_attacked_and_read_as_python_does(page, sessions, kind):
     """The search is within the radius, makes each net less sure of its own answer, and is the same each time."""
@@ -162,6 +164,7 @@ def test_a_drawing_is_read_attacked_and_read_as_python_does(page, sessions, kind
     assert slide(page, 0.2) == said
 
 
+@pytest.mark.slow
 def test_the_search_is_about_as_strong_as_gradients(page, nets):
     """Against each net, on test images, at the radius of the threat."""
     _, _, test = load("digits")
@@ -179,6 +182,7 @@ def test_the_search_is_about_as_strong_as_gradients(page, nets):
         assert margins[1] > margins[0] + 0.9 * (margins[2] - margins[0])
 
 
+@pytest.mark.slow
 def test_a_drawing_becomes_a_digit_as_the_data_are(page):
     """Counts to 16 in 8x8, ink, height and margins as in scikit-learn's digits; place and size do not matter."""
     _, _, test = load("digits")
@@ -200,12 +204,14 @@ def test_a_drawing_becomes_a_digit_as_the_data_are(page):
     assert page.run("return reduced([[]])") is None
 
 
+@pytest.mark.slow
 def test_blocks_are_counted_as_scikit_learn_says(page):
     bitmap = np.random.default_rng(0).integers(0, 2, (32, 32))
     blocks = bitmap.reshape(8, 4, 8, 4).sum((1, 3))
     assert page.run("return counted(arguments[0])", bitmap.flatten().tolist()) == blocks.flatten().tolist()
 
 
+@pytest.mark.slow
 def test_the_strip_says_where_each_net_is_fooled(page, nets):
     said = draw(page, "four")
     words = until(lambda: (w := page.run(f"{ALL}.map(e => e.textContent)", ".until"))[0] and w)
@@ -217,6 +223,7 @@ def test_the_strip_says_where_each_net_is_fooled(page, nets):
             assert changed == (start is not None and value == start)
 
 
+@pytest.mark.slow
 def test_a_hand_may_be_faster_than_the_nets(window, made, sessions):
     window.go(made / "draw.html")
     window.drag("#pad", STROKES["one"])
@@ -226,6 +233,7 @@ def test_a_hand_may_be_faster_than_the_nets(window, made, sessions):
     require_alike(slide(window, 0.1), sessions)
 
 
+@pytest.mark.slow
 def test_clear_and_a_new_stroke_after_a_test_digit(page):
     page.click("#clear")
     assert until(lambda: page.text(".answer") == "–")
@@ -239,6 +247,7 @@ def test_clear_and_a_new_stroke_after_a_test_digit(page):
     assert greys < 0.01 * 640**2, "the test digit is gone from the pad"
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_the_network(page, made):
     draw(page, "one")
     assert page.requested() == [(made / "draw.html").as_uri()]
@@ -257,12 +266,14 @@ def test_nothing_is_asked_of_the_network(page, made):
     assert "Licensed under the MIT License" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_axe_has_no_objection(page, axe, theme):
     page.run("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     assert violations(page, axe, theme) == []
 
 
+@pytest.mark.slow
 def test_it_looks_right_wide_and_narrow(page, tmp_path):
     """Nothing sticks out, everything has a name, and the pad shows what was drawn."""
     draw(page, "three")
@@ -281,6 +292,7 @@ def test_it_looks_right_wide_and_narrow(page, tmp_path):
     assert 0.02 < drawn / 640**2 < 0.3
 
 
+@pytest.mark.slow
 def test_the_digits_are_right_when_clean_and_worst_within_the_threat(nets):
     _, _, test = load("digits")
     digits = shown(nets, test, demo.THREAT)
@@ -294,6 +306,7 @@ def test_the_digits_are_right_when_clean_and_worst_within_the_threat(nets):
             assert (image - digit.clean).abs().max() <= 0.2 + 1e-6
 
 
+@pytest.mark.slow
 def test_the_worst_of_the_starts_is_taken(nets):
     _, _, test = load("digits")
     test = test.take(slice(0, 30))
@@ -311,6 +324,7 @@ class AskedError(Exception):
     """An export was asked for."""
 
 
+@pytest.mark.slow
 def test_an_export_of_these_weights_is_taken_and_another_is_not(made, tmp_path, monkeypatch):
     def ask(*args, **words):
         raise AskedError
@@ -329,6 +343,7 @@ def test_an_export_of_these_weights_is_taken_and_another_is_not(made, tmp_path, 
         assert (run / "best.onnx").read_bytes() == wrong, "the user's file stays"
 
 
+@pytest.mark.slow
 def test_strangers_words_are_escaped_and_the_same_page_has_the_same_bytes(made, nets, tmp_path, monkeypatch):
     monkeypatch.setattr("ardor.demo.page.shown.STARTS", 1)
     _, _, test = load("digits")

@@ -1,6 +1,5 @@
 """The robustness of an exported file in three ways, what each may hide, and the findings on it."""
 
-import inspect
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -157,14 +156,6 @@ def test_a_net_and_a_black_box_have_no_findings_of_files(trained):
 
 
 # the shell
-
-
-@pytest.fixture
-def few_queries(monkeypatch):
-    """A twentieth of the queries that an attack on a file has by default."""
-    plain = inspect.unwrap(suites.deployed)
-    assert plain.__defaults__ == (None, 5000)
-    monkeypatch.setattr(plain, "__defaults__", (None, 250))
 
 
 def judge(capsys, *words, code=0):

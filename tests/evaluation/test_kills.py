@@ -14,6 +14,7 @@ from ardor.cli.main import main
 from tests import warm
 from tests.fixtures.make import begun_from
 
+pytestmark = pytest.mark.slow
 WORDS = ["--suite", "autoattack", "--limit", "32", "--batch", "16", "--threat.eps", "0.12", "--images"]
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -94,12 +95,10 @@ def kill_until(run, whole, tmp_path, wanted, several=(1,)):
     return kills, evaluations
 
 
-@pytest.mark.slow
 def test_three_random_kills(run, whole, tmp_path):
     kill_until(run, whole, tmp_path, 3)
 
 
-@pytest.mark.slow
 def test_two_processes_of_torchrun_and_a_kill_before(run, whole, tmp_path):
     kill_somewhere(run, tmp_path, random.Random(time.time_ns()), whole[2])
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *command(run, tmp_path)[1:]]

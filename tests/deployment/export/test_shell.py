@@ -240,7 +240,7 @@ def test_exported_shows_itself(made):
     assert "100.00 %" in text
 
 
-def test_the_shell_judges_a_file_on_its_runtime(trained, tmp_path, capsys):
+def test_the_shell_judges_a_file_on_its_runtime(few_queries, trained, tmp_path, capsys):
     file = tmp_path / "best-int8.onnx"
     assert main(["export", str(trained), "--to", "onnx-int8", "--out", str(file), "--limit", "60", "--force"]) == 0
     assert main(["evaluate", str(file), "--limit", "20"]) == 0

@@ -24,6 +24,7 @@ from ardor.testing import TinyNet
 from ardor.training.averaging import EMA
 from ardor.training.loop import epochs
 from ardor.training.soft_labels import SoftLabelCache
+from tests import warm
 from tests.conftest import splits
 from tests.engine.distributed.conftest import (
     PATIENCE,
@@ -173,7 +174,7 @@ def test_the_start_of_several_processes_reports_whom_it_waits_for(tmp_path):
     ranks = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port), "OMP_NUM_THREADS": "1"}
     ranks |= {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_USE_AGENT_STORE": "True"}
     children = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, "-c", code, str(5 * rank)], env=os.environ | ranks | {"RANK": str(rank)},
             stderr=subprocess.PIPE, text=True,
         )
