@@ -132,9 +132,10 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\x9c]*(?:\x
 """Escape sequences of a terminal, whole: colours, the cursor's movements, titles, links."""
 
 _UNPRINTED = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff]"
 )
-"""Control characters but tab and line feed, C1, bidirectional controls, invisible ones and other line ends."""
+"""Control characters but tab and line feed, C1, bidirectional controls, invisible ones, other line ends, and what XML
+has no character for."""
 
 WORD, LINE = 300, 4000
 """Characters of the longest word and line that are printed."""

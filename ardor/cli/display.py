@@ -28,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ardor.cli.terminal import Terminal
+from ardor.errors import ConfigError
 from ardor.evaluation.progress import Progress as EvaluationProgress
 from ardor.evaluation.progress import duration
 from ardor.storage.files import require_writable, write_text
@@ -62,9 +63,12 @@ def result(text: str, forms: Mapping[Path | None, str]) -> None:
 
 
 def require_files(*paths: Path | None) -> None:
-    """Refuse files of a result that cannot be written, before hours are spent on it. Raises ConfigError."""
-    for path in paths:
-        if path is not None and path != Path("-"):
+    """Refuse one file for two results, and those that cannot be written, before hours are spent. Raises ConfigError."""
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if given.count(path) > 1:
+            raise ConfigError(f"expected a file for each form of the result, got {path} twice: type another for one")
+        if path != Path("-"):
             require_writable(path)
 
 

@@ -27,6 +27,8 @@ def sarif(findings: Sequence[Finding], place: Path) -> str:
         The file that describes the net, from the root of the repository: a run's config.yaml, or the net's code.
     """
     names = list(dict.fromkeys(finding.name for finding in findings))
+    if place.is_absolute() and place.is_relative_to(Path.cwd()):  # a path of this machine is in no repository
+        place = place.relative_to(Path.cwd())
     uri = place.as_uri() if place.is_absolute() else quote(place.as_posix())
     location = {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": 1}}}
     driver = {

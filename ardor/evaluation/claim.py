@@ -21,6 +21,7 @@ from ardor.evaluation.protocol import threat_text
 from ardor.evaluation.report import Report
 from ardor.models.builders import BUILDERS
 from ardor.storage.config import differences, few, number
+from ardor.storage.runs import mapping
 
 BOARDS = {("cifar10", "Linf"): "8/255", ("cifar10", "L2"): "0.5", ("cifar100", "Linf"): "8/255"}
 """Data set and norm -> radius of RobustBench's leaderboards of CIFAR."""
@@ -95,7 +96,7 @@ def claim_of(report: Report) -> Claim:
         "dataset": report.data["name"],
         "venue": "",
         "architecture": architecture(report.model),
-        "eps": BOARDS.get((report.data["name"], str(threat["name"])), str(threat.get("eps"))),
+        "eps": _board(report) or str(threat.get("eps")),
         "clean_acc": f"{100 * report.clean.value:.2f}",
         "reported": "",
         "autoattack_acc": f"{100 * report.worst_case.value:.2f}",
@@ -131,14 +132,13 @@ def additional_data(training: Mapping[str, Any]) -> bool | None:
 
 def _obstacles(report: Report) -> Iterator[str]:
     """What the leaderboard would not take, in the order of the questions that it asks."""
-    name, norm = str(report.data["name"]), str(report.threat["name"])
-    board = BOARDS.get((name, norm))
+    name, board = str(report.data["name"]), _board(report)
     if name not in {data for data, _ in BOARDS}:
         yield (
             f"expected cifar10 or cifar100, from the official archive, got the images {name}: RobustBench has no "
             "leaderboard for them; type ardor evaluate with --data cifar10 where they are those"
         )
-    elif board is None or not math.isclose(_eps(report), number(board), rel_tol=1e-6):
+    elif board is None:
         radii = " or ".join(f"{of} eps {eps}" for (data, of), eps in BOARDS.items() if data == name)
         yield f"expected {radii}, got {threat_text(report.threat)}: type ardor evaluate with that --threat.eps"
     if report.data["part"] != "test":
@@ -154,15 +154,25 @@ def _obstacles(report: Report) -> Iterator[str]:
             yield f"expected a report without errors, got {finding.name}: {finding.evidence}; {finding.next}"
 
 
+def _board(report: Report) -> str | None:
+    """The radius of the leaderboard for a report's data, norm and radius, as it is written there; None without one."""
+    eps = BOARDS.get((str(report.data["name"]), str(report.threat["name"])))
+    return eps if eps is not None and math.isclose(_eps(report), number(eps), rel_tol=1e-6) else None
+
+
 def _eps(report: Report) -> float:
+    return _number(report.threat.get("eps", "nan"))
+
+
+def _number(value: Any) -> float:
     try:
-        return float(number(report.threat.get("eps", "nan")))
+        return float(number(value))
     except ConfigError:  # of a threat of the user's own
         return math.nan
 
 
 def changed_attacks(report: Report) -> str:
-    """How the attacks of a report differ from those of AutoAttack `standard` at its radius."""
+    """How the attacks of a report, in its settings and verdicts, differ from AutoAttack `standard` at its radius."""
     if math.isnan(eps := _eps(report)) or eps <= 0:
         return ""
     suite = autoattack(L2(eps) if report.threat["name"] == "L2" else Linf(eps))
@@ -170,4 +180,11 @@ def changed_attacks(report: Report) -> str:
     wanted = {name: resolved(fitted(attack, classes)) for name, attack in suite.attacks.items()}
     present = {name: wanted.get(name, {}) | attack for name, attack in report.attacks.items()}
     changed = differences(wanted, present, places=("there", "in the report"))
-    return few([text for text in changed if "threat" not in text.partition(":")[0]])
+    changed = [text for text in changed if "threat" not in text.partition(":")[0]]
+    if [*report.verdicts] != [*wanted]:
+        changed.append(f"verdicts: {', '.join(wanted)} there, {', '.join(report.verdicts)} in the report")
+    for name, attack in report.attacks.items():
+        threat = {"name": report.threat["name"], "eps": eps} | mapping(attack.get("threat"))
+        if threat["name"] != report.threat["name"] or not math.isclose(_number(threat["eps"]), eps, rel_tol=1e-6):
+            changed.append(f"{name}.threat: {threat_text(report.threat)} there, {threat_text(threat)} in the report")
+    return few(changed)

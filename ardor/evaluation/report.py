@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ROBUST, BROKEN, NOT_ATTEMPTED = "r", "b", "-"
 FORMAT = "ardor-report-1"
+ROUNDING = 1e-6
+"""The most by which a written accuracy may differ from that of the verdicts."""
 MOST_CLASSES = 20
 """Classes of which a figure has a row each."""
 
@@ -60,6 +62,21 @@ class _Threat(TypedDict, total=False):
 
     name: Required[str]
     eps: float | str
+
+
+class _Attack(TypedDict, total=False):
+    """The keys of an attack in a report that are read."""
+
+    queries: int | None
+
+
+class _Figure(TypedDict, total=False):
+    """A figure in a report's file, each part of which follows from the verdicts."""
+
+    k: int
+    n: int
+    accuracy: float
+    wilson95: tuple[float, float]
 
 
 @dataclass
@@ -197,17 +214,12 @@ class Report:
         report: Report = checked(content, Report, path)
         for key, kind in (("model", _Net), ("data", _Images), ("threat", _Threat)):
             checked(getattr(report, key), kind, path, key)
+        checked(report.attacks, dict[str, _Attack], path, "attacks")
         try:
             report._require_consistent()
         except ValueError as error:
             raise ConfigError(f"expected a report as `ardor evaluate` wrote it, got {path} with {error}") from error
-        for name, share in report.figures().items():
-            saved = checked(figures.get(name) if isinstance(figures, dict) else figures, dict, path, f"figures.{name}")
-            if (saved.get("k"), saved.get("n")) != (share.k, share.n):
-                raise ConfigError(
-                    f"expected figures that follow from the verdicts in {path}, got {shown(saved.get('k'))} of "
-                    f"{shown(saved.get('n'))} for {name}, where {share.k} of {share.n} do: evaluate again"
-                )
+        report._require_derived(figures, path)
         return report
 
     def table(self) -> str:
@@ -289,6 +301,22 @@ class Report:
         shares += [] if "transfer" in kinds else ["no attack by transfer"]
         advice = "quote the worst case, an upper bound; --suite autoattack may break more."
         return [spelled(f"Accuracy under attack: {', '.join(shares)}; {advice}")] if kinds else []
+
+    def _require_derived(self, figures: Any, path: str | Path) -> None:
+        """Refuse written figures that do not follow from the verdicts. Raises ConfigError, with both."""
+        for name, share in self.figures().items():
+            figure = figures.get(name) if isinstance(figures, dict) else figures
+            saved = checked(figure, _Figure, path, f"figures.{name}")
+            got, expected = f"{shown(saved.get('k'))} of {shown(saved.get('n'))}", f"{share.k} of {share.n}"
+            ends = share.value, *share.interval
+            written = saved.get("accuracy", ends[0]), *saved.get("wilson95", ends[1:])
+            if got == expected and any(abs(a - b) > ROUNDING for a, b in zip(written, ends, strict=True)):
+                got, expected = (f"{a:.4f} ({low:.4f} .. {high:.4f})" for a, low, high in (written, ends))
+            if got != expected:
+                raise ConfigError(
+                    f"expected figures that follow from the verdicts in {path}, got {got} for {name}, where {expected} "
+                    "do: evaluate again"
+                )
 
     def _require_consistent(self) -> None:
         """One letter per image and attack, and attacks that agree on which images were left. Raises ValueError."""

@@ -15,11 +15,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypedDict
 
-from ardor.errors import CheckpointError, RunError
+from ardor.errors import ArdorError, ConfigError, RunError
 from ardor.evaluation.protocol import STRENGTH
 from ardor.storage.locks import holder
+from ardor.storage.reading import checked, parse_json
 from ardor.storage.runs import Run, suite_of
 from ardor.storage.tensors import read_metadata
 
@@ -27,6 +28,28 @@ EPOCHS = re.compile(r"^recipe:\n(?: .*\n)*?  epochs: (\d+)$", re.MULTILINE)
 HOLDER = re.compile(r"process (\d+) on (\S+)")
 HEAD, TAIL = 16_384, 65_536
 """Bytes of the beginning of a report, where its figures are, and of the end of the metrics."""
+
+
+class _Epoch(TypedDict, total=False):
+    """The keys of a line of the metrics that are read."""
+
+    epoch: int
+    val_clean: float | None
+    val_robust: float | None
+
+
+class _Share(TypedDict):
+    """The keys of a figure that are read."""
+
+    accuracy: float
+    n: int
+
+
+class _Figures(TypedDict):
+    """The figures of a report that are read."""
+
+    clean: _Share
+    worst_case: _Share
 
 
 @dataclass(frozen=True)
@@ -122,7 +145,7 @@ def _state(run: Run) -> RunState:
         known |= {f"val_{key}": best.get(f"val_{key}") for key in ("clean", "robust")}
         _require_checkpoints(run, last_epoch)
         known |= _judged(run)
-    except (OSError, ValueError, TypeError, CheckpointError) as error:
+    except (OSError, ValueError, ArdorError) as error:
         return RunState(**known, state="damaged", note=" ".join(str(error).split()))
     known["exported"] = [path.name for path in run.exported_files()]
     done = last_epoch >= epochs or bool(last.get("stopped"))
@@ -154,9 +177,9 @@ def _metrics(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _record(line: bytes, run: Run) -> dict[str, Any]:
-    record = json.loads(line) if line else {}
-    if not isinstance(record, dict):
-        raise ValueError(f"{run.metrics_file} with a line that is no record")
+    if not line:
+        return {}
+    record: dict[str, Any] = checked(parse_json(line, run.metrics_file), _Epoch, run.metrics_file)
     return record
 
 
@@ -173,6 +196,8 @@ def _lives(number: int) -> bool:
     try:
         os.kill(number, 0)
     except ProcessLookupError:
+        return False
+    except OverflowError:  # a number that no process has
         return False
     except OSError:  # of another user
         return True
@@ -213,11 +238,14 @@ def _figures(path: Path) -> dict[str, Any]:
     with path.open(encoding="utf-8", errors="replace") as file:
         head = file.read(HEAD)
     _, key, rest = head.partition('"figures": ')
-    try:
-        figures = json.JSONDecoder().raw_decode(rest)[0] if key else {}
-        return figures if all("accuracy" in figures[name] for name in ("clean", "worst_case")) else {}
-    except (ValueError, KeyError, TypeError):
+    if not key:
         return {}
+    try:
+        _, end = json.JSONDecoder().raw_decode(rest)
+        figures: dict[str, Any] = checked(parse_json(rest[:end], path), _Figures, path)
+    except (ValueError, RecursionError, ConfigError):
+        return {}
+    return figures
 
 
 def _next(run: Run, state: str, known: dict[str, Any]) -> str:

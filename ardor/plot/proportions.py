@@ -72,6 +72,8 @@ def _rows(ax: Axes, panel: Mapping[str, Share]) -> None:
         ax.text(1.02, y, f"{100 * share.value:.1f}", transform=ax.get_yaxis_transform(), va="center")
     names = [short(name, 20) for name, _ in shown]
     ax.set_yticks(range(len(shown)), names, color=INK)
+    if len(panel) > MOST:
+        ax.set_title(f"the first {MOST} of {len(panel)}")
     ax.set_ylim(len(shown) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.spines["left"].set_visible(False)

@@ -64,11 +64,10 @@ def curves(epochs: Any) -> Figure:
 
 def _records(value: Any) -> Records:
     """The records of epochs as mappings. Raises ConfigError."""
+    found = value
     if isinstance(value, str | Path):
-        value = Run(value).metrics() if Run(value).config else []
-    records = (
-        [] if not isinstance(value, Iterable) else [r if isinstance(r, Mapping) else vars(r) for r in _sound(value)]
-    )
+        found = Run(value).metrics() if Run(value).config else []
+    records = list(_sound(found)) if isinstance(found, Iterable) else []
     if not records:
         raise ConfigError(
             f"expected at least one epoch, got {value!r:.60}: pass the records of ardor.epochs, or the folder of a run"

@@ -96,11 +96,32 @@ def test_reports_of_earlier_weights_other_parts_and_other_checkpoints_do_not_cou
     assert (only(run).suite, only(run).n) == ("quick", 40)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('"accuracy": 0.25', '"accuracy": "high"'),
+        ('"accuracy": 0.25', '"accuracy": NaN'),
+        ('"n": 40', '"m": 40'),
+        ('"n": 40', '"n": "all"'),
+        ('"n": 40', '"n": Infinity'),
+        ('"clean": {', '"clean": ' + "[" * 9000 + "{"),
+    ],
+)
+def test_a_report_with_figures_that_are_none_does_not_count(tmp_path, before, after):
+    run = make(tmp_path / "r")
+    judge(run)
+    (path,) = run.glob("report-*")
+    path.write_text(path.read_text().replace(before, after))
+    assert main(["runs", str(tmp_path)]) == 0
+    assert (only(run).state, only(run).suite) == ("finished", "")
+
+
 def test_the_process_that_trains_is_named_and_a_dead_one_is_not(tmp_path):
     run = make(tmp_path / "r", done=1)
     for number, node, held in (
         (os.getpid(), platform.node(), True),
         (2**22 + 1, platform.node(), False),
+        (10**30, platform.node(), False),
         (5, "elsewhere", True),
     ):
         (run / ".train.lock").write_text(f"process {number} on {node} since 2026-01-01 00:00:00")
@@ -117,7 +138,12 @@ def test_the_process_that_trains_is_named_and_a_dead_one_is_not(tmp_path):
         (lambda run: (run / "config.yaml").write_text("method: ["), "without recipe.epochs"),
         (lambda run: (run / "config.yaml").write_bytes(b"\xff\xfe"), "decode"),
         (lambda run: (run / "metrics.jsonl").write_text("{broken\n"), "Expecting"),
-        (lambda run: (run / "metrics.jsonl").write_text("3\n"), "no record"),
+        (lambda run: (run / "metrics.jsonl").write_text("3\n"), "a JSON mapping"),
+        (lambda run: (run / "metrics.jsonl").write_text("[" * 100_000 + "\n"), "recursion"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"epoch": Infinity}\n'), "Infinity for a number"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1e999}\n'), "1e999 for a number"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"epoch": 3, "best": true, "val_clean": "a"}\n'), "val_clean"),
+        (lambda run: (run / "metrics.jsonl").write_text('{"epoch": 3, "best": true, "val_robust": NaN}\n'), "NaN"),
         (lambda run: (run / "best.safetensors").write_bytes(b"half"), "best.safetensors"),
         (lambda run: [(run / f"{name}.safetensors").unlink() for name in ("best", "last")], "no checkpoint"),
     ],
@@ -126,6 +152,8 @@ def test_a_damaged_run_is_told_and_the_others_are_listed(tmp_path, damage, note)
     damage(make(tmp_path / "a"))
     make(tmp_path / "b")
     one, other = run_states(tmp_path)
+    assert main(["runs", str(tmp_path)]) == 0
+    assert main(["runs", str(tmp_path), "--json", "-"]) == 0
     assert (one.state, one.next, other.state) == ("damaged", "", "finished")
     assert note in one.note
     assert "\n" not in str(one)

@@ -71,6 +71,7 @@ def check(
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
+    display.require_files(json, junit)
     if run is None or not Run(run).exists:
         raise ConfigError(f"expected RUN, got {run or 'none'}: type ardor check runs/NAME --min_robust 0.5")
     typed = dict(zip(LEAST, (min_robust, min_clean, min_class), strict=True))

@@ -90,7 +90,13 @@ def doctor(
     findings = examination.findings
     figures = {key: f"{share.k} of {share.n} right" for key, share in examination.accuracies.items()}
     cases = [Case("examined", text=text), *ci_files.cases_of(findings)]
-    place = Run(run).config_file if run else Path(str(words.model).partition(":")[0])
+    place = Run(run).config_file if run else _place_of(words)
     as_junit = ci_files.junit(f"ardor doctor {name}", cases, {"threat": under, **figures})
     display.result(text, {sarif: ci_files.sarif(findings, place), junit: as_junit})
     return 1 if any(finding.severity == "error" for finding in examination.findings) else 0
+
+
+def _place_of(words: NetWords) -> Path:
+    """The file of a net that is no run: its code, else its weights, else its name, which has no file here."""
+    code = Path(str(words.model).partition(":")[0])
+    return code if code.suffix == ".py" else Path(words.weights or str(words.model))

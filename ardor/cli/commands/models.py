@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ardor.cli import display
 from ardor.deployment.hub.card import CARD
-from ardor.deployment.leaderboard import Entry, entries, page, shipped_entry
+from ardor.deployment.leaderboard import Entry, entries, page, shipped_entry, unevaluated
 from ardor.deployment.leaderboard.page import row, table
 from ardor.deployment.variants.comparison import size_text
 from ardor.errors import ConfigError
@@ -46,6 +46,7 @@ def models(
     out
         File for the text; default standard output.
     """
+    display.require_files(json, out)
     if name is not None and leaderboard is not None:
         raise ConfigError(f"expected a net or --leaderboard, got {name} and {leaderboard}: type one of them")
     if name is not None:
@@ -57,7 +58,7 @@ def models(
         content = display.as_json([entry.as_dict() for entry in listed])
     if out is not None:
         write_text(out, text)
-        text = f"Written to {out}."
+        text = f"Saved to {out}."
     display.result(text, {json: content})
     return 0
 
@@ -73,9 +74,11 @@ def _list(listed: list[Entry]) -> str:
         cells = row(entry) | own | {"net": PREFIX + entry.name, "licence": entry.licence}
         rows.append([cells[column] for column in columns])
     nets = table(columns, rows, ("net", "data", "threat", "licence")) if rows else "The package has no trained net.\n"
+    others = ", ".join(PREFIX + name for name in unevaluated())
     return (
         f"{nets}\nAutoAttack: with its 95 % interval over n images. ardor models NAME shows one, "
         f'ardor.models.load("{PREFIX}NAME") loads it.\nWithout weights: {", ".join(BUILDERS)}, timm:NAME.'
+        + (f"\nTrained, not evaluated yet: {others}." if others else "")
     )
 
 

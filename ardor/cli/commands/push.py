@@ -23,6 +23,14 @@ from ardor.storage.runs import Run
 
 QUERIES = 5000
 """Of Square, where nothing else is typed."""
+HUB = "a folder for the Hub"
+USED_WITH = {
+    **dict.fromkeys(("half", "limit", "queries"), ("--zoo NAME", "--leaderboard")),
+    "name": ("--leaderboard",),
+    "about": ("--zoo NAME", HUB),
+    **dict.fromkeys(("private", "dry_run", "force"), (HUB,)),
+}
+"""What an option is for, where not for everything that is written."""
 
 
 def push(
@@ -96,9 +104,14 @@ def push(
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
+    if (repository is not None) + (zoo is not None) + leaderboard > 1:
+        raise ConfigError("expected OWNER/NAME, --zoo NAME or --leaderboard, got two of them: type one")
+    _require_used(
+        "--leaderboard" if leaderboard else HUB if zoo is None else "--zoo NAME",
+        name=name is not None, half=half, limit=limit is not None, queries=queries != QUERIES,
+        about=about is not None, private=private, dry_run=dry_run, force=force,
+    )  # fmt: skip
     if zoo is not None or leaderboard:
-        if repository is not None or (zoo is not None and (leaderboard or name is not None)):
-            raise ConfigError("expected OWNER/NAME, --zoo NAME or --leaderboard, got two of them: type one")
         name = zoo if zoo is not None else name if name is not None else run.resolve().name
         require_name(name)  # before it is part of a path
         target = (out or (Path("leaderboard") if leaderboard else SHIPPED)) / (f"{name}.json" if leaderboard else name)
@@ -134,6 +147,13 @@ def push(
     name = hub.push(written.folder, repository, private=private)
     display.say(f'\nUploaded: ardor.models.load("{name}")')
     return 0
+
+
+def _require_used(target: str, **typed: bool) -> None:
+    """Refuse an option that has no effect on what is written. Raises ConfigError."""
+    if unused := next((option for option, given in typed.items() if given and target not in USED_WITH[option]), None):
+        places = " or ".join(USED_WITH[unused])
+        raise ConfigError(f"expected --{unused} only with {places}, got it with {target}: leave it out")
 
 
 def _markdown(about: Path | None) -> str:

@@ -17,6 +17,7 @@ from ardor.evaluation.claim import claim_of
 from ardor.evaluation.protocol import title_of
 from ardor.evaluation.report_files import shown_reports
 from ardor.evaluation.variance import split_of
+from ardor.models import zoo
 from ardor.reporting import PageEntry, comparison, device, examples
 from ardor.reporting.entry import entry_of, teaches, threat_of, threats_of
 from ardor.reporting.page import write as write_page
@@ -24,11 +25,13 @@ from ardor.reporting.table import tables
 from ardor.storage.files import write_text
 from ardor.storage.runs import Run
 
+TITLE = "Robustness report"
+
 
 def report(
     *runs: Annotated[Path, Parameter(name="RUN")],
     out: Path | None = None,
-    title: str = "Robustness report",
+    title: str = TITLE,
     limit: int | None = None,
     suite: str | None = None,
     claim: bool = False,
@@ -67,7 +70,12 @@ def report(
     """
     if not runs:
         raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
+    if other := next((run for run in runs if not Run(run).exists), None):
+        advice = f"ardor models {other} shows its figures" if zoo.is_name(other) else "type ardor report runs/NAME"
+        raise ConfigError(f"expected RUN, got {other}, which is no folder of a run: {advice}")
     if claim:
+        if typed := [name for name, given in (("limit", limit is not None), ("title", title != TITLE)) if given]:
+            raise ConfigError(f"expected options of a claim, got --{typed[0]}, which is of a page: leave it out")
         return _claim(runs, out, suite, trust_code)
     out = out or Path("report.html")
     folders = [run.resolve().name for run in runs]

@@ -19,12 +19,15 @@ from ardor.deployment.variants.comparison import DeploymentReport
 from ardor.errors import ArdorError, ConfigError, shown
 from ardor.evaluation.claim import Claim, changed_attacks, claim_of
 from ardor.evaluation.proportion import Proportion
-from ardor.evaluation.protocol import threat_text
+from ardor.evaluation.protocol import same_threat, threat_text
 from ardor.evaluation.report import Report
 from ardor.models import build
 from ardor.models.builders import is_named
 from ardor.models.hub import CONFIG, WEIGHTS
+from ardor.models.timm_nets import untrained
 from ardor.models.zoo import PREFIX, folder_of, require_unaltered, shipped
+from ardor.storage.config import build as build_object
+from ardor.storage.config import describe
 from ardor.storage.files import write_text
 from ardor.storage.reading import checked, read_json
 from ardor.storage.runs import mapping
@@ -213,13 +216,15 @@ def load_entry(path: str | Path) -> Entry:
         require_no_code(content[key], path, key, advice="no entry names code")
     report = Report.from_dict(content["report"], f"{path} (report)")
     report.training = content["training"]
-    deployed = content["deployed"] and DeploymentReport.from_dict(content["deployed"], f"{path} (deployed)")
+    compared = content["deployed"]
+    deployed = None if compared is None else DeploymentReport.from_dict(compared, f"{path} (deployed)")
     kept = {
         key: content[key] for key in _Content.__annotations__ if key not in ("format", "report", "deployed", "made")
     }
-    entry = Entry(**kept, made=tuple(map(str, content["made"])), report=report, deployed=deployed or None)
+    entry = Entry(**kept, made=tuple(map(str, content["made"])), report=report, deployed=deployed)
     _require_own(entry, path)
     _require_protocol(report, path)
+    _require_images(report, path)
     return entry
 
 
@@ -242,6 +247,8 @@ def _require_own(entry: Entry, path: Path) -> None:
     if any(number != computed for number in stated):
         wrong = next(number for number in stated if number != computed)
         raise ConfigError(f"expected {computed:,} parameters, as the net in {path} has, got {wrong:,}: make it again")
+    if least := next((key for key in ("macs", "size") if getattr(entry, key) < 1), None):
+        raise ConfigError(f"expected {least} of 1 or more in {path}, got {getattr(entry, least):,}: make it again")
     if entry.deployed and entry.deployed.macs != entry.macs:
         raise ConfigError(f"expected {entry.macs:,} MACs in {path}, got {entry.deployed.macs:,}: make it again")
 
@@ -252,8 +259,8 @@ def parameters_of(net: Mapping[str, Any], path: Path) -> int:
         raise ConfigError(f"expected a net of ardor in {path}, got {shown(net.get('name'), 40)}: only those are listed")
     try:
         with torch.device("meta"):
-            return sum(p.numel() for p in build(**net).parameters())
-    except (ArdorError, TypeError, ValueError, RuntimeError) as error:
+            return sum(p.numel() for p in build(**untrained(net)).parameters())  # no request for timm's weights
+    except (ArdorError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise ConfigError(
             f"expected a net that can be built in {path}, got {shown(error, 200)}: make it again"
         ) from error
@@ -264,6 +271,15 @@ def _require_protocol(report: Report, path: Path) -> None:
     if report.suite != SUITE or report.data["part"] != "test":
         got = f"the suite {shown(report.suite, 40)} on {shown(report.data['part'], 40)}"
         raise ConfigError(f"expected the suite {SUITE} on test images in {path}, got {got}: type ardor push RUN again")
+    try:
+        sound = same_threat(report.threat, describe(build_object(report.threat, "threat")))
+    except ArdorError:
+        sound = False
+    if not sound:
+        raise ConfigError(
+            f"expected Linf or L2 with a radius on the [0, 1] scale in {path}, got "
+            f"{shown(threat_text(report.threat), 40)}: make it again"
+        )
     if changed := changed_attacks(report):
         raise ConfigError(
             f"expected the attacks of AutoAttack in {path}, got others ({changed}): evaluate with its own"
@@ -272,6 +288,30 @@ def _require_protocol(report: Report, path: Path) -> None:
         raise ConfigError(
             f"expected a sound evaluation in {path}, got {shown(finding.name, 40)}: {shown(finding.next)}"
         )
+
+
+def _require_images(report: Report, path: Path) -> None:
+    """Refuse images that are counted twice, and those of an unnamed part of unknown ones. Raises ConfigError."""
+    data, rows = report.data, report.index
+    problem = ""
+    if "hash" not in data or "of" not in data:
+        problem = "no hash of the images, or no number of all of them"
+    elif len(set(rows)) < len(rows) or min(rows) < 0:
+        problem = "an image twice, or one before the first"
+    elif len(rows) > data["of"]:
+        problem = f"{len(rows):,} of {data['of']:,}"
+    if problem:
+        raise ConfigError(f"expected each test image once in {path}, got {problem}: make it again")
+
+
+def unevaluated() -> list[str]:
+    """The names of the package's nets whose evaluation is not finished: without an entry. Raises CheckpointError."""
+    return [name for name in shipped() if not _is_evaluated(folder_of(name))]
+
+
+def _is_evaluated(folder: Path) -> bool:
+    require_unaltered(folder, ())  # there is a record of the files
+    return (folder / ENTRY).exists() or ENTRY in recorded(folder)
 
 
 def shipped_entry(name: str) -> Entry:
@@ -285,11 +325,10 @@ def shipped_entry(name: str) -> Entry:
         For a file that was altered.
     """
     folder = folder_of(name)
-    if not (folder / ENTRY).exists() and ENTRY not in recorded(folder):
+    if not _is_evaluated(folder):
         raise ConfigError(
             f"expected a net with an entry, got {name}, whose evaluation is not finished: its card is "
-            f"{folder / 'README.md'}, "
-            f'and ardor.models.load("{PREFIX}{folder.name}") loads it'
+            f'{folder / "README.md"}, and ardor.models.load("{PREFIX}{folder.name}") loads it'
         )
     require_unaltered(folder, (CONFIG, ENTRY, WEIGHTS))
     entry = load_entry(folder / ENTRY)
@@ -305,9 +344,9 @@ def shipped_entry(name: str) -> Entry:
 def entries(folder: Path | None = None) -> list[Entry]:
     """The entries of the package's nets that have one, and those of a leaderboard's folder, by name.
 
-    Raises ConfigError.
+    Raises ConfigError, and CheckpointError for a file of the package that was altered.
     """
-    own = [shipped_entry(name) for name in shipped() if (folder_of(name) / ENTRY).is_file()]
+    own = [shipped_entry(name) for name in shipped() if _is_evaluated(folder_of(name))]
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"expected the folder of a leaderboard, got {folder}, which is none: check the path")
     others = [] if folder is None else [load_entry(path) for path in sorted(folder.glob("*.json"))]

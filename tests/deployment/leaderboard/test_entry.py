@@ -5,10 +5,11 @@ import os
 
 import pytest
 
-from ardor.deployment.leaderboard import ENTRY, entries, load_entry, shipped_entry
+from ardor.cli.main import main
+from ardor.deployment.leaderboard import ENTRY, entries, load_entry, shipped_entry, unevaluated
 from ardor.errors import CheckpointError, ConfigError
 from ardor.models import zoo
-from ardor.storage.sums import write_sums
+from ardor.storage.sums import SUMS, write_sums
 from tests.deployment.leaderboard.conftest import entry_of, tiny
 from tests.models.test_zoo import put
 
@@ -110,11 +111,48 @@ def put_in(*keys, value):
         (put_in("report", value=[]), ["keys with values as report"]),
         (put_in("deployed", "forms", value=[]), ["the forms float32, onnx, onnx-int8"]),
         (put_in("deployed", "forms", 1, "name", value="onnx-int8"), ["the forms"]),
+        (put_in("deployed", value={}), ["the key attack"]),
+        (put_in("report", "figures", "worst_case", "accuracy", value=0.99), ["got 0.9900", "for worst_case", "0.4000"]),
+        (put_in("report", "figures", "clean", "wilson95", value=[0.9, 1]), ["got 0.7500 .0.9000", "for clean"]),
+        (
+            put_in("report", "threat", value={"name": "Any", "eps": "none"}),
+            ["Linf or L2 with a radius", "Any eps none"],
+        ),
+        (put_in("report", "threat", value={"name": "Linf"}), ["Linf or L2 with a radius"]),
+        (put_in("report", "threat", "eps", value=0.0), ["Linf or L2 with a radius", "got Linf eps 0"]),
+        (put_in("report", "threat", "name", value="L2"), ["attacks of AutoAttack", "apgd_ce.threat: L2 eps 0.2 there"]),
+        (put_in("report", "attacks", "apgd_t", "threat", "eps", value=0.01), ["apgd_t.threat", "Linf eps 0.01 in"]),
+        (put_in("report", "attacks", "apgd_t", value="none"), ["keys with values as attacks.apgd_t"]),
+        (put_in("report", "attacks", "square", "queries", value="many"), ["as attacks.square.queries"]),
+        (put_in("report", "index", 1, value=0), ["each test image once", "an image twice"]),
+        (put_in("report", "index", 1, value=-1), ["each test image once", "one before the first"]),
+        (put_in("report", "data", "of", value=5), ["each test image once", "20 of 5"]),
+        (lambda content: content["report"]["data"].pop("of"), ["each test image once", "no number of all"]),
+        (lambda content: content["report"]["data"].pop("hash"), ["each test image once", "no hash"]),
+        (put_in("size", value=0), ["size of 1 or more", "got 0"]),
+        (put_in("net", "width", value=10**400), ["a net that can be built"]),
     ],
 )
 def test_everything_else_that_could_be_false(file, change, parts):
     with refused(*parts):
         load_entry(file(change))
+
+
+def test_verdicts_of_other_attacks_than_those_that_are_listed(file):
+    def rename(content):
+        report = content["report"]
+        report["verdicts"] = {"fgsm": report["verdicts"]["apgd_ce"]}
+        report["figures"] = {"fgsm" if key == "apgd_ce" else key: one for key, one in report["figures"].items()}
+
+    with refused("attacks of AutoAttack", "verdicts: apgd_ce, apgd_t, fab_t, square there, fgsm in the report"):
+        load_entry(file(rename))
+
+
+def test_no_weights_of_timm_are_asked_for(file, monkeypatch):
+    built = []
+    monkeypatch.setattr("ardor.deployment.leaderboard.entry.build", lambda **net: built.append(net) or tiny())
+    load_entry(file(put_in("net", value={"name": "timm:resnet18", "pretrained": True})))
+    assert built == [{"name": "timm:resnet18"}]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "NaN", '{"format": "ardor-entry-1"}', '{"format": NaN}', "[" * 5000])
@@ -205,9 +243,20 @@ def test_entries_of_both(shelf, file):
         entries(board / "none")
 
 
-def test_a_net_of_the_package_that_is_not_evaluated_yet(shelf):
+def test_a_net_of_the_package_that_is_not_evaluated_yet(shelf, capsys):
     (shelf / "tiny-sat" / ENTRY).unlink()
     write_sums(shelf / "tiny-sat")
     with refused("whose evaluation is not finished"):
         shipped_entry("tiny-sat")
     assert entries() == []
+    assert unevaluated() == ["tiny-sat"]
+    assert main(["models"]) == 0
+    assert "Trained, not evaluated yet: ardor:tiny-sat." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", [ENTRY, SUMS])
+def test_a_file_of_a_net_of_the_package_that_is_gone(shelf, lost):
+    (shelf / "tiny-sat" / lost).unlink()
+    for call in (entries, lambda: shipped_entry("tiny-sat")):
+        with pytest.raises(CheckpointError, match=f"{lost}: install the package again"):
+            call()
