@@ -2,7 +2,8 @@
 #
 #   docker build -t ardor .                                                               on a CPU
 #   docker build -t ardor --build-arg BASE=pytorch/pytorch:2.9.1-cuda12.8-cudnn9-runtime . on a GPU: the torch of the base is kept
-#   docker run --rm -v "$PWD/runs:/ardor/runs" ardor train sat --data digits               with --gpus all on a GPU
+#   mkdir -p runs                                                                         else docker makes it, for root
+#   docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/ardor/runs" ardor train sat --data digits    with --gpus all on a GPU
 #
 # BASE is any image with Python 3.11 or newer; EXTRAS are those of pyproject.toml.
 ARG BASE=python:3.13-slim-bookworm
@@ -31,7 +32,11 @@ RUN python3 -m pip install -c torch.lock ".[${EXTRAS}]" \
 
 RUN useradd --create-home --uid 10001 ardor \
     && mkdir -p /ardor/runs \
-    && chown -R ardor /ardor
+    && chown -R ardor /ardor \
+    && chmod a+rwx /ardor /ardor/runs
+# a user of --user has no name and no home of its own
+ENV HOME=/ardor \
+    USER=ardor
 USER ardor
 WORKDIR /ardor
 

@@ -100,7 +100,13 @@ def test_the_sdist_builds_the_same_wheel_and_has_the_docs(dist, wheel):
         "LICENSE",
         "pyproject.toml",
         "docs/concepts/findings.md",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
     } <= names
+    pages = [(ROOT / name).read_text() for name in tracked("docs") if name.endswith(".md")]
+    included = {file for page in pages for file in re.findall(r"{include} [./]*(\S+)", page)}
+    assert included
+    assert included <= names, "the site can be built from it"
     assert {name for name in names if name.startswith("ardor/") and not name.endswith("/")} == tracked("ardor")
     assert not [
         name for name in names if name.startswith(("tests", "benchmarks", "site", "runs", "docs/_build", ".venv"))
@@ -194,6 +200,10 @@ def test_the_container_s_file():
     for words in (words for name, words in steps if name == "RUN"):
         assert subprocess.run(["sh", "-n", "-c", words]).returncode == 0
         assert "apt-get" not in words or "rm -rf /var/lib/apt/lists" in words
+    command = 'docker run --rm --user "$(id -u):$(id -g)" -v "$PWD/runs:/ardor/runs" ardor train sat --data digits'
+    for file in ("Dockerfile", "docs/reference/install.md"):  # user 10001 may not write to a folder of the host
+        assert command in (ROOT / file).read_text()
+    assert any(name == "ENV" and "HOME=/ardor" in words for name, words in steps), "any user has a home to write to"
     copied = {source for name, words in steps if name == "COPY" for source in words.split()[:-1]}
     needed = {*PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"], PROJECT["project"]["readme"]}
     assert all(any(path == source or path.startswith(f"{source}/") for source in copied) for path in needed)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, shown
 from ardor.plot.axes import short
 from ardor.plot.results import by_name
 from ardor.plot.sheet import Figure, sheet
@@ -41,6 +41,8 @@ def curves(epochs: Any) -> Figure:
     ------
     ConfigError
         For anything else, and where there is no epoch.
+    RunError
+        For a folder that is no run.
     """
     runs = {name: _records(value) for name, value in by_name(epochs, "run").items()}
     styles = styles_for(runs)
@@ -70,7 +72,7 @@ def _records(value: Any) -> Records:
     records = list(_sound(found)) if isinstance(found, Iterable) else []
     if not records:
         raise ConfigError(
-            f"expected at least one epoch, got {value!r:.60}: pass the records of ardor.epochs, or the folder of a run"
+            f"expected at least one epoch, got {shown(value)}: pass the records of ardor.epochs, or the folder of a run"
         )
     return records
 

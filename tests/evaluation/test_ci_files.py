@@ -8,7 +8,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 import ardor
+from ardor.cli.commands.doctor import _place_of
 from ardor.cli.main import main
+from ardor.cli.selection import NetWords
 from ardor.evaluation.ci_files import Case, cases_of, junit, sarif
 from ardor.evaluation.findings import Finding
 
@@ -69,12 +71,17 @@ def test_findings_as_sarif():
     assert uri == "runs/my%20run/config.yaml"
     assert results[0]["message"]["text"].endswith("are 0 ; look at the last layer"), "without control characters"
     assert require_sarif(sarif([], Path("net.py"))) == []
+    (one, *_) = require_sarif(sarif(FINDINGS, Path.cwd() / "runs/net/config.yaml"))
+    uri = one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"]
+    assert uri == "runs/net/config.yaml", "no path of this machine, which no repository has"
     (one, *_) = require_sarif(sarif(FINDINGS, Path("/a/ü.py")))
     assert one["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "file:///a/%C3%BC.py"
 
 
 def test_findings_as_junit():
-    one, *others = require_junit(junit("ardor \x00 doctor", cases_of(FINDINGS), {"threat": "Linf <8/255>"}))
+    one, *others = require_junit(
+        junit("ardor \x00\ud800\ufffe\uffff doctor", cases_of(FINDINGS), {"threat": "Linf <8/255>"})
+    )
     assert "<gradients>" in one.find("failure").text
     assert all(case.find("failure") is None and case.find("system-out").text for case in others)
     assert require_junit(junit("none", [Case("examined")], {}))[0].get("name") == "examined"
@@ -106,3 +113,20 @@ def test_a_file_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch, ca
     words = ["--model", "small_cnn", "--model.width", "4", "--weights", "w.safetensors", "--data", "digits"]
     assert main(["doctor", *words, "--limit", "10", "--sarif", "w.safetensors/x.sarif"]) == 2
     assert capsys.readouterr().err.startswith("ardor: expected ")
+
+
+def test_one_file_for_two_forms_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in (["doctor", "--sarif", "-", "--junit", "-"], ["check", "r", "--json", "a", "--junit", "a"]):
+        assert main(words) == 2
+        assert f"got {words[-1]} twice: type another for one" in capsys.readouterr().err
+
+
+def test_the_place_of_a_net_that_is_no_run():
+    for words, place in (
+        ({"model": "net.py:build", "weights": "w.pt"}, "net.py"),
+        ({"model": "small_cnn", "weights": "w.safetensors"}, "w.safetensors"),
+        ({"model": "ardor:digits-cnn8-rslad"}, "ardor:digits-cnn8-rslad"),
+    ):
+        assert _place_of(NetWords(**words)) == Path(place)
+    require_sarif(sarif(FINDINGS, Path("ardor:digits-cnn8-rslad")))

@@ -11,6 +11,7 @@ from ardor.attacks import PGD, suites
 from ardor.attacks.rounds import fitted
 from ardor.attacks.suites import Suite
 from ardor.attacks.threat import L2, Linf
+from ardor.cli.main import main
 from ardor.data.split import Split
 from ardor.evaluation.claim import UNKNOWN, N, additional_data, architecture, claim_of
 from ardor.evaluation.findings import Finding
@@ -72,7 +73,8 @@ def test_a_full_autoattack_report_of_cifar10_is_a_claim_in_the_form_of_the_leade
 def test_only_the_data_and_threats_of_a_leaderboard(name, threat, valid):
     claim = claim_of(report_of(suites.autoattack(threat), name))
     assert claim.valid == valid
-    assert claim.content["eps"] == ("0.5" if valid and threat == L2(0.5) else claim.content["eps"])
+    radii = {L2(0.5): "0.5", Linf(8 / 255): "8/255", Linf(4 / 255): "4/255", L2(128 / 255): "128/255"}
+    assert claim.content["eps"] == radii.get(threat, "0.031"), "that of the report, whatever the leaderboard has"
     assert len(claim.obstacles) == (not valid), "one reason is said once"
 
 
@@ -155,3 +157,24 @@ def test_a_report_of_an_evaluation_is_no_claim_and_says_why():
         "expected cifar10 or cifar100", "expected all 10", "expected the suite autoattack",
     ]  # fmt: skip
     assert claim.content["eps"] == "0.3"
+
+
+def test_verdicts_of_other_attacks_than_the_listed_ones_and_of_a_smaller_radius_are_no_claim():
+    report = report_of(VALID)
+    report.verdicts = {"fgsm": report.verdicts["apgd_ce"]}
+    assert "verdicts: apgd_ce, apgd_t, fab_t, square there, fgsm in the report" in claim_of(report).obstacles[0]
+    report = report_of(VALID)
+    report.attacks["fab_t"] = {**report.attacks["fab_t"], "threat": {"name": "Linf", "eps": "1/255"}}
+    assert "fab_t.threat: Linf eps 8/255 there, Linf eps 1/255 in the report" in claim_of(report).obstacles[0]
+
+
+def test_a_claim_of_what_is_no_run_and_with_options_of_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "runs/none", "--claim"]) == 2
+    assert "got runs/none, which is no folder of a run" in capsys.readouterr().err
+    assert main(["report", "ardor:digits-cnn8-rslad", "--claim"]) == 2
+    assert "ardor models ardor:digits-cnn8-rslad shows its figures" in capsys.readouterr().err
+    (tmp_path / "config.yaml").write_text("recipe: {}\n")
+    for words in (["--limit", "10"], ["--title", "Mine"]):
+        assert main(["report", ".", "--claim", *words]) == 2
+        assert f"got {words[0]}, which is of a page: leave it out" in capsys.readouterr().err

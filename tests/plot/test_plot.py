@@ -110,6 +110,20 @@ def test_accuracies_have_whiskers():
     assert ax.get_lines()[1].get_xdata() == pytest.approx([45])
 
 
+def test_the_folder_of_a_run_without_an_epoch_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("recipe: {}\n")
+    with pytest.raises(ConfigError, match="at least one epoch, got .: pass"):
+        plot.curves(".")
+
+
+def test_rows_that_are_left_out_are_told():
+    shares = {str(k): Proportion(k, 100) for k in range(41)}
+    assert plot.accuracies(shares).axes[0].get_title(loc="left") == "the first 40 of 41"
+    del shares["40"]
+    assert plot.accuracies(shares).axes[0].get_title(loc="left") == ""
+
+
 NO_FEATURES = [GapPoint(0.0, 0.9), GapPoint(0.1, 0.5)]
 
 

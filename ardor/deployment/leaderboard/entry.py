@@ -225,6 +225,8 @@ def load_entry(path: str | Path) -> Entry:
     _require_own(entry, path)
     _require_protocol(report, path)
     _require_images(report, path)
+    for form in deployed.forms if deployed else ():
+        _require_alike(report, form.report, path)
     return entry
 
 
@@ -302,6 +304,18 @@ def _require_images(report: Report, path: Path) -> None:
         problem = f"{len(rows):,} of {data['of']:,}"
     if problem:
         raise ConfigError(f"expected each test image once in {path}, got {problem}: make it again")
+
+
+def _require_alike(report: Report, compared: Report, path: Path) -> None:
+    """Refuse a comparison under another threat, or of other data, than the report beside it. Raises ConfigError."""
+    wanted, got = (
+        f"{of.data['name']} ({of.data['part']}), {threat_text(of.threat)}, suite {suite}"
+        for of, suite in ((report, "deployed"), (compared, compared.suite))
+    )
+    if wanted != got:
+        raise ConfigError(
+            f"expected a comparison on {shown(wanted)} in {path}, got one on {shown(got)}: type ardor deploy RUN again"
+        )
 
 
 def unevaluated() -> list[str]:

@@ -207,10 +207,12 @@ def _deployed(
     trust_code: bool,
     progress: Callable[[str, Any], None] | None,
 ) -> DeploymentReport:
-    """The comparison in the run's folder, where it is of the present weights; else a new one."""
+    """The comparison in the run's folder, where it is of the present weights, data and threat; else a new one."""
     kept, _ = current(run, checkpoint, trust_code)
-    if kept is not None and kept.forms[0].report.data["part"] == "test" and (len(kept.forms) == 3 or kept.refused):
-        return kept
+    if kept is not None and (len(kept.forms) == 3 or kept.refused):
+        of = kept.forms[0].report
+        if of.data["part"] == "test" and of.data["name"] == check.name and same_threat(of.threat, describe(threat)):
+            return kept
     refused, done = "", 0
     with Run(run).held("deploy"):
         try:

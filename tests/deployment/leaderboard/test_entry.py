@@ -77,6 +77,16 @@ def put_in(*keys, value):
     return change
 
 
+def under(eps):
+    """A change of a content: the forms were compared under this radius."""
+
+    def change(content):
+        for form in content["deployed"]["forms"]:
+            form["report"]["threat"]["eps"] = eps
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "parts"),
     [
@@ -129,6 +139,7 @@ def put_in(*keys, value):
         (put_in("report", "data", "of", value=5), ["each test image once", "20 of 5"]),
         (lambda content: content["report"]["data"].pop("of"), ["each test image once", "no number of all"]),
         (lambda content: content["report"]["data"].pop("hash"), ["each test image once", "no hash"]),
+        (under(0.01), ["comparison on digits .test., Linf eps 0.2, suite deployed", "Linf eps 0.01, suite deployed"]),
         (put_in("size", value=0), ["size of 1 or more", "got 0"]),
         (put_in("net", "width", value=10**400), ["a net that can be built"]),
     ],

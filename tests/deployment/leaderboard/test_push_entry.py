@@ -67,6 +67,16 @@ def test_a_report_that_was_there_is_evaluated_again_in_part(made, copied, tmp_pa
     assert not (tmp_path / "other").exists()
 
 
+def test_a_comparison_under_another_threat_is_made_anew(made, copied, tmp_path):
+    words = ["--limit", "10", "--queries", "5", "--threat.eps", "0.01"]
+    for path in copied.glob("deployed-*"):
+        path.unlink()
+    assert main(["deploy", str(copied), *words]) == 0
+    assert main(["push", str(copied), "--leaderboard", "--out", str(tmp_path / "board"), *WORDS]) == 0
+    entry = load_entry(tmp_path / "board" / "digits-cnn4-sat.json")
+    assert {str(form.report.threat) for form in entry.deployed.forms} == {str(entry.report.threat)}
+
+
 def test_other_images_are_refused(made):
     run, entry, _ = made
     with pytest.raises(ConfigError, match="expected a report on the images"):
@@ -149,3 +159,28 @@ def test_the_page_of_a_leaderboard(made, tmp_path, monkeypatch, capsys):
 def test_words_that_do_not_fit(made, words, text, capsys):
     assert main(["push", str(made[0]), *words]) == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["me/net", "--half"],
+            "only with --zoo NAME or --leaderboard, got it with a folder for the Hub",
+        ),
+        (["--limit", "10"], "expected --limit only with --zoo NAME or --leaderboard"),
+        (["--out", "a", "--queries", "5"], "expected --queries only with --zoo NAME or --leaderboard"),
+        (["--name", "a"], "expected --name only with --leaderboard"),
+        (["--zoo", "a", "--name", "b"], "expected --name only with --leaderboard, got it with --zoo NAME"),
+        (["--zoo", "a", "--private"], "expected --private only with a folder for the Hub, got it with --zoo NAME"),
+        (["--leaderboard", "--force"], "expected --force only with a folder for the Hub, got it with --leaderboard"),
+        (["--leaderboard", "--dry_run"], "expected --dry_run only with a folder for the Hub"),
+        (["--leaderboard", "--about", "a.md"], "expected --about only with --zoo NAME or a folder for the Hub"),
+    ],
+)
+def test_an_option_that_would_have_no_effect_is_refused(tmp_path, monkeypatch, words, text, capsys):
+    """So that no one believes that --half rounded what was uploaded."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["push", "runs/none", *words]) == 2
+    assert text in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
