@@ -397,7 +397,7 @@ def spec_of(
         raise ConfigError(f"expected one data set, got {got}: type {kind}-cifar10, or {kind} --data npz:FILE")
     data = named or str(data)
     if eps is None and data not in EPS:
-        raise ConfigError(f"expected a radius for {data}, got none: type --threat.eps 8/255, say")
+        raise ConfigError(f"expected a radius for {data}{nearest(data, EPS)}, got none: type --threat.eps 8/255, say")
     if options.get("train") is None:
         options["train"] = SCALES[scale].train
     plain = "".join(c if c.isalnum() else "_" for c in Path(data).name)

@@ -185,8 +185,10 @@ def _importing(folder: Path, place: str, what: str) -> Iterator[None]:
     try:
         yield
     except (Exception, SystemExit) as error:
+        unknown = isinstance(error, ModuleNotFoundError) and error.name == place
+        near = nearest(f"{place}:", [f"{name}:" for name in RESERVED]) if unknown else ""
         raise ConfigError(
-            f"expected {place} to import, for the {what}, got {cause_of(error)}: make it import first"
+            f"expected {place} to import{near}, for the {what}, got {cause_of(error)}: make it import first"
         ) from error
     finally:
         with contextlib.suppress(ValueError):  # the file may have removed it

@@ -7,6 +7,7 @@ import typing
 
 import pytest
 
+from ardor.errors import ConfigError
 from ardor.storage.code import digest_of
 from ardor.storage.imports import resolve
 from ardor.storage.signature import Signature
@@ -121,3 +122,10 @@ def test_the_code_of_an_object_is_its_files_with_their_helpers(tmp_path):
     write(tmp_path, alone="class Mine: pass")
     alone.add("method", resolve(f"{tmp_path / 'alone.py'}:Mine", "method")())
     assert alone.code == hashlib.sha256(b"class Mine: pass").hexdigest()[:16]  # as a run of the first version has it
+
+
+def test_a_mistyped_kind_of_name_is_named_right():
+    with pytest.raises(ConfigError, match=r'expected robustbnch to import \(did you mean "robustbench:"\?\), for the'):
+        resolve("robustbnch:Chen2021LTD_WRN34_10", "net")
+    with pytest.raises(ConfigError, match="expected nothing_like_it to import, for the net"):
+        resolve("nothing_like_it:Net", "net")
