@@ -59,7 +59,7 @@ class Noise:
     seed
         Any integer.
     index
-        Positions of the images in their data set, (B,) int64.
+        Positions of the images in their data set, (B,) int64; -1 for a row that is no image of the step (`counted`).
     purpose
         Name of the stream: an attack's start and a crop have different ones.
     epoch
@@ -77,6 +77,11 @@ class Noise:
     def __getitem__(self, keep: Tensor | slice) -> Noise:
         """The streams of the rows in `keep` (a mask, positions or a slice), at the same draw number."""
         return Noise(self.seed, self.index[keep], self.purpose, self.epoch, self.draw)
+
+    @property
+    def counted(self) -> Tensor:
+        """(B,) bool: False for a row that a process without images computes to make the same passes as the others."""
+        return self.index >= 0
 
     def fork(self, purpose: str) -> Noise:
         """A separate stream, independent of the draws of this one."""

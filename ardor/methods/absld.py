@@ -23,7 +23,7 @@ from ardor.engine import distributed
 from ardor.engine.modes import attack_view
 from ardor.losses import ce, kl
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Maximiser, Net
 
 
@@ -67,6 +67,8 @@ class ABSLD:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_value("method.low", self.low, "a temperature above 0, at most 1, where all begin", lambda v: 0 < v <= 1)
+        require_value("method.high", self.high, "a temperature of at least 1, where all begin", lambda v: v >= 1)
 
     def prepare(self, student: nn.Module, teacher: Net, x: Images) -> None:
         """Temperatures of 1. Rows: on x', on x, and in the sums the number of images."""
@@ -88,6 +90,7 @@ class ABSLD:
 
         robust, clean = student(x_adv), student(x)
         losses = torch.stack([ce(robust.detach(), y), ce(clean.detach(), y), torch.ones_like(robust[:, 0])])
+        losses = torch.where(noise.counted, losses, 0)
         self.batch_ = self.batch_ + (losses @ F.one_hot(y, self.tau_.shape[1]).to(losses)).to(self.tau_)
         return {
             "robust": self.scale * self.alpha * kl(soft_adv, robust),

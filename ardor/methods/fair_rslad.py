@@ -23,7 +23,7 @@ from ardor.engine import distributed
 from ardor.engine.modes import attack_view
 from ardor.losses import kl
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Maximiser, Net, PerExample
 
 
@@ -61,6 +61,7 @@ class FairRSLAD:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_value("method.high", self.high, f"a weight of at least low, {self.low:g}", lambda v: v >= self.low)
 
     def prepare(self, student: nn.Module, teacher: Net, x: Images) -> None:
         """Weights of 1, and counts of 0."""
@@ -85,8 +86,8 @@ class FairRSLAD:
 
             x_adv = self.attack.maximise(objective, x, noise)
 
-        counts = torch.stack([right, torch.ones_like(right)]) @ F.one_hot(y, len(self.weight_)).to(right)
-        self.batch_ = self.batch_ + counts  # of a batch in parts all
+        counts = torch.where(noise.counted, torch.stack([right, torch.ones_like(right)]), 0)
+        self.batch_ = self.batch_ + counts @ F.one_hot(y, len(self.weight_)).to(right)  # of a batch in parts all
         return {
             "robust": self.scale * self.alpha * u * kl(soft, student(x_adv)),
             "clean": self.scale * (1 - self.alpha) * u * kl(soft, student(x)),

@@ -86,7 +86,8 @@ class MTARD:
 
         robust, soft_adv = student(x_adv), teacher["robust"](x_adv).detach() / tau_r
         losses = kl(soft_adv, robust), kl(soft, student(x))
-        sums = torch.stack([*losses, entropy(soft_adv), entropy(soft), torch.ones_like(losses[0])]).detach().sum(1)
+        rows = torch.stack([*losses, entropy(soft_adv), entropy(soft), torch.ones_like(losses[0])]).detach()
+        sums = torch.where(noise.counted, rows, 0).sum(1)
         self.batch_ = self.batch_ + sums.to(self.batch_)  # of a batch in parts those so far
         self.next_ = self._balanced(0.1 ** sum(epoch > d for d in self.drops))
         w_r, w_n = self.next_[0]
@@ -103,7 +104,7 @@ class MTARD:
         sums = distributed.summed(self.batch_)
         loss, h = sums[:2] / sums[4], sums[2:4] / sums[4]
         first = torch.where(first > 0, first, loss)
-        r = loss / first
+        r = torch.where(first > 0, loss / first, 1)  # a student that is its teacher has no loss yet
         w_n = w_n - self.h * drop * (w_n - r[1] / r.sum())
         if self.balance_temperatures:
             tau = (tau - self.g * drop * (h / h.flip(0) - 1).sign()).clamp(1, 10)

@@ -100,7 +100,13 @@ class VarianceGap:
             "robust": self.scale * self.alpha * kl(soft, robust),
             "clean": self.scale * (1 - self.alpha) * kl(soft, clean),
         }
-        if not (self.lc or self.lg) or len(x) < 2:  # one image has no variance
+        if not (self.lc or self.lg):
+            return terms
+        if len(x) < 2:  # one image has no variance; the terms, and W's gradient, are as in the other processes
+            if self.lc:
+                terms["covariance"] = 0 * self.projector_().sum() if self.projector_ else x.new_zeros(())
+            if self.lg:
+                terms["gram"] = x.new_zeros(())
             return terms
         with torch.no_grad():
             soft_adv, t_adv = forward(teacher, x_adv, aligned)

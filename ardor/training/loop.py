@@ -230,7 +230,8 @@ def train_epoch(
             before = epoch - 1 + (number - 1) / len(steps)
             rate, radius = set_rate(optimiser, lr_at(recipe, before)), radius_at(recipe, before)
             parts = min(recipe.accumulate, max(1, len(rows) // distributed.world_size()))
-            noise = Noise(recipe.seed, index.to(device), "method", epoch)
+            counted = index if share else torch.full_like(index, -1)  # a process without images repeats one
+            noise = Noise(recipe.seed, counted.to(device), "method", epoch)
             where = f"epoch {epoch}, step {number}, lr {rate:.3g}"
             with seeded(seed_of(recipe.seed, epoch, number, distributed.rank()), device):  # dropout, drop path
                 update = step(

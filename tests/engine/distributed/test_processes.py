@@ -147,6 +147,52 @@ def test_parameters_without_a_gradient_and_of_another_type(tmp_path):
         close(their_weights, weights)
 
 
+def counting():
+    """What three methods have counted before their last step is kept: 34 images in steps of 16, 16 and 2."""
+    results = []
+    teachers = {"robust": sure(), "natural": plain(8)}
+    for method in (methods.FairRSLAD(), methods.ABSLD(), methods.MTARD()):
+        method.attack, sums = rslad().attack, []
+
+        def summed(values, sums=sums):
+            total = SUMMED(values)
+            sums.append(bits(total[-1].sum()))
+            return total
+
+        distributed.summed = summed
+        teacher = teachers if hasattr(method, "teachers") else teachers["robust"]
+        list(epochs(plain(0), teacher, method, splits(34)[0], recipe(epochs=1)))
+        results.append((np.concatenate(sums), bits(*(getattr(method, n) for n in vars(method) if n.endswith("_")))))
+    distributed.summed = SUMMED
+    return results
+
+
+SUMMED = distributed.summed
+
+
+def test_a_process_without_images_counts_none(tmp_path):
+    alone = counting()
+    for process in together(tmp_path, counting, count=3):
+        for (images, state_), (expected, of_one) in zip(process, alone, strict=True):
+            assert images.tolist() == expected.tolist() == [16, 16, 2]
+            close(state_, of_one)
+
+
+def uneven():
+    """36 images in steps of 16, 16 and 4: the last has two images in the first process of three, and one elsewhere."""
+    method = methods.VarianceGap(lc=1e-3, lg=0.1, attack=rslad().attack)
+    records = list(epochs(TinyNet(1, 4, 4), TinyNet(1, 4, 6), method, splits(36)[0], recipe(epochs=1)))
+    return list(records[0].terms), bits(*method.parameters())
+
+
+def test_a_process_with_one_image_has_the_same_gradients_and_terms(tmp_path):
+    first, *others = together(tmp_path, uneven, count=3)
+    assert first[0] == ["robust", "clean", "covariance", "gram"]
+    for names, weights in others:
+        assert names == first[0]
+        assert np.array_equal(weights, first[1])
+
+
 # -- batch norm and validation
 
 
