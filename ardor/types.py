@@ -90,7 +90,8 @@ class Method(Protocol):
     attacked before training), `wants_linear_teacher` (default False; True where its input gradients are matched, for
     which a natural teacher is of no use), `channels_last` (default False; True where `terms` calls no `view` on the
     images) and `uses_labels` (default True; False, or a property, where neither terms nor attack use y: images without
-    a label are then trained on, and mixed ones).
+    a label are then trained on, and mixed ones). `least_images` (default 1) is the number of images that `terms` needs
+    at once.
     """
 
     def terms(

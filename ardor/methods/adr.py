@@ -25,7 +25,7 @@ from ardor.attacks import PGD
 from ardor.engine.modes import attack_view
 from ardor.losses import soft_ce
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Maximiser
 
 
@@ -61,6 +61,7 @@ class ADR:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_value("method.steps", self.steps, "a number of steps from 1 up", lambda v: v >= 1)
 
     def prepare(self, student: nn.Module, teacher: None, x: Images) -> None:
         """Begin the average with the student's weights."""

@@ -20,7 +20,7 @@ from ardor.errors import ConfigError
 from ardor.losses import kl
 from ardor.methods.rslad import RSLAD
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Method, uses_labels
 
 
@@ -52,6 +52,12 @@ class IGDM:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_value("method.ramp", self.ramp, "a number of epochs from 1 up", lambda v: v >= 1)
+        if several := getattr(type(self.base), "teachers", ()):
+            raise ConfigError(
+                f"expected a base of IGDM with one teacher, got {type(self.base).__name__}, which has "
+                f"{' and '.join(several)}: type --method.base.name rslad"
+            )
         if not hasattr(self.base, "attack"):
             raise ConfigError(
                 f"expected a base of IGDM with an attack, got {type(self.base).__name__}, which has no x': "
@@ -77,6 +83,11 @@ class IGDM:
         """Of the base's parameters."""
         return getattr(self.base, "weight_decay", 0.0)
 
+    @property
+    def least_images(self) -> int:
+        """Images that the base needs at once."""
+        return int(getattr(self.base, "least_images", 1))
+
     def prepare(self, student: Any, teacher: Any, x: Images) -> None:
         """Prepare the base."""
         if hasattr(self.base, "prepare"):
@@ -96,6 +107,11 @@ class IGDM:
         s: Any = Recorded(student)
         t = Recorded(teacher)
         terms = self.base.terms(s, t, x, y, epoch=epoch, noise=noise)
+        if "gradient" in terms:
+            raise ConfigError(
+                f'expected a base of IGDM without a term "gradient", got {type(self.base).__name__}, which has its '
+                "own: type --method.base.alpha 0, or another base"
+            )
 
         x_adv = next(images for images, _ in s.passes if images is not x)
         plus, minus = along(x, x_adv, self.b), along(x, x_adv, -self.c)

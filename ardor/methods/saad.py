@@ -25,7 +25,7 @@ from ardor.engine.modes import attack_view
 from ardor.errors import ConfigError
 from ardor.losses import entropy, kl
 from ardor.noise import Noise
-from ardor.storage.arguments import check_fields
+from ardor.storage.arguments import check_fields, require_value
 from ardor.types import Images, Labels, Logits, Maximiser, Net, Objective
 
 
@@ -68,11 +68,17 @@ class SAAD:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        require_value("method.ramp", self.ramp, "a number of epochs from 1 up", lambda v: v >= 1)
 
     @property
     def uses_labels(self) -> bool:
         """The shift is of the true class's logit."""
         return self.inner == "linear"
+
+    @property
+    def least_images(self) -> int:
+        """Images that are needed at once: one alone has the least entropy, and the weight 0."""
+        return 2 if self.weights == "entropy" else 1
 
     def terms(
         self, student: nn.Module, teacher: Net, x: Images, y: Labels, *, epoch: int, noise: Noise
@@ -112,8 +118,8 @@ class SAAD:
             return torch.ones_like(h), torch.zeros_like(h)
         if len(h) < 2:
             raise ConfigError(
-                "expected at least 2 images in each step and process for weights by entropy, got 1, whose weight is 0: "
-                "type a larger --recipe.batch, or --method.weights none"
+                "expected at least 2 images at once for weights by entropy, got 1, whose weight is 0: type a larger "
+                "--recipe.batch, or --method.weights none"
             )
         w = self.gain * (h - h.min())
         return w, w / (w.max() + 1e-8)

@@ -76,6 +76,7 @@ def check_setup(
         if recipe.compile:
             require_compiler("--recipe.compile", find_device(recipe.device))
         _require_statistics(student, images_of_epoch(recipe, train), train.shape, recipe.batch)
+        _require_images(method, images_of_epoch(recipe, train), recipe)
         _require_extra(train, recipe.batch)
         _require_no_labels(method, recipe)
         if recipe.patience and val is None:
@@ -175,6 +176,26 @@ def _require_statistics(student: nn.Module, images: int, shape: Sequence[int], b
             f"{images} images in steps of {batch} over {processes} processes: "
             + (f"type --recipe.batch {fits}" if fits else "add training images, or take fewer processes")
         ) from error
+
+
+def _require_images(method: Any, images: int, recipe: Recipe) -> None:
+    """Refuse fewer images in a process and a part of a step than a method needs at once. Raises ConfigError."""
+    needed, processes = getattr(method, "least_images", 1), distributed.world_size()
+
+    def least(batch: int) -> int:
+        own = _least_share(images, batch, processes)
+        return own // min(recipe.accumulate, own)
+
+    if (got := least(recipe.batch)) >= needed:
+        return
+    larger = (size for size in range(recipe.batch, images + 1) if least(size) >= needed)
+    fits = next(larger, next((size for size in range(recipe.batch, 1, -1) if least(size) >= needed), None))
+    raise ConfigError(
+        f"expected at least {needed} images of each step in every process and part, which {type(method).__name__} "
+        f"needs at once, got {got} of {images} images in steps of {recipe.batch} over {processes} processes in "
+        f"{recipe.accumulate} parts: "
+        + (f"type --recipe.batch {fits}" if fits else "add training images, or take fewer processes or parts")
+    )
 
 
 def _least_share(images: int, batch: int, processes: int) -> int:

@@ -27,6 +27,7 @@ from ardor.methods import (
     PeerAiD,
     VarianceGap,
 )
+from ardor.models import build
 from ardor.noise import Noise
 from tests.conftest import Fixed, TinyNet, batch, filled, moved, pair
 from tests.methods.test_methods import cross_entropy, divergence, of_class, probabilities
@@ -534,6 +535,40 @@ def test_a_peer_begins_with_weights_of_its_own_seed():
         assert [*map(id, one.parameters())] == [*map(id, getattr(one, name).parameters())]
 
 
+def test_a_peer_is_not_the_student_that_is_built_from_the_same_seed():
+    student = build("small_cnn", channels=1, width=2, seed=1)
+    for method, name in ((PeerAiD(seed=1), "peer_"), (LBGAT(seed=1), "natural_")):
+        method.prepare(student, None, batch()[0])
+        pairs = zip(student.parameters(), getattr(method, name).parameters(), strict=True)
+        assert not any(torch.equal(p, q) for p, q in pairs if p.ndim > 1)
+
+
+@pytest.mark.parametrize("method", [FairRSLAD(), ABSLD(), MTARD(balance_temperatures=True)], ids=repr)
+def test_a_row_that_is_no_image_of_the_step_is_not_counted(method):
+    x, y, noise = batch()
+    student, teacher = pair()
+    teacher = teachers_of(method, teacher)
+    results = []
+    for rows in (slice(0, 5), slice(0, 6)):
+        one = ready(method, copy.deepcopy(student).eval(), teacher, x, moved(x)[rows])
+        index = torch.cat([noise.index[:5], torch.tensor([-1])])[rows]
+        one.terms(copy.deepcopy(student).eval(), teacher, x[rows], y[rows], epoch=1, noise=Noise(0, index, "", 1))
+        results.append((one.batch_, getattr(one, "next_", one.batch_)))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    assert float(results[0][0][-1].sum()) == 5
+
+
+def test_a_student_that_is_its_natural_teacher_begins_with_finite_weights():
+    x, y, noise = batch()
+    student, teacher = pair()
+    student.eval()
+    method = ready(MTARD(), student, teacher, x, moved(x))
+    terms = method.terms(student, {"robust": teacher, "natural": student}, x, y, epoch=1, noise=noise)
+    assert all(term.isfinite().all() for term in terms.values())
+    assert method.next_[0].tolist() == [0.5, 0.5]
+
+
 def test_a_teacher_that_is_differentiated_keeps_no_gradient():
     x, y, noise = batch()
     for method in (AdaAD(), SAAD(), IGDM(AdaAD())):
@@ -547,7 +582,21 @@ def test_a_teacher_that_is_differentiated_keeps_no_gradient():
 def test_bad_input_is_refused():
     with pytest.raises(ConfigError, match=r"expected a base of IGDM with an attack, got KD, which has no x'"):
         IGDM(KD())
+    with pytest.raises(
+        ConfigError, match=r"a base of IGDM with one teacher, got MTARD, which has robust and natural: "
+    ):
+        IGDM(MTARD())
+    for make, name, value in (
+        (IGDM, "ramp", 0), (SAAD, "ramp", 0), (ADR, "steps", 0), (ABSLD, "low", 0.0), (ABSLD, "high", 0.9),
+        (FairRSLAD, "high", 0.1),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"expected method.{name} as a .*, got {value}: "):
+            make(**{name: value})
     x, y, noise = batch(images=1)
     student, teacher = pair()
     with pytest.raises(ConfigError, match=r"at least 2 images .* got 1, .*weights=.none."):
         SAAD(attack=PGD(steps=1)).terms(student, teacher, x, y, epoch=1, noise=noise)
+    x, y, noise = batch()
+    with pytest.raises(ConfigError, match=r'a base of IGDM without a term "gradient", got SAAD, which has its own'):
+        IGDM(SAAD(attack=PGD(steps=1))).terms(student, teacher, x, y, epoch=1, noise=noise)
+    IGDM(SAAD(attack=PGD(steps=1), alpha=0.0)).terms(student, teacher, x, y, epoch=1, noise=noise)

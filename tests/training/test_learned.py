@@ -6,12 +6,14 @@ import torch
 from ardor.attacks import FGSM
 from ardor.attacks.threat import L2, Linf
 from ardor.cli.main import main
-from ardor.errors import ModelError
-from ardor.methods import ABSLD, ADR, AKD2, IGDM, LBGAT, MTARD, RSLAD, AdaAD, FairRSLAD, PeerAiD, VarianceGap
+from ardor.engine import distributed
+from ardor.errors import ConfigError, ModelError
+from ardor.methods import ABSLD, ADR, AKD2, IGDM, LBGAT, MTARD, RSLAD, SAAD, AdaAD, FairRSLAD, PeerAiD, VarianceGap
 from ardor.noise import Noise
 from ardor.training.averaging import EMA
 from ardor.training.job import method_of
 from ardor.training.loop import distill, epochs
+from ardor.training.preflight import check_setup
 from ardor.training.state import learned_state, make_optimiser
 from tests.conftest import Fixed, filled, splits
 from tests.training.conftest import PGD2, WORDS, ended, net, recipe, require_same
@@ -151,6 +153,24 @@ def test_two_teachers_at_the_shell(tmp_path, monkeypatch, capsys):
         assert main(["train", "--method", *words, *WORDS, "--run", "x"]) == 2
         assert expected in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "got", "advice"),
+    [
+        ({"batch": 1}, 1, "1 of 48 images in steps of 1 over 1 processes in 1 parts", "batch=2"),
+        ({"batch": 46}, 2, "1 of 48 images in steps of 46 over 2 processes in 1 parts", "batch=47"),
+        ({"accumulate": 9}, 1, "1 of 48 images in steps of 16 over 1 processes in 9 parts", "batch=24"),
+        ({"accumulate": 99, "batch": 99}, 1, "1 of 48 images", "add training images, or take fewer processes or parts"),
+    ],
+)
+def test_weights_by_entropy_need_two_images_at_once(monkeypatch, changes, processes, got, advice):
+    train, _ = splits(48)
+    monkeypatch.setattr(distributed, "world_size", lambda: processes)
+    for method in (SAAD(attack=PGD2), IGDM(SAAD(attack=PGD2))):
+        with pytest.raises(ConfigError, match=rf"at least 2 images .* got {got}.*: .*{advice}"):
+            check_setup(net(), net(5), method, train, None, None, recipe(**changes))
+    check_setup(net(), net(5), SAAD(attack=PGD2, weights="none"), train, None, None, recipe(**changes))
 
 
 @pytest.mark.parametrize("make", [FairRSLAD, ABSLD])

@@ -63,7 +63,7 @@ def rank(
     trust_code
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
-    if len(teachers) < 2:
+    if len(dict.fromkeys(teachers)) < 2:
         got = f"{teachers[0]} alone: type ardor gate {teachers[0]} for one" if teachers else "none: type their folders"
         raise ConfigError(f"expected at least two teachers, got {got}")
     display.require_files(json)

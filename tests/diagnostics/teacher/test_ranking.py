@@ -61,6 +61,7 @@ def test_teachers_at_the_shell(run, tmp_path, capsys):
     [
         ([], "expected at least two teachers, got none: type their folders"),
         (["RUN"], "alone: type ardor gate"),
+        (["RUN", "RUN"], "alone: type ardor gate"),
         (["RUN", "nowhere/run"], "expected a run folder or a file of weights, got nowhere/run, where there is none"),
     ],
 )
