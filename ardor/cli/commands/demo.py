@@ -15,6 +15,7 @@ from ardor.demo.results import RESULTS, place_of, results
 from ardor.deployment.variants.comparison import size_text
 from ardor.deployment.variants.run_files import current
 from ardor.diagnostics.teacher import require
+from ardor.engine.threads import restored, use_threads
 from ardor.errors import ConfigError
 from ardor.evaluation.comparison.significance import p_text
 from ardor.evaluation.report import Report
@@ -62,19 +63,21 @@ def demo(
     folder = out or Path("runs") / ("demo-quick" if quick else "demo")
     names = plan.ALL if all else plan.SHORT
     todo = plan.jobs(folder, names, range(seeds or (1 if quick else 3)), quick)
-    train, val, test = work.splits()
-    _show_teacher()
-    at_once = workers.cores() if processes is None else processes
-    display.say(
-        f"digits: {len(train)} images to train on, {len(val)} for the teacher's choice, {len(test)} to test on; "
-        f"threat {plan.THREAT}; {len(todo) - 1} students, {min(at_once, len(todo))} at once"
-    )
-    reports = _make(todo, at_once)
-    on_devices = _on_devices([job for job in todo if job.deployed])
-    where = _write(folder, todo, reports, quick, page or (folder / "draw.html").is_file())
-    display.say(f"{on_devices}\n{where}")
-    if runtime:
-        display.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
+    with restored():
+        use_threads(1)  # small nets: more threads wait for each other longer than they compute
+        train, val, test = work.splits()
+        _show_teacher()
+        at_once = workers.cores() if processes is None else processes
+        display.say(
+            f"digits: {len(train)} images to train on, {len(val)} for the teacher's choice, {len(test)} to test on; "
+            f"threat {plan.THREAT}; {len(todo) - 1} students, {min(at_once, len(todo))} at once"
+        )
+        reports = _make(todo, at_once)
+        on_devices = _on_devices([job for job in todo if job.deployed])
+        where = _write(folder, todo, reports, quick, page or (folder / "draw.html").is_file())
+        display.say(f"{on_devices}\n{where}")
+        if runtime:
+            display.say(demo_page.write(folder, {k: reports[k][0] for k in demo_page.SHOWN}, test, runtime, quick))
     display.say(f"{time.perf_counter() - began:.0f} s.")
     return 0
 
