@@ -24,7 +24,7 @@ from ardor.storage.runs import Run
 QUERIES = 5000
 """Of Square, where nothing else is typed."""
 HUB = "a folder for the Hub"
-USED_WITH = {
+USED_WITH: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("half", "limit", "queries"), ("--zoo NAME", "--leaderboard")),
     "name": ("--leaderboard",),
     "about": ("--zoo NAME", HUB),
