@@ -17,6 +17,7 @@ import ardor  # noqa: E402
 
 project = "ardor"
 author = "the ardor developers"
+copyright = author
 version = release = ardor.__version__
 html_title = f"ardor {version}"
 
@@ -43,6 +44,7 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 myst_heading_anchors = 4  # the anchors of headings that GitHub makes
 myst_links_external_new_tab = False
 default_role = "code"
+smartquotes_action = "qe"  # no dashes: `--limit` in a sentence stays what is typed
 highlight_language = "text"
 nb_execution_mode = "off"  # notebooks keep their outputs, which a test makes anew
 

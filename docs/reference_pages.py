@@ -79,7 +79,7 @@ def index(title: str, text: str, rows: Mapping[str, str], file: Any, prefix: str
     """A page with a row for each generated one."""
     suffix = "rst" if title == "API" else "md"
     table = "".join(f"| [`{prefix}{name}`]({file(name)}.{suffix}) | {about} |\n" for name, about in rows.items())
-    tree = "\n".join(map(file, rows))
+    tree = "\n".join(f"{name.removeprefix('ardor.')} <{file(name)}>" for name in rows)  # short, for the sidebar
     return f"# {title}\n\n{text}\n\n| | |\n|---|---|\n{table}\n```{{toctree}}\n:hidden:\n\n{tree}\n```\n"
 
 

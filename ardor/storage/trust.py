@@ -63,6 +63,19 @@ def require_no_code(
             )
 
 
+def names_code(content: Any, key: str = "") -> bool:
+    """Whether `require_no_code` refuses the content without `trust_code`.
+
+    Parameters
+    ----------
+    content : Any
+        What a file has, or will have.
+    key : str
+        Of `content` in the file, dotted.
+    """
+    return any(_names(content, key))
+
+
 def _names(content: Any, key: str) -> Iterator[tuple[str, str]]:
     """(key, value) of each text that could name code: under `name`, or of the form of a name under another key."""
     if isinstance(content, Mapping):

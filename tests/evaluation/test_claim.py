@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from ardor.attacks.suites import Suite
 from ardor.attacks.threat import L2, Linf
 from ardor.cli.main import main
 from ardor.data.split import Split
+from ardor.evaluation import report_files
 from ardor.evaluation.claim import UNKNOWN, N, additional_data, architecture, claim_of
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.identity import empty_report, resolved
@@ -178,3 +180,47 @@ def test_a_claim_of_what_is_no_run_and_with_options_of_a_page(tmp_path, monkeypa
     for words in (["--limit", "10"], ["--title", "Mine"]):
         assert main(["report", ".", "--claim", *words]) == 2
         assert f"got {words[0]}, which is of a page: leave it out" in capsys.readouterr().err
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """`run(report)`: the folder of a run whose net the report is of, as words of a command."""
+    monkeypatch.setattr(report_files, "models", SimpleNamespace(load=lambda run, **words: None))
+    monkeypatch.setattr(report_files, "is_of", lambda model, net: True)
+
+    def make(report):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (folder / "config.yaml").write_text("method: {attack: {threat: {name: Linf, eps: 8/255}}}")
+        (folder / "best.safetensors").touch()
+        report.save(folder / "report-autoattack-linf-8_255-best.json")
+        return str(folder)
+
+    return make
+
+
+def test_the_shell_writes_a_claim_into_the_run_or_to_out(run, tmp_path, capsys):
+    report = report_of(VALID)
+    folder, other = run(report), tmp_path / "claim.json"
+    assert main(["report", folder, "--claim"]) == 0
+    assert (tmp_path / "run" / "robustbench.json").read_text() == claim_of(report).json()
+    shown = capsys.readouterr().out
+    assert "clean 85.34 %, AutoAttack 53.42 %" in shown
+    assert all(f"- {name}: " in shown for name in UNKNOWN), "what is still to be written"
+    assert main(["report", folder, "--claim", "--out", str(other)]) == 0
+    assert other.read_text() == claim_of(report).json()
+
+
+def test_the_shell_says_what_keeps_a_report_from_being_a_claim_and_writes_nothing(run, tmp_path, capsys):
+    report = report_of(VALID, "digits", n=100, robust=50, clean=90)
+    assert main(["report", run(report), "--claim"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("No claim for RobustBench from ")
+    assert [line.partition(",")[0] for line in lines[1:]] == ["- expected cifar10 or cifar100", "- expected all 10"]
+    assert not (tmp_path / "run" / "robustbench.json").exists()
+
+
+def test_a_claim_is_of_one_run(run, capsys):
+    folder = run(report_of(VALID))
+    assert main(["report", folder, folder, "--claim"]) == 2
+    assert f"expected one RUN with --claim, got 2: type ardor report {folder} --claim" in capsys.readouterr().err

@@ -95,6 +95,12 @@ def test_a_plain_configuration_has_none():
     assert checks.recipe.of_recipe(changed(method=method)) == []
 
 
+def test_milestones_beside_another_schedule_need_nothing_where_that_is_meant():
+    """ardor train natural --recipe.schedule one-cycle: the milestones are those of the recipe."""
+    (finding,) = checks.recipe.of_recipe(changed(recipe__schedule="one-cycle"))
+    assert finding.next == "nothing to do where one-cycle is meant; for the drops type --recipe.schedule milestones"
+
+
 @pytest.mark.parametrize(
     ("config", "severity", "evidence"),
     [

@@ -213,6 +213,7 @@ def test_a_teachers_run_names_no_code(run, capsys):
 def test_a_typed_student_is_resumed_and_judged(folder, capsys):
     words = f"train --student net.py:Net {QUICK} --run r".split()
     assert main(words) == 0
+    assert capsys.readouterr().out.endswith("Next: ardor evaluate r --trust-code\n")
     assert main(words) == 0, "the same command needs no leave: the configuration is only compared"
     assert "--trust-code" in refused(capsys, "evaluate", "r")
     with pytest.raises(ConfigError, match="trust_code=True"):

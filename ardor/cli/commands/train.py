@@ -22,6 +22,7 @@ from ardor.storage.config import arguments, to_yaml
 from ardor.storage.files import shortened
 from ardor.storage.recipes import recipe_for
 from ardor.storage.runs import Run
+from ardor.storage.trust import names_code
 from ardor.training.job import (
     Job,
     completed,
@@ -236,7 +237,9 @@ def train_alone(recipe: Path | None, words: TrainWords, overrides: Overrides) ->
             if "smoke" in words.variants:
                 display.say("A trial (smoke): its figures are no result.")
             place, complete = shlex.quote(str(job.run)), before == len(Run(job.run).metrics())
-            display.say(f"{'Complete before, in' if complete else 'Kept in'} {job.run}. Next: ardor evaluate {place}")
+            trust = " --trust-code" if any(names_code(config[key], key) for key in ("data", "student")) else ""
+            state = "Complete before, in" if complete else "Kept in"
+            display.say(f"{state} {job.run}. Next: ardor evaluate {place}{trust}")
     return 0
 
 

@@ -61,7 +61,7 @@ class Written:
 
 def write_folder(
     release: Release,
-    folder: str | Path,
+    out: str | Path,
     *,
     repository: str | None = None,
     license: str | None = None,
@@ -79,7 +79,7 @@ def write_folder(
     ----------
     release : Release
         The net, its reports and its files; those of other weights are left out.
-    folder : str or Path
+    out : str or Path
         The folder.
     repository : str or None
         OWNER/NAME, for the card.
@@ -100,7 +100,7 @@ def write_folder(
     ModelError: net and images do not fit. RunError: a folder with other content, or one that cannot be written.
     ExportError: the folder would give another net.
     """
-    folder = Path(folder)
+    folder = Path(out)
     require_package("huggingface_hub", "hub", "a model card")
     if repository is not None:
         require_repository(repository)

@@ -201,7 +201,11 @@ def _milestones(config: Config) -> Iterator[Finding]:
     else:
         idle += [f"the rate never drops after epoch {_row(late)}: the run ends at {epochs:g}"] if late else []
         idle += [f"milestone {_row(twice)} stands more than once: its drops come at once"] if twice else []
-    advice = "type --recipe.milestones with epochs inside the run, each once, and --recipe.drop below 1"
+    advice = (
+        "type --recipe.milestones with epochs inside the run, each once, and --recipe.drop below 1"
+        if schedule == "milestones"
+        else f"nothing to do where {schedule} is meant; for the drops type --recipe.schedule milestones"
+    )
     if idle:
         yield Finding("idle_milestone", "warning" if typed else "note", "; ".join(idle), advice)
 

@@ -362,7 +362,7 @@ def test_a_folder_of_ours_is_replaced_and_any_other_is_not(bare, tmp_path):
         change()
         before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
         with pytest.raises(RunError, match=f"expected no folder, or one of ardor push.*{word}.*out=NEW"):
-            hub.write_folder(bare, out)
+            hub.write_folder(bare, out=out)  # by the name in the message
         assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
         assert [p.name for p in tmp_path.iterdir()] == ["out"]
     with pytest.raises(RunError, match="without SHA256SUMS"):
