@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT))
 
 
 def demo(window: Any, path: Path) -> None:
-    """The top of the demo's page: what falls and what stands, and the table."""
-    window.size(900, 1034)
+    """The top of the demo's page: what falls and what stands, and accuracy by labels."""
+    window.size(1100, 1430)
     window.go(DEMO / "page.html")
     window.shot(path)
 
@@ -44,6 +44,7 @@ def main(names: list[str]) -> None:
     from tests.browser import browser
 
     with tempfile.TemporaryDirectory() as folder, browser(Path(folder)) as window:
+        window.call("POST", "/goog/cdp/execute", {"cmd": "Emulation.setScrollbarsHidden", "params": {"hidden": True}})
         for name in names or PICTURES:
             PICTURES[name](window, IMAGES / name)
 
