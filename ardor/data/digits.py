@@ -42,7 +42,7 @@ def read_digits(name: str, root: Path, download: bool) -> dict[str, Split]:
 
 @functools.cache
 def _arrays() -> tuple[Any, Any]:
-    """Images (1797, 8, 8) in 0 .. 16 and labels, once in a process, from the file of `load_digits`. Or DataError."""
+    """Images (1797, 8, 8) in 0 .. 16 and labels, once in a process, of `load_digits`'s file. Raises DataError."""
     spec = find_spec("sklearn")
     if spec is None:
         raise DataError(

@@ -162,7 +162,7 @@ def bench(
     options: dict[str, Any] = {
         "scale": scale, "seeds": seeds, "data": data, "students": students, "methods": methods,
         "teacher": teacher, "transfer_from": transfer_from, "released": [] if released else None,
-        "trust_code": [] if trust_code else None, **typed,
+        "trust_code": [] if trust_code else None, "no_gate": None if gate else [], **typed,
     }  # fmt: skip
     options |= dict(_dotted(overrides))
     command = ["ardor", "bench", table]  # the command that makes the same table anywhere

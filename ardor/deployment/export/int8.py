@@ -52,7 +52,7 @@ def quantised(body: bytes, images: Split) -> bytes:
                 activation_type=quantization.QuantType.QInt8,
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
-                reduce_range=True,  # of 8 bits x86 processors without VNNI saturate pairs of products: other logits
+                reduce_range=True,  # with 8 bits, x86 processors without VNNI saturate: other logits
                 nodes_to_exclude=[node.name for node in model.graph.node if node.op_type == "BatchNormalization"],
             )
             model = onnx.load(result)
