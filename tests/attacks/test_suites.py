@@ -202,10 +202,10 @@ def test_an_attack_with_the_name_of_another_column_is_refused(name):
 
 def test_the_worst_case_of_a_suite_is_as_one_attack(data):
     """Each round on the survivors of those before it, under its own noise."""
-    net = copy.deepcopy(trained(1, 8, 10, 0)).float().eval()
+    net = copy.deepcopy(trained(1, 8, 10, 0)).double().eval()
     worst = WorstCase(THREAT, "apgd")
     noise = Noise(3, data.index, "validation")
-    x, y = data.images.float(), data.labels
+    x, y = data.images.double(), data.labels
     robust = net(x).argmax(1) == y
     for number, attack in enumerate((APGD(THREAT), APGD(THREAT, loss="dlr"))):
         if not len(left := robust.nonzero().squeeze(1)):
