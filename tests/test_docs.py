@@ -276,8 +276,14 @@ def test_the_help_names_every_method(command, capsys):
 
 def test_every_picture_has_a_script_and_is_shown():
     made = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
-    shown = {Path(link).name for page in PAGES for link in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text())}
-    assert set(made) == shown == {path.name for path in (ROOT / "docs" / "images").iterdir()}
+    links = {(page, link) for page in PAGES for link in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text())}
+    shown = {(page.parent / link).resolve() for page, link in links}
+    tables = set((ROOT / "docs" / "results" / "bench").glob("*.png"))
+    images = set((ROOT / "docs" / "images").iterdir())
+    assert shown == images | tables
+    assert set(made) == {path.name for path in images}
+    for path in tables:  # the command of a table makes its picture, too
+        assert "Made by `ardor bench " in path.with_suffix(".md").read_text()
 
 
 def test_the_examples_keep_the_contract(tmp_path):
