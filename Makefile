@@ -39,6 +39,7 @@ gpu-check: .venv/test.stamp
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check ardor tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 

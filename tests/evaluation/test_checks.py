@@ -87,6 +87,7 @@ THRESHOLDS = [  # a check, arguments without a finding, arguments with one
     (checks.attacks.more_steps, (steps(100, 90, 94), 200), (steps(100, 90, 95), 200)),
     (checks.attacks.more_steps, (steps(100, 60, 20), 200), (steps(90, 95, 80), 200)),
     (checks.attacks.more_steps, None, (steps(90, 93, 96), 200)),
+    (checks.attacks.more_steps, (steps(10, 8, 10), 20), (steps(10, 8, 11), 20)),
     (
         checks.attacks.one_step_wins,
         ({"fgsm": 70, "pgd_sat": 80, "pgd_trades": 70},),
