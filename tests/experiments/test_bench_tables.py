@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -326,3 +327,13 @@ def test_a_rows_gap_is_read_at_the_threats_radius():
     assert found["r"][0] == pytest.approx(-1)
     assert gap_of(Row(("self", "both"), "best", (), 2), "0.2") == {}
     assert list(gap_figures([Row(("self", "both"), "best", (), 2)], "0.2")) == []
+
+
+def test_the_command_of_a_table_has_the_options_that_change_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("ardor.experiments.work", lambda *_: [])  # no cell is made, and the sheets are written
+    typed = ["--methods", "sat", "--no_gate", "--threat.eps", "0.1"]
+    assert bench("whitebox-digits", *typed, out=tmp_path) == 0
+    words = shlex.split(re.search(r"Made by `(.*?)`", (tmp_path / "whitebox.md").read_text())[1])
+    assert words[:3] == ["ardor", "bench", "whitebox-digits"]
+    assert set(typed) <= set(words)
+    assert bench(*words[2:], out=tmp_path) == 0  # the same table again, by that command
