@@ -358,6 +358,15 @@ def test_a_plan_names_every_cell_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("named", [[], ["--student", "small_cnn"]])
+def test_without_out_the_folder_has_the_names_of_the_recipe(tmp_path, capsys, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    enough = ["--over", "recipe.lr=0.1,0.2", "--only", "lr=0.1/s9"]
+    assert main(["sweep", "sat", "--data", "digits", *named, *enough]) == 2
+    assert '(did you mean "lr=0.1/s0"?)' in capsys.readouterr().err
+    assert (tmp_path / "runs" / "sweep" / "sat-small_cnn-digits" / "sweep.yaml").is_file()
+
+
 def test_the_help_of_a_recipe_has_its_values(capsys):
     assert main(["sweep", "sat", "--data", "digits", "--method", "trades", "--help"]) == 0
     out = capsys.readouterr().out

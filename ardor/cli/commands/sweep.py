@@ -24,7 +24,7 @@ from ardor.experiments.sweep_sheet import write_sweep
 from ardor.experiments.trials import Trials, run_trials
 from ardor.storage.files import shortened
 from ardor.storage.imports import nearest
-from ardor.training.job import default_run
+from ardor.training.job import default_run, parts_of
 
 TESTED = [name for name in SUITES if name not in ("transfer", "deployed")]
 
@@ -172,9 +172,11 @@ def _require_words(
 
 
 def _default_out(config: dict[str, Any], variants: list[str]) -> Path:
-    if not (config.get("data") or {}).get("name") or not (config.get("student") or {}).get("name"):
-        return Path("runs") / "sweep" / "unnamed"  # refused with a sentence as the cells are made
-    name = default_run(config, 0).name.removesuffix("-s0")
+    try:
+        parts = parts_of(config)
+    except ConfigError:
+        return Path("runs") / "sweep" / "unnamed"  # refused with the same sentence as the cells are made
+    name = default_run(parts, 0).name.removesuffix("-s0")
     return Path("runs") / "sweep" / shortened("-".join([*variants, name]))
 
 
