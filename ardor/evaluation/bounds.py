@@ -13,7 +13,7 @@ from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import same_threat, threat_text, weakness
 from ardor.evaluation.report import Report
 from ardor.models.identity import is_of
-from ardor.storage.config import describe
+from ardor.storage.config import as_text, describe
 from ardor.storage.runs import Run, mapping
 from ardor.types import Threat
 
@@ -134,6 +134,8 @@ def report_to_check(
     if not reports:
         option = "" if suite is None else f" --suite {suite}"
         option += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
+        if not same_threat(folder.threat, wanted):
+            option += f" --threat {wanted['name'].lower()} --threat.eps {as_text(threat.eps)}"
         of = "a report" if suite is None else f"a report by the suite {suite}"
         raise ConfigError(
             f"expected {of} of the checkpoint {checkpoint} in {run} as it is now, got {why}: type ardor evaluate "

@@ -98,6 +98,7 @@ def test_only_a_report_of_the_present_weights_images_and_threat_counts(run, caps
     assert "--suite paper" in refused(capsys, run, *bound, "--suite", "paper")
     assert "--checkpoint last" in refused(capsys, run, *bound, "--checkpoint", "last")
     assert "under another threat than Linf eps 0.01" in refused(capsys, run, *bound, "--threat.eps", "0.01")
+    assert "--threat linf --threat.eps 0.01" in refused(capsys, run, *bound, "--threat.eps", "0.01")
     content = json.loads(report_in(run).read_text())
     for change, expected in (
         ({"model": content["model"] | {"hash": "0" * 16}}, "1 of other weights"),
