@@ -20,8 +20,8 @@ from contextvars import ContextVar
 
 OPTION = re.compile(r"(?<![\w/-])--([a-z_][\w-]*(?:\.\w+)*)(?![\w-]|\.[, ])")
 """An option in a text, as a shell takes it: texts are written for the shell, `--recipe.lr 0.05`."""
-COMMAND = re.compile(r"\bardor [a-z]+ (?:(?!, or )[^;:])*$")
-"""A command in a text, up to where it ends."""
+COMMAND = re.compile(r"\bardor [a-z]+ (?:(?!, or |:\s)[^;])*$")
+"""A command in a text, up to where it ends; the colon of folder:PATH is no end."""
 VALUES = re.compile(r"[= ]((?!(?:with|above|below|or|and|to|of|in|as|for|where|away|out|there)\b)[^\s,;:()`]+)")
 """The next value of an option: one word, or several numbers."""
 FLAGS = ("force", "download", "trust_code")

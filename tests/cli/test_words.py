@@ -127,7 +127,7 @@ def test_a_command_shows_its_own_options_or_names_the_command_of_the_option(comm
         for found in OPTION.finditer(shown):
             option, behind = found[1], shown[found.end() :]
             of = re.match(rf"(?:[ =][^\s()]+)* \(of ardor ({NAMES})\)", behind)
-            of = of or re.search(rf"\bardor ({NAMES}) (?:(?!, or )[^;:])*$", shown[: found.start()])
+            of = of or re.search(rf"\bardor ({NAMES}) (?:(?!, or |:\s)[^;])*$", shown[: found.start()])
             if "X" not in option and not shown[: found.start()].endswith("got ") and option not in FLAGS_OF_OTHERS:
                 assert has_option(of[1] if of else command, option), (path, text, shown)
 
@@ -141,6 +141,7 @@ def test_a_command_shows_its_own_options_or_names_the_command_of_the_option(comm
         ("type --model.weights FILE", "export", "type --weights FILE"),
         ("type --run with a new name", "train", "type --run with a new name"),
         ("type --suite autoattack", "push", "type --suite autoattack (of ardor evaluate)"),
+        ("type ardor data prepare a:b --size 2 --out c", "train", "type ardor data prepare a:b --size 2 --out c"),
         ("type --gate=false to train", "bench", "type --gate=false to train"),
         ("type ardor evaluate RUN --suite quick", "compare", "type ardor evaluate RUN --suite quick"),
     ],
