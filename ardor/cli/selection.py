@@ -18,7 +18,7 @@ from ardor.errors import ConfigError
 from ardor.models import zoo
 from ardor.models.loading import net_for
 from ardor.storage.config import build, classes, merged, number
-from ardor.storage.recipes import read_recipe
+from ardor.storage.recipes import read_recipe, shipped_recipes
 from ardor.storage.runs import Run, mapping, threat_in
 from ardor.storage.trust import require_no_code
 from ardor.training.recipe import find_device
@@ -144,7 +144,7 @@ def configuration(
     trust_code: bool = False,
 ) -> dict[str, Any]:
     """A recipe or run, its variants, then the names and dotted options that were typed. Raises ConfigError."""
-    is_run = recipe is not None and recipe.is_dir()
+    is_run = is_run_folder(recipe)
     if variants and (recipe is None or is_run):
         got, advice = (
             (f"the run {recipe}", "leave the variant out")
@@ -160,6 +160,11 @@ def configuration(
         require_no_code(content, recipe, trust_code=trust_code)
     typed = {key: {"name": name} for key, name in names.items() if name is not None}
     return dict(merged(merged(content, typed), overrides))
+
+
+def is_run_folder(recipe: Path | None) -> bool:
+    """Whether RECIPE is a run's folder: one with a configuration, or any folder that has no recipe's name."""
+    return recipe is not None and recipe.is_dir() and (Run(recipe).exists or str(recipe) not in shipped_recipes())
 
 
 def config_of(run: str | Path | None) -> dict[str, Any]:

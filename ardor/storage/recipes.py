@@ -17,12 +17,17 @@ FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "recipes")
 """In a wheel, and beside the package in a checkout."""
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """The files of the recipes that ardor ships, by their names."""
+    return {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}
+
+
 def find_recipe(name: str | Path) -> Path:
     """The file of a recipe: a path, or the name of one that ardor ships. Raises ConfigError."""
     path = Path(name)
     if os.path.isfile(path):
         return path
-    shipped = {file.stem: file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))}
+    shipped = shipped_recipes()
     if str(name) in shipped:
         return shipped[str(name)]
     raise ConfigError(

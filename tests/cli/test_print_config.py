@@ -105,3 +105,13 @@ def test_a_variant_names_the_folder_as_training_does():
     assert default_run(config, 0).name == "sat-small_cnn-digits-s0"
     assert "variant" not in config
     assert TrainWords().variants == []
+
+
+def test_a_folder_with_the_name_of_a_recipe_is_a_run_only_with_a_configuration(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sat").mkdir()  # as ardor push RUN --out sat writes one
+    assert main(["train", "sat", "--data", "digits", "--print_config"]) == 0
+    assert "name: sat" in capsys.readouterr().out
+    (tmp_path / "other").mkdir()
+    assert main(["train", "other", "--data", "digits", "--print_config"]) == 2
+    assert "name a run's folder" in capsys.readouterr().err

@@ -63,7 +63,7 @@ def push(
 
     `ardor push runs/rslad me/rslad-digits --license mit`
 
-    `ardor push runs/rslad --out rslad`
+    `ardor push runs/rslad --out rslad-digits`
 
     `ardor push runs/rslad --leaderboard` evaluates what the run has no report of (AutoAttack, and INT8 beside float32),
     and writes a checked entry into --out, by default `leaderboard`. `--zoo NAME` writes the net, its card and its

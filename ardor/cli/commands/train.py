@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from ardor.cli import display
 from ardor.cli.processes import launch, require_processes
-from ardor.cli.selection import Method, Overrides, configuration
+from ardor.cli.selection import Method, Overrides, configuration, is_run_folder
 from ardor.cli.stopping import stopping
 from ardor.diagnostics.teacher import require
 from ardor.engine import distributed
@@ -147,7 +147,7 @@ class TrainWords:
     def job(self, recipe: Path | None, overrides: Overrides) -> Job:
         """The run that a command line describes. Raises ConfigError and what the pieces raise."""
         words, config = self._with_file(recipe, overrides)
-        existing = recipe if recipe is not None and recipe.is_dir() else None
+        existing = recipe if is_run_folder(recipe) else None
         job = Job.from_config(config, words.run or existing, trust_code=self.trust_code)
         if self.variants and words.run is None:
             job.run = self._run_of_variants(job.run)
