@@ -68,7 +68,7 @@ RENAMED = {
     "eps": "threat.eps", "root": "data.root", "download": "data.download", "device": "recipe.device",
     "teacher_weights": "teacher.weights", "epochs": "recipe.epochs", "lr": "recipe.lr", "batch": "recipe.batch",
     "batch_size": "recipe.batch", "seed": "recipe.seed", "alpha": "method.alpha", "beta": "method.beta",
-    "width": "student.width", "limit": "data.limit", "compile": "recipe.compile",
+    "width": "student.width", "limit": "data.limit", "size": "data.size", "compile": "recipe.compile",
     "smoke": "variant smoke", "folder": "out", "out": "json",
 }  # fmt: skip
 """Earlier and likely spellings of options, and the one that there is, with its value."""
@@ -91,6 +91,8 @@ def require_parts(command: str, overrides: dict[str, Any]) -> None:
         if other := [name for name in typed if key not in parts and f"{key}.{name}" not in parts]:
             options = ", ".join(f"--{part}" if "." in part else f"--{part}." for part in parts) or "no dotted options"
             near = nearest(key, [part for part in parts if part != f"{key}.device"])
+            if key == command.partition(" ")[0] and has_option(command, other[0]):
+                near = f" (did you mean --{other[0]}?)"  # --size of `ardor data prepare`
             raise ConfigError(
                 f"expected {options} for ardor {command}, got --{key}.{other[0]}{near}: leave it out or correct it"
             )

@@ -300,6 +300,7 @@ def test_dotted_options_of_a_part_that_is_named_by_an_option():
         (["doctor", "--record", "8/x"], "--record: expected a number such as 0.1 or 8/255, got '8/x'"),
         (["doctor", "--record", "300/255"], "expected a record in [0, 1], got 1.17647"),
         (["report", "--threat.eps", "1"], "expected no dotted options for ardor report, got --threat.eps"),
+        (["data", "prepare", "photos", "--data.size", "96"], "got --data.size (did you mean --size?)"),
         (["evaluate", "--recipe.lr", "1"], "got --recipe.lr: leave it out"),
     ],
 )

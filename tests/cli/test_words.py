@@ -296,6 +296,7 @@ def test_no_message_names_a_page_that_a_wheel_lacks():
         (["bench", "whitebox-digits", "--root", "x"], "--data.root"),
         (["bench", "whitebox-digits", "--teacher_weights=x"], "--teacher.weights"),
         (["train", "sat", "--lr", "0.1"], "--recipe.lr"),
+        (["data", "check", "photos", "--size", "96"], "--data.size"),
         (["plan", "sat", "--batch-size", "64"], "--recipe.batch"),
         (["bench", "whitebox-digits", "--teacher-weights", "x"], "--teacher.weights"),
         (["evaluate", "runs/x", "--device", "cpu"], "--recipe.device"),
