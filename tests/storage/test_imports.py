@@ -9,7 +9,7 @@ import pytest
 
 from ardor.errors import ConfigError
 from ardor.storage.code import digest_of
-from ardor.storage.imports import resolve
+from ardor.storage.imports import require_package, resolve
 from ardor.storage.signature import Signature
 
 
@@ -129,3 +129,10 @@ def test_a_mistyped_kind_of_name_is_named_right():
         resolve("robustbnch:Chen2021LTD_WRN34_10", "net")
     with pytest.raises(ConfigError, match="expected nothing_like_it to import, for the net"):
         resolve("nothing_like_it:Net", "net")
+
+
+def test_a_torchvision_of_another_index_is_named_where_a_package_does_not_import(tmp_path, monkeypatch):
+    (tmp_path / "needs_vision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="nms does not exist: install torchvision again, from the index that torch"):
+        require_package("needs_vision", "timm", "timm:resnet18")
