@@ -290,8 +290,11 @@ def require_there(name: str) -> None:
             f"expected a run folder or a file of weights, got {name}, where there is none: check the path, "
             f"or make the run first, with ardor train RECIPE --run {name}"
         )
+    from ardor.models import zoo
+
+    names = (*BUILDERS, *(zoo.PREFIX + each for each in zoo.shipped()))
     raise ConfigError(
-        f'expected a run folder or the name of a net, got "{name}", which is neither{nearest(name, BUILDERS)}: '
+        f'expected a run folder or the name of a net, got "{name}", which is neither{nearest(name, names)}: '
         f"check the path, or type one of {', '.join(BUILDERS)} with weights"
     )
 
