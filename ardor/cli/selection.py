@@ -15,7 +15,7 @@ from ardor import data, models
 from ardor.attacks.threat import BY_NAME, Linf
 from ardor.data.split import Split
 from ardor.errors import ConfigError
-from ardor.models import zoo
+from ardor.models import hub, zoo
 from ardor.models.loading import net_for
 from ardor.storage.config import build, classes, merged, number
 from ardor.storage.recipes import read_recipe, shipped_recipes
@@ -105,7 +105,7 @@ class NetWords:
         if run is None and self.model is None:
             raise ConfigError("expected RUN, or --model NAME --weights FILE --data NAME, got neither: type one of them")
         if exported is None:
-            named = self.model if run is None and zoo.is_name(self.model) else run
+            named = self.model if run is None and (zoo.is_name(self.model) or hub.is_name(self.model)) else run
             source, trained = data_of(named, self.data, self.trust_code), threat_of(named)
             net = None if run is None else models.load(run, checkpoint=self.checkpoint, trust_code=self.trust_code)
         else:
@@ -190,9 +190,11 @@ def data_of_file(path: Path | None, metadata: Mapping[str, Any]) -> dict[str, An
 
 
 def threat_of(run: str | Path | None) -> dict[str, Any]:
-    """The config of the threat that a run was trained under, else validated under; empty where that is no run."""
+    """The config of the threat that a run or net was trained under, else validated under; empty where none is known."""
     if zoo.is_name(run):
         return threat_in(zoo.training_of(str(run)), Path(str(run)))
+    if run is not None and hub.is_name(run):
+        return threat_in(hub.training_of(str(run)), Path(str(run)))
     return Run(run).threat if run is not None and Run(run).exists else {}
 
 

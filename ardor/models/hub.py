@@ -22,7 +22,7 @@ from ardor.models.timm_nets import untrained
 from ardor.models.weights import hash_of, load_weights, require_values
 from ardor.storage.imports import cause_of, require_package
 from ardor.storage.reading import checked, read_json
-from ardor.storage.runs import Run
+from ardor.storage.runs import Run, mapping
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 TIMEOUT = 10  # seconds until a machine without a network gives up; the client's own retries take minutes
@@ -42,6 +42,21 @@ def from_hub(name: str, classes: int | None) -> tuple[nn.Module, str]:
     A branch, a tag or no revision means its newest commit, which needs the network; a full commit hash is read from
     the local cache without it. Raises ConfigError, CheckpointError, ModelError.
     """
+    path_of, named = _files(name)
+    return _net(path_of, name, classes), named
+
+
+def training_of(name: str) -> dict[str, Any]:
+    """The training that the config.json of an hf: name or a local folder records; empty where it records none.
+
+    Raises as `from_hub` and `from_folder`.
+    """
+    folder = Path(name) if is_local(Path(name)) else local_of(name)
+    return mapping(_read((_in(folder) if folder is not None else _files(name)[0])(CONFIG)).get("training"))
+
+
+def _files(name: str) -> tuple[Callable[[str], Path], str]:
+    """The place of each file of a repository, at one commit, and the name with that commit."""
     match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name)
     if not match:
         raise ConfigError(
@@ -51,8 +66,12 @@ def from_hub(name: str, classes: int | None) -> tuple[nn.Module, str]:
     hub = require_package("huggingface_hub", "hub", name)
     repository, revision = match.groups()
     commit = revision if re.fullmatch(r"[0-9a-f]{40}", revision or "") else _commit(hub, repository, revision)
-    net = _net(lambda file: _download(hub, repository, commit, file), name, classes)
-    return net, f"hf:{repository}@{commit}"
+    return lambda file: _download(hub, repository, commit, file), f"hf:{repository}@{commit}"
+
+
+def is_name(name: object) -> bool:
+    """Whether a name is one for the Hub, or of a local folder of its form."""
+    return str(name).startswith("hf:") or is_local(Path(str(name)))
 
 
 def local_of(name: str) -> Path | None:
@@ -72,6 +91,11 @@ def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Pa
 
     Raises ConfigError where there is no such folder, CheckpointError, ModelError.
     """
+    return _net(_in(folder), str(folder), classes), folder / WEIGHTS
+
+
+def _in(folder: Path) -> Callable[[str], Path]:
+    """The place of each file of a local folder. Raises ConfigError where one is missing."""
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             got = f"{folder} without {file}" if folder.is_dir() else f"{folder}, which is no folder"
@@ -79,7 +103,7 @@ def from_folder(folder: Path, classes: int | None = None) -> tuple[nn.Module, Pa
                 f"expected a folder with {CONFIG} and {WEIGHTS}, got {got}: check the path, make one with ardor push "
                 "RUN, or type hf:OWNER/NAME for the Hub"
             )
-    return _net(folder.joinpath, str(folder), classes), folder / WEIGHTS
+    return folder.joinpath
 
 
 def _net(path_of: Callable[[str], Path], name: str, classes: int | None) -> nn.Module:

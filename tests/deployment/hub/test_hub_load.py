@@ -12,6 +12,7 @@ from ardor import models
 from ardor.cli.main import main
 from ardor.deployment import hub
 from ardor.errors import CheckpointError, ConfigError, ModelError
+from ardor.evaluation.report import Report
 
 pytest.importorskip("huggingface_hub", reason="the extra hub is not installed")
 constants = pytest.importorskip("huggingface_hub.constants")
@@ -80,3 +81,17 @@ def test_a_folder_teaches_and_is_judged_at_the_shell(made, tmp_path, monkeypatch
                         "weights": "teacher/model.safetensors"}  # fmt: skip
     assert main(["evaluate", "--model", "hf:./teacher", "--data", "digits", "--suite", "quick", "--limit", "20"]) == 0
     assert main(["evaluate", "teacher", "--data", "digits", "--suite", "quick", "--limit", "20"]) == 0
+
+
+@pytest.mark.parametrize("named", ["hf:./out", "out", "--model=hf:./out"])
+def test_a_net_of_the_hub_is_judged_under_the_threat_of_its_training(tmp_path, monkeypatch, capsys, named):
+    net = models.build("small_cnn", channels=1, width=4, seed=3)
+    method = {"name": "sat", "attack": {"name": "PGD", "threat": {"name": "L2", "eps": 0.3}}}
+    release = hub.Release(net, (1, 8, 8), tuple(map(str, range(10))), training={"method": method})
+    hub.write_folder(release, tmp_path / "out", force=True)
+    monkeypatch.chdir(tmp_path)
+    words = ["evaluate", named, "--data", "digits", "--suite", "quick", "--limit", "2"]
+    assert main([*words, "--out", "trained.json"]) == 0
+    assert main([*words, "--threat.eps", "0.1", "--out", "typed.json"]) == 0
+    threats = [Report.load(Path(name)).threat for name in ("trained.json", "typed.json")]
+    assert threats == [{"name": "L2", "eps": 0.3}, {"name": "L2", "eps": 0.1}]
