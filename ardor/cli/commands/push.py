@@ -13,6 +13,7 @@ from ardor.cli import display
 from ardor.cli.selection import Checkpoint
 from ardor.deployment import hub
 from ardor.deployment.hub.folder import require_ours
+from ardor.deployment.hub.release import evidence_of
 from ardor.deployment.hub.upload import require_repository
 from ardor.deployment.leaderboard import ENTRY, RECIPE, Entry, load_entry, make_entry, page, recipe_of, require_name
 from ardor.errors import ConfigError
@@ -192,8 +193,9 @@ def _write_entry(entry: Entry, path: Path) -> int:
 
 def _write_net(entry: Entry, release: hub.Release, folder: Path, about: str) -> int:
     """Write a net of the package: the folder of the Hub without ONNX files, with its entry and recipe."""
+    evidence = evidence_of(release)  # while it has the ONNX files: their reports are not of other weights
     written = hub.write_folder(
-        replace(release, files=(), name=entry.name),
+        replace(release, files=(), reports=evidence.reports, left_out=evidence.left_out, name=entry.name),
         folder,
         license=entry.licence,
         about=about,

@@ -87,6 +87,7 @@ def test_a_net_of_the_package_with_rounded_weights(copied, tmp_path, monkeypatch
     monkeypatch.setattr(zoo, "SHIPPED", tmp_path / "shipped")
     words = ["push", str(copied), "--zoo", "digits-cnn4-sat", "--half", "--out", str(tmp_path / "shipped"), *WORDS]
     assert main(words) == 0
+    assert "left out" not in capsys.readouterr().out, "the files' figures are in the entry"
     folder = tmp_path / "shipped" / "digits-cnn4-sat"
     names = ["README.md", "SHA256SUMS", "config.json", "entry.json", "model.safetensors", "recipe.yaml"]
     assert sorted(path.name for path in folder.iterdir()) == names
