@@ -52,15 +52,19 @@ def _judged(entries: list[PageEntry]) -> Iterator[tuple[str, Report]]:
 
 
 def attacks(entries: list[PageEntry]) -> list[tuple[str, str, str]]:
-    """Name, kind and resolved hyperparameters of every attack, once where all reports agree."""
-    rows = []
+    """Name, kind and resolved hyperparameters of every attack, once where all reports agree, else with its suites."""
+    suites: dict[tuple[str, str, str], dict[str, None]] = {}
     for _, report in _judged(entries):
         for name, settings in report.attacks.items():
             # Each net of the suite `deployed` is its own source: its hash is in the table of nets.
             left_out = {"name", "source", "weights"} if report.suite == "deployed" else {"name"}
             kept = {key: value for key, value in settings.items() if key not in left_out}
-            rows.append((name, str(settings.get("name", "")), plain(kept)))
-    return list(dict.fromkeys(rows))
+            suites.setdefault((name, str(settings.get("name", "")), plain(kept)), {})[report.suite] = None
+    names = [name for name, _, _ in suites]
+    return [
+        (f"{name}, suite {' and '.join(of)}" if names.count(name) > 1 else name, kind, settings)
+        for (name, kind, settings), of in suites.items()
+    ]
 
 
 def nets(entries: list[PageEntry]) -> list[tuple[str, Report, str, str]]:

@@ -402,7 +402,7 @@ def plain(value: Any) -> str:
     """Hyperparameters that are set, in one line: "threat Linf (eps 8/255), steps 20"."""
     if isinstance(value, dict):
         inner = ", ".join(f"{k} {plain(v)}" for k, v in value.items() if k != "name" and v is not None)
-        return f"{value['name']} ({inner})" if "name" in value else inner
+        return f"{value['name']} ({inner})" if inner and "name" in value else str(value.get("name", inner))
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value))
     return as_text(value) if isinstance(value, float) else str(value)

@@ -19,7 +19,7 @@ from ardor.errors import ConfigError, RunError
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.variance import GapPoint
 from ardor.plot.style import KNOWN, calm
-from ardor.reporting import PageEntry, classes, downloads, examples, figures, styles
+from ardor.reporting import PageEntry, classes, downloads, evidence, examples, figures, styles
 from ardor.reporting.page import radius_groups
 from ardor.reporting.page import write as write_page
 from ardor.reporting.svg import svg
@@ -593,3 +593,12 @@ def test_examples_without_a_story_are_other_images_and_none_without_nets():
     assert examples({}, story(), Push()) == []
     blind = Reader(40)
     assert examples({"blind": blind}, story().take(torch.arange(4, 7)), Push()) == []
+
+
+def test_attacks_of_one_name_are_told_apart_by_their_suites():
+    square = {"name": "Square", "queries": 5000}
+    of_net = report(suite="autoattack", attacks={"square": square})
+    of_file = report(suite="deployed", attacks={"square": square | {"queries": 200}})
+    names = [name for name, _, _ in evidence.attacks([PageEntry("net", "student", [of_net, of_file])])]
+    assert names == ["square, suite autoattack", "square, suite deployed"]
+    assert evidence.attacks([PageEntry("net", "student", [of_net])]) == [("square", "Square", "queries 5000")]

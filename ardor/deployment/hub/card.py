@@ -73,11 +73,7 @@ def card(
         config_yaml=to_yaml(config).strip(),
         tables=[_table(file, report) for file, report in judged],
         threats=list(dict.fromkeys(_threat(report) for report in evidence.reports)),
-        attacks={
-            f"{code(name)}: {inline(plain(attack))}": 0
-            for _, report in judged
-            for name, attack in report.attacks.items()
-        },
+        attacks=list(_attacks(judged)),
         suites=sorted({report.suite for report in evidence.reports}),
         worst=[_worst(report) for report in evidence.reports],
         doubts=list(_doubts(judged)),
@@ -146,6 +142,18 @@ def _file(file: OnnxFile) -> dict[str, Any]:
     parity = file.metadata["parity"]
     table = Parity(Match(**parity["clean"]), Match(**parity["adversarial"]), parity["attack"])
     return {"name": file.path.name, **file.metadata, "parity": str(table), "attack": parity["attack"]}
+
+
+def _attacks(judged: list[tuple[str, Report]]) -> Iterator[str]:
+    """Every attack once with its hyperparameters, and with its suites where another one has its name."""
+    suites: dict[tuple[str, str], dict[str, None]] = {}
+    for _, report in judged:
+        for name, attack in report.attacks.items():
+            suites.setdefault((name, plain(attack)), {})[report.suite] = None
+    names = [name for name, _ in suites]
+    for (name, settings), of in suites.items():
+        suite = f", suite {' and '.join(map(code, of))}" if names.count(name) > 1 else ""
+        yield f"{code(name)}{suite}: {inline(settings)}"
 
 
 def _doubts(judged: list[tuple[str, Report]]) -> Iterator[str]:

@@ -270,6 +270,25 @@ def test_a_card_names_a_teacher_only_where_the_method_uses_one(bare, tmp_path, m
     assert ("feedbeef" in published) == taught
 
 
+def test_a_name_without_arguments_has_no_brackets(bare, tmp_path):
+    training = {"method": {"name": "rslad"}, "teacher": {"name": "wide"}, "fingerprint": {"teacher": "feedbeef"}}
+    folder = hub.write_folder(replace(bare, training=training), tmp_path / "out").folder
+    assert "- method: rslad\n- teacher: wide, weights `feedbeef`\n" in (folder / "README.md").read_text()
+
+
+def test_attacks_of_one_name_are_told_apart_by_their_suites(bare, tmp_path):
+    (report,) = evidence_of(bare).reports
+    attacks = report.attacks | {"pgd_10": report.attacks["pgd_10"] | {"steps": 7}}
+    reports = [report, replace(report, suite="own", attacks=attacks), replace(report, suite="other", attacks=attacks)]
+    text = (hub.write_folder(replace(bare, reports=reports), tmp_path / "out").folder / "README.md").read_text()
+    lines = [line.partition(", step ")[0] for line in text.splitlines() if line.startswith("- `")]
+    assert [line for line in lines if "`pgd_10`" in line] == [
+        "- `pgd_10`, suite `quick`: PGD (threat Linf (eps 0.15), steps 10",
+        "- `pgd_10`, suite `own` and `other`: PGD (threat Linf (eps 0.15), steps 7",
+    ]
+    assert all(", suite" not in line for line in lines if "`pgd_10`" not in line)
+
+
 def test_names_are_no_markup_in_a_card(bare, tmp_path):
     evil = "x\n\n# Safe\n</script><img src=y> [a](javascript:z) `c` | d"
     names = tuple(f"{evil}{k}" for k in range(len(bare.class_names)))
