@@ -126,13 +126,13 @@ def _require_key(key: str) -> None:
     part, _, rest = key.partition(".")
     if part not in KEYS:
         raise ConfigError(f'expected an option of {", ".join(KEYS)}, got "{key}"{nearest(part, KEYS)}: correct it')
-    if not rest and part in ("recipe", "data"):
-        raise ConfigError(f"expected an option of {part}, got {part} itself: type {part}.OPTION=A,B")
     if part == "data" and rest != "limit":
         raise ConfigError(
-            f"expected one data set for all cells, got {key}: figures on other images are not compared; only "
-            "data.limit can vary, which leaves the validation and test images alone"
+            f"expected one data set for all cells, got {key}, where figures on other images are not compared: make a "
+            "sweep of each, or vary data.limit alone, which leaves the validation and test images as they are"
         )
+    if part == "recipe" and not rest:
+        raise ConfigError("expected an option of recipe, got recipe itself: type recipe.OPTION=A,B")
 
 
 def _in_one_form(text: str) -> str:

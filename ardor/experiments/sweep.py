@@ -27,6 +27,9 @@ from ardor.storage.files import shortened, write_text
 from ardor.training.job import recipe_of
 from ardor.training.recipe import find_device
 
+NEW = "name a new folder (ardor sweep --out NEW)"
+"""The advice where a folder has other content: the option of the command is `folder` in Python."""
+
 
 def grid(config: Mapping[str, Any], over: Mapping[str, Sequence[Any]], folder: str | Path, **options: Any) -> Sweep:
     """The sweep of every combination of values.
@@ -101,10 +104,10 @@ def enter(sweep: Sweep) -> None:
     if path.is_file():
         if changes := differences(sweep.content, read_yaml(path)):
             raise RunError(
-                f"expected the sweep that {folder} is of, got another ({few(changes)}): type --out with a new folder"
+                f"expected the sweep that {folder} is of, got another ({few(changes)}): {NEW}"
             )
     elif folder.is_dir() and any(entry.suffix not in (".lock", ".tmp") for entry in folder.iterdir()):
-        raise RunError(f"expected an empty folder or a sweep, got {folder} with other files: type --out with a new one")
+        raise RunError(f"expected an empty folder or a sweep, got {folder} with other files: {NEW}")
     else:
         write_text(path, to_yaml(sweep.content))
 

@@ -67,6 +67,10 @@ def test_lists_ranges_and_lists_of_lists():
         (["recipee.lr=1"], r'expected an option of .*, got "recipee.lr" \(did you mean "recipe"\?\)'),
         (["recipe=1"], "expected an option of recipe, got recipe itself"),
         (["data.name=digits"], "expected one data set for all cells, got data.name"),
+        (
+            ["data=digits,cifar10"],
+            "expected one data set for all cells, got data, .*: make a sweep of each, or vary data.l",
+        ),
     ],
 )
 def test_bad_axes(words, message):
@@ -164,7 +168,7 @@ def test_the_test_images_choose_nothing(tmp_path):
 def test_a_folder_is_of_one_sweep(tmp_path, config, over):
     enter(grid(CONFIG, OVER, tmp_path))
     before = contents(tmp_path)
-    with pytest.raises(RunError, match="expected the sweep that .* is of, got another"):
+    with pytest.raises(RunError, match="expected the sweep that .* is of, got another .*: name a new folder"):
         enter(grid(config, over, tmp_path))
     assert contents(tmp_path) == before
     more = {"recipe.lr": ["0.3"], "recipe.seed": range(5)}
@@ -173,8 +177,10 @@ def test_a_folder_is_of_one_sweep(tmp_path, config, over):
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="expected an empty folder or a sweep"):
+    with pytest.raises(RunError, match="expected an empty folder or a sweep") as refused:
         enter(grid(CONFIG, OVER, tmp_path))
+    assert "name a new folder" in str(refused.value)
+    assert "out=" not in str(refused.value), "a parameter that grid does not have"
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
