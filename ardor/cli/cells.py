@@ -83,18 +83,24 @@ def watching(
         yield progress, finished
 
 
-def show_plan(table: Cells) -> int:
-    """Display the cost of the cells that are missing."""
+def show_plan(table: Cells, words: CellWords, best: bool = False) -> int:
+    """Display the cost of the cells that are missing; with `best` the nets of one row alone are attacked."""
     with display.progress("plan", len(table.cells)) as move:
         count = itertools.count(1)
         costs = experiments.plan(table, lambda name: move(next(count), name))
     for cost in costs:
         train = duration(cost.train)
         display.say(f"{cost.cell.name:44} train {train:>8}  attacks at most {duration(cost.evaluate):>8}")
-    train, evaluate = (duration(sum(getattr(c, key) for c in costs)) for key in ("train", "evaluate"))
+    rows: dict[tuple[str, ...], float] = {}
+    for cost in costs:
+        rows[cost.cell.row] = rows.get(cost.cell.row, 0.0) + cost.evaluate
+    train = duration(sum(cost.train for cost in costs))
+    attacks = duration(max(rows.values(), default=0.0) if best else sum(rows.values()))
+    several = "" if words.on is None else f" (--on {words.on} makes several at once)"
     display.say(
-        f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine: train {train}, "
-        f"attacks at most {evaluate}. The same command without --plan starts it."
+        f"{len(costs)} of {len(table.cells)} nets to make, by one process on this machine{several}: train {train}, "
+        f"attacks at most {attacks}{', of the nets of the best row' if best else ''}. The same command without --plan "
+        "starts it."
     )
     return 0
 

@@ -17,7 +17,7 @@ from typing import Any
 from ardor.errors import ConfigError, RunError
 from ardor.experiments.axes import SEED, nested, require_axes, short_names
 from ardor.experiments.cell import Cell, EvaluationSpec, Setting, Sweep
-from ardor.experiments.cells import portable
+from ardor.experiments.cells import portable, state_of
 from ardor.experiments.coordinator import Engine, Problem, work
 from ardor.experiments.sweep_sheet import best_of, figures_of, write_sweep
 from ardor.experiments.worker import ProgressCallback
@@ -103,9 +103,7 @@ def enter(sweep: Sweep) -> None:
     path = folder / "sweep.yaml"
     if path.is_file():
         if changes := differences(sweep.content, read_yaml(path)):
-            raise RunError(
-                f"expected the sweep that {folder} is of, got another ({few(changes)}): {NEW}"
-            )
+            raise RunError(f"expected the sweep that {folder} is of, got another ({few(changes)}): {NEW}")
     elif folder.is_dir() and any(entry.suffix not in (".lock", ".tmp") for entry in folder.iterdir()):
         raise RunError(f"expected an empty folder or a sweep, got {folder} with other files: {NEW}")
     else:
@@ -143,9 +141,8 @@ def run_sweep(
         As `work`.
     """
     enter(sweep)
-    asked = (EvaluationSpec(suite),) if suite else ()
     if every:
-        sweep = replace(sweep, cells=tuple(replace(cell, evaluations=asked) for cell in sweep.cells))
+        sweep = with_suite(sweep, suite, every)
 
     def written(cell: Cell) -> None:
         write_sweep(sweep, command)
@@ -155,6 +152,16 @@ def run_sweep(
     if suite and not every:
         problems += evaluate_best(sweep, suite, progress, written, engine)
     return write_sweep(sweep, command, problems), problems
+
+
+def with_suite(sweep: Sweep, suite: str | None, every: bool) -> Sweep:
+    """The sweep with the evaluations that `run_sweep` makes of its cells: of any row while the best is not known."""
+    asked, rows = ((EvaluationSpec(suite),) if suite else ()), {cell.row for cell in sweep.cells}
+    if not every and all(state_of(sweep.spec, cell)[0] != "open" for cell in sweep.cells):
+        best = best_of(figures_of(sweep))
+        rows = set() if best is None else {best.parts}
+    cells = (replace(cell, evaluations=asked if cell.row in rows else ()) for cell in sweep.cells)
+    return replace(sweep, cells=tuple(cells))
 
 
 def evaluate_best(

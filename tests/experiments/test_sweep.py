@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from ardor import experiments
 from ardor.cli.main import main
 from ardor.errors import ConfigError, RunError
 from ardor.evaluation.proportion import Proportion
@@ -18,6 +19,7 @@ from ardor.experiments.axes import parse_axes, parse_suggestions, require_axes
 from ardor.experiments.cell import Cell, Setting
 from ardor.experiments.cells import made_by, weights_of
 from ardor.experiments.coordinator import Problem
+from ardor.experiments.cost import Cost
 from ardor.experiments.rows import Value
 from ardor.experiments.sweep import enter
 from ardor.experiments.sweep_sheet import SweepRow, as_html, best_of, figures_of, notes
@@ -362,6 +364,30 @@ def test_a_plan_names_every_cell_and_writes_nothing(tmp_path, capsys):
     assert "lr=0.1/s0" in out
     assert "lr=0.2/s0" in out
     assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_has_the_cost_of_the_suite(mine, capsys, monkeypatch):
+    """It was 0 s: the suite is run on the best row, which is not known before."""
+    best = next(line["lr"] for line in lines(mine) if line["best"])
+    of, costs = experiments.plan, []
+    monkeypatch.setattr(experiments, "plan", lambda *table: costs.extend(of(*table)) or costs)
+    assert again(mine, "--suite", "apgd", "--plan") == 0
+    assert [(cost.cell.row, cost.train, cost.evaluate > 0) for cost in costs] == [((best,), 0, True)] * 2
+
+    def plan(table, progress):
+        return [Cost(cell, 600.0, 60.0 * (1 + cell.seed) * len(cell.evaluations)) for cell in table.cells]
+
+    monkeypatch.setattr(experiments, "plan", plan)
+    shutil.rmtree(mine / "cells" / "lr=0.1" / "s0")
+    capsys.readouterr()
+    assert again(mine, "--suite", "apgd", "--plan", "--on", "ray") == 0
+    out = capsys.readouterr().out
+    assert "by one process on this machine (--on ray makes several at once): train 40 min" in out
+    assert "attacks at most 3 min, of the nets of the best row. The same" in out
+    assert again(mine, "--suite", "apgd", "--every", "--plan") == 0
+    assert "on this machine: train 40 min, attacks at most 6 min. The same" in capsys.readouterr().out
+    assert again(mine, "--plan") == 0
+    assert "attacks at most 0 s. The same" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("named", [[], ["--student", "small_cnn"]])

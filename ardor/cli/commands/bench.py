@@ -158,7 +158,7 @@ def bench(
         experiments.table_of(spec)  # refuses what needs no image
     result = experiments.table_of(spec.with_images())
     if plan:
-        return show_plan(result)
+        return show_plan(result, cells)
     options: dict[str, Any] = {
         "scale": scale, "seeds": seeds, "data": data, "students": students, "methods": methods,
         "teacher": teacher, "transfer_from": transfer_from, "released": [] if released else None,

@@ -19,7 +19,7 @@ from ardor.errors import ConfigError
 from ardor.experiments.axes import parse_axes, parse_suggestions
 from ardor.experiments.cell import Sweep
 from ardor.experiments.cells import state_of
-from ardor.experiments.sweep import enter, evaluate_best
+from ardor.experiments.sweep import enter, evaluate_best, with_suite
 from ardor.experiments.sweep_sheet import write_sweep
 from ardor.experiments.trials import Trials, run_trials
 from ardor.storage.files import shortened
@@ -129,7 +129,7 @@ def sweep(
         return _trials(study, trials, command, suite, cells)
     made = experiments.grid(config, parse_axes(over or ()), folder, **options)
     if plan:
-        return show_plan(made)
+        return show_plan(with_suite(made, suite, every), cells, best=suite is not None and not every)
     if cells.only:
         enter(made)
         return make_only(made, cells.only, command)
