@@ -285,7 +285,12 @@ def require_there(name: str) -> None:
     """Raise ConfigError where `name` is no net's name, no `file.py:Name`, and no folder or file that exists."""
     if known(name) or ":" in name or os.path.exists(name):
         return
-    if "/" in name or os.sep in name:
+    path, is_path = Path(name), "/" in name or os.sep in name
+    if re.fullmatch(r"\.[a-z]\w*", path.suffix) and path.parent.is_dir():
+        near = nearest(path.name, os.listdir(path.parent))
+        if near or is_path:
+            raise ConfigError(f"expected a run folder or a file, got {name}, where there is none{near}: check the path")
+    if is_path:
         raise ConfigError(
             f"expected a run folder or a file of weights, got {name}, where there is none: check the path, "
             f"or make the run first, with ardor train RECIPE --run {name}"

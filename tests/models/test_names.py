@@ -234,6 +234,12 @@ def test_a_file_of_a_run_says_itself_what_net_it_is(tmp_path):
         ({"name": "resnet18"}, ConfigError, ["weights", "none", "weights="]),
         ({"name": "resnet81"}, ConfigError, ["neither", "resnet18"]),
         ({"name": "runs/nowhere"}, ConfigError, ["got runs/nowhere, where there is none", "--run runs/nowhere"]),
+        (
+            {"name": "RUN/bets.safetensor"},
+            ConfigError,
+            ["none", "did you mean", "best.safetensors", "path$"],
+        ),
+        ({"name": "RUN/model.onx"}, ConfigError, ["model.onx, where there is none: check the path$"]),
         ({"name": "/nowhere"}, ConfigError, ["got /nowhere, where there is none"]),
         ({"name": "nowhere"}, ConfigError, ["neither", "check the path"]),
         ({"name": "RUN/best.safetensors"}, ConfigError, ["a file whose metadata name its net", "weights="]),
