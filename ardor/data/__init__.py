@@ -180,7 +180,8 @@ def reader(name: str) -> Reader:
     if os.path.isfile(name) and name.endswith(".npz"):
         raise ConfigError(f'expected data by its kind, got the file "{name}": type --data npz:{name}')
     choices = [*NAMED, *(f"{kind}:PATH" for kind in WITH_PATH), "file.py:Name"]
-    raise ConfigError(f'expected data as one of {", ".join(choices)}, got "{shown(name)}"{nearest(name, choices)}')
+    got = f'"{shown(name)}", and there is no such folder{nearest(name, choices)}'
+    raise ConfigError(f"expected data as one of {', '.join(choices)}, got {got}")
 
 
 def _read(source: dict[str, Any], download: bool, options: Mapping[str, Any]) -> dict[str, Split]:

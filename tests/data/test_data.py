@@ -208,6 +208,7 @@ def test_digits_without_scikit_learn(monkeypatch):
     [
         ("cifar01", {}, 'did you mean "cifar10"'),
         ("CIFAR10", {}, 'did you mean "cifar10"'),
+        ("photoz", {}, 'got "photoz", and there is no such folder$'),
         ("npz", {}, "npz:PATH"),
         ("npz:", {}, "npz:PATH"),
         ("digits", {"protocol": "papper"}, "for example 'paper'"),
