@@ -162,6 +162,18 @@ def configuration(
     return dict(merged(merged(content, typed), overrides))
 
 
+def require_run(run: Path, command: str) -> None:
+    """Raise ConfigError unless RUN is the folder of a run; `command` takes one."""
+    if Run(run).exists:
+        return
+    what, advice = "where there is no such folder", f"type {command}, or ardor runs for a list"
+    if zoo.is_name(run):
+        what, advice = "which is no folder of a run", f"ardor models {run} shows its figures"
+    elif run.exists():
+        what = "which is no folder of a run"
+    raise ConfigError(f"expected RUN, got {run}, {what}: {advice}")
+
+
 def is_run_folder(recipe: Path | None) -> bool:
     """Whether RECIPE is a run's folder: one with a configuration, or any folder that has no recipe's name."""
     return recipe is not None and recipe.is_dir() and (Run(recipe).exists or str(recipe) not in shipped_recipes())

@@ -12,6 +12,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation.proportion import Proportion
 from ardor.evaluation.protocol import same_threat, threat_text, weakness
 from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import suite_option
 from ardor.models.identity import is_of
 from ardor.storage.config import as_text, describe
 from ardor.storage.runs import Run, mapping
@@ -132,7 +133,7 @@ def report_to_check(
         why = f"{len(reports)} under another threat than {threat_text(wanted)}"
     reports = [report for report in reports if same_threat(report.threat, wanted)]
     if not reports:
-        option = "" if suite is None else f" --suite {suite}"
+        option = suite_option(suite)
         option += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         if not same_threat(folder.threat, wanted):
             option += f" --threat {wanted['name'].lower()} --threat.eps {as_text(threat.eps)}"

@@ -11,13 +11,15 @@ from typing import Any
 from ardor import models
 from ardor.attacks import Suite
 from ardor.attacks.square import Square
+from ardor.attacks.suites import SUITES
 from ardor.attacks.transfer import Transfer
-from ardor.errors import ConfigError
+from ardor.errors import ConfigError, shown
 from ardor.evaluation.protocol import WORTH, key_of, weakness
 from ardor.evaluation.report import Report
 from ardor.models.identity import is_of, same_function
 from ardor.storage.config import as_text
 from ardor.storage.files import shortened
+from ardor.storage.imports import nearest
 from ardor.storage.runs import Run
 
 FULL = Square().queries
@@ -96,6 +98,15 @@ def reports_of(run: Path) -> tuple[list[Report], list[str]]:
     return reports, unread
 
 
+def suite_option(suite: str | None) -> str:
+    """The option of `ardor evaluate` for a suite, "" for None. Raises ConfigError where no suite has the name."""
+    names = (*SUITES, "transfer", "deployed")
+    if suite is not None and suite not in names:
+        near = nearest(suite, names)
+        raise ConfigError(f'expected a suite as one of {", ".join(names)}, got "{shown(suite)}"{near}: correct it')
+    return "" if suite is None else f" --suite {suite}"
+
+
 def shown_reports(runs: Sequence[Path], suite: str | None = None, trust_code: bool = False) -> list[Report]:
     """For each run the report to show, of its present weights: one protocol for as many runs as possible.
 
@@ -136,7 +147,6 @@ def shown_reports(runs: Sequence[Path], suite: str | None = None, trust_code: bo
 
 def _of_present_weights(run: Path, suite: str | None, trust_code: bool) -> list[Report]:
     """The reports of the best checkpoint as it is now, else of the averaged, else of the last."""
-    option = "" if suite is None else f" --suite {suite}"
     others = 0
     for checkpoint in Run(run).checkpoints():
         paths = Run(run).reports(suite, checkpoint)
@@ -148,5 +158,6 @@ def _of_present_weights(run: Path, suite: str | None, trust_code: bool) -> list[
     got = f"{others} of other weights" if others else "none"
     named = "" if suite is None else f" by the suite {suite}"
     raise ConfigError(
-        f"expected a report{named} of the weights in {run}, got {got}: type ardor evaluate {quote(str(run))}{option}"
+        f"expected a report{named} of the weights in {run}, got {got}: type ardor evaluate {quote(str(run))}"
+        f"{suite_option(suite)}"
     )

@@ -167,7 +167,8 @@ class Run:
         To compare and to display: build from `part`, which refuses code.
         """
         if not self.exists:
-            raise RunError(f"expected a run folder with config.yaml, got {self.folder} without: name a run's folder")
+            got = f"{self.folder} without" if self.folder.exists() else f"{self.folder}, where there is none"
+            raise RunError(f"expected a run folder with config.yaml, got {got}: name a run's folder")
         config: dict[str, Any] = checked(read_yaml(self.config_file), _Config, self.config_file)
         config.setdefault("soft_labels", "live")
         if isinstance(recipe := config.get("recipe") or {}, dict):

@@ -173,7 +173,7 @@ def test_verdicts_of_other_attacks_than_the_listed_ones_and_of_a_smaller_radius_
 def test_a_claim_of_what_is_no_run_and_with_options_of_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["report", "runs/none", "--claim"]) == 2
-    assert "got runs/none, which is no folder of a run" in capsys.readouterr().err
+    assert "got runs/none, where there is no such folder" in capsys.readouterr().err
     assert main(["report", "ardor:digits-cnn8-rslad", "--claim"]) == 2
     assert "ardor models ardor:digits-cnn8-rslad shows its figures" in capsys.readouterr().err
     (tmp_path / "config.yaml").write_text("recipe: {}\n")

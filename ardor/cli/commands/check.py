@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ardor.cli import display
-from ardor.cli.selection import Checkpoint, Number, Overrides, find_threat, threat_of
+from ardor.cli.selection import Checkpoint, Number, Overrides, find_threat, require_run, threat_of
 from ardor.errors import ConfigError
 from ardor.evaluation import ci_files
 from ardor.evaluation.bounds import LEAST, check_report, report_to_check
 from ardor.evaluation.ci_files import Case
 from ardor.evaluation.protocol import title_of
-from ardor.storage.runs import Run
 
 
 def check(
@@ -72,8 +71,9 @@ def check(
         Run the `file.py:Name` that a file names, where it is in the working folder or below.
     """
     display.require_files(json, junit)
-    if run is None or not Run(run).exists:
-        raise ConfigError(f"expected RUN, got {run or 'none'}: type ardor check runs/NAME --min_robust 0.5")
+    if run is None:
+        raise ConfigError("expected RUN, got none: type ardor check runs/NAME --min_robust 0.5")
+    require_run(run, "ardor check runs/NAME --min_robust 0.5")
     typed = dict(zip(LEAST, (min_robust, min_clean, min_class), strict=True))
     least = {name: value for name, value in typed.items() if value is not None}
     used = find_threat(threat, overrides, threat_of(run))

@@ -12,12 +12,12 @@ from cyclopts import Parameter
 from ardor import models
 from ardor.attacks import PGD
 from ardor.cli import display
+from ardor.cli.selection import require_run
 from ardor.errors import ConfigError
 from ardor.evaluation.claim import claim_of
 from ardor.evaluation.protocol import title_of
 from ardor.evaluation.report_files import shown_reports
 from ardor.evaluation.variance import split_of
-from ardor.models import zoo
 from ardor.reporting import PageEntry, comparison, device, examples
 from ardor.reporting.entry import entry_of, teaches, threat_of, threats_of
 from ardor.reporting.page import write as write_page
@@ -70,9 +70,8 @@ def report(
     """
     if not runs:
         raise ConfigError("expected at least one RUN, got none: type ardor report runs/NAME")
-    if other := next((run for run in runs if not Run(run).exists), None):
-        advice = f"ardor models {other} shows its figures" if zoo.is_name(other) else "type ardor report runs/NAME"
-        raise ConfigError(f"expected RUN, got {other}, which is no folder of a run: {advice}")
+    for run in runs:
+        require_run(run, "ardor report runs/NAME")
     if claim:
         if typed := [name for name, given in (("limit", limit is not None), ("title", title != TITLE)) if given]:
             raise ConfigError(f"expected options of a claim, got --{typed[0]}, which is of a page: leave it out")

@@ -10,6 +10,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation.findings import Finding
 from ardor.evaluation.protocol import weakness
 from ardor.evaluation.report import Report
+from ardor.evaluation.report_files import suite_option
 from ardor.storage.config import few
 from ardor.storage.runs import Run, mapping, suite_of
 
@@ -41,6 +42,10 @@ def side_of(path: Path) -> Side:
     ConfigError
         It is none of them, or two of its runs have the same seed.
     """
+    if not path.exists():
+        raise ConfigError(
+            f"expected a judged run, a report file or a folder of runs, got {path}, where there is none: check the path"
+        )
     if path.is_file():
         return Side(path, {_seed(Report.load(path).training, path): path})
     if Run(path).exists:
@@ -136,7 +141,7 @@ def _candidates(run: Path, suite: str | None, checkpoint: str) -> dict[str, Path
     """A run's reports of this checkpoint and suite, by file name: suite, threat, checkpoint and images."""
     reports = {path.name: path for path in Run(run).reports(suite, checkpoint)}
     if not reports:
-        options = "" if suite is None else f" --suite {suite}"
+        options = suite_option(suite)
         options += "" if checkpoint == "best" else f" --checkpoint {checkpoint}"
         raise ConfigError(
             f"expected a report in {run}, got none of this kind: type ardor evaluate {quote(str(run))}{options}"

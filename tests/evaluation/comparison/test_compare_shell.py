@@ -126,6 +126,8 @@ def test_the_newest_report_that_both_have(here, capsys):
         output_of(capsys, "a", "b", "--suite", "quick")
     with pytest.raises(ConfigError, match="type ardor evaluate a --suite paper --checkpoint last$"):
         output_of(capsys, "a", "b", "--suite", "paper", "--checkpoint", "last")
+    with pytest.raises(ConfigError, match=r'expected a suite as one of .*, got "pepar" \(did you mean "paper"\?\)'):
+        output_of(capsys, "a", "b", "--suite", "pepar")
     run(here / "c", letters(40, 30), names=best[:1])
     with pytest.raises(
         ConfigError, match=r"expected one report that all runs have, got report-.* in b; report-quick.* in c"
@@ -195,8 +197,11 @@ def test_folders_that_are_no_seeds_of_one_method_are_refused(here, capsys):
 def test_what_is_no_run_is_refused(here, capsys):
     (here / "empty").mkdir()
     (here / "f.json").write_text("{}")
-    for name in ("absent", "empty"):
-        with pytest.raises(ConfigError, match=f"got {name}: type ardor evaluate RUN first"):
+    for name, words in (
+        ("absent", ", where there is none: check the path"),
+        ("empty", ": type ardor evaluate RUN first"),
+    ):
+        with pytest.raises(ConfigError, match=f"got {name}{words}"):
             output_of(capsys, name, name)
     with pytest.raises(ConfigError, match="expected a report that"):
         output_of(capsys, "f.json", "f.json")
