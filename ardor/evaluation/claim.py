@@ -136,7 +136,7 @@ def _obstacles(report: Report) -> Iterator[str]:
     if name not in {data for data, _ in BOARDS}:
         yield (
             f"expected cifar10 or cifar100, from the official archive, got the images {name}: RobustBench has no "
-            "leaderboard for them; type ardor evaluate with --data cifar10 where they are those"
+            "leaderboard for them; if they are those of CIFAR-10, type ardor evaluate with --data cifar10"
         )
     elif board is None:
         radii = " or ".join(f"{of} eps {eps}" for (data, of), eps in BOARDS.items() if data == name)

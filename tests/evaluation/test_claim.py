@@ -78,6 +78,8 @@ def test_only_the_data_and_threats_of_a_leaderboard(name, threat, valid):
     radii = {L2(0.5): "0.5", Linf(8 / 255): "8/255", Linf(4 / 255): "4/255", L2(128 / 255): "128/255"}
     assert claim.content["eps"] == radii.get(threat, "0.031"), "that of the report, whatever the leaderboard has"
     assert len(claim.obstacles) == (not valid), "one reason is said once"
+    advice = "if they are those of CIFAR-10, type ardor evaluate with --data cifar10"
+    assert any(advice in one for one in claim.obstacles) == (not name.startswith("cifar"))
 
 
 @pytest.mark.parametrize(
