@@ -139,7 +139,8 @@ class Cost:
             + (", T of the teacher" if self.teacher else ""),
             f"per step: {self.seconds:.3g} s for {self.batch} images, {speed} images/s{part}"
             + (f", in {self.parts} parts" if self.parts > 1 else ""),
-            f"whole run: {duration(3600 * self.hours)} for {self.epochs} epochs of {self.images} images, "
+            f"whole run: {duration(3600 * self.hours)} for {self.epochs} epoch{'s' * (self.epochs > 1)} of "
+            f"{self.images} images, "
             f"{duration(self.validation)} of it validation",
             f"peak memory: {self.memory / 1e9:.2f} GB {where}{part and part.replace('from', 'with')}",
         ]

@@ -63,7 +63,7 @@ def test_train_evaluate_and_a_report_file(run, capsys):
     report = Report.load(run / "report-quick-linf-0.1-best.json")
     assert report.threat["eps"] == 0.1
     assert [f.name for f in report.findings].count("short_reach") == 1, "what its configuration says of a run"
-    assert "takes 1 steps of 0.025" in shown
+    assert "takes 1 step of 0.025, less than its eps" in shown
     assert with_training(report.findings, report.training, 0.1) == report.findings, "nothing twice"
     assert (
         main(["evaluate", "runs/sat", "--suite", "quick", "--checkpoint", "last", "--limit", "20", "--out", "r.json"])

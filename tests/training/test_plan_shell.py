@@ -89,7 +89,7 @@ def test_a_teacher_is_in_the_cost():
 def test_times_have_the_unit_that_suits_them(seconds, words):
     cost = Cost(20, 6, 0, 0, 128, 0.01, seconds, 0.0, 0, 45000, 1, "cpu")
     text = cost.text()
-    assert f"of 45000 images, {words} of it validation" in text
+    assert f"for 1 epoch of 45000 images, {words} of it validation" in text
     assert "128 images, 12,800 images/s" in text
 
 

@@ -144,7 +144,8 @@ def _attack(config: Config, where: str) -> Iterator[Finding]:
         yield Finding("step_above_eps", "warning", evidence, f"type --{where}.step with eps/4, {as_text(eps / 4)}")
     step = step if step > 0 else eps / 4
     if f"{where}.step" in config and steps * step < eps * (1 - 1e-9):
-        evidence = f"{where} takes {steps:g} steps of {as_text(step)}, together less than its eps {as_text(eps)}"
+        taken = f"{steps:g} steps of {as_text(step)}, together" if steps > 1 else f"1 step of {as_text(step)},"
+        evidence = f"{where} takes {taken} less than its eps {as_text(eps)}"
         advice = f"type --{where}.steps {math.ceil(eps / step)} or longer steps"
         yield Finding("short_reach", "warning", evidence, advice)
 

@@ -100,7 +100,7 @@ def partners(a: Side, b: Side) -> tuple[list[tuple[int | None, int | None]], lis
             "seeds of A"
         )
     alone = [str(side.runs[seed]) for side in (a, b) for seed in side.runs if seed not in common]
-    evidence = f"{len(alone)} runs have no partner of their seed and were left out: {', '.join(alone)}"
+    evidence = f"left out, without a partner of the same seed: {', '.join(alone)}"
     advice = "train and judge their partners: which seeds take part must not depend on how they turned out"
     pairs = [(seed, seed) for seed in sorted(common, key=str)]
     return pairs, [Finding("unpaired", "warning", evidence, advice)] if alone else []

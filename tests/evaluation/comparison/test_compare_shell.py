@@ -167,7 +167,7 @@ def test_folders_of_seeds_are_paired_by_seed(here, capsys):
     out = output_of(capsys, "a", "b")
     assert "3 seeds (1, 2, 3)" in out
     assert "seed 3: worst_case +33.00" in out
-    assert "2 runs have no partner of their seed and were left out: a/x9, b/s4" in out
+    assert "left out, without a partner of the same seed: a/x9, b/s4" in out
     assert "The method of A stands 32.00 points above that of B" in out
     assert "one seed" in output_of(capsys, "a", "b/s2")
     with pytest.raises(ConfigError, match="expected runs of the same seeds, got .* in a and 4 in b/s4"):
