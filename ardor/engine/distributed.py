@@ -209,7 +209,7 @@ def require_equal(done: int, folder: str | Path | None, step: int = 0) -> None:
     first = torch.tensor([done, step])
     broadcast([first])
     if total({"others": float(first.tolist() != [done, step])})["others"]:
-        more = f" and {step} steps" if step else ""
+        more = f" and {step} step{'s' * (step > 1)}" if step else ""
         raise RunError(
             f"expected one run that all processes see, got {folder} with {done} epochs{more} in process {rank()} and "
             "another number elsewhere: type --run with a folder that all machines share"

@@ -36,7 +36,8 @@ def runs(folder: Path = Path("runs"), /, *, json: Path | None = None) -> int:
     """
     found = run_states(folder)
     if json is not None:
-        display.result(f"{len(found)} runs in {folder}", {json: display.as_json([one.as_dict() for one in found])})
+        count = f"{len(found)} run{'s' * (len(found) != 1)}"
+        display.result(f"{count} in {folder}", {json: display.as_json([one.as_dict() for one in found])})
     elif not found:
         display.say(f"No runs in {folder}. Next: ardor train sat --data digits")
     else:
