@@ -15,7 +15,7 @@ from typing import Any
 
 from ardor.errors import ConfigError
 from ardor.experiments.field import AVERAGED, recipes_of, short_options
-from ardor.storage.config import merged, number
+from ardor.storage.config import describe, merged, number, plain
 from ardor.storage.imports import nearest
 from ardor.training.job import method_of, recipe_of
 from ardor.types import uses_labels
@@ -174,7 +174,7 @@ def declared_facts(declared: Declared, rows: Sequence[tuple[str, Mapping[str, An
     attack = ", ".join(f"{key} {value}" for key, value in declared.attack.items()) or "as each method has it"
     yield (
         f"training attack: {attack}; a checkpoint is selected on {first.val_size} validation images under "
-        f"{first.val_attack}"
+        f"{plain(describe(first.val_attack))}"
     )
     for name, recipe, images in built:
         steps = recipe.epochs * math.ceil(images / recipe.batch)
