@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,5 +63,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Replace a safetensors file atomically, with a checksum in its metadata. Raises RunError."""
     # a copy, because tensors that share memory are refused by the format
     plain = {key: value.detach().cpu().clone(memory_format=torch.contiguous_format) for key, value in tensors.items()}
-    content = save(plain, metadata | {"sum": checksum(plain)})  # its save_file makes a file that no other user may read
+    content = as_bytes(plain, metadata | {"sum": checksum(plain)})
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
+
+
+def as_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file, its metadata by name: safetensors itself writes them in another order in each process.
+
+    Its `save_file` is not used: it makes a file that no other user may read.
+    """
+    content = save(dict(tensors), dict(metadata))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8 bytes
+    return b"".join((len(text).to_bytes(8, "little"), text, memoryview(content)[end:]))

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from ardor.cli.main import main
 from ardor.errors import CheckpointError, ConfigError, RunError
@@ -161,3 +162,15 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path, mo
     write_tensors(tmp_path / "w.safetensors", build("small_cnn", channels=1).state_dict(), {})
     assert main(["evaluate", *words, "--suite", "quick", "--out", str(tmp_path / "deep/er/r.json")]) == 2
     assert "Permission denied" in capsys.readouterr().err
+
+
+def test_the_same_tensors_and_metadata_are_the_same_bytes(tmp_path):
+    tensors = {"a": torch.arange(3), "é": torch.ones(2, 2)}
+    words = {name: f'"{name} ü' for name in ("net", "epoch", "val_robust", "kind", "x")}
+    paths = [tmp_path / f"{i}.safetensors" for i in range(8)]
+    for path in paths:
+        write_tensors(path, tensors, words)
+    assert len({path.read_bytes() for path in paths}) == 1
+    read, metadata = read_tensors(paths[0])
+    assert all(torch.equal(read[name], value) for name, value in tensors.items())
+    assert {name: metadata[name] for name in words} == words

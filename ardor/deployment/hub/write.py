@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from ardor.deployment.export.formats import figures, interface_of
@@ -28,6 +27,7 @@ from ardor.models import hash_of, require_fit
 from ardor.models.builders import is_named
 from ardor.models.hub import CONFIG, WEIGHTS, from_folder
 from ardor.storage.imports import require_package
+from ardor.storage.tensors import as_bytes
 from ardor.version import __version__
 
 
@@ -140,7 +140,7 @@ def weights_of(net: nn.Module) -> bytes:
     """The content of model.safetensors: matrices whose values are all of float16 take half the bytes. ConfigError."""
     # copies, because the format refuses tensors that share memory
     state = {k: _narrowed(v.detach().cpu().contiguous().clone()) for k, v in net.state_dict().items()}
-    return save(state, {"format": "pt", "net": json.dumps(_arguments(net))})
+    return as_bytes(state, {"format": "pt", "net": json.dumps(_arguments(net))})
 
 
 def _narrowed(value: Tensor) -> Tensor:
