@@ -57,7 +57,7 @@ def signals() -> Iterator[list[int]]:
 def sentence(error: Exception) -> str:
     """An error in one line."""
     from cyclopts import CycloptsError
-    from cyclopts.exceptions import UnusedCliTokensError
+    from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
     from ardor.errors import ArdorError
 
@@ -68,6 +68,12 @@ def sentence(error: Exception) -> str:
     elif isinstance(error, UnusedCliTokensError):
         command = " ".join(("ardor", *(error.command_chain or ())))
         text = f"expected no other words, got {' '.join(error.unused_tokens or ())}: leave them out ({command} --help)"
+    elif isinstance(error, MissingArgumentError) and error.argument and not error.argument.name.startswith("-"):
+        from ardor.cli.words import positional
+
+        command = " ".join(error.command_chain or ())
+        words = " ".join(("ardor", command, *positional(command)))
+        text = f"expected {error.argument.name}, got none: type {words} (ardor {command} --help)"
     elif not isinstance(error, ArdorError | CycloptsError):
         text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
     return text

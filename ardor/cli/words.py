@@ -73,12 +73,16 @@ RENAMED = {
 }  # fmt: skip
 """Earlier and likely spellings of options, and the one that there is, with its value."""
 
+NET_OF = {"gate": "teacher", "evaluate": "model", "doctor": "model", "export": "model"}
+"""The net that a command measures or exports: a width or weights without the name of a net are those of it."""
+
 
 def require_present(command: str, words: Sequence[str]) -> None:
     """Refuse an earlier spelling of an option that the command has. Raises ConfigError."""
     for word in words:
         name = word.removeprefix("--").partition("=")[0]
-        new = RENAMED.get(name, "")
+        net = NET_OF.get(command) if name in ("width", "weights") else None
+        new = f"{net}.{name}" if net else RENAMED.get(name, "")
         option = new.partition(" ")[0]
         if word.startswith("--") and new and has_option(command, option) and not has_option(command, name):
             raise ConfigError(f"expected --{new}, got --{name}: type --{new}")
@@ -138,6 +142,12 @@ def has_option(command: str, name: str) -> bool:
     groups = [p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)]
     own = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     return name in own.union(*({f.name for f in dataclasses.fields(group)} for group in groups))
+
+
+def positional(command: str) -> list[str]:
+    """The words that a command needs without an option, by their names in its help."""
+    parameters = inspect.signature(function_of(command)).parameters.values()
+    return [p.name.upper() for p in parameters if p.kind is p.POSITIONAL_ONLY and p.default is p.empty]
 
 
 def function_of(command: str) -> Callable[..., int]:

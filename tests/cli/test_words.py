@@ -369,3 +369,17 @@ def test_words_too_many_are_refused_with_the_command_whose_help_has_the_options(
     assert main(["evaluate", "runs/a", "runs/b"]) == 2
     refusal = capsys.readouterr().err
     assert refusal == "ardor: expected no other words, got runs/b: leave them out (ardor evaluate --help)\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["gate", "small_cnn", "--width", "32"], "--teacher.width"),
+        (["gate", "small_cnn", "--weights", "w.pt"], "--teacher.weights"),
+        (["evaluate", "--model", "small_cnn", "--width", "8"], "--model.width"),
+        (["train", "rslad", "--width", "8"], "--student.width"),
+    ],
+)
+def test_a_bare_option_of_a_net_is_that_of_the_net_that_the_command_is_about(capsys, words, option):
+    assert main(words) == 2
+    assert capsys.readouterr().err.endswith(f": type {option}\n")
