@@ -221,7 +221,7 @@ def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
     if device.type != "cuda":
         raise ConfigError(
             f"expected GPUs to synchronise batch norm, which torch has for them alone, got {device}: leave "
-            "--recipe.sync_batchnorm away, or train a net without batch norm"
+            "--recipe.sync_batchnorm out, or train a net without batch norm"
         )
     layers = require_package("timm.layers", "timm", "a net of timm") if any(map(is_norm_act, net.modules())) else None
     convert = nn.SyncBatchNorm.convert_sync_batchnorm if layers is None else layers.convert_sync_batchnorm

@@ -5,7 +5,7 @@ outer  min  w (KL(T(x') || S(x')) + alpha (epoch / ramp) IGDM) + beta (1 - n) KL
        w = gain (H(T(x')) - min_batch H(T(x'))),  n = w scaled to [0, 1] over the batch
 IGDM's term is that of its file at b = c = 1. Both ingredients are fields, so that each can be had alone: inner="clean"
 is RSLAD's inner problem and inner="teacher" AdaAD's; weights="none" is w = 1, n = 0. As in the released script beta is
-0, which leaves its clean pass away here, gain 5, and H Shannon's. Its SWA from epoch 95 of 200 on is the recipe's here
+0, which leaves its clean pass out here, gain 5, and H Shannon's. Its SWA from epoch 95 of 200 on is the recipe's here
 (--averaging swa), and its weight decay is 2e-4 where the paper says 5e-4. The least entropy is that of the batch, in
 several processes of each one's part. Released order of passes: x', x - d, x.
 """

@@ -220,7 +220,7 @@ def require_package(module: str, extra: str, name: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and error.name == module:
             problem = f'the package {module} for {name}, got none: type pip install "ardor[{extra}]"'
         else:
-            repair = "install torchvision again, from the index that torch is of" if "torchvision" in str(error) else ""
+            repair = "install torchvision again, from the same index as torch" if "torchvision" in str(error) else ""
             problem = f"{module} to import for {name}, got {cause_of(error)}: {repair or 'repair it'}"
         raise ConfigError(f"expected {problem}") from error
 

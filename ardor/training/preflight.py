@@ -71,7 +71,7 @@ def check_setup(
         if colours and train.shape[0] not in (1, 3):
             raise ConfigError(
                 f"expected grey or RGB images for recipe.jitter, recipe.randaugment and idbh, got "
-                f"{train.shape[0]} channels: leave them away"
+                f"{train.shape[0]} channels: leave them out"
             )
         if recipe.compile:
             require_compiler("--recipe.compile", find_device(recipe.device))

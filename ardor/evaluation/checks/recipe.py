@@ -156,7 +156,7 @@ def _radii(config: Config, judged: Threat | float | None) -> Iterator[Finding]:
     norm, val_norm = (str(config.get(f"{where}.threat.name", "unknown norm")) for where in (TRAINING, VALIDATION))
     if _differ(eps, val_eps) or (norm != val_norm and not math.isnan(eps + val_eps)):
         evidence = f"trained at {norm} {as_text(eps)}, its checkpoint chosen at {val_norm} {as_text(val_eps)}"
-        yield Finding("other_eps", "warning", evidence, "leave recipe.val_attack.threat away: it follows the method's")
+        yield Finding("other_eps", "warning", evidence, "leave recipe.val_attack.threat out: it follows the method's")
     radius = float(getattr(judged, "eps", judged if isinstance(judged, float | int) else math.nan))
     judged_norm = type(judged).__name__ if hasattr(judged, "eps") else norm
     if _differ(eps, radius) or (norm.lower() != judged_norm.lower() and not math.isnan(eps + radius)):
@@ -239,7 +239,7 @@ def _training_attack(config: Config) -> Iterator[Finding]:
         steps = _number(config, f"{TRAINING}.steps")
         moved = f", which moves its batch statistics {steps:g} times a batch" if steps > 0 else ""
         evidence = f"the attack runs on the student in train mode{moved}"
-        advice = "leave train_mode_attack away, unless it is the released form"
+        advice = "leave train_mode_attack out, unless it is the released form"
         yield Finding("bn_in_attack", "warning", evidence, advice)
     first = "FGSM" if config.get(f"{TRAINING}.name") == "FGSM" else config.get(f"{TRAINING}.start")
     if config.get("method.name") == "trades" and first in ("FGSM", "none"):
@@ -301,7 +301,7 @@ def _live_labels(config: Config) -> Iterator[Finding]:
     reason = unnumbered(augment, views, jitter, operations, erase, cutout, None if late is None else str(late), mix)
     if reason and any(key.startswith("teacher.") for key in config):
         drawn = "recipe.views" not in reason or ";" in reason
-        advice = "nothing if that is meant, else leave it away" if drawn else "type --recipe.views 32 to cache them"
+        advice = "nothing if that is meant, else leave it out" if drawn else "type --recipe.views 32 to cache them"
         yield Finding("live_labels", "note", f"the teacher's soft labels are not cached: {reason}", advice)
 
 

@@ -262,7 +262,7 @@ def test_synchronised_batch_norm_is_the_gpus(tmp_path):
     for error in together(tmp_path, distilled, 16, synchronised):
         assert isinstance(error, ConfigError)
         assert str(error).startswith("expected GPUs to synchronise batch norm")
-        assert "got cpu: leave sync_batchnorm= away" in str(error)
+        assert "got cpu: leave sync_batchnorm= out" in str(error)
     for mine, theirs in zip(distilled(16, {}), distilled(16, synchronised), strict=True):
         assert np.array_equal(mine, theirs)  # alone there is nothing to synchronise
     net = TinyNet()
