@@ -180,6 +180,11 @@ def net_for(who: str, config: Mapping[str, Any], split: Split, *, fresh: bool, t
         )
     if not trained:
         require_there(name)
+        if os.path.isfile(name) and not name.endswith(".py"):
+            raise ConfigError(
+                f"expected the name of a net for the {who}, got the file {name}: type that name in its place, "
+                f"resnet18, say, and --{who}.weights {name}"
+            )
     with _options_of(who):
         return _net_for(who, config, split, fresh, trained, trust_code)
 

@@ -98,7 +98,7 @@ def test_a_plain_configuration_has_none():
 def test_milestones_beside_another_schedule_need_nothing_where_that_is_meant():
     """ardor train natural --recipe.schedule one-cycle: the milestones are those of the recipe."""
     (finding,) = checks.recipe.of_recipe(changed(recipe__schedule="one-cycle"))
-    assert finding.next == "nothing to do where one-cycle is meant; for the drops type --recipe.schedule milestones"
+    assert finding.next == "nothing, if one-cycle is meant; for their drops type --recipe.schedule milestones"
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_milestones_beside_another_schedule_need_nothing_where_that_is_meant():
         (changed(recipe__milestones=[250, 300]), "warning", "idle_milestone: the rate never drops after epoch 250, 3"),
         (changed(recipe__milestones=[100, 100]), "warning", "idle_milestone: milestone 100 stands more than once"),
         (changed(recipe__drop=1.0), "warning", "idle_milestone: the rate is multiplied by 1 after epochs 100, 150"),
-        (changed(recipe__schedule="cosine"), "warning", "idle_milestone: milestones 100, 150 stand beside schedule c"),
+        (changed(recipe__schedule="cosine"), "note", "idle_milestone: the schedule cosine has no milestones, so th"),
         (changed(recipe__epochs=2, recipe__milestones=[1, 2, 2]),
          "note", "idle_milestone: the rate never drops after epoch 2: the run ends at 2"),
         (of("rslad", alpha="5/6", scale=0.1), "note", "kl_scale: the KL of rslad has the weight scale = 0.1"),

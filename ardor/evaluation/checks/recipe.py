@@ -184,7 +184,7 @@ def _drops(config: Config) -> Iterator[Finding]:
 
 
 def _milestones(config: Config) -> Iterator[Finding]:
-    """idle_milestone: one without effect, or two at once; of the defaults only past the end, as a note."""
+    """idle_milestone: one without effect, or two at once; a note with another schedule, and of the defaults."""
     marks, epochs = _integers(config.get("recipe.milestones")), _number(config, "recipe.epochs")
     if not marks or math.isnan(epochs):
         return
@@ -196,7 +196,7 @@ def _milestones(config: Config) -> Iterator[Finding]:
     twice = sorted({m for m in marks if marks.count(m) > 1 and m < epochs})
     idle = []
     if schedule != "milestones":
-        idle += [f"milestones {_row(marks)} stand beside schedule {schedule}, which has none"] if typed else []
+        idle += [f"the schedule {schedule} has no milestones, so that {_row(marks)} have no effect"] if typed else []
     elif _number(config, "recipe.drop") == 1:
         idle += [f"the rate is multiplied by 1 after epochs {_row(marks)}"]
     else:
@@ -205,10 +205,11 @@ def _milestones(config: Config) -> Iterator[Finding]:
     advice = (
         "type --recipe.milestones with epochs inside the run, each once, and --recipe.drop below 1"
         if schedule == "milestones"
-        else f"nothing to do where {schedule} is meant; for the drops type --recipe.schedule milestones"
+        else f"nothing, if {schedule} is meant; for their drops type --recipe.schedule milestones"
     )
     if idle:
-        yield Finding("idle_milestone", "warning" if typed else "note", "; ".join(idle), advice)
+        severity: Severity = "warning" if typed and schedule == "milestones" else "note"
+        yield Finding("idle_milestone", severity, "; ".join(idle), advice)
 
 
 def _weights(config: Config) -> Iterator[Finding]:

@@ -321,6 +321,7 @@ def test_ardor_gate_on_weights(run, capsys):
         ([], "expected a teacher"),
         (["/nosuch"], "got /nosuch, where there is none: check the path"),
         (["resnet81"], 'got "resnet81", which is neither (did you mean "resnet18"'),
+        ([str(run / "best.safetensors"), "--data", "digits"], "resnet18, say, and --teacher.weights"),
         (["digits-cnn32-sat"], 'which is neither (did you mean "ardor:digits-cnn32-sat"'),
     ):
         code, out = shell(refused, capsys)
