@@ -9,7 +9,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """The signals that stop a command with a sentence, as far as the system has them."""
@@ -57,7 +60,6 @@ def signals() -> Iterator[list[int]]:
 def sentence(error: Exception) -> str:
     """An error in one line."""
     from cyclopts import CycloptsError
-    from cyclopts.exceptions import MissingArgumentError, UnusedCliTokensError
 
     from ardor.errors import ArdorError
 
@@ -65,15 +67,36 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and not isinstance(error, ArdorError):
         place = f"to use {error.filename}" if error.filename else "the system to read and write"
         text = f"expected {place}, got {error.strerror}: check the name, the permissions and the free space"
-    elif isinstance(error, UnusedCliTokensError):
-        command = " ".join(("ardor", *(error.command_chain or ())))
-        text = f"expected no other words, got {' '.join(error.unused_tokens or ())}: leave them out ({command} --help)"
-    elif isinstance(error, MissingArgumentError) and error.argument and not error.argument.name.startswith("-"):
-        from ardor.cli.words import positional
-
-        command = " ".join(error.command_chain or ())
-        words = " ".join(("ardor", command, *positional(command)))
-        text = f"expected {error.argument.name}, got none: type {words} (ardor {command} --help)"
-    elif not isinstance(error, ArdorError | CycloptsError):
+    elif isinstance(error, CycloptsError):
+        text = _of_words(error, text)
+    elif not isinstance(error, ArdorError):
         text = f"internal error, {type(error).__name__}: {text}: type the same with --debug for the traceback"
+    return text
+
+
+def _of_words(error: CycloptsError, text: str) -> str:
+    """What was expected, what came and what to type, where words do not fit a command; else the parser's own text."""
+    from cyclopts.exceptions import CoercionError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+    from ardor.cli.words import owner_of, positional
+    from ardor.storage.imports import nearest
+
+    command = " ".join(error.command_chain or ())
+    ardor = " ".join(("ardor", *(error.command_chain or ())))
+    if isinstance(error, UnusedCliTokensError):
+        return f"expected no other words, got {' '.join(error.unused_tokens or ())}: leave them out ({ardor} --help)"
+    if isinstance(error, MissingArgumentError) and error.argument:
+        name = error.keyword or error.argument.name
+        if name.startswith("-"):
+            return f"expected a value for {name}, got none: type {name} VALUE ({ardor} --help)"
+        words = " ".join((ardor, *positional(command)))
+        return f"expected {name}, got none: type {words} ({ardor} --help)"
+    if isinstance(error, UnknownOptionError):
+        got = str(error.token.keyword or error.token.value).partition("=")[0]
+        owner = owner_of(got.removeprefix("--")) if got.startswith("--") else None
+        names = [name for argument in error.argument_collection if argument.parse for name in argument.names]
+        near = f", an option of ardor {owner}" if owner else nearest(got, names)
+        return f"expected an option of {ardor}, got {got}{near}: correct it, or leave it out ({ardor} --help-all)"
+    if isinstance(error, CoercionError) and error.token and error.target_type is int:
+        return f"expected a whole number for {error.token.keyword}, got {error.token.value}: correct it"
     return text

@@ -116,7 +116,7 @@ def as_options(text: str, command: str) -> str:
             part = next((net for net in NETS if net in PARTS.get(command, ())), part)
         if dot and part in NETS:
             name = rest if rest in ("weights", "checkpoint") and has_option(command, rest) else f"{part}.{rest}"
-        owner = next((word for word in (command, *_ORDER) if has_option(word, name)), command)
+        owner = command if has_option(command, name) else owner_of(name) or command
         typed = (
             f"--{name}={values[0]}" if values in (["true"], ["false"]) and not dot else " ".join([f"--{name}", *values])
         )
@@ -130,6 +130,11 @@ _ORDER = (
     "compare", "check", "runs", "models", "data check", "data filter", "data prepare", "teachers rank",
 )  # fmt: skip
 """The commands whose options the messages of others may name, first those that have the most of them."""
+
+
+def owner_of(name: str) -> str | None:
+    """The first command that has an option, or None."""
+    return next((command for command in _ORDER if has_option(command, name)), None)
 
 
 def has_option(command: str, name: str) -> bool:

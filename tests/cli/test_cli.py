@@ -157,15 +157,15 @@ def test_a_users_own_method_net_and_data_need_no_registration(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--methd", "sat"], "Did you mean --method?"),
+        (["--methd", "sat"], 'did you mean "--method"'),
         (["--method", "rslda"], 'did you mean "rslad"'),
-        (["--method.alpah", "1"], "Did you mean --method.alpha?"),
+        (["--method.alpah", "1"], "did you mean --method.alpha"),
         (["--method.alpha", "lots"], "as a number such as 0.1 or 8/255"),
-        (["--recipe.epoch", "1"], "Did you mean --recipe.epochs?"),
+        (["--recipe.epoch", "1"], "did you mean --recipe.epochs"),
         (["--recipe.epochs", "0"], "above 0"),
         (["--data", "digit"], 'did you mean "digits"'),
         (["--student", "small_cn"], 'did you mean "small_cnn"'),
-        (["--student.widht", "4"], "Did you mean --student.width?"),
+        (["--student.widht", "4"], "did you mean --student.width"),
         (["--student.classes", "7"], "--student.classes 10"),
         (["--student.channels", "3"], "--student.channels 1"),
         (["--threat.eps", "8"], "type 8/255"),
@@ -177,8 +177,11 @@ def test_a_users_own_method_net_and_data_need_no_registration(folder, capsys):
         (["--method", "rslad"], "--teacher"),
         (["--method", "none.py:Mine"], "none.py"),
         (["--recipe.device", "abacus"], "device"),
+        (["--suite", "quick"], "got --suite, an option of ardor evaluate: correct it, or leave it out"),
+        (["--recipe.epochs", "two"], "recipe.epochs"),
+        (["--threads", "two"], "expected a whole number for --threads, got two"),
         (["extra"], "RECIPE"),
-        (["--student"], "--student requires an argument"),
+        (["--student"], "expected a value for --student, got none: type --student VALUE"),
     ],
 )
 def test_bad_words_are_refused_in_one_sentence(folder, capsys, words, expected):

@@ -101,7 +101,7 @@ def test_without_the_onnx_extra_it_says_what_it_lacks(monkeypatch):
         (["--seeds", "0"], "expected at least one seed, got 0: type --seeds 3"),
         (["--processes", "0"], "expected at least one process, got 0: type --processes 1"),
         (["rslad"], "rslad"),
-        (["--sedes", "1"], "Unknown option: --sedes"),
+        (["--sedes", "1"], 'expected an option of ardor demo, got --sedes (did you mean "--seeds"?): correct it'),
     ],
 )
 def test_bad_input_is_one_sentence_and_trains_nothing(few, tmp_path, capsys, words, expected):
