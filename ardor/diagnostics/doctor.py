@@ -79,7 +79,7 @@ class Examination:
         )
         figures = ", ".join(f"{name} {100 * p.value:.1f} %" for name, p in self.accuracies.items())
         curve = ", ".join(f"{100 * p.value:.1f} % at {eps:.3g}" for eps, p in self.curve.items())
-        rows = {"Right": figures, "PGD over radii": curve, "Left out": "; ".join(self.left_out)}
+        rows = {"Accuracy": figures, "PGD over radii": curve, "Left out": "; ".join(self.left_out)}
         return "\n".join([*lines, *(f"{name}: {text}." for name, text in rows.items() if text)])
 
 
