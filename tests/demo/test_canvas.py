@@ -25,6 +25,7 @@ from ardor.deployment.export.onnx_session import Session
 from ardor.errors import ConfigError, DataError
 from ardor.evaluation.report import Report
 from ardor.noise import Noise
+from ardor.reporting.template import package_text
 from tests.browser import PRESENT, browser, until, violations
 
 pytest.importorskip("onnxruntime")
@@ -138,7 +139,7 @@ def test_a_test_digit_is_read_as_python_reads_it(page, sessions):
             word = "is what it reads" if not value else "still reads" if answer == before else "fooled"
             assert word in page.text(f"{card} .judged")
             shares = torch.tensor(net["logits"]).softmax(0)
-            bars = page.run(f"{ALL}.map(b => parseFloat(b.style.width))", f"{card} .bar")
+            bars = page.run(f"{ALL}.map(b => parseFloat(b.style.width))", f"{card} .share")
             assert np.abs(np.array(bars) - 100 * shares.numpy()).max() < 0.01
 
 
@@ -286,10 +287,29 @@ def test_it_looks_right_wide_and_narrow(page, tmp_path):
             assert picture.size == (width, height)
             assert len(picture.convert("RGB").getcolors(1 << 24)) > 50
     page.size(1280, 1000)
+    left, button = (
+        page.run("return document.querySelector(arguments[0]).getBoundingClientRect().x", name)
+        for name in ("header .brand", "#theme")
+    )
+    assert left < 200
+    assert button > 1000
+    starts = page.run(
+        f"{ALL}.map(e => e.getBoundingClientRect().x - e.parentElement.getBoundingClientRect().x)", ".share"
+    )
+    assert set(starts) == {0}
     nameless = page.run(f"{ALL}.filter(e => !(e.ariaLabel || e.textContent.trim() || e.labels?.length))", UNNAMED)
     assert nameless == []
     drawn = page.run(f"return {PIXELS}.filter((v, k) => k % 4 == 0 && v < 60).length")
     assert 0.02 < drawn / 640**2 < 0.3
+
+
+def test_no_class_of_the_page_is_one_of_the_layout_that_all_pages_share():
+    """A class of both would have the rules of both."""
+    layout, own = (
+        set(re.findall(r"\.([a-z][\w-]*)", package_text(package, "style.css")))
+        for package in ("ardor.reporting", "ardor.demo.page")
+    )
+    assert layout & own == set()
 
 
 @pytest.mark.slow

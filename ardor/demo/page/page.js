@@ -108,9 +108,9 @@ function fill(card, image, logits, before, touched) {
   say(card.querySelector('.answer'), String(top));
   say(card.querySelector('.judged'), !touched ? 'is what it reads' : top === before ? `✓ still reads ${before}` : `✗ fooled: it read ${before}`);
   card.querySelectorAll('.bars li').forEach((row, k) => {
-    row.classList.toggle('top', k === top);
+    row.classList.toggle('largest', k === top);
     row.classList.toggle('was', k === before);
-    row.querySelector('.bar').style.width = `${100 * shares[k]}%`;
+    row.querySelector('.share').style.width = `${100 * shares[k]}%`;
     row.querySelector('.percent').textContent = `${(100 * shares[k]).toFixed(0)} %`;
   });
 }
@@ -121,8 +121,8 @@ function blank(card) {
   say(card.querySelector('.answer'), '–');
   say(card.querySelector('.judged'), '');
   card.querySelectorAll('.bars li').forEach((row) => {
-    row.classList.remove('top', 'was');
-    row.querySelector('.bar').style.width = '0';
+    row.classList.remove('largest', 'was');
+    row.querySelector('.share').style.width = '0';
     row.querySelector('.percent').textContent = '–';
   });
 }
