@@ -17,7 +17,7 @@ from ardor.experiments.cells import state_of
 from ardor.experiments.cost import Speed, _cached, _speed
 from ardor.experiments.distillation import Declared, declared_of, epochs_for, parse_shares
 from ardor.experiments.rows import Row, Value
-from ardor.experiments.shown import against_sat, best_and_last, shown
+from ardor.experiments.shown import against_rslad, against_sat, best_and_last, shown
 from ardor.experiments.tables import spec_of
 from ardor.models import hash_of
 from ardor.models import load as load_net
@@ -286,6 +286,21 @@ def test_comparisons_are_within_a_student_and_a_checkpoint():
     assert all(pair.row.parts[0] == pair.other.parts[0] for pair in paired)
     assert {pair.row.checkpoint for pair in paired} == {"averaged"}
     assert all(pair.row.parts == pair.other.parts for pair in best_and_last(table, [*made, *others]))
+
+
+def test_what_is_added_to_rslad_is_compared_with_it_in_a_family_of_its_own():
+    table, made = table_of(spec(seeds=3)), rows(sat=300, rslad=302, variance_gap=402, modern=303)
+    assert [(pair.row.parts[1], pair.other.parts[1]) for pair in against_rslad(table, made)] == [
+        ("variance_gap", "rslad"),
+        ("modern", "rslad"),
+    ]
+    found = [text for text in shown(table, made) if "and rslad without" in text or "of rslad without" in text]
+    assert found[0].startswith("Robust under autoattack: variance_gap without labels is shown ahead of rslad without")
+    assert "no difference is shown between modern without labels and rslad without labels: +0.1" in found[1]
+    assert len(found) == 2
+    fewer = [row for row in made if row.parts[1] != "rslad"]
+    assert against_rslad(table, fewer) == []
+    assert against_rslad(table, []) == []
 
 
 def test_the_family_for_holm_is_the_whole_table():
