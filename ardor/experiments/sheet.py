@@ -15,6 +15,7 @@ import torch
 from markupsafe import Markup
 
 from ardor import models
+from ardor.deployment.leaderboard import ENTRY, load_entry
 from ardor.engine.flops import macs
 from ardor.errors import ArdorError, ConfigError
 from ardor.evaluation.report import Report
@@ -251,17 +252,27 @@ def _of_distillation(table: Table) -> Iterator[str]:
 
 
 def _strength(teacher: str) -> Iterator[str]:
-    """The teacher's own figures, where it has reports beside it."""
-    folder = zoo.folder_of(teacher) if zoo.is_name(teacher) else Path(teacher)
-    for path in Run(folder).reports():
+    """The teacher's own figures, where it has any."""
+    for name, report in _own_reports(teacher):
+        worst = report.figures()["worst_case"]
+        low, high = (100 * end for end in worst.interval)
+        yield (
+            f"the teacher, {name}: clean {100 * report.clean.value:.1f}, robust "
+            f"{100 * worst.value:.1f} [{low:.1f}, {high:.1f}] % of {report.n:,} images"
+        )
+
+
+def _own_reports(teacher: str) -> Iterator[tuple[str, Report]]:
+    """The reports of a run by their names; of a net of the package that of its entry."""
+    if zoo.is_name(teacher):
+        path = zoo.folder_of(teacher) / ENTRY
+        if path.is_file():
+            report = load_entry(path).report
+            yield report.suite, report
+        return
+    for path in Run(teacher).reports():
         with contextlib.suppress(ArdorError):
-            report = Report.load(path)
-            worst = report.figures()["worst_case"]
-            low, high = (100 * end for end in worst.interval)
-            yield (
-                f"the teacher, {path.stem.partition('-')[2]}: clean {100 * report.clean.value:.1f}, robust "
-                f"{100 * worst.value:.1f} [{low:.1f}, {high:.1f}] % of {report.n:,} images"
-            )
+            yield path.stem.partition("-")[2], Report.load(path)
 
 
 Field: TypeAlias = tuple[str, str]

@@ -11,15 +11,17 @@ import pytest
 import ardor.training.cost
 from ardor.cli.main import main
 from ardor.data import load
+from ardor.deployment.leaderboard import ENTRY, load_entry
 from ardor.evaluation.report import Report
 from ardor.experiments import table_of, worker
 from ardor.experiments.cells import state_of
 from ardor.experiments.cost import Speed, _cached, _speed
 from ardor.experiments.distillation import Declared, declared_of, epochs_for, parse_shares
 from ardor.experiments.rows import Row, Value
+from ardor.experiments.sheet import facts
 from ardor.experiments.shown import against_rslad, against_sat, best_and_last, shown
 from ardor.experiments.tables import spec_of
-from ardor.models import hash_of
+from ardor.models import hash_of, zoo
 from ardor.models import load as load_net
 from ardor.storage.runs import Run
 from ardor.training.job import Job, method_of, recipe_of
@@ -312,6 +314,14 @@ def test_the_family_for_holm_is_the_whole_table():
     assert "Robust under autoattack: rslad without labels is shown" not in " ".join(
         shown(table, rows(sat=300, rslad=307, **many))
     )
+
+
+def test_the_head_has_the_figures_of_a_teacher_of_the_package():
+    made = dataclasses.replace(spec(), teacher={"name": "ardor:digits-cnn32-sat"})
+    worst = load_entry(zoo.folder_of("ardor:digits-cnn32-sat") / ENTRY).report.worst_case
+    (line,) = [line for line in facts(table_of(made), []) if line.startswith("the teacher, ")]
+    assert f"the teacher, autoattack: clean 99.1, robust {100 * worst.value:.1f} [" in line
+    assert line.endswith(" % of 449 images")
 
 
 # By the shell
