@@ -44,10 +44,10 @@ def labels_and_size(points: Sequence[Point], styles: dict[str, Style], title: st
     axes[0].set(title=f"{students[0]}: {title}", ylabel="robust accuracy, %")
     if panels > 1:
         _sizes(axes[1], points, styles)
-        axes[1].set(title="all students")
+        axes[1].set(title="all students, each method with its most labels")
     top = max(min(1.0, point.robust.interval[1]) for point in points)
     axes[0].set_ylim(0, min(100, 10 * math.ceil(10 * top + 0.2)))
-    axes[-1].legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
+    axes[-1].legend(*axes[0].get_legend_handles_labels(), loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
     return figure
 
 
