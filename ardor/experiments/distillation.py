@@ -182,10 +182,12 @@ def declared_facts(declared: Declared, rows: Sequence[tuple[str, Mapping[str, An
         other = [] if recipe.augment == first.augment else [f"augmentation {recipe.augment}{late}"]
         other += [] if recipe.precision == first.precision else [f"precision {recipe.precision}"]
         yield f"{name}: {images:,} images, {recipe.epochs} epochs, {steps:,} steps" + "".join(f", {o}" for o in other)
-    yield (
-        "The images of fewer labels are a part with the classes in proportion, drawn by seed 0: the same for every "
-        "seed. No row had a trial: recipe, weights and temperatures were declared before."
-    )
+    if len({images for _, _, images in built}) > 1:
+        yield (
+            "The images of fewer labels are a part with the classes in proportion, drawn by seed 0: the same for every "
+            "seed."
+        )
+    yield "No row had a trial: recipe, weights and temperatures were declared before."
 
 
 def declared_of(
