@@ -171,7 +171,7 @@ def jobs(out: Path, names: Iterable[str] = SHORT, seeds: Iterable[int] = range(3
             f"{', '.join(METHODS)}"
         )
     everything = len(names) > len(SHORT)
-    todo = [Job(TEACHER, out, measured=everything and not quick, quick=quick)]
+    todo = [Job(TEACHER, out, quick=quick)]
     for seed in seeds:
         for name in names:
             labels = FEW.get(name, 0)

@@ -179,6 +179,16 @@ def test_every_method_is_in_all_and_under_the_threat_of_the_demo(tmp_path):
         jobs(tmp_path, ["rsald"])
 
 
+@pytest.mark.parametrize("names", [SHORT, ALL])
+def test_the_teacher_is_not_measured_for_it_has_no_run(tmp_path, names):
+    """`demo --all` ended at its first net: the radii are a run's, and the teacher is a net of the package."""
+    teacher, *students = jobs(tmp_path, names)
+    assert (teacher.measured, teacher.deployed) == (False, False)
+    assert any(job.measured for job in students)
+    work.make(teacher, lambda text: None)
+    assert [path.name for path in teacher.run.iterdir()] == ["report-paper-linf-0.2-best.json"]
+
+
 def test_radii_and_files_are_of_the_first_seed_and_in_a_short_demo_of_few(tmp_path):
     def names(todo, part):
         return [job.name for job in todo if getattr(job, part) and job.method is not None]
