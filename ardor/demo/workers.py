@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ardor.demo.demo import Job
@@ -67,17 +68,24 @@ def make_all(jobs: Sequence[Job], processes: int, progress: Progress) -> None:
         return
     with _pool(min(processes, len(jobs))) as (pool, events):
         waiting, running = list(jobs), dict[Future[None], Job]()
+        by_key = {_key(job): job for job in jobs}
         while waiting or running:
-            unfinished = {(job.folder, job.name) for job in (*waiting, *running.values())}
+            unfinished = {_key(job) for job in (*waiting, *running.values())}
             for job in [job for job in waiting if (job.folder, job.needs) not in unfinished]:
                 waiting.remove(job)
                 running[pool.submit(_make, job)] = job
             done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
             while not events.empty():
-                progress(*events.get())
+                key, text = events.get()
+                progress(by_key[key], text)
             for future in done:
                 future.result()
                 progress(running.pop(future), "")
+
+
+def _key(job: Job) -> tuple[Path, str]:
+    """What identifies a job in another process: its method may hold layers by now, which cannot be sent."""
+    return job.folder, job.name
 
 
 @contextmanager
@@ -126,7 +134,7 @@ def _make(job: Job) -> None:
         if stop.is_set():
             raise _Stopped
         if text != last:  # an attack tells its name with each pass
-            events.put((job, text))
+            events.put((_key(job), text))
         last = text
 
     try:

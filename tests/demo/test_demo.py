@@ -358,6 +358,16 @@ def test_processes_give_the_same_bytes_as_one_interrupted_or_not(tmp_path):
         assert work.judge(one).verdicts == work.judge(other).verdicts
 
 
+@pytest.mark.slow
+def test_a_process_tells_what_it_does_of_a_method_that_has_layers_of_its_own(tmp_path):
+    """The orthogonal layer between features of two widths cannot be sent to another process, as events of a job were."""
+    _, job = jobs(tmp_path, ["variance_gap"], [0], quick=True)
+    events = []
+    workers.make_all([job, *small(tmp_path / "beside")[:1]], 2, lambda of, text: events.append((of.name, text)))
+    assert ("variance_gap", "epoch 2/2") in events
+    assert ("variance_gap", "pgd_sat") in events, "after training"
+
+
 def test_an_error_of_one_net_ends_the_others_and_is_told(tmp_path):
     first, second = small(tmp_path)
     first.run.mkdir(parents=True)
