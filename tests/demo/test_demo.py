@@ -360,7 +360,7 @@ def test_processes_give_the_same_bytes_as_one_interrupted_or_not(tmp_path):
 
 @pytest.mark.slow
 def test_a_process_tells_what_it_does_of_a_method_that_has_layers_of_its_own(tmp_path):
-    """The orthogonal layer between features of two widths cannot be sent to another process, as events of a job were."""
+    """The orthogonal layer between features of two widths cannot be sent to another process, and events were."""
     _, job = jobs(tmp_path, ["variance_gap"], [0], quick=True)
     events = []
     workers.make_all([job, *small(tmp_path / "beside")[:1]], 2, lambda of, text: events.append((of.name, text)))

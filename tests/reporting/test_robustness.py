@@ -31,5 +31,5 @@ def test_against_size_a_method_has_its_most_labels():
     labels, sizes = figure("small", "large", "huge").axes
     (sat,) = [line for line in sizes.lines if len(line.get_xdata()) == 3 and line.get_marker() == "^"]
     assert list(sat.get_ydata()) == [31, 31, 31]
-    assert [tick.get_text() for tick in sizes.get_xticklabels()] == ["8 k", "80 k", "2.8 M"]
+    assert [tick.get_text() for tick in sizes.get_xticklabels()] == ["8,000", "80 k", "2.8 M"]
     assert [tick.get_text() for tick in labels.get_xticklabels()] == ["none", "200", "5,000"]
