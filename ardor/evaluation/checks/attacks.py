@@ -94,22 +94,15 @@ def one_step_wins(robust: Mapping[str, int]) -> Finding | None:
     return Finding("one_step_wins", "warning", evidence, "suspect hidden gradients: look at the loss along the steps")
 
 
-UNSEEN, HIDDEN = 0.002, 0.02
-"""black_box: of all images, where it warns, as the official AutoAttack does, and where it is an error. 40 sound small
-nets of the digits lost up to 1.3 % of 449 images to Square alone, 8 of them more than FEW: random search does well
-among 64 pixels."""
+UNSEEN = 0.002
+"""black_box: of all images. Beside APGD, Square breaks next to none; the official AutoAttack warns here, too."""
 
 
 def black_box(before: int, after: int, n: int) -> Finding | None:
     """Random search breaks what gradient attacks did not. before, after: images right without it, and with it."""
-    if before - after <= max(UNSEEN * n, FEW):
-        return None
     evidence = f"gradient attacks leave {before} of {n} images right, and Square, which uses no gradient, {after}"
-    if before - after <= HIDDEN * n:
-        advice = "quote the figure that counts Square: among few pixels it does well, or gradients mislead a little"
-        return Finding("black_box", "warning", evidence, advice)
     advice = "gradients are hidden: quote the figure under Square as an upper bound, and write an adaptive attack"
-    return Finding("black_box", "error", evidence, advice)
+    return Finding("black_box", "error", evidence, advice) if before - after > max(UNSEEN * n, FEW) else None
 
 
 FAR = 0.20
