@@ -105,12 +105,16 @@ def _of_last(paired: Sequence[Paired]) -> Iterator[str]:
 
 
 def _corrected(paired: Sequence[Paired], figure: str) -> Iterator[tuple[Paired, Difference, float]]:
-    """The comparisons that allow a claim, each with the difference and its p by Holm over all of them."""
-    family = {number: pair for number, pair in enumerate(paired) if _allows_claim(pair.comparison)}
-    differences = {number: pair.comparison.figures[figure] for number, pair in family.items() if pair.comparison}
-    p = holm({str(number): difference.p for number, difference in differences.items()})
-    for number, difference in differences.items():
-        yield family[number], difference, p[str(number)]
+    """The comparisons that allow a claim, each with the difference and its p by Holm.
+
+    The others count in the family, with p 1: were they left out, an error of one net would make the rest easier to
+    show.
+    """
+    made = [(pair, pair.comparison) for pair in paired if pair.comparison]
+    p = {str(i): c.figures[figure].p if _allows_claim(c) else 1.0 for i, (_, c) in enumerate(made)}
+    for (pair, comparison), corrected in zip(made, holm(p).values(), strict=True):
+        if _allows_claim(comparison):
+            yield pair, comparison.figures[figure], corrected
 
 
 def _allows_claim(comparison: Comparison | None) -> bool:

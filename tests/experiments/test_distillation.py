@@ -12,11 +12,13 @@ import ardor.training.cost
 from ardor.cli.main import main
 from ardor.data import load
 from ardor.deployment.leaderboard import ENTRY, load_entry
+from ardor.evaluation.checks.attacks import of_report
 from ardor.evaluation.report import Report
 from ardor.experiments import table_of, worker
 from ardor.experiments.cells import state_of
 from ardor.experiments.cost import Speed, _cached, _speed
 from ardor.experiments.distillation import Declared, declared_of, epochs_for, parse_shares
+from ardor.experiments.pairing import verdicts
 from ardor.experiments.rows import Row, Value
 from ardor.experiments.sheet import facts
 from ardor.experiments.shown import against_rslad, against_sat, best_and_last, shown
@@ -314,6 +316,32 @@ def test_the_family_for_holm_is_the_whole_table():
     assert "Robust under autoattack: rslad without labels is shown" not in " ".join(
         shown(table, rows(sat=300, rslad=307, **many))
     )
+
+
+def test_comparisons_that_allow_no_claim_count_in_the_family():
+    """The sentences and the paired list correct over the same comparisons; Square alone stops most of them here."""
+    table, many = table_of(spec(seeds=3)), {f"m{i}": 300 for i in range(40)}
+    made = rows(sat=300, rslad=307, **many)
+    for row in made:
+        alone = 10 if row.parts[1] in many else 0
+        row.reports["autoattack"] = [with_square(r, alone) for r in row.reports["autoattack"]]
+    paired = against_sat(table, made)
+    assert sum(bool(pair.comparison.doubts) for pair in paired) == 40
+    in_list = [text for text in verdicts(paired) if "rslad" in text]
+    assert "by Holm over 41 comparisons" in in_list[0]
+    assert "No difference shown between the methods" in in_list[0]
+    (sentence,) = [text for text in shown(table, made) if text.startswith("Robust under autoattack")]
+    assert sentence.startswith("Robust under autoattack: no difference is shown between rslad without labels and sat")
+
+
+def with_square(made, count):
+    """The report with `count` images that Square alone breaks."""
+    before = made.verdicts["pgd"]
+    after = before.replace("r", "b", count)
+    made = dataclasses.replace(
+        made, verdicts={**made.verdicts, "square": after}, attacks={**made.attacks, "square": {"name": "Square"}}
+    )
+    return dataclasses.replace(made, findings=of_report(made))
 
 
 def test_the_head_has_the_figures_of_a_teacher_of_the_package():
