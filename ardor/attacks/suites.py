@@ -37,7 +37,7 @@ class Suite:
     threat
         The ball around x.
     attacks
-        The attacks by name, in order; "clean" and "worst_case" are columns of every report.
+        The attacks by name, in order; "clean", "worst_case" and "new_starts" are taken: reports use them.
     sequential
         Each attack runs on the survivors of those before it, as in AutoAttack; else on all correctly classified images.
 
@@ -58,10 +58,10 @@ class Suite:
             raise ConfigError(
                 f"expected at least one attack in the suite {self.name}, got none: add for example PGD(threat)"
             )
-        if taken := [name for name in self.attacks if name in ("clean", "worst_case")]:
+        if taken := [name for name in self.attacks if name in ("clean", "worst_case", "new_starts")]:
             raise ConfigError(
-                f'expected another name for an attack of the suite {self.name}, got "{taken[0]}", a column of every '
-                "report: name it by what it does, say pgd_20"
+                f'expected another name for an attack of the suite {self.name}, got "{taken[0]}", which reports '
+                "use: name it by what it does, say pgd_20"
             )
 
 

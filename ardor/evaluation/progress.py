@@ -84,7 +84,9 @@ class ProgressMeter:
         self.enter("clean", 0, images)
 
     def enter(self, attack: str, number: int, todo: int) -> None:
-        """Start round `number`, from 0, of an attack on `todo` images."""
+        """Start round `number`, from 0, of an attack on `todo` images; one that was not announced is free of cost."""
+        self._rounds.setdefault(attack, number + 1)
+        self._cost.setdefault(attack, 0)
         if attack != self._attack and not self._sequential:
             self._broken = set(self._wrong)
         self._attack, self._round, self._todo, self._done = attack, number, todo, 0

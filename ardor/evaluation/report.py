@@ -115,6 +115,9 @@ class Report:
         counted; else each started from all correctly classified images and was judged at its final iterate.
     passes : dict
         Attack name -> images through the net, forward and back.
+    new_starts : str
+        In a sequential suite, of the images that Square broke and no attack by gradient before it: n letters, whether
+        APGD from new starts breaks them too. "-" for the others; empty where Square broke none, and in older reports.
     """
 
     model: dict[str, Any]
@@ -134,6 +137,7 @@ class Report:
     title: str = ""
     sequential: bool = False
     passes: dict[str, list[int]] = field(default_factory=dict)
+    new_starts: str = ""
 
     @property
     def n(self) -> int:
@@ -330,6 +334,10 @@ class Report:
         for before, after in pairwise(self.verdicts.values()):
             if any((a in gone) != (b == NOT_ATTEMPTED) for a, b in zip(before, after, strict=True)):
                 raise ValueError("verdicts that do not fit each other")
+        again = [letter != NOT_ATTEMPTED for letter in self.new_starts]
+        broken = [[letter == BROKEN for letter in row] for row in self.verdicts.values()]
+        if self.new_starts and (again not in broken or not letters.issuperset(self.new_starts) or not self.sequential):
+            raise ValueError("new starts of other images than those that one attack broke")
 
 
 def access_of(attack: str) -> str:

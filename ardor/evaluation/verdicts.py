@@ -44,6 +44,10 @@ from ardor.storage.arguments import typed
 from ardor.storage.files import write_atomic
 from ardor.types import Attack, Threat
 
+BY_GRADIENT = (FGSM, PGD, CW, APGD, FAB)
+NEW_STARTS = 10
+"""Starts of APGD on the margin, and as many on cross-entropy, that the images get which Square alone broke."""
+
 
 @typed
 def evaluate(
@@ -172,6 +176,26 @@ class _Evaluation:
             report.verdicts[name] = "".join(letters)
             if self.book.folder is None:  # with a journal the time depends on the number of processes
                 report.seconds[name] = round(time.perf_counter() - start, 3)
+        if self.suite.sequential:
+            self._new_starts(attacks)
+
+    def _new_starts(self, attacks: Mapping[str, Attack]) -> None:
+        """Attack by gradient, from new starts, what Square alone broke: hidden gradients, or one start too few?"""
+        names, report = list(attacks), self.report
+        square = next((name for name in names if isinstance(attacks[name], Square)), None)
+        if square is None or not any(isinstance(attacks[n], BY_GRADIENT) for n in names[: names.index(square)]):
+            return
+        letters = [ROBUST if letter == BROKEN else NOT_ATTEMPTED for letter in report.verdicts[square]]
+        left = _robust_rows(letters)
+        if not len(left):
+            return
+        report.passes["new_starts"] = [0, 0]
+        pair = [APGD(self.suite.threat, loss=loss, restarts=NEW_STARTS) for loss in ("margin", "ce")]
+        for number, one in enumerate(one for attack in pair for one in rounds_of(attack, self.data.classes)):
+            self.meter.enter("new_starts", number, len(left))
+            self._stage(f"new_starts/{number}", left, letters, "new_starts", one, False)
+            left = _robust_rows(letters)
+        report.new_starts = "".join(letters)
 
     def _stage(
         self, stage: str, rows: Tensor, letters: list[str], name: str, attack: Attack | None, padded: bool
@@ -217,9 +241,7 @@ class _Evaluation:
 def _follows_gradients(suite: Suite) -> bool:
     """Whether gradients are all that its attacks follow: beside Square, those by gradient stay where they are."""
     attacks = suite.attacks.values()
-    return any(isinstance(a, FGSM | PGD | CW | APGD | FAB) for a in attacks) and not any(
-        isinstance(a, Square) for a in attacks
-    )
+    return any(isinstance(a, BY_GRADIENT) for a in attacks) and not any(isinstance(a, Square) for a in attacks)
 
 
 def _robust_rows(letters: Sequence[str]) -> Tensor:

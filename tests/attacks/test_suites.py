@@ -194,9 +194,9 @@ def test_each_round_has_a_stream_of_its_own(data):
     assert purposes == ["two/0", "two/1"]
 
 
-@pytest.mark.parametrize("name", ["clean", "worst_case"])
-def test_an_attack_with_the_name_of_another_column_is_refused(name):
-    with pytest.raises(ConfigError, match=f'got "{name}", a column of every report: name it'):
+@pytest.mark.parametrize("name", ["clean", "worst_case", "new_starts"])
+def test_an_attack_with_a_name_that_reports_use_is_refused(name):
+    with pytest.raises(ConfigError, match=f'got "{name}", which reports use: name it'):
         Suite("mine", THREAT, {"pgd": PGD(THREAT), name: PGD(THREAT)})
 
 
