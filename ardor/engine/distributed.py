@@ -216,13 +216,18 @@ def require_equal(done: int, folder: str | Path | None, step: int = 0) -> None:
         )
 
 
-def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
-    """`net` with batch norm over the batches of all processes, in place. Raises ConfigError on a CPU."""
+def require_gpus(device: torch.device) -> None:
+    """Refuse to synchronise batch norm on a CPU, for which torch cannot. Raises ConfigError."""
     if device.type != "cuda":
         raise ConfigError(
             f"expected GPUs to synchronise batch norm, which torch has for them alone, got {device}: leave "
             "--recipe.sync_batchnorm out, or train a net without batch norm"
         )
+
+
+def synchronised(net: nn.Module, device: torch.device) -> nn.Module:
+    """`net` with batch norm over the batches of all processes, in place. Raises ConfigError on a CPU."""
+    require_gpus(device)
     layers = require_package("timm.layers", "timm", "a net of timm") if any(map(is_norm_act, net.modules())) else None
     convert = nn.SyncBatchNorm.convert_sync_batchnorm if layers is None else layers.convert_sync_batchnorm
     return convert(net)  # type: ignore[no-any-return]  # torch's would lose the activations of timm's norms

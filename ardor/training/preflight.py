@@ -75,6 +75,8 @@ def check_setup(
             )
         if recipe.compile:
             require_compiler("--recipe.compile", find_device(recipe.device))
+        if recipe.sync_batchnorm and distributed.world_size() > 1:
+            distributed.require_gpus(find_device(recipe.device))
         _require_statistics(student, images_of_epoch(recipe, train), train.shape, recipe.batch)
         _require_images(method, images_of_epoch(recipe, train), recipe)
         _require_extra(train, recipe.batch)

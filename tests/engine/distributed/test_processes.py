@@ -21,6 +21,7 @@ from ardor.testing import TinyNet
 from ardor.training import validation
 from ardor.training.loop import epochs
 from ardor.training.optimisers import SGD
+from ardor.training.preflight import check_setup
 from tests.conftest import splits
 from tests.engine.distributed.conftest import bits, close, lines_of, plain, recipe, rslad, state, sure, together
 
@@ -272,6 +273,15 @@ def test_synchronised_batch_norm_is_the_gpus(tmp_path):
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in net.modules()) == 2
     assert net.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_synchronised_batch_norm_is_refused_before_anything_is_measured(monkeypatch):
+    train, _ = splits(16)
+    words = plain(0), sure(), rslad(), train, None, None, recipe(sync_batchnorm=True)
+    check_setup(*words)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match="expected GPUs to synchronise batch norm"):
+        check_setup(*words)
 
 
 def test_synchronised_norms_of_timm_keep_their_activations():
