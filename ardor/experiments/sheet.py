@@ -27,7 +27,7 @@ from ardor.experiments.figures import distillation_figure, gap_figures, name_of
 from ardor.experiments.notes import doubts, notes, pairs, title_of
 from ardor.experiments.pairing import verdicts
 from ardor.experiments.rows import Row, Value, gap_of, rows_of
-from ardor.experiments.shown import against_rslad, against_sat, best_and_last, shown
+from ardor.experiments.shown import against_rslad, against_sat, at_last, best_and_last, shown
 from ardor.experiments.tables import Table
 from ardor.models import zoo
 from ardor.models.builders import builder
@@ -311,6 +311,8 @@ def remarks(table: Table, rows: Sequence[Row], problems: Sequence[Problem]) -> I
         yield "Paired with adversarial training, on the same images", list(verdicts(against_sat(table, rows)))
         if with_rslad := against_rslad(table, rows):
             yield "Paired with RSLAD, on the same images", list(verdicts(with_rslad))
+        if last := at_last(table, rows):
+            yield "Paired with adversarial training, both at the last checkpoint", list(verdicts(last))
         yield "The last checkpoint paired with the best", list(verdicts(best_and_last(table, rows)))
     elif paired := list(pairs(table, rows)):
         yield "Paired, on the same images", paired

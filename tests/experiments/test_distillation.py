@@ -21,7 +21,7 @@ from ardor.experiments.distillation import Declared, declared_of, epochs_for, pa
 from ardor.experiments.pairing import verdicts
 from ardor.experiments.rows import Row, Value
 from ardor.experiments.sheet import facts
-from ardor.experiments.shown import against_rslad, against_sat, best_and_last, shown
+from ardor.experiments.shown import against_rslad, against_sat, at_last, best_and_last, shown
 from ardor.experiments.tables import spec_of
 from ardor.models import hash_of, zoo
 from ardor.models import load as load_net
@@ -267,6 +267,21 @@ def test_robust_overfitting_is_the_last_checkpoint_behind_the_best():
     assert (
         found[-1] == "No robust overfitting is shown (last less best checkpoint, in points): rslad without labels +0.0."
     )
+
+
+def test_rows_are_compared_at_the_last_checkpoint_in_a_family_of_its_own():
+    """SAT's last checkpoint is 150 images behind its best: only there RSLAD is ahead."""
+    table, made = table_of(spec(seeds=3)), rows(natural=0, sat=300, rslad=302)
+    found = [text for text in shown(table, made) if "last checkpoint under" in text]
+    assert found == [text for text in found if "rslad" in text]
+    assert found[0].startswith(
+        "Robust at the last checkpoint under autoattack: rslad without labels is shown ahead of sat with 100 % of the "
+        "labels: +15.2 points ["
+    )
+    assert len(found) == 1
+    assert {pair.row.checkpoint for pair in at_last(table, made)} == {"last"}
+    assert at_last(table, rows(checkpoints=("last", "best"), sat=300, rslad=302)) == []
+    assert at_last(table, []) == []
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
