@@ -83,10 +83,12 @@ class ProgressMeter:
         self._attack = "clean"
         self.enter("clean", 0, images)
 
+    def announce(self, attack: str, rounds: int, cost: float) -> None:
+        """Add an attack after all others, with its passes for an image that withstands it."""
+        self._rounds[attack], self._cost[attack] = rounds, cost
+
     def enter(self, attack: str, number: int, todo: int) -> None:
-        """Start round `number`, from 0, of an attack on `todo` images; one that was not announced is free of cost."""
-        self._rounds.setdefault(attack, number + 1)
-        self._cost.setdefault(attack, 0)
+        """Start round `number`, from 0, of an attack on `todo` images."""
         if attack != self._attack and not self._sequential:
             self._broken = set(self._wrong)
         self._attack, self._round, self._todo, self._done = attack, number, todo, 0
@@ -134,9 +136,10 @@ class ProgressMeter:
         """Passes of this round's open batches, this attack's later rounds, and the later attacks."""
         names = list(self._rounds)
         survivors = self._images - len(self._broken)
+        open_ = min(survivors, self._todo)  # new starts are on images that Square broke
         start = survivors if self._sequential else self._images - len(self._wrong)
         later = sum(self._cost[name] for name in names[names.index(self._attack) + 1 :]) * self._batches(start)
-        rounds = self._batch_cost * (self._rounds[self._attack] - self._round - 1) * self._batches(survivors)
+        rounds = self._batch_cost * (self._rounds[self._attack] - self._round - 1) * self._batches(open_)
         return max(self._batch_cost * self._open - self._current, 0.0) + rounds + later
 
     def _time_left(self, passes: float) -> float | None:

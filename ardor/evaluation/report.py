@@ -114,7 +114,7 @@ class Report:
         Each attack ran on the survivors of those before, so its accuracy is that after all of them, and any iterate
         counted; else each started from all correctly classified images and was judged at its final iterate.
     passes : dict
-        Attack name -> images through the net, forward and back.
+        Attack name, or new_starts -> images through the net, forward and back.
     new_starts : str
         In a sequential suite, of the images that Square broke and no attack by gradient before it: n letters, whether
         APGD from new starts breaks them too. "-" for the others; empty where Square broke none, and in older reports.

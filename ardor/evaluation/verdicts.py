@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -44,9 +44,9 @@ from ardor.storage.arguments import typed
 from ardor.storage.files import write_atomic
 from ardor.types import Attack, Threat
 
-BY_GRADIENT = (FGSM, PGD, CW, APGD, FAB)
+ITERATED = (PGD, CW, APGD, FAB)
 NEW_STARTS = 10
-"""Starts of APGD on the margin, and as many on cross-entropy, that the images get which Square alone broke."""
+"""Starts of APGD on each loss that the images get which Square alone broke."""
 
 
 @typed
@@ -181,17 +181,18 @@ class _Evaluation:
 
     def _new_starts(self, attacks: Mapping[str, Attack]) -> None:
         """Attack by gradient, from new starts, what Square alone broke: hidden gradients, or one start too few?"""
-        names, report = list(attacks), self.report
-        square = next((name for name in names if isinstance(attacks[name], Square)), None)
-        if square is None or not any(isinstance(attacks[n], BY_GRADIENT) for n in names[: names.index(square)]):
+        report, classes = self.report, self.data.classes
+        square, again = _again(attacks)
+        if not again:
             return
         letters = [ROBUST if letter == BROKEN else NOT_ATTEMPTED for letter in report.verdicts[square]]
         left = _robust_rows(letters)
         if not len(left):
             return
         report.passes["new_starts"] = [0, 0]
-        pair = [APGD(self.suite.threat, loss=loss, restarts=NEW_STARTS) for loss in ("margin", "ce")]
-        for number, one in enumerate(one for attack in pair for one in rounds_of(attack, self.data.classes)):
+        rounds = [one for attack in again for one in rounds_of(attack, classes)]
+        self.meter.announce("new_starts", len(rounds), sum(attack.cost(classes) for attack in again))
+        for number, one in enumerate(rounds):
             self.meter.enter("new_starts", number, len(left))
             self._stage(f"new_starts/{number}", left, letters, "new_starts", one, False)
             left = _robust_rows(letters)
@@ -238,10 +239,26 @@ class _Evaluation:
         return verdict, one.x_adv[:size][~right].float().cpu().contiguous().numpy()
 
 
+def _again(attacks: Mapping[str, Attack]) -> tuple[str, list[APGD]]:
+    """Square's name, and APGD from new starts on the losses that iterated attacks before it followed: [] for none.
+
+    A loss that the suite has not is left out: what only that breaks shows a loss that misleads, not a start too few.
+    """
+    losses = dict[Literal["ce", "margin"], None]()
+    for name, attack in attacks.items():
+        if isinstance(attack, Square):
+            return name, [APGD(attack.threat, loss=loss, restarts=NEW_STARTS) for loss in losses]
+        if isinstance(attack, ITERATED):
+            losses["ce" if getattr(attack, "loss", "margin") == "ce" else "margin"] = None
+    return "", []
+
+
 def _follows_gradients(suite: Suite) -> bool:
     """Whether gradients are all that its attacks follow: beside Square, those by gradient stay where they are."""
     attacks = suite.attacks.values()
-    return any(isinstance(a, BY_GRADIENT) for a in attacks) and not any(isinstance(a, Square) for a in attacks)
+    return any(isinstance(a, FGSM | PGD | CW | APGD | FAB) for a in attacks) and not any(
+        isinstance(a, Square) for a in attacks
+    )
 
 
 def _robust_rows(letters: Sequence[str]) -> Tensor:

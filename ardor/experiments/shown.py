@@ -1,9 +1,9 @@
 """What a table of distillation shows: sentences that follow from its paired comparisons alone.
 
 Each row is compared with adversarial training on all labels, and each row without labels with adversarial training on
-fewer of them too. The robust comparisons of a table are one family for Holm's correction; others are those of the clean
-accuracy, what is added to RSLAD against RSLAD, the robust ones at the last checkpoint, and best against last checkpoint.
-Below three seeds no sentence is about a method.
+fewer of them too. The robust comparisons of a table are one family for Holm's correction; others are those of the
+clean accuracy, what is added to RSLAD against RSLAD, the robust ones at the last checkpoint, and best against last
+checkpoint. Below three seeds no sentence is about a method.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from itertools import product
 from ardor.evaluation.comparison import Comparison
 from ardor.evaluation.comparison.difference import Difference
 from ardor.evaluation.comparison.significance import LEVEL, holm, p_text
-from ardor.evaluation.comparison.wording import METHOD_SEEDS
+from ardor.evaluation.comparison.wording import METHOD_SEEDS, p_of
 from ardor.experiments.distillation import NO_LABELS, share_text
 from ardor.experiments.pairing import Paired, compared
 from ardor.experiments.rows import Row
@@ -114,11 +114,11 @@ def _of_last(paired: Sequence[Paired]) -> Iterator[str]:
 def _corrected(paired: Sequence[Paired], figure: str) -> Iterator[tuple[Paired, Difference, float]]:
     """The comparisons that allow a claim, each with the difference and its p by Holm.
 
-    The others count in the family, with p 1: were they left out, an error of one net would make the rest easier to
-    show.
+    The others count in the family, as in the paired list: were they left out, an error of one net would make the rest
+    easier to show.
     """
     made = [(pair, pair.comparison) for pair in paired if pair.comparison]
-    p = {str(i): c.figures[figure].p if _allows_claim(c) else 1.0 for i, (_, c) in enumerate(made)}
+    p = {str(number): p_of(comparison, figure) for number, (_, comparison) in enumerate(made)}
     for (pair, comparison), corrected in zip(made, holm(p).values(), strict=True):
         if _allows_claim(comparison):
             yield pair, comparison.figures[figure], corrected

@@ -11,6 +11,7 @@ from ardor.errors import ConfigError
 from ardor.evaluation import evaluate
 from ardor.evaluation.checks.attacks import of_report
 from ardor.evaluation.report import BROKEN, NOT_ATTEMPTED, ROBUST, Report
+from tests.conftest import Wrapped
 from tests.diagnostics.conftest import Blind
 from tests.fixtures.make import trained
 
@@ -62,7 +63,27 @@ def test_what_new_starts_break_too_was_one_start_too_few(weakly):
     assert found >= lost - 2
     assert names(weakly) == ["restarts"]
     before = weakly.robust("pgd").k
-    assert f"leaves {before} of 120 images right, and new starts {before - found};" in str(weakly.findings[0])
+    assert f"of the {lost} between new starts of APGD break {found}, too;" in str(weakly.findings[0])
+    assert f"gradient attacks leave {before} of 120 images right" in str(weakly.findings[0])
+
+
+def test_a_loss_that_misleads_is_no_start_too_few(sound, data):
+    """Cross-entropy of logits times 1,000 is flat; the margin, which the suite does not attack, breaks the rest."""
+    net = Wrapped(sound, after=lambda z: 1e3 * z).eval()
+    ce = Suite("own", THREAT, {"apgd": APGD(THREAT, steps=20), "square": LONGER}, sequential=True)
+    report = evaluate(net, data, ce)
+    lost, found = report.verdicts["square"].count(BROKEN), report.new_starts.count(BROKEN)
+    assert lost > 5
+    assert found < lost / 2
+    assert "black_box" in [finding.name for finding in of_report(report)]
+    assert "restarts" not in names(report)
+
+
+def test_new_starts_are_within_squares_ball(sound, data):
+    """A suite's threat may be wider than that of its attacks."""
+    wide = Suite("own", Linf(3 * EPS), HIDDEN.attacks, sequential=True)
+    net = Blind(sound, data.images, EPS).eval()
+    assert evaluate(net, data, wide).new_starts == evaluate(net, data, HIDDEN).new_starts != ""
 
 
 def test_only_what_square_broke_is_attacked_and_no_verdict_changes(weakly, sound, data):
@@ -86,7 +107,9 @@ def test_nothing_depends_on_the_batch_mates_or_an_interruption(weakly, sound, da
     seen = []
     with pytest.raises(KeyboardInterrupt):
         evaluate(sound, data, WEAK, journal=tmp_path / "j", progress=stop)
-    assert seen[-1].share <= 1
+    assert seen[-1].share < 1
+    assert (seen[-1].round, seen[-1].rounds) == (1, 10)
+    assert seen[-1].seconds is None or seen[-1].seconds > 0
     again = evaluate(sound, data, WEAK, journal=tmp_path / "j", images=False)
     assert (again.verdicts, again.new_starts) == (weakly.verdicts, weakly.new_starts)
     assert again.passes == weakly.passes

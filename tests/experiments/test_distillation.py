@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -347,6 +348,18 @@ def test_comparisons_that_allow_no_claim_count_in_the_family():
     assert "No difference shown between the methods" in in_list[0]
     (sentence,) = [text for text in shown(table, made) if text.startswith("Robust under autoattack")]
     assert sentence.startswith("Robust under autoattack: no difference is shown between rslad without labels and sat")
+
+
+def test_comparisons_of_two_seeds_count_in_the_sentences_as_in_the_list():
+    table, made = table_of(spec(seeds=3)), rows(sat=300, rslad=307)
+    made += [row for row in rows(2, trades=400, ard=400, adaad=400, modern=400) if row.parts[1] != "sat"]
+    paired = against_sat(table, made)
+    (in_list,) = [text for text in verdicts(paired) if "rslad" in text]
+    (sentence,) = [text for text in shown(table, made) if text.startswith("Robust under autoattack: rslad")]
+    assert "by Holm over 5 comparisons" in in_list
+    assert "The method of A stands" in in_list
+    assert "is shown ahead" in sentence
+    assert re.search(r"\(([0-9.]+) by Holm", in_list)[1] == re.search(r"p = ([0-9.]+) by Holm", sentence)[1]
 
 
 def with_square(made, count):

@@ -20,7 +20,7 @@ METHOD_SEEDS = 3  # fewer are no evidence on a method
 
 def verdict(c: Comparison) -> str:
     """One sentence on the worst case that claims no more than nets, images and seeds allow."""
-    p = _p_of(c)
+    p = p_of(c)
     return _sentence(c, p < LEVEL, f"p {_p(p, '= ')}")
 
 
@@ -31,16 +31,16 @@ def holm_verdicts(comparisons: Mapping[str, Comparison]) -> dict[str, str]:
     """
     if len(comparisons) < 2:
         return {name: verdict(c) for name, c in comparisons.items()}
-    p = {name: _p_of(c) for name, c in comparisons.items()}
+    p = {name: p_of(c) for name, c in comparisons.items()}
     corrected = holm(p)
     texts = {name: f"p {_p(p[name], '= ')} ({_p(corrected[name])} by Holm over {len(p)} comparisons)" for name in p}
     return {name: _sentence(c, corrected[name] < LEVEL, texts[name]) for name, c in comparisons.items()}
 
 
-def _p_of(c: Comparison) -> float:
+def p_of(c: Comparison, figure: str = "worst_case") -> float:
     """p of the claim: on these nets below three seeds, then on the methods; 1 where none is allowed."""
-    worst = c.figures["worst_case"]
-    return 1.0 if c.doubts else worst.p if len(c.seeds) >= METHOD_SEEDS else worst.p_of_nets
+    difference = c.figures[figure]
+    return 1.0 if c.doubts else difference.p if len(c.seeds) >= METHOD_SEEDS else difference.p_of_nets
 
 
 def _sentence(c: Comparison, shown: bool, p: str) -> str:
