@@ -136,10 +136,10 @@ class ProgressMeter:
         """Passes of this round's open batches, this attack's later rounds, and the later attacks."""
         names = list(self._rounds)
         survivors = self._images - len(self._broken)
-        open_ = min(survivors, self._todo)  # new starts are on images that Square broke
+        left = min(survivors, self._todo)  # new starts are on images that Square broke
         start = survivors if self._sequential else self._images - len(self._wrong)
         later = sum(self._cost[name] for name in names[names.index(self._attack) + 1 :]) * self._batches(start)
-        rounds = self._batch_cost * (self._rounds[self._attack] - self._round - 1) * self._batches(open_)
+        rounds = self._batch_cost * (self._rounds[self._attack] - self._round - 1) * self._batches(left)
         return max(self._batch_cost * self._open - self._current, 0.0) + rounds + later
 
     def _time_left(self, passes: float) -> float | None:

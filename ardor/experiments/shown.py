@@ -38,7 +38,7 @@ def against_sat(table: Table, rows: Sequence[Row], checkpoint: str = "") -> list
 
 
 def at_last(table: Table, rows: Sequence[Row]) -> list[Paired]:
-    """Those at the last checkpoint, where another is the first; without natural training, which has one."""
+    """The same at the last checkpoint, none where that is the first; without natural training, which has one."""
     attacked = [row for row in rows if row.parts[1] != "natural"]
     return [] if rows and rows[0].checkpoint == "last" else against_sat(table, attacked, "last")
 

@@ -35,7 +35,9 @@ def _of_square(kinds: Mapping[str, str], robust: Mapping[str, int], report: Repo
     """Square after gradient attacks in a sequential suite; beside them, alone, in an independent one."""
     names, n = list(kinds), report.n
     square = next((name for name in names if kinds[name] == "square"), None)
-    others = names[: names.index(square)] if report.sequential and square else [n for n in names if n != square]
+    others = (
+        names[: names.index(square)] if report.sequential and square else [name for name in names if name != square]
+    )
     iterated = [robust[name] for name in others if kinds[name] in ITERATED]
     if square is None or not iterated:  # one step is no measure of gradient attacks
         return []
@@ -142,10 +144,8 @@ def one_start(before: int, after: int, n: int, found: int) -> Finding | None:
 
     before, after: images right without Square, and with it. found: of those between, broken from new starts.
     """
-    evidence = (
-        f"gradient attacks leave {before} of {n} images right and Square {after}; of the {before - after} between"
-    )
-    evidence += f" new starts of APGD break {found}, too"
+    left = f"gradient attacks leave {before} of {n} images right and Square {after}"
+    evidence = f"{left}; of the {before - after} between new starts of APGD break {found}, too"
     advice = "the worst case counts them, but others may be left: judge with more restarts of each attack"
     return Finding("restarts", "warning", evidence, advice) if found > max(LUCK * n, FEW) else None
 
