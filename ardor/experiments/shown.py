@@ -82,22 +82,28 @@ def shown(table: Table, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _sentences(table: Table, paired: Sequence[Paired], figure: str, what: str) -> Iterator[str]:
-    several = len({row.parts[0] for pair in paired for row in (pair.row, pair.other)}) > 1
+    """A sentence per shown difference, and one with all others: tables of several students have dozens of them."""
+    several = _several(paired)
+    silent: dict[str, list[str]] = {}
     for pair, difference, corrected in _corrected(paired, figure):
-        a, b = (_named(row, several) for row in (pair.row, pair.other))
-        under = f" under {pair.suite}" if figure == "worst_case" else ""
+        a, b = _named(pair.row, several), _named(pair.other)
+        begin = f"{what.capitalize()} under {pair.suite}" if figure == "worst_case" else what.capitalize()
         if corrected < LEVEL:
             side = "ahead of" if difference.value > 0 else "behind"
-            yield f"{what.capitalize()}{under}: {a} is shown {side} {b}: {_points(difference)} ({_p(corrected)})."
+            yield f"{begin}: {a} is shown {side} {b}: {_points(difference)} ({_p(corrected)})."
         else:
-            least = f"less than about {100 * difference.least:.1f} points would rarely be detected"
-            points = f"{_points(difference)}; {least}"
-            yield f"{what.capitalize()}{under}: no difference is shown between {a} and {b}: {points}."
+            points = f"{100 * difference.value:+.1f} ({100 * difference.least:.1f})"
+            silent.setdefault(begin, []).append(f"{a} less {b} {points}")
+    for begin, differences in silent.items():
+        yield (
+            f"{begin}: no difference is shown (points; in brackets, how many one comparison alone, without Holm's "
+            f"correction, would mostly detect): {'; '.join(differences)}."
+        )
 
 
 def _of_last(paired: Sequence[Paired]) -> Iterator[str]:
     """Robust overfitting, where the last checkpoint is shown behind the best."""
-    several, silent = len({pair.row.parts[0] for pair in paired}) > 1, []
+    several, silent = _several(paired), []
     for pair, difference, corrected in _corrected(paired, "worst_case"):
         name = _named(pair.row, several)
         if corrected < LEVEL and difference.value < 0:
@@ -128,11 +134,16 @@ def _allows_claim(comparison: Comparison | None) -> bool:
     return comparison is not None and not comparison.doubts and len(comparison.seeds) >= METHOD_SEEDS
 
 
-def _named(row: Row, with_student: bool) -> str:
+def _several(paired: Sequence[Paired]) -> bool:
+    """Whether there are several students, which a sentence then names; both rows of a pair are of one."""
+    return len({pair.row.parts[0] for pair in paired}) > 1
+
+
+def _named(row: Row, with_student: bool = False) -> str:
     """A row in a sentence: RSLAD without labels, SAT with 4 % of the labels."""
     student, name, labels = row.parts
     of = "without labels" if labels == NO_LABELS else f"with {labels} of the labels"
-    return f"{name} {of}" + (f" ({student})" if with_student else "")
+    return (f"{student}, " if with_student else "") + f"{name} {of}"
 
 
 def _points(difference: Difference) -> str:
