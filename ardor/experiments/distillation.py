@@ -156,13 +156,15 @@ def share_of(text: str) -> float:
     return float(text.removesuffix(" %")) / 100
 
 
-def declared_facts(declared: Declared, rows: Sequence[tuple[str, Mapping[str, Any], int]], count: int) -> Iterator[str]:
+def declared_facts(
+    declared: Declared, rows: Sequence[tuple[str, Mapping[str, Any], int]], count: int, validation: int
+) -> Iterator[str]:
     """What all rows share, and how they differ beside the method.
 
     Parameters
     ----------
     rows : of the first student and seed, each its name, its config and its train images.
-    count : of the train images.
+    count, validation : of the train and of the validation images.
     """
     built = [(name, recipe_of(config), images) for name, config, images in rows]
     _, first, _ = max(built, key=lambda row: row[2])
@@ -172,8 +174,9 @@ def declared_facts(declared: Declared, rows: Sequence[tuple[str, Mapping[str, An
         f"{first.attack_precision}, of the teacher {first.teacher_precision}"
     )
     attack = ", ".join(f"{key} {value}" for key, value in declared.attack.items()) or "as each method has it"
+    seen = min(first.val_size or validation, validation)
     yield (
-        f"training attack: {attack}; a checkpoint is selected on {first.val_size} validation images under "
+        f"training attack: {attack}; a checkpoint is selected on {seen} validation images under "
         f"{plain(describe(first.val_attack))}"
     )
     for name, recipe, images in built:

@@ -49,6 +49,7 @@ def notes(spec: TableSpec, rows: Sequence[Row]) -> Iterator[str]:
             yield "The teacher was trained here (SAT), once: the seeds are of the students alone."
     if spec.kind in WITH_WORST_CLASS:
         yield (
+            "paper counts an image as right where it is right under every attack of that suite. "
             f"{WORST} is the class with the fewest images right under every attack of `paper`, in each seed anew: the "
             "lowest of several noisy figures, which is below the true one as a rule, and whose interval does not "
             "count the choice. The variance gap is that of the checkpoint best."

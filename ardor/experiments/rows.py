@@ -27,7 +27,7 @@ WORST = "worst_class"
 """The lowest of the classes' accuracies under the suite `paper`."""
 
 WITH_WORST_CLASS = (*FIELD, KIND)
-"""The tables that have it."""
+"""The tables that have it, and as `paper` the images right under every attack of that suite."""
 
 
 class _Passes(TypedDict):
@@ -136,10 +136,11 @@ def _row(spec: TableSpec, parts: tuple[str, ...], checkpoint: str, cells: list[C
             row.values[name] = Value(seeds, paper[name] / 100 if name in paper else None)
             row.n[name] = reports[0].n
         if spec.kind in WITH_WORST_CLASS and suite == "paper":
+            row.values["paper"], row.n["paper"] = Value(tuple(f["worst_case"] for f in figures)), reports[0].n
             seeds = tuple(min(report.per_class().values(), key=lambda p: p.value) for report in reports)
             row.values[WORST], row.n[WORST] = Value(seeds), seeds[0].n
     if spec.kind in WITH_WORST_CLASS:  # first what rows are compared by; the papers' tables have the papers' order
-        first = [name for name in ("clean", *SINGLE) if name in row.n]
+        first = [name for name in ("clean", *SINGLE, "paper") if name in row.n]
         names = [*first, *(name for name in row.n if name not in first)]
         row.n, row.values = {name: row.n[name] for name in names}, {name: row.values[name] for name in names}
     return row

@@ -248,7 +248,7 @@ def _of_distillation(table: Table) -> Iterator[str]:
         (name_of(cell.row), cell.config, min(int(cell.config["data"].get("limit", spec.count)), spec.count))
         for cell in first
     ]
-    yield from declared_facts(spec.declared, rows, spec.count)
+    yield from declared_facts(spec.declared, rows, spec.count, spec.validation)
 
 
 def _strength(teacher: str) -> Iterator[str]:

@@ -54,7 +54,7 @@ class TableSpec(Setting):
     data_options, teacher : parts of the cells' configs.
     methods : rows of the table; () is all that it has.
     train : number of train images at most; 0 is all.
-    count : number of train images, as far as they are known.
+    count, validation : number of train and of validation images, as far as they are known.
     shape : of an image, (C, H, W).
     declared : of the table of distillation.
     """
@@ -69,6 +69,7 @@ class TableSpec(Setting):
     data_options: Mapping[str, Any] = field(default_factory=dict)
     train: int = 0
     count: int = 0
+    validation: int = 0
     teacher: Mapping[str, Any] = field(default_factory=dict)
     transfer_from: str = ""
     released: bool = False
@@ -83,8 +84,9 @@ class TableSpec(Setting):
     def with_images(self) -> TableSpec:
         """The same with the shape and the hashes of the data set's images. Raises DataError."""
         splits = datasets.load(self.data, **self.data_options)
-        count = min(len(splits[0]), self.train or len(splits[0]))
-        return replace(self, shape=splits[2].shape, count=count, images=" ".join(split.hash for split in splits))
+        train, val, test = splits
+        count, images = min(len(train), self.train or len(train)), " ".join(split.hash for split in splits)
+        return replace(self, shape=test.shape, count=count, validation=len(val), images=images)
 
     def row_labels(self, parts: Sequence[str]) -> list[str]:
         """A row's parts as a table shows them: a small net in the role of a ResNet-18 is not called ResNet-18."""

@@ -416,8 +416,10 @@ def test_the_whole_table(made, finished):
     assert Run(run).config["recipe"]["teacher_precision"] == "bfloat16"
     text = (made / "distillation.md").read_text()
     assert "student small_cnn-8: 8,610 parameters" in text
-    assert "| passes | clean (n = 64) | apgd (n = 16) | fgsm (n = 64) |" in text
-    assert "under PGD (threat Linf (eps 0.2), steps 10" in text
+    assert "| passes | clean (n = 64) | apgd (n = 16) | paper (n = 64) | fgsm (n = 64) |" in text
+    whole = Report.load(run / "report-paper-linf-0.2-last-limit64.json")
+    assert lines["rslad", "none", "last", "paper"]["mean"] == f"{whole.figures()['worst_case'].value:.5f}"
+    assert "selected on 135 validation images under PGD (threat Linf (eps 0.2), steps 10" in text
     assert "sat 20 %: 102 images, 12 epochs, 24 steps" in text
     assert "Nothing about the methods" in text
     own = Report.load(next((finished / "cells" / "teacher-sat" / "s0").glob("report-paper-*.json")))
