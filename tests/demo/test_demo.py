@@ -386,10 +386,17 @@ def test_a_net_waits_for_the_one_that_it_needs(tmp_path, monkeypatch):
     assert made.index("natural") < made.index("mtard")
 
 
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would have inherited that it is ignored
+os.execv(sys.executable, [sys.executable, "-m", "ardor", *sys.argv[1:]])
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or shutil.which("ps") is None, reason="signals to a process group, and its list")
 def test_ctrl_c_ends_every_process_and_the_same_command_goes_on(tmp_path):
-    words = [sys.executable, "-m", "ardor", "demo", "--quick", "--processes", "2"]
+    words = [sys.executable, "-c", INTERRUPTED, "demo", "--quick", "--processes", "2"]
     environment = os.environ | {"PYTHONPATH": str(os.path.dirname(os.path.dirname(ardor.__file__)))}
     running = subprocess.Popen(
         words, cwd=tmp_path, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

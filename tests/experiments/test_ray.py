@@ -131,6 +131,13 @@ def test_more_than_the_cluster_has_is_refused_and_not_waited_for(share):
         pass
 
 
+INTERRUPTED = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would have inherited that it is ignored
+os.execv(sys.executable, [sys.executable, "-m", "ardor", *sys.argv[1:]])
+"""
+
+
 def test_a_command_ends_its_workers_on_ctrl_c_and_continues(tmp_path):
     """In another process, with a Ray of its own: what it leaves is nothing that runs, and all that was trained."""
     words = [
@@ -145,7 +152,7 @@ def test_a_command_ends_its_workers_on_ctrl_c_and_continues(tmp_path):
         str(tmp_path / "out"),
     ]
     child = subprocess.Popen(
-        [sys.executable, "-m", "ardor", *words],
+        [sys.executable, "-c", INTERRUPTED, *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
