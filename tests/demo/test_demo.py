@@ -30,6 +30,7 @@ from ardor.storage.recipes import read_recipe
 from ardor.storage.tensors import read_tensors
 from ardor.training.job import Job, config_of_job
 from ardor.training.recipe import batches
+from tests.interrupts import INTERRUPTED
 from tests.reporting.conftest import report, share
 
 LABELS = {TEACHER: 1213, "natural": 1213, "sat": 1213, **{name: demo.FEW[name] for name in FEW}, "rslad": 0}
@@ -384,13 +385,6 @@ def test_a_net_waits_for_the_one_that_it_needs(tmp_path, monkeypatch):
     assert [job.needs for job in todo] == ["", "natural", ""]
     workers.make_all(sorted(todo, key=lambda job: bool(job.needs)), 1, lambda job, text: None)
     assert made.index("natural") < made.index("mtard")
-
-
-INTERRUPTED = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would have inherited that it is ignored
-os.execv(sys.executable, [sys.executable, "-m", "ardor", *sys.argv[1:]])
-"""
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from ardor.experiments.ray_engine import TRIES, USAGE, on_ray
 from ardor.storage.locks import holder
 from ardor.training.epoch import EpochRecord
 from tests.experiments.test_sweep import CONFIG, WORDS, silent
+from tests.interrupts import INTERRUPTED
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -129,13 +130,6 @@ def test_a_worker_that_dies_every_time_is_a_failed_cell_and_the_others_go_on(met
 def test_more_than_the_cluster_has_is_refused_and_not_waited_for(share):
     with pytest.raises(ConfigError, match="as Ray has, and whole above 1"), on_ray(**share):
         pass
-
-
-INTERRUPTED = """
-import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would have inherited that it is ignored
-os.execv(sys.executable, [sys.executable, "-m", "ardor", *sys.argv[1:]])
-"""
 
 
 def test_a_command_ends_its_workers_on_ctrl_c_and_continues(tmp_path):
